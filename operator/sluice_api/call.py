@@ -1,0 +1,147 @@
+"""One request without its route: what gateway and worker both compute with.
+
+A codec (``sluice_api.codecs``) turns a body into a :class:`Call` and a list of :class:`Item` back
+into a body. Because both sides use the same codecs, the gateway can answer from its cache exactly
+what the worker would have answered, whatever route the question came by.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from sluice_api.errors import ApiError
+from sluice_api.tasks import Task
+
+MAX_INPUTS = 2048
+"""How many inputs one request may carry (OpenAI's own bound for embeddings)."""
+
+Input = str | list[int]
+"""One text, or one text as the model's own token ids."""
+
+
+class Item(NamedTuple):
+    """The answer to one input, ready to be put into any route's answer.
+
+    ``json`` is the canonical answer object without its ``index``; it always ends with the member
+    ``"tokens"``, which repeats :attr:`tokens`.
+    """
+
+    json: bytes
+    tokens: int
+
+
+@dataclass(slots=True)
+class Call:
+    """What is asked, by whichever route it came.
+
+    Attributes:
+        model: the model's name as the caller wrote it; None when left out.
+        task: None until the service is known (the V2 route serves any task).
+        inputs: one entry per answer.
+        parameters: what can change an answer, defaults filled in, in canonical form.
+        passthrough: the worker's answer to the caller's own body is the caller's answer, byte for
+            byte, and :meth:`Codec.extract` can read every item from it.
+        options: what only changes how the answer is written; belongs to the codec.
+    """
+
+    codec: "Codec"
+    model: str | None
+    task: Task | None
+    inputs: list[Input]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    passthrough: bool = True
+    options: Any = None
+
+    def canonical_parameters(self) -> bytes:
+        """The parameters as bytes: equal meaning, equal bytes."""
+        return msgspec.json.encode(self.parameters, order="deterministic")
+
+
+class Codec(Protocol):
+    """One wire shape. Stateless; a module-level instance per shape."""
+
+    name: str
+
+    def parse(self, body: bytes) -> Call:
+        """Read and check a body. Raises :class:`ApiError` that names field, value and fix."""
+        ...
+
+    def render(self, call: Call, model: str, items: list[Item]) -> bytes:
+        """Write the answer to ``call``; ``items`` are in the order of ``call.inputs``."""
+        ...
+
+    def extract(self, call: Call, body: bytes) -> list[Item]:
+        """Read the items out of a worker's answer to a pass-through call.
+
+        Raises :class:`ValueError` when the answer does not have the shape it must have.
+        """
+        ...
+
+
+class _DataObject(msgspec.Struct):
+    index: int
+    tokens: int
+
+
+class _DataEnvelope(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+_decode_envelope = msgspec.json.Decoder(_DataEnvelope).decode
+_decode_object = msgspec.json.Decoder(_DataObject).decode
+_decode_mapping = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def join_items(items: list[Item]) -> tuple[bytes, int]:
+    """The elements of ``data`` with their index, comma separated, and the sum of their tokens."""
+    parts = [b'{"index":%d,%b' % (index, item.json[1:]) for index, item in enumerate(items)]
+    return b",".join(parts), sum(item.tokens for item in items)
+
+
+def split_items(body: bytes, expected: int) -> list[Item]:
+    """Undo :func:`join_items` on a whole answer of the ``data`` shape.
+
+    Raises ValueError unless ``data`` holds exactly ``expected`` elements, indexed in order.
+    """
+    try:
+        data = _decode_envelope(body).data
+        if len(data) != expected:
+            raise ValueError(f"{len(data)} answers to {expected} inputs")
+        items = []
+        for index, raw in enumerate(data):
+            element = bytes(raw)
+            head = _decode_object(element)
+            if head.index != index:
+                raise ValueError(f"answer {index} has index {head.index}")
+            prefix = b'{"index":%d,' % index
+            if element.startswith(prefix):
+                items.append(Item(b"{" + element[len(prefix) :], head.tokens))
+            else:  # A worker that is not ours may order the members as it likes.
+                members = _decode_mapping(element)
+                members.pop("index", None)
+                members["tokens"] = members.pop("tokens")
+                items.append(Item(msgspec.json.encode(members), head.tokens))
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None
+    return items
+
+
+def check_inputs(inputs: list[Input], field_name: str) -> list[Input]:
+    """Refuse an empty or over-long list and empty inputs, naming the field."""
+    if not inputs:
+        raise ApiError(
+            "invalid_field", f"{field_name}: got an empty list, needs at least one input.",
+            param=field_name,
+        )
+    if len(inputs) > MAX_INPUTS:
+        raise ApiError(
+            "too_many_inputs",
+            f"{field_name}: got {len(inputs)} inputs, at most {MAX_INPUTS} are allowed.",
+            param=field_name,
+        )
+    for index, value in enumerate(inputs):
+        if not value:
+            where = field_name if len(inputs) == 1 else f"{field_name}[{index}]"
+            raise ApiError("invalid_field", f"{where}: got an empty input.", param=where)
+    return inputs

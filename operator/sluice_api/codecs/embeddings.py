@@ -1,0 +1,125 @@
+"""``POST /v1/embeddings``: OpenAI's shape.
+
+The canonical item holds the vector as base64 of little-endian float32, which is what the OpenAI
+client asks for and a third of the size of decimal text; lists of numbers are written from it.
+"""
+
+import base64
+import sys
+from array import array
+from typing import Annotated, Literal
+
+import msgspec
+
+from sluice_api.call import Call, Codec, Input, Item, check_inputs, join_items, split_items
+from sluice_api.decode import decode
+from sluice_api.errors import ApiError
+from sluice_api.tasks import Task
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
+class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``input`` is a text, a list of texts, a list of token ids, or a list of such lists."""
+
+    input: str | list[str | TokenId | list[TokenId]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
+    user: str | None = None
+    truncate: bool = False
+
+
+class _Encoded(msgspec.Struct):
+    embedding: str
+    tokens: int
+    truncated: bool = False
+
+
+_decoder = msgspec.json.Decoder(EmbeddingsRequest)
+_decode_item = msgspec.json.Decoder(_Encoded).decode
+
+
+class EmbeddingsCodec:
+    name = "embeddings"
+
+    def parse(self, body: bytes) -> Call:
+        request = decode(_decoder, body)
+        return Call(
+            codec=self,
+            model=request.model,
+            task=Task.EMBEDDINGS,
+            inputs=_inputs(request.input),
+            parameters={"dimensions": request.dimensions, "truncate": request.truncate},
+            # Only base64 holds the exact bits, so only that answer can be stored as it comes.
+            passthrough=request.encoding_format == "base64",
+            options=request.encoding_format,
+        )
+
+    def render(self, call: Call, model: str, items: list[Item]) -> bytes:
+        if call.options != "base64":
+            items = [_as_numbers(item) for item in items]
+        data, tokens = join_items(items)
+        return (
+            b'{"object":"list","model":%b,"data":[%b],'
+            b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
+            % (msgspec.json.encode(model), data, tokens, tokens)
+        )
+
+    def extract(self, call: Call, body: bytes) -> list[Item]:
+        return split_items(body, len(call.inputs))
+
+
+def item(vector: bytes, tokens: int, *, truncated: bool = False) -> Item:
+    """The canonical item of one vector, given as little-endian float32 bytes."""
+    note = b',"truncated":true' if truncated else b""
+    text = base64.b64encode(vector)
+    return Item(
+        b'{"object":"embedding","embedding":"%b"%b,"tokens":%d}' % (text, note, tokens), tokens
+    )
+
+
+def _as_numbers(encoded: Item) -> Item:
+    fields = _decode_item(encoded.json)
+    numbers = array("f", base64.b64decode(fields.embedding))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    note = b',"truncated":true' if fields.truncated else b""
+    return Item(
+        b'{"object":"embedding","embedding":%b%b,"tokens":%d}'
+        % (msgspec.json.encode(numbers.tolist()), note, fields.tokens),
+        fields.tokens,
+    )
+
+
+def vector_of(encoded: Item) -> "array[float]":
+    """The vector inside a canonical item, as native float32."""
+    numbers = array("f", base64.b64decode(_decode_item(encoded.json).embedding))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def _inputs(value: str | list[str | int | list[int]]) -> list[Input]:
+    if isinstance(value, str):
+        return check_inputs([value], "input")
+    if value and all(isinstance(entry, int) for entry in value):
+        return check_inputs([[entry for entry in value if isinstance(entry, int)]], "input")
+    inputs: list[Input] = []
+    for index, entry in enumerate(value):
+        if isinstance(entry, int):
+            raise _mixed(index, entry)
+        inputs.append(entry)
+    return check_inputs(inputs, "input")
+
+
+def _mixed(index: int, entry: int) -> ApiError:
+    return ApiError(
+        "invalid_field",
+        f"input[{index}]: got the number {entry} in a list that also holds texts or lists. "
+        "A list holds only texts, only token ids, or only lists of token ids.",
+        param=f"input[{index}]",
+    )
+
+
+CODEC: Codec = EmbeddingsCodec()

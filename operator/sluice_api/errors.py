@@ -1,0 +1,186 @@
+"""The catalogue of errors a caller can meet, and the one way each is written on the wire.
+
+Gateway and worker raise :class:`ApiError` with a code from :data:`CATALOGUE`; their edges call
+:func:`render` once. ``/v1`` speaks OpenAI's error shape, everything else RFC 9457
+``application/problem+json``. Pages in ``docs/errors.md`` are generated from the catalogue.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from sluice_api import names
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One entry of the catalogue: what happened, why it does, and what to do about it."""
+
+    code: str
+    status: int
+    title: str
+    cause: str
+    fix: str
+    retryable: bool = False
+    openai_type: str = "invalid_request_error"
+
+
+_KINDS: Final = (
+    Kind("invalid_json", 400, "The body is not valid JSON",
+         "The body could not be parsed, is not an object, or nests deeper than allowed.",
+         "Send one JSON object, encoded as UTF-8."),
+    Kind("invalid_field", 400, "A field has a value that is not allowed",
+         "The type or the value of the named field does not fit.",
+         "Change the field to what the message allows."),
+    Kind("missing_field", 400, "A required field is missing",
+         "The route needs a field that the body does not have.",
+         "Add the named field."),
+    Kind("unknown_field", 400, "A field is not known",
+         "The field is misspelt, or this route cannot honour it. Nothing is ignored silently.",
+         "Remove the named field or correct its name."),
+    Kind("input_too_long", 400, "An input is longer than the model accepts",
+         "The text has more tokens than the model's maximum.",
+         "Shorten the text, or set truncate to true to have its beginning used."),
+    Kind("too_many_inputs", 400, "The list of inputs is too long",
+         "The request holds more inputs than one request may carry.",
+         "Split the list over several requests."),
+    Kind("model_required", 400, "The request names no model",
+         "The model may be left out only where exactly one service of the task is available.",
+         "Add a model field; GET /v1/models lists what is available."),
+    Kind("task_not_supported", 400, "The model does not do this task",
+         "The route or its parameters ask for a task that the service does not offer.",
+         "Use a route for one of the service's tasks; GET /v1/models lists them."),
+    Kind("unauthorized", 401, "The caller is not known",
+         "No valid credentials came with the request.",
+         "Send the header Authorization: Bearer KEY.", openai_type="authentication_error"),
+    Kind("model_not_found", 404, "The model does not exist",
+         "No service of that name is available to this caller.",
+         "Check the name; GET /v1/models lists what is available."),
+    Kind("route_not_found", 404, "There is nothing at this path",
+         "The path is not a route of this server.", "See /openapi.json for the routes."),
+    Kind("method_not_allowed", 405, "The route does not take this method",
+         "The path exists, but not with this HTTP method.", "See /openapi.json for the routes."),
+    Kind("request_timeout", 408, "The request took too long to arrive",
+         "The headers or the body were not received within the time allowed.",
+         "Send the whole request at once.", retryable=True),
+    Kind("body_too_large", 413, "The body is too large",
+         "The body has more bytes than the server accepts.", "Split the request."),
+    Kind("unsupported_media_type", 415, "The body has an encoding that is not accepted",
+         "Bodies must be plain JSON, without Content-Encoding.",
+         "Send uncompressed JSON with Content-Type: application/json."),
+    Kind("bad_http", 400, "The request is not valid HTTP/1.1",
+         "The request line, the headers or the framing break the protocol.",
+         "Use a conforming HTTP/1.1 client."),
+    Kind("headers_too_large", 431, "The headers are too large",
+         "The request's headers have more bytes than the server accepts.",
+         "Send fewer or shorter headers."),
+    Kind("overloaded", 429, "The model is busy",
+         "More work is waiting than can be answered in time.",
+         "Retry after the time in Retry-After.", retryable=True, openai_type="rate_limit_error"),
+    Kind("starting", 503, "The model is still starting",
+         "No worker of the model became ready within the time the request could wait.",
+         "Retry after the time in Retry-After; GET /v1/models/{id} shows the state.",
+         retryable=True, openai_type="server_error"),
+    Kind("no_endpoint", 503, "No worker can answer now",
+         "Every worker of the model refused the connection or failed.",
+         "Retry after the time in Retry-After.", retryable=True, openai_type="server_error"),
+    Kind("draining", 503, "This server is shutting down",
+         "The process received a signal to stop and takes no new work.",
+         "Retry at once; another server answers.", retryable=True, openai_type="server_error"),
+    Kind("upstream_failed", 502, "The worker failed while answering",
+         "The connection to the worker broke, or its answer broke the protocol.",
+         "Retry; report it if it persists.", retryable=True, openai_type="server_error"),
+    Kind("not_cached", 504, "The answer is not in the cache",
+         "The request said only-if-cached and no fresh answer is stored.",
+         "Leave only-if-cached out to have it computed."),
+    Kind("deadline_exceeded", 504, "The answer did not come in time",
+         "The deadline of the request passed before the model answered.",
+         "Retry, raise the deadline, or give the service more replicas.",
+         retryable=True, openai_type="server_error"),
+    Kind("internal_error", 500, "Something went wrong on our side",
+         "A bug. The server's log has the details under the request id.",
+         "Report it with the request id.", openai_type="server_error"),
+)
+
+CATALOGUE: Final[Mapping[str, Kind]] = MappingProxyType({kind.code: kind for kind in _KINDS})
+
+
+class ApiError(Exception):
+    """A failure that the caller is told about.
+
+    Args:
+        code: a key of :data:`CATALOGUE`.
+        message: what happened here: the field, what was given, what is allowed. Never internals.
+        param: the path of the field at fault, if there is one.
+        retry_after: seconds after which a retry is worth it; only for retryable codes.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = CATALOGUE[code]
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    @property
+    def code(self) -> str:
+        return self.kind.code
+
+    @property
+    def status(self) -> int:
+        return self.kind.status
+
+    def __repr__(self) -> str:
+        return f"<ApiError {self.kind.status} {self.kind.code}: {self.message}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """An error as it goes on the wire."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+def render(error: ApiError, *, path: str, request_id: str) -> Rendered:
+    """Write ``error`` in the shape that callers of ``path`` expect, with its retry headers."""
+    kind = error.kind
+    headers = [(names.SHOULD_RETRY, "true" if kind.retryable else "false")]
+    if error.retry_after is not None:
+        # Retry-After holds whole seconds; the OpenAI client reads the exact one as well.
+        headers.append((names.RETRY_AFTER_MS, str(max(1, round(error.retry_after * 1000)))))
+        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
+    if path.startswith("/v1/") or path == "/v1":
+        headers.append(("content-type", "application/json"))
+        body = msgspec.json.encode(
+            {
+                "error": {
+                    "message": f"{error.message} {kind.fix}",
+                    "type": kind.openai_type,
+                    "param": error.param,
+                    "code": kind.code,
+                    "request_id": request_id,
+                }
+            }
+        )
+    else:
+        headers.append(("content-type", "application/problem+json"))
+        body = msgspec.json.encode(
+            {
+                "type": f"https://sluice.dev/errors#{kind.code}",
+                "title": kind.title,
+                "status": kind.status,
+                "detail": f"{error.message} {kind.fix}",
+                "code": kind.code,
+                "param": error.param,
+                "request_id": request_id,
+            }
+        )
+    return Rendered(kind.status, headers, body)

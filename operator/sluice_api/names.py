@@ -1,0 +1,75 @@
+"""Every name that two parts of Sluice share: the resource, headers, ports, environment, Redis keys.
+
+Nothing here has behaviour. When a name is needed in a second place it moves here, so that it is
+never spelled twice.
+"""
+
+from typing import Final
+
+# The resource ------------------------------------------------------------------------------------
+
+GROUP: Final = "sluice.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "InferenceService"
+PLURAL: Final = "inferenceservices"
+SINGULAR: Final = "inferenceservice"
+SHORT_NAME: Final = "inf"
+CATEGORY: Final = "sluice"
+
+DEFAULT_NAMESPACE: Final = "default"
+ANONYMOUS_TENANT: Final = "anonymous"
+
+# HTTP headers ------------------------------------------------------------------------------------
+# Lower case, because that is how every parser in use reports them.
+
+REQUEST_ID: Final = "x-request-id"
+ANSWER_DIGEST: Final = "x-sluice-answer-digest"
+REVISION: Final = "x-sluice-revision"
+CAPACITY: Final = "x-sluice-capacity"
+"""On every worker answer: ``limit;in-flight;backlog-seconds``, for example ``32;3;0.120``."""
+DEADLINE_MS: Final = "x-sluice-deadline-ms"
+"""Milliseconds the caller will still wait, counted from the moment the header is received."""
+TENANT: Final = "x-sluice-tenant"
+"""A keyed hash of the tenant's name, never the name itself."""
+CACHE_STATUS: Final = "cache-status"
+CACHE_NAME: Final = "Sluice"
+SHOULD_RETRY: Final = "x-should-retry"
+RETRY_AFTER_MS: Final = "retry-after-ms"
+SERVICE_TIME: Final = "x-sluice-service-seconds"
+"""On every worker answer: seconds spent computing, without the time spent queueing."""
+
+# Ports -------------------------------------------------------------------------------------------
+
+APP_PORT: Final = 8080
+ADMIN_PORT: Final = 8081
+
+# Environment of a worker -------------------------------------------------------------------------
+
+ENV_MODEL_URI: Final = "SLUICE_MODEL_URI"
+ENV_MODEL_REVISION: Final = "SLUICE_MODEL_REVISION"
+ENV_MODEL_NAME: Final = "SLUICE_MODEL_NAME"
+"""The service's own name; answers fall back to it when a request names no model."""
+ENV_TASK: Final = "SLUICE_TASK"
+ENV_DTYPE: Final = "SLUICE_DTYPE"
+ENV_DEVICE: Final = "SLUICE_DEVICE"
+ENV_MAX_INPUT_TOKENS: Final = "SLUICE_MAX_INPUT_TOKENS"
+ENV_REVISION: Final = "SLUICE_REVISION"
+ENV_BATCH_LATENCY_GOAL: Final = "SLUICE_BATCH_LATENCY_GOAL"
+ENV_BATCH_MAX_SIZE: Final = "SLUICE_BATCH_MAX_SIZE"
+ENV_MAX_BACKLOG: Final = "SLUICE_MAX_BACKLOG"
+
+# Environment of the gateway ----------------------------------------------------------------------
+
+ENV_REDIS_URL: Final = "SLUICE_REDIS_URL"
+
+# Redis -------------------------------------------------------------------------------------------
+
+REDIS_CACHE_PREFIX: Final = "sluice:cache:"
+
+# Worker exit codes: the operator turns them into reasons, people read them in ``sluice up``. ------
+
+EXIT_MODEL_NOT_FOUND: Final = 64
+EXIT_MODEL_DOWNLOAD_FAILED: Final = 65
+EXIT_MODEL_REJECTED: Final = 66
+EXIT_BAD_CONFIGURATION: Final = 78

@@ -1,0 +1,192 @@
+"""What the parts tell each other: a worker's readiness, the gateway's service table, demand.
+
+Written as JSON with camelCase members. Unknown members are ignored when read, so that two parts
+may differ by one version; everything a reader needs is required or has a safe default.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import msgspec
+
+from sluice_api.tasks import Task
+
+
+class _Message(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=False):
+    """Base of every message: camelCase on the wire, snake_case here."""
+
+
+# worker → gateway, worker → supervisor ------------------------------------------------------------
+
+
+class Phase(StrEnum):
+    """Where a worker stands. Only ``ready`` answers ``/readyz`` with 200."""
+
+    STARTING = "starting"
+    DOWNLOADING = "downloading"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Capacity(_Message):
+    """How much a worker can hold. On every answer too, as the header ``x-sluice-capacity``.
+
+    Attributes:
+        limit: requests it wants at most: what it runs plus one batch.
+        in_flight: requests it has now, running and waiting.
+        backlog_seconds: predicted time to finish all of them.
+    """
+
+    limit: int
+    in_flight: int = 0
+    backlog_seconds: float = 0.0
+
+    def header(self) -> str:
+        return f"{self.limit};{self.in_flight};{self.backlog_seconds:.3f}"
+
+
+def parse_capacity(header: str) -> Capacity | None:
+    """Read the capacity header; None when it is not one (a foreign server, a broken one)."""
+    try:
+        limit, in_flight, backlog = header.split(";")
+        capacity = Capacity(
+            limit=int(limit), in_flight=int(in_flight), backlog_seconds=float(backlog)
+        )
+    except ValueError:
+        return None
+    return capacity if capacity.limit > 0 and capacity.in_flight >= 0 else None
+
+
+class Readiness(_Message):
+    """The body of a worker's ``GET /readyz``, whatever its status.
+
+    Attributes:
+        phase: 200 is answered only in phase ``ready``.
+        progress: 0–1 within the phase, where it can be told.
+        message: one line for people; in phase ``failed`` the cause and the next step.
+        answer_digest: what was really loaded; empty until loaded.
+        labels: a classifier's labels in the model's order.
+    """
+
+    phase: Phase
+    model: str
+    revision: str
+    progress: float | None = None
+    message: str = ""
+    answer_digest: str = ""
+    tasks: list[Task] = []
+    labels: list[str] = []
+    max_input_tokens: int | None = None
+    dimensions: int | None = None
+    dtype: str = ""
+    device: str = ""
+    capacity: Capacity | None = None
+
+
+# the static service table: planner → gateway -----------------------------------------------------
+
+
+class CacheRules(_Message):
+    """``spec.cache``, resolved."""
+
+    enabled: bool = True
+    ttl_seconds: Annotated[float, msgspec.Meta(gt=0)] = 86400.0
+    sharing: Literal["tenant", "service"] = "tenant"
+
+
+class LimitRules(_Message):
+    """``spec.limits``, resolved.
+
+    Attributes:
+        waiting: requests that may wait in the gateway for a free worker.
+        timeout_seconds: from the last byte of the request to the last byte of the answer.
+        start_timeout_seconds: how long a request is held for a sleeping or starting model.
+    """
+
+    waiting: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    start_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+
+
+class Endpoint(_Message):
+    """One worker. It gets traffic once its own ``/readyz`` agrees on revision and digest."""
+
+    url: str
+    revision: str
+
+
+class Service(_Message):
+    """One InferenceService as the gateway sees it.
+
+    Attributes:
+        tasks: what it offers, the one it is made for first; empty until a worker has told.
+        answer_digest: empty until known; without it nothing is cached.
+        public: open to callers without credentials.
+        tenants: who else may call it.
+        endpoints: every worker that exists, ready or not.
+    """
+
+    name: str
+    namespace: str = "default"
+    revision: str
+    answer_digest: str = ""
+    tasks: list[Task] = []
+    public: bool = False
+    tenants: list[str] = []
+    cache: CacheRules = msgspec.field(default_factory=CacheRules)
+    limits: LimitRules = msgspec.field(default_factory=LimitRules)
+    endpoints: list[Endpoint] = []
+
+
+class ServiceTable(_Message):
+    """The file behind ``--discovery static:FILE`` (YAML or JSON)."""
+
+    services: list[Service] = []
+
+
+# gateway → operator ------------------------------------------------------------------------------
+
+
+class Demand(_Message):
+    """What one gateway saw of one service in one interval; one line of ``GET /internal/demand``.
+
+    Counters are per interval, so a reader that misses a line loses that interval and nothing else.
+
+    Attributes:
+        sequence: of this gateway process, rising by one a line.
+        gateway: identity of the gateway process.
+        interval_seconds: what the counters cover.
+        arrivals: requests that needed a worker; cache hits do not count.
+        held: requests waiting for a worker now.
+        oldest_held_seconds: age of the oldest of them.
+        completions: answers received from workers.
+        service_seconds: sum over them of the time spent computing, without queueing.
+        in_flight: requests at workers now.
+        work_units: inputs computed.
+        cache_hits: requests answered without a worker.
+        answer_digests: digests seen on answers, by revision.
+        tasks: tasks the workers say they offer.
+        wake: held requests stand before a service without ready workers.
+    """
+
+    sequence: int
+    gateway: str
+    namespace: str
+    service: str
+    revision: str
+    interval_seconds: float
+    arrivals: int = 0
+    held: int = 0
+    oldest_held_seconds: float = 0.0
+    completions: int = 0
+    service_seconds: float = 0.0
+    in_flight: int = 0
+    work_units: int = 0
+    cache_hits: int = 0
+    ready_endpoints: int = 0
+    answer_digests: dict[str, str] = {}
+    tasks: list[Task] = []
+    wake: bool = False
