@@ -131,7 +131,8 @@ def check_inputs(inputs: list[Input], field_name: str) -> list[Input]:
     """Refuse an empty or over-long list and empty inputs, naming the field."""
     if not inputs:
         raise ApiError(
-            "invalid_field", f"{field_name}: got an empty list, needs at least one input.",
+            "invalid_field",
+            f"{field_name}: got an empty list, needs at least one input.",
             param=field_name,
         )
     if len(inputs) > MAX_INPUTS:

@@ -22,22 +22,29 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 # gateway -----------------------------------------------------------------------------------------
 
 GATEWAY_REQUESTS = Metric(
-    "sluice_gateway_requests_total", "counter", "Requests answered, by outcome.",
+    "sluice_gateway_requests_total",
+    "counter",
+    "Requests answered, by outcome.",
     ("namespace", "service", "route", "status"),
 )
 GATEWAY_DURATION = Metric(
-    "sluice_gateway_request_duration_seconds", "histogram",
+    "sluice_gateway_request_duration_seconds",
+    "histogram",
     "Time from the request's last byte to the answer's last byte.",
-    ("namespace", "service", "route"), SECONDS,
+    ("namespace", "service", "route"),
+    SECONDS,
 )
 GATEWAY_CACHE = Metric(
-    "sluice_gateway_cache_lookups_total", "counter",
+    "sluice_gateway_cache_lookups_total",
+    "counter",
     "Inputs looked up in the response cache, by result (l1, redis, joined, miss, bypass).",
     ("namespace", "service", "result"),
 )
 GATEWAY_CACHE_FAULTS = Metric(
-    "sluice_gateway_cache_faults_total", "counter",
-    "Cache operations that failed and were treated as a miss, by cause.", ("cause",),
+    "sluice_gateway_cache_faults_total",
+    "counter",
+    "Cache operations that failed and were treated as a miss, by cause.",
+    ("cause",),
 )
 GATEWAY_CACHE_BYTES = Metric(
     "sluice_gateway_cache_l1_bytes", "gauge", "Bytes held by the in-process cache."
@@ -52,30 +59,36 @@ GATEWAY_WAITING = Metric(
     "sluice_gateway_waiting", "gauge", "Requests waiting for a worker.", ("namespace", "service")
 )
 GATEWAY_ENDPOINTS = Metric(
-    "sluice_gateway_endpoints", "gauge",
+    "sluice_gateway_endpoints",
+    "gauge",
     "Workers known, by state (ready, starting, ejected, mismatch).",
     ("namespace", "service", "state"),
 )
 GATEWAY_RETRIES = Metric(
-    "sluice_gateway_retries_total", "counter",
-    "Requests sent again to another worker, by cause.", ("namespace", "service", "cause"),
+    "sluice_gateway_retries_total",
+    "counter",
+    "Requests sent again to another worker, by cause.",
+    ("namespace", "service", "cause"),
 )
 GATEWAY_EJECTIONS = Metric(
-    "sluice_gateway_ejections_total", "counter", "Workers taken out after failures.",
+    "sluice_gateway_ejections_total",
+    "counter",
+    "Workers taken out after failures.",
     ("namespace", "service"),
 )
-GATEWAY_CONNECTIONS = Metric(
-    "sluice_gateway_connections", "gauge", "Client connections open now."
-)
+GATEWAY_CONNECTIONS = Metric("sluice_gateway_connections", "gauge", "Client connections open now.")
 GATEWAY_DISCOVERY_AGE = Metric(
-    "sluice_gateway_discovery_age_seconds", "gauge",
+    "sluice_gateway_discovery_age_seconds",
+    "gauge",
     "Time since the service table was last read successfully.",
 )
 
 # worker ------------------------------------------------------------------------------------------
 
 WORKER_REQUESTS = Metric(
-    "sluice_worker_requests_total", "counter", "Requests answered, by outcome.",
+    "sluice_worker_requests_total",
+    "counter",
+    "Requests answered, by outcome.",
     ("route", "status"),
 )
 WORKER_INPUTS = Metric("sluice_worker_inputs_total", "counter", "Inputs computed.", ("task",))
@@ -86,18 +99,27 @@ WORKER_PADDING = Metric(
     "sluice_worker_padding_tokens_total", "counter", "Padding computed beside the tokens."
 )
 WORKER_QUEUE_SECONDS = Metric(
-    "sluice_worker_queue_duration_seconds", "histogram",
-    "Time an input waited before its batch began.", (), SECONDS,
+    "sluice_worker_queue_duration_seconds",
+    "histogram",
+    "Time an input waited before its batch began.",
+    (),
+    SECONDS,
 )
 WORKER_BATCH_SECONDS = Metric(
     "sluice_worker_batch_duration_seconds", "histogram", "Time one batch took.", (), SECONDS
 )
 WORKER_BATCH_TOKENS = Metric(
-    "sluice_worker_batch_tokens", "histogram", "Tokens in one batch.", (),
+    "sluice_worker_batch_tokens",
+    "histogram",
+    "Tokens in one batch.",
+    (),
     (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
 )
 WORKER_TOKENIZE_SECONDS = Metric(
-    "sluice_worker_tokenize_duration_seconds", "histogram", "Time to tokenise one request.", (),
+    "sluice_worker_tokenize_duration_seconds",
+    "histogram",
+    "Time to tokenise one request.",
+    (),
     SECONDS,
 )
 WORKER_WAITING = Metric("sluice_worker_waiting", "gauge", "Inputs waiting for a batch.")
@@ -110,7 +132,9 @@ WORKER_REFUSED = Metric(
 )
 WORKER_READY = Metric("sluice_worker_ready", "gauge", "1 when the worker takes requests.")
 WORKER_INFO = Metric(
-    "sluice_worker_info", "gauge", "Always 1; what this worker is.",
+    "sluice_worker_info",
+    "gauge",
+    "Always 1; what this worker is.",
     ("version", "model", "revision", "answer_digest", "dtype", "device", "threads", "engine"),
 )
 
@@ -123,7 +147,9 @@ SCALING_READY = Metric(
     "sluice_scaling_ready_replicas", "gauge", "Replicas ready.", ("namespace", "service")
 )
 SCALING_RESTARTS = Metric(
-    "sluice_worker_restarts_total", "counter", "Worker processes that ended unasked.",
+    "sluice_worker_restarts_total",
+    "counter",
+    "Worker processes that ended unasked.",
     ("namespace", "service"),
 )
 

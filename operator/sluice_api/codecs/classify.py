@@ -81,7 +81,9 @@ def canonical(given: ClassifyParameters) -> tuple[Task, dict[str, Any]]:
     Labels become ``[[name, description], …]``. Raises :class:`ApiError`.
     """
     plain: dict[str, Any] = {
-        "multi_label": given.multi_label, "top_k": given.top_k, "truncate": given.truncate
+        "multi_label": given.multi_label,
+        "top_k": given.top_k,
+        "truncate": given.truncate,
     }
     if given.labels is None:
         for name in ("multi_label", "hypothesis_template"):
@@ -102,7 +104,8 @@ def canonical(given: ClassifyParameters) -> tuple[Task, dict[str, Any]]:
     for index, name in enumerate(names):
         if names.index(name) != index:
             raise ApiError(
-                "invalid_field", f"parameters.labels: {name!r} is given twice.",
+                "invalid_field",
+                f"parameters.labels: {name!r} is given twice.",
                 param="parameters.labels",
             )
     template = given.hypothesis_template or DEFAULT_TEMPLATE
@@ -121,7 +124,10 @@ def canonical(given: ClassifyParameters) -> tuple[Task, dict[str, Any]]:
 
 
 def item(
-    ranked: list[tuple[str, float, int]], tokens: int, *, multi_label: bool = False,
+    ranked: list[tuple[str, float, int]],
+    tokens: int,
+    *,
+    multi_label: bool = False,
     truncated: bool = False,
 ) -> Item:
     """The canonical item of one text.

@@ -117,13 +117,15 @@ def _parameters(given: V2Parameters, task: Task) -> dict[str, Any]:
         for name in ("labels", "multi_label", "top_k", "hypothesis_template"):
             if getattr(given, name) is not None:
                 raise ApiError(
-                    "invalid_field", f"parameters.{name}: not a parameter of embeddings.",
+                    "invalid_field",
+                    f"parameters.{name}: not a parameter of embeddings.",
                     param=f"parameters.{name}",
                 )
         return {"dimensions": given.dimensions, "truncate": given.truncate}
     if given.dimensions is not None:
         raise ApiError(
-            "invalid_field", f"parameters.dimensions: not a parameter of {task}.",
+            "invalid_field",
+            f"parameters.dimensions: not a parameter of {task}.",
             param="parameters.dimensions",
         )
     asked, parameters = classify.canonical(given)
@@ -140,13 +142,15 @@ def _texts(request: V2Request) -> list[Input]:
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT_NAME:
         got = ", ".join(tensor.name for tensor in request.inputs) or "none"
         raise ApiError(
-            "invalid_field", f"inputs: got {got}, needs exactly one tensor named {INPUT_NAME!r}.",
+            "invalid_field",
+            f"inputs: got {got}, needs exactly one tensor named {INPUT_NAME!r}.",
             param="inputs",
         )
     tensor = request.inputs[0]
     if tensor.datatype != "BYTES":
         raise ApiError(
-            "invalid_field", f"inputs[0].datatype: got {tensor.datatype!r}, needs 'BYTES'.",
+            "invalid_field",
+            f"inputs[0].datatype: got {tensor.datatype!r}, needs 'BYTES'.",
             param="inputs[0].datatype",
         )
     if tensor.shape not in ([len(tensor.data)], [len(tensor.data), 1]):
