@@ -1,6 +1,6 @@
 """One request without its route: what gateway and worker both compute with.
 
-A codec (``sluice_api.codecs``) turns a body into a :class:`Call` and a list of :class:`Item` back
+A codec (``sluice_api.shapes``) turns a body into a :class:`Call` and a list of :class:`Item` back
 into a body. Because both sides use the same codecs, the gateway can answer from its cache exactly
 what the worker would have answered, whatever route the question came by.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from sluice_api.call import Call, Codec, Input
-from sluice_api.codecs import classify, embeddings, small, v2
+from sluice_api.shapes import classify, embeddings, small, v2
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
 
@@ -51,11 +51,7 @@ def canonical_body(call: Call, inputs: list[Input]) -> bytes:
             # A map cannot say "no description", so undescribed labels stay a plain list.
             pairs = parameters["labels"]
             described = any(description is not None for _, description in pairs)
-            parameters["labels"] = (
-                {name: description for name, description in pairs}
-                if described
-                else [name for name, _ in pairs]
-            )
+            parameters["labels"] = dict(pairs) if described else [name for name, _ in pairs]
         body["parameters"] = parameters
     return msgspec.json.encode(body)
 

@@ -12,7 +12,7 @@ import msgspec
 from sluice_api.tasks import Task
 
 
-class _Message(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=False):
+class _Message(msgspec.Struct, rename="camel", kw_only=True):
     """Base of every message: camelCase on the wire, snake_case here."""
 
 
@@ -31,7 +31,7 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
-class Capacity(_Message):
+class Capacity(_Message, kw_only=True):
     """How much a worker can hold. On every answer too, as the header ``x-sluice-capacity``.
 
     Attributes:
@@ -60,7 +60,7 @@ def parse_capacity(header: str) -> Capacity | None:
     return capacity if capacity.limit > 0 and capacity.in_flight >= 0 else None
 
 
-class Readiness(_Message):
+class Readiness(_Message, kw_only=True):
     """The body of a worker's ``GET /readyz``, whatever its status.
 
     Attributes:
@@ -89,7 +89,7 @@ class Readiness(_Message):
 # the static service table: planner → gateway -----------------------------------------------------
 
 
-class CacheRules(_Message):
+class CacheRules(_Message, kw_only=True):
     """``spec.cache``, resolved."""
 
     enabled: bool = True
@@ -97,7 +97,7 @@ class CacheRules(_Message):
     sharing: Literal["tenant", "service"] = "tenant"
 
 
-class LimitRules(_Message):
+class LimitRules(_Message, kw_only=True):
     """``spec.limits``, resolved.
 
     Attributes:
@@ -111,14 +111,14 @@ class LimitRules(_Message):
     start_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 120.0
 
 
-class Endpoint(_Message):
+class Endpoint(_Message, kw_only=True):
     """One worker. It gets traffic once its own ``/readyz`` agrees on revision and digest."""
 
     url: str
     revision: str
 
 
-class Service(_Message):
+class Service(_Message, kw_only=True):
     """One InferenceService as the gateway sees it.
 
     Attributes:
@@ -141,7 +141,7 @@ class Service(_Message):
     endpoints: list[Endpoint] = []
 
 
-class ServiceTable(_Message):
+class ServiceTable(_Message, kw_only=True):
     """The file behind ``--discovery static:FILE`` (YAML or JSON)."""
 
     services: list[Service] = []
@@ -150,7 +150,7 @@ class ServiceTable(_Message):
 # gateway → operator ------------------------------------------------------------------------------
 
 
-class Demand(_Message):
+class Demand(_Message, kw_only=True):
     """What one gateway saw of one service in one interval; one line of ``GET /internal/demand``.
 
     Counters are per interval, so a reader that misses a line loses that interval and nothing else.

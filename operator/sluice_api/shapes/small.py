@@ -6,7 +6,7 @@ Both are views on classification items, so they share cache entries with ``/v1/c
 import msgspec
 
 from sluice_api.call import Call, Codec, Item, check_inputs
-from sluice_api.codecs import classify
+from sluice_api.shapes import classify
 from sluice_api.decode import decode
 from sluice_api.tasks import Task
 
