@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from sluice_api.call import Call, Codec, Input
-from sluice_api.shapes import classify, embeddings, small, v2
 from sluice_api.errors import ApiError
+from sluice_api.shapes import classify, embeddings, small, v2
 from sluice_api.tasks import Task
 
 POST_ROUTES: dict[str, Codec] = {

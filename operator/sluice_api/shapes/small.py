@@ -6,8 +6,8 @@ Both are views on classification items, so they share cache entries with ``/v1/c
 import msgspec
 
 from sluice_api.call import Call, Codec, Item, check_inputs
-from sluice_api.shapes import classify
 from sluice_api.decode import decode
+from sluice_api.shapes import classify
 from sluice_api.tasks import Task
 
 _PARAMETERS = classify.canonical(classify.ClassifyParameters())[1]

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from sluice_api.call import Call, Codec, Input, Item, check_inputs
-from sluice_api.shapes import classify, embeddings
 from sluice_api.decode import decode
 from sluice_api.errors import ApiError
+from sluice_api.shapes import classify, embeddings
 from sluice_api.tasks import Task
 
 INPUT_NAME = "text"

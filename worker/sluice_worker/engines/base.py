@@ -1,0 +1,51 @@
+"""What the loop needs of an engine: units in, one array per unit out.
+
+An engine knows tensors and no HTTP; the loop knows queues and no tensors; a task knows both ends
+of a text and neither of the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One forward pass of one text: what is queued, counted and batched.
+
+    Attributes:
+        ids: token ids, special tokens included.
+        type_ids: token type ids, same length, or None where all are 0.
+        key: what identifies the computation; units with equal keys in the queue are computed once.
+    """
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...] | None
+    key: bytes
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+
+class Engine(Protocol):
+    """Runs one batch at a time, on the calling thread. Thread-safe across lanes."""
+
+    name: str
+    """For metrics: ``packed`` or ``padded``."""
+
+    def run(self, units: Sequence[Unit]) -> list[Array]:
+        """One float32 array per unit, in order.
+
+        A pooled sentence vector ``[hidden]`` for embeddings, logits ``[labels]`` for classifiers.
+        """
+        ...
+
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        """Tokens really computed for a batch of these lengths, padding included."""
+        ...
