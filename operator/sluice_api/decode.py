@@ -37,6 +37,11 @@ def explain(message: str, body: bytes) -> ApiError:
     what = match["what"] if match else message
     steps = _steps(match["path"] or "") if match else []
     path = _dotted(steps)
+    try:
+        value: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # The type was wrong before the syntax was; the syntax is what to repair first.
+        return ApiError("invalid_json", f"The body is not valid JSON: {error}.")
     if unknown := _UNKNOWN.search(what):
         name = f"{path}.{unknown['name']}" if path else unknown["name"]
         return ApiError("unknown_field", f"{name}: this field is not known here.", param=name)
@@ -46,7 +51,7 @@ def explain(message: str, body: bytes) -> ApiError:
     if not path:
         return ApiError("invalid_json", f"The body must be a JSON object: {what}.")
     return ApiError(
-        "invalid_field", f"{path}: got {_shown(_lookup(body, steps))}. {what}.", param=path
+        "invalid_field", f"{path}: got {_shown(_lookup(value, steps))}. {what}.", param=path
     )
 
 
@@ -69,8 +74,7 @@ def _dotted(steps: list[str | int]) -> str:
     return text
 
 
-def _lookup(body: bytes, steps: list[str | int]) -> Any:
-    value = msgspec.json.decode(body)
+def _lookup(value: Any, steps: list[str | int]) -> Any:
     for step in steps:
         try:
             value = value[step]

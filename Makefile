@@ -1,0 +1,73 @@
+# `make` alone prints what there is. Nothing here needs anything done by hand before it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+CACHED := $(CURDIR)/.venv/.installed
+ARGS ?=
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# The environment: what `make run` needs, and on top of it what the tests need ---------------------
+
+$(CACHED)-local: requirements/local.txt requirements/torch.txt pyproject.toml .ci/install
+	@.ci/install local
+
+$(CACHED)-dev: requirements/dev.txt requirements/torch.txt pyproject.toml .ci/install
+	@.ci/install dev
+
+.PHONY: install
+install: $(CACHED)-dev ## Make the virtual environment with everything in it
+
+.PHONY: run
+run: ## Serve the example model on http://127.0.0.1:8080 (options: ARGS="--port 9000")
+	@[ -e $(CACHED)-dev ] || $(MAKE) --no-print-directory $(CACHED)-local
+	@exec .venv/bin/sluice up manifests/examples/minilm.yaml $(ARGS)
+
+# Checks -------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: lint test ## Everything that CI runs
+
+.PHONY: test
+test: $(CACHED)-dev ## Run every test (options: ARGS="tests/unit -k cache")
+	@.ci/system-packages redis-server
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(CACHED)-dev ## Check style, types, layers and generated files; changes nothing
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PY) -m sluice_operator.crd --check
+
+.PHONY: format
+format: $(CACHED)-dev ## Rewrite the code in the house style
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+.PHONY: generate
+generate: $(CACHED)-dev ## Write the files that are made from code: CRD, reference pages
+	$(PY) -m sluice_operator.crd --write
+
+.PHONY: bench
+bench: $(CACHED)-dev ## Measure beside nginx, a Rust router and padded transformers (table and JSON)
+	@.ci/system-packages redis-server nginx wrk
+	$(PY) bench $(ARGS)
+
+# Dependencies -------------------------------------------------------------------------------------
+
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --upgrade \
+	--python-version 3.11 --override requirements/override.txt pyproject.toml
+
+.PHONY: requirements
+requirements: ## Pin the newest versions again, with hashes
+	$(COMPILE) --extra local --output-file requirements/local.txt
+	$(COMPILE) --extra local --extra operator --group dev \
+		--constraint requirements/local.txt --output-file requirements/dev.txt
+
+.PHONY: clean
+clean: ## Remove the virtual environment and every cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bench/results

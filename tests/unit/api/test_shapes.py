@@ -1,0 +1,287 @@
+"""The codecs: what a body means, and that an answer survives the cache unchanged."""
+
+import base64
+import json
+from array import array
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice_api import routes
+from sluice_api.call import MAX_INPUTS, Call, Item
+from sluice_api.errors import ApiError
+from sluice_api.shapes import classify, embeddings, small, v2
+from sluice_api.tasks import Task
+
+
+def body(**members: Any) -> bytes:
+    return json.dumps(members).encode()
+
+
+def vector(*numbers: float) -> bytes:
+    return array("f", numbers).tobytes()
+
+
+def ranked(*pairs: tuple[str, float, int]) -> list[tuple[str, float, int]]:
+    return sorted(pairs, key=lambda pair: -pair[1])
+
+
+# embeddings ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_input", "inputs"),
+    [
+        ("one", ["one"]),
+        (["one", "two"], ["one", "two"]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+        (["text", [1, 2]], ["text", [1, 2]]),
+    ],
+)
+def test_embeddings_take_every_form_of_input(given_input: Any, inputs: list[Any]) -> None:
+    assert embeddings.CODEC.parse(body(input=given_input)).inputs == inputs
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "param", "shown"),
+    [
+        ({"input": []}, "invalid_field", "input", "empty list"),
+        ({"input": ""}, "invalid_field", "input", "empty input"),
+        ({"input": ["a", ""]}, "invalid_field", "input[1]", "empty input"),
+        ({"input": [1, "a"]}, "invalid_field", "input[0]", "the number 1"),
+        ({"input": 5}, "invalid_field", "input", "got 5"),
+        ({"input": [-1]}, "invalid_field", "input[0]", "got -1"),
+        ({"input": ["a"] * (MAX_INPUTS + 1)}, "too_many_inputs", "input", "got 2049"),
+        ({"input": "a", "dimensions": 0}, "invalid_field", "dimensions", "got 0"),
+        ({"input": "a", "encoding_format": "hex"}, "invalid_field", "encoding_format", '"hex"'),
+        ({"input": "a", "inputs": "b"}, "unknown_field", "inputs", "not known"),
+        ({"model": "m"}, "missing_field", "input", "required"),
+    ],
+)
+def test_embeddings_errors_name_field_and_value(
+    bad: dict[str, Any], code: str, param: str, shown: str
+) -> None:
+    with pytest.raises(ApiError) as caught:
+        embeddings.CODEC.parse(body(**bad))
+    assert (caught.value.code, caught.value.param) == (code, param)
+    assert shown in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "broken", [b"", b"{", b"[]", b"null", b'{"\xff": 1}', b'{"model": 5, oops', b"[" * 9999]
+)
+def test_a_broken_body_is_a_clear_error(broken: bytes) -> None:
+    for codec in [*routes.POST_ROUTES.values(), v2.CODEC]:
+        with pytest.raises(ApiError) as caught:
+            codec.parse(broken)
+        assert caught.value.code == "invalid_json"
+
+
+def test_embeddings_are_written_as_numbers_or_base64_of_the_same_bits() -> None:
+    item = embeddings.item(vector(0.1, -2.5), 3)
+    encoded = embeddings.CODEC.parse(body(input="a", encoding_format="base64"))
+    answer = json.loads(embeddings.CODEC.render(encoded, "m", [item]))
+    assert base64.b64decode(answer["data"][0]["embedding"]) == vector(0.1, -2.5)
+    plain = embeddings.CODEC.parse(body(input="a"))
+    numbers = json.loads(embeddings.CODEC.render(plain, "m", [item]))["data"][0]["embedding"]
+    assert array("f", numbers).tobytes() == vector(0.1, -2.5)
+    assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1),
+            st.integers(0, 9999),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_items_survive_the_way_through_an_answer(
+    rows: list[tuple[list[float], int, bool]],
+) -> None:
+    items = [embeddings.item(vector(*v), tokens, truncated=cut) for v, tokens, cut in rows]
+    call = embeddings.CODEC.parse(body(input=["x"] * len(items), encoding_format="base64"))
+    assert call.passthrough
+    assert embeddings.CODEC.extract(call, embeddings.CODEC.render(call, "m", items)) == items
+
+
+def test_items_of_a_foreign_worker_are_brought_into_canonical_form() -> None:
+    call = embeddings.CODEC.parse(body(input="a", encoding_format="base64"))
+    foreign = body(data=[{"tokens": 2, "embedding": "AAAA", "object": "embedding", "index": 0}])
+    assert embeddings.CODEC.extract(call, foreign) == [
+        Item(b'{"embedding":"AAAA","object":"embedding","tokens":2}', 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        b"{}",
+        body(data=[]),
+        body(data=[{"index": 1, "tokens": 1}]),
+        body(data=[{"index": 0}]),
+        body(data=[{"index": 0, "tokens": 1}] * 2),
+        body(data=[1]),
+    ],
+)
+def test_a_worker_answer_of_the_wrong_shape_is_refused(broken: bytes) -> None:
+    call = embeddings.CODEC.parse(body(input="a", encoding_format="base64"))
+    with pytest.raises(ValueError, match=r".+"):
+        embeddings.CODEC.extract(call, broken)
+
+
+# classification ----------------------------------------------------------------------------------
+
+
+def test_labels_make_it_zero_shot() -> None:
+    call = classify.CODEC.parse(body(input="a", parameters={"labels": ["x", "y"]}))
+    assert call.task == Task.ZERO_SHOT
+    assert call.parameters["labels"] == [["x", None], ["y", None]]
+    assert classify.CODEC.parse(body(input="a")).task == Task.CLASSIFICATION
+
+
+def test_defaults_spelt_out_mean_the_same() -> None:
+    short = classify.CODEC.parse(body(input="a", parameters={"labels": ["x"]}))
+    long = classify.CODEC.parse(
+        body(
+            parameters={
+                "multi_label": False,
+                "truncate": False,
+                "hypothesis_template": "This example is {}.",
+                "top_k": None,
+                "labels": ["x"],
+            },
+            model="m",
+            input="a",
+        )
+    )
+    assert short.canonical_parameters() == long.canonical_parameters()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"),
+    [
+        ({"labels": []}, "parameters.labels"),
+        ({"labels": ["a", "a"]}, "parameters.labels"),
+        ({"labels": [str(n) for n in range(257)]}, "parameters.labels"),
+        ({"labels": ["a"], "hypothesis_template": "no place"}, "parameters.hypothesis_template"),
+        ({"multi_label": True}, "parameters.multi_label"),
+        ({"top_k": 0}, "parameters.top_k"),
+        ({"label": ["a"]}, "parameters.label"),
+    ],
+)
+def test_classify_errors_name_the_parameter(parameters: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        classify.CODEC.parse(body(input="a", parameters=parameters))
+    assert caught.value.param == param
+
+
+def test_the_canonical_body_asks_for_the_same_thing() -> None:
+    for parameters in (
+        {},
+        {"top_k": 2},
+        {"labels": ["x", "y"], "multi_label": True},
+        {"labels": {"x": "about x", "y": "about y"}, "hypothesis_template": "It is {}."},
+    ):
+        call = classify.CODEC.parse(body(input=["a", "b"], model="m", parameters=parameters))
+        again = classify.CODEC.parse(routes.canonical_body(call, ["b"]))
+        assert again.inputs == ["b"]
+        assert (again.task, again.parameters, again.model) == (call.task, call.parameters, "m")
+
+
+def test_the_small_apis_are_views_on_classification() -> None:
+    one = classify.item(ranked(("ham", 0.1, 0), ("spam", 0.9, 1)), 4)
+    call = small.CLASSIFY_TEXT.parse(body(text="buy now"))
+    assert json.loads(small.CLASSIFY_TEXT.render(call, "m", [one])) == {
+        "text": "buy now",
+        "prediction": [0, 1],
+        "label": "spam",
+        "score": 0.9,
+    }
+    many = small.PREDICT.parse(body(text=["a", "b"]))
+    assert json.loads(small.PREDICT.render(many, "m", [one, one])) == {
+        "predictions": [1, 1],
+        "labels": ["spam", "spam"],
+        "scores": [0.9, 0.9],
+    }
+    # The same key as the large route, so the two share cache entries.
+    assert (
+        call.canonical_parameters()
+        == classify.CODEC.parse(body(input="buy now")).canonical_parameters()
+    )
+
+
+def test_labels_decided_one_by_one_hold_from_one_half() -> None:
+    item = classify.item(ranked(("a", 0.7, 2), ("b", 0.5, 0), ("c", 0.49, 1)), 1, multi_label=True)
+    assert small.decided(classify.read_item(item.json)) == [1, 0, 1]
+
+
+# V2 ----------------------------------------------------------------------------------------------
+
+
+def v2_body(data: list[Any], **more: Any) -> bytes:
+    tensor = {"name": "text", "shape": [len(data)], "datatype": "BYTES", "data": data}
+    return body(inputs=[tensor], **more)
+
+
+def test_v2_takes_the_task_of_the_service() -> None:
+    call = v2.CODEC.parse(v2_body(["a"], id="7"))
+    assert call.task is None
+    routes.check_task(call, [Task.EMBEDDINGS, Task.ZERO_SHOT], "m")
+    assert call.task == Task.EMBEDDINGS
+    answer = json.loads(v2.CODEC.render(call, "m", [embeddings.item(vector(1, 2), 1)]))
+    assert answer == {
+        "id": "7",
+        "model_name": "m",
+        "outputs": [{"name": "embedding", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}],
+    }
+
+
+def test_v2_writes_labels_and_only_the_outputs_asked_for() -> None:
+    item = classify.item(ranked(("ham", 0.25, 0), ("spam", 0.75, 1)), 4)
+    call = v2.CODEC.parse(v2_body(["a", "b"], outputs=[{"name": "scores"}]))
+    routes.check_task(call, [Task.CLASSIFICATION], "m")
+    assert json.loads(v2.CODEC.render(call, "m", [item, item]))["outputs"] == [
+        {"name": "scores", "datatype": "FP32", "shape": [2, 2], "data": [0.75, 0.25] * 2}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"name": "ids"}, "inputs"),
+        ({"datatype": "FP32"}, "inputs[0].datatype"),
+        ({"shape": [2]}, "inputs[0].shape"),
+        ({"data": [1]}, "inputs[0].data[0]"),
+    ],
+)
+def test_v2_errors_name_the_tensor(change: dict[str, Any], param: str) -> None:
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"], **change}
+    with pytest.raises(ApiError) as caught:
+        v2.CODEC.parse(body(inputs=[tensor]))
+    assert caught.value.param == param
+
+
+def test_a_task_the_service_does_not_offer_is_refused() -> None:
+    asked = embeddings.CODEC.parse(body(input="a"))
+    with pytest.raises(ApiError, match="does not do embeddings; it does classification"):
+        routes.check_task(asked, [Task.CLASSIFICATION], "m")
+    plain = classify.CODEC.parse(body(input="a"))
+    with pytest.raises(ApiError, match="labels: required"):
+        routes.check_task(plain, [Task.EMBEDDINGS, Task.ZERO_SHOT], "m")
+
+
+def test_v2_parameters_must_fit_the_task() -> None:
+    call: Call = v2.CODEC.parse(v2_body(["a"], parameters={"top_k": 2}))
+    with pytest.raises(ApiError, match="top_k: not a parameter of embeddings"):
+        routes.check_task(call, [Task.EMBEDDINGS], "m")
+    call = v2.CODEC.parse(v2_body(["a"], parameters={"dimensions": 2}))
+    with pytest.raises(ApiError, match="dimensions: not a parameter of classification"):
+        routes.check_task(call, [Task.CLASSIFICATION], "m")
