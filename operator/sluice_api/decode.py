@@ -42,6 +42,8 @@ def explain(message: str, body: bytes) -> ApiError:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # The type was wrong before the syntax was; the syntax is what to repair first.
         return ApiError("invalid_json", f"The body is not valid JSON: {error}.")
+    except RecursionError:
+        return ApiError("invalid_json", "The body nests too deeply.")
     if unknown := _UNKNOWN.search(what):
         name = f"{path}.{unknown['name']}" if path else unknown["name"]
         return ApiError("unknown_field", f"{name}: this field is not known here.", param=name)
