@@ -37,7 +37,12 @@ CACHE_NAME: Final = "Sluice"
 SHOULD_RETRY: Final = "x-should-retry"
 RETRY_AFTER_MS: Final = "retry-after-ms"
 SERVICE_TIME: Final = "x-sluice-service-seconds"
-"""On every worker answer: seconds spent computing, without the time spent queueing."""
+"""On every worker answer: seconds of the whole worker the request used, without queueing.
+
+A batch's time is divided among its requests by their cost (and by the lanes running side by side),
+so the sum over a second's answers is the worker's utilisation, and one over the mean is the number
+of such requests a second it can do: concurrency is already in the figure.
+"""
 
 # Ports -------------------------------------------------------------------------------------------
 
@@ -58,6 +63,16 @@ ENV_REVISION: Final = "SLUICE_REVISION"
 ENV_BATCH_LATENCY_GOAL: Final = "SLUICE_BATCH_LATENCY_GOAL"
 ENV_BATCH_MAX_SIZE: Final = "SLUICE_BATCH_MAX_SIZE"
 ENV_MAX_BACKLOG: Final = "SLUICE_MAX_BACKLOG"
+ENV_WORKER_HOST: Final = "SLUICE_WORKER_HOST"
+"""Not SLUICE_HOST: a worker inherits the environment of the ``sluice up`` that started it."""
+ENV_WORKER_PORT: Final = "SLUICE_WORKER_PORT"
+ENV_WORKER_ADMIN_PORT: Final = "SLUICE_WORKER_ADMIN_PORT"
+ENV_WORKER_MAX_BODY: Final = "SLUICE_WORKER_MAX_BODY_BYTES"
+ENV_WORKER_TIMEOUT: Final = "SLUICE_WORKER_TIMEOUT"
+ENV_DRAIN_GRACE: Final = "SLUICE_DRAIN_GRACE"
+ENV_DRAIN_TIMEOUT: Final = "SLUICE_DRAIN_TIMEOUT"
+ENV_LOG: Final = "SLUICE_LOG"
+"""``text`` (default) or ``json``."""
 
 # Environment of the gateway ----------------------------------------------------------------------
 
