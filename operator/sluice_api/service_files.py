@@ -1,0 +1,202 @@
+"""Read InferenceService files, and say everything that is wrong with them at once.
+
+``sluice up``, ``sluice validate`` and the tests of the examples come here. YAML is read with the
+safe loader, made stricter in one point: a key that stands twice is an error, not the last word.
+"""
+
+import difflib
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sluice_api import names
+from sluice_api.inference_service import InferenceService
+from sluice_api.spec_errors import Problem, Refused, SpecError, shown
+
+MAX_FILE_BYTES: Final = 1_048_576
+"""As much as the API server stores in one object."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Hashable, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
+                continue
+            line = key_node.start_mark.line + 1
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"{key_node.value} stands twice, on lines {seen[key_node.value]} and {line}."
+                    " Keep one.",
+                    key_node.start_mark,
+                )
+            seen[key_node.value] = line
+        return super().construct_mapping(node, deep)
+
+
+def load_files(paths: Iterable[Path | str]) -> list[InferenceService]:
+    """The services of all files, in order; a file may hold several documents.
+
+    Raises :class:`SpecError` with every problem of every file: unreadable, not YAML, not an
+    InferenceService, fields that do not fit, two services of one name, no service at all.
+    """
+    services: dict[str, InferenceService] = {}
+    sources: dict[str, str] = {}
+    problems: list[Problem] = []
+    for path in paths:
+        for source, document in _documents(Path(path), problems):
+            try:
+                service = parse_service(document, source)
+            except SpecError as error:
+                problems.extend(error.problems)
+                continue
+            if service.key in services:
+                message = (
+                    f"got {service.metadata.name}, which {sources[service.key]} defines already."
+                    " Give one of them another name or namespace."
+                )
+                problems.append(Problem(source, service.key, "metadata.name", message))
+            else:
+                services[service.key] = service
+                sources[service.key] = source
+    if problems:
+        raise SpecError(problems)
+    return list(services.values())
+
+
+def parse_service(document: object, source: str) -> InferenceService:
+    """One resource from what a YAML or JSON document holds; ``status`` is left aside.
+
+    Args:
+        source: what messages call the document.
+
+    Raises :class:`SpecError` with every problem.
+    """
+    name = _name_of(document)
+    if not isinstance(document, dict):
+        message = f"got {shown(document)}, allowed apiVersion, kind, metadata and spec."
+        raise SpecError([Problem(source, "", "", message)])
+    if document.get("kind") not in (None, names.KIND):
+        got = shown(document["kind"])
+        message = f"got {got}, allowed {names.KIND}. Keep other kinds in files of their own."
+        raise SpecError([Problem(source, name, "kind", message)])
+    try:
+        return InferenceService.model_validate(
+            {key: value for key, value in document.items() if key != "status"}
+        )
+    except ValidationError as error:
+        found = list(_problems(error, source, name))
+        raise SpecError(found) from None
+
+
+def _documents(path: Path, problems: list[Problem]) -> Iterator[tuple[str, object]]:
+    """Each document of a file with the name messages give it; what fails goes to ``problems``."""
+    try:
+        text = _read(path)
+        nodes = list(yaml.compose_all(text, Loader=_Loader))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        problems.append(Problem(str(path), "", "", f"cannot be read: {error}."))
+        return
+    except yaml.YAMLError as error:
+        problems.append(Problem(str(path), "", "", _yaml_message(error)))
+        return
+    found = [node for node in nodes if node is not None and not _is_empty(node)]
+    if not found:
+        problems.append(Problem(str(path), "", "", f"holds no {names.KIND}."))
+    for node in found:
+        line = node.start_mark.line + 1
+        source = str(path) if len(found) == 1 else f"{path} line {line}"
+        try:
+            loader = _Loader("")
+            yield source, loader.construct_document(node)
+        except yaml.YAMLError as error:
+            problems.append(Problem(source, "", "", _yaml_message(error)))
+        except (ValueError, RecursionError) as error:
+            problems.append(Problem(source, "", "", f"is not valid YAML: {error}."))
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
+    return data.decode("utf-8")
+
+
+def _is_empty(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def _yaml_message(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        context = f"{error.context}, " if error.context else ""
+        return f"line {mark.line + 1}, column {mark.column + 1}: {context}{error.problem}"
+    return f"is not valid YAML: {error}"
+
+
+def _name_of(document: object) -> str:
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        return ""
+    return f"{metadata.get('namespace') or names.DEFAULT_NAMESPACE}/{metadata['name']}"
+
+
+def _problems(error: ValidationError, source: str, name: str) -> Iterator[Problem]:
+    for detail in error.errors(include_url=False):
+        path = [str(step) for step in detail["loc"]]
+        context = detail.get("ctx", {})
+        if detail["type"] == "rules":
+            for field, message in context["problems"]:
+                yield Problem(source, name, ".".join([*path, field]), message)
+            continue
+        if detail["type"] == "missing":
+            message = f"required, and not given. {_missing_hint(path)}"
+        elif detail["type"] == "extra_forbidden":
+            message = _unknown_message(path)
+        elif detail["type"] == "value_error" and isinstance(context.get("error"), Refused):
+            message = str(context["error"])
+        else:
+            allowed = ", ".join(_known_fields(path))
+            message = f"got {shown(detail['input'])}, allowed a mapping with {allowed}."
+        yield Problem(source, name, ".".join(path), message)
+
+
+def _missing_hint(path: list[str]) -> str:
+    match path:
+        case ["apiVersion"]:
+            return f"Write apiVersion: {names.API_VERSION}."
+        case ["kind"]:
+            return f"Write kind: {names.KIND}."
+        case ["spec", "model", "uri"] | ["spec", "model"] | ["spec"]:
+            return "Say where the weights are, such as uri: hf://organisation/name."
+        case _:
+            return "Add it."
+
+
+def _unknown_message(path: list[str]) -> str:
+    known = _known_fields(path[:-1])
+    # Case matters little to whoever misspells a name.
+    folded = {field.lower(): field for field in known}
+    near = difflib.get_close_matches(path[-1].lower(), folded, n=1, cutoff=0.6)
+    if near:
+        return f"this field does not exist; did you mean {folded[near[0]]}?"
+    return f"this field does not exist, allowed {', '.join(known)}."
+
+
+def _known_fields(path: list[str]) -> list[str]:
+    """The names of the fields of the section at ``path``."""
+    section: type[BaseModel] = InferenceService
+    for step in path:
+        for field in section.model_fields.values():
+            kind = field.annotation
+            if field.alias == step and isinstance(kind, type) and issubclass(kind, BaseModel):
+                section = kind
+    return [field.alias or "" for field in section.model_fields.values()]

@@ -1,0 +1,63 @@
+"""What is wrong with a resource, said so that it can be put right without looking anything up.
+
+Each problem is one line: where, what was given, what is allowed, and the fix. ``sluice_api.fields``
+raises :class:`Refused` for a value, ``sluice_api.inference_service`` collects everything into one
+:class:`SpecError`; the command line prints it as it is.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def shown(value: object) -> str:
+    """``value`` as it stood in the file, shortened; never raises."""
+    if isinstance(value, str):
+        text = value if value else "an empty text"
+    elif isinstance(value, dict):
+        text = "a mapping"
+    elif isinstance(value, list | tuple):
+        text = "a list"
+    elif value is None:
+        text = "nothing"
+    else:
+        text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class Refused(ValueError):
+    """One value does not fit. The text says what was given, what is allowed and the fix."""
+
+    def __init__(self, got: object, allowed: str, fix: str = "") -> None:
+        super().__init__(f"got {shown(got)}, allowed {allowed}.{' ' + fix if fix else ''}")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        source: the file, with document and line where that helps.
+        service: ``namespace/name``; empty when the document does not say.
+        field: dotted path, such as ``spec.scaling.minReplicas``; empty for the whole document.
+        message: what was given, what is allowed, the fix.
+    """
+
+    source: str
+    service: str
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.source} ({self.service})" if self.service else self.source
+        return (
+            f"{where}: {self.field}: {self.message}" if self.field else f"{where}: {self.message}"
+        )
+
+
+class SpecError(Exception):
+    """Resources cannot be used. The text lists every problem, one a line."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)

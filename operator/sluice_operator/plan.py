@@ -1,0 +1,96 @@
+"""What one InferenceService means for the parts that carry it out. Pure; no cluster, no clock.
+
+Local mode (``sluice up``) and the cluster's renderer both take from here, so a file means the same
+in both. Next: scaling/recommend.py says how many.
+"""
+
+from collections.abc import Iterable
+
+from sluice_api import names, wire
+from sluice_api.fields import AUTO
+from sluice_api.inference_service import InferenceService, revision_of
+from sluice_api.quantities import format_duration
+from sluice_api.tasks import Task
+
+
+def worker_environment(service: InferenceService) -> dict[str, str]:
+    """The environment that makes a worker serve ``service``.
+
+    What is ``auto`` is left out: the worker chooses. Ports and host are the starter's business.
+    """
+    model, batching = service.spec.model, service.spec.batching
+    environment = {
+        names.ENV_MODEL_URI: model.uri,
+        names.ENV_MODEL_REVISION: model.revision,
+        names.ENV_MODEL_NAME: service.metadata.name,
+        names.ENV_TASK: model.task,
+        names.ENV_DTYPE: model.dtype,
+        names.ENV_DEVICE: service.spec.hardware.device,
+        names.ENV_REVISION: revision_of(service),
+        # Work that could not be answered within the timeout is better refused than queued.
+        names.ENV_MAX_BACKLOG: format_duration(service.spec.limits.timeout),
+    }
+    if model.max_input_tokens is not None:
+        environment[names.ENV_MAX_INPUT_TOKENS] = str(model.max_input_tokens)
+    if batching.latency_goal is not None:
+        environment[names.ENV_BATCH_LATENCY_GOAL] = format_duration(batching.latency_goal)
+    if batching.max_size is not None:
+        environment[names.ENV_BATCH_MAX_SIZE] = str(batching.max_size)
+    return {name: value for name, value in environment.items() if value not in ("", AUTO)}
+
+
+def service_entry(
+    service: InferenceService,
+    *,
+    answer_digest: str = "",
+    tasks: Iterable[Task] = (),
+    endpoints: Iterable[wire.Endpoint] = (),
+) -> wire.Service:
+    """The service's line in the gateway's table.
+
+    Args:
+        answer_digest: what the revision's workers are known to have loaded; empty when unknown.
+        tasks: what they are known to offer.
+        endpoints: every worker that exists, ready or not.
+    """
+    spec = service.spec
+    return wire.Service(
+        name=service.metadata.name,
+        namespace=service.metadata.namespace,
+        revision=revision_of(service),
+        answer_digest=answer_digest,
+        tasks=list(tasks),
+        public=spec.access.public,
+        tenants=list(spec.access.tenants),
+        cache=wire.CacheRules(
+            enabled=spec.cache.enabled,
+            ttl_seconds=spec.cache.ttl,
+            sharing="service" if spec.cache.sharing == "service" else "tenant",
+        ),
+        limits=wire.LimitRules(
+            waiting=spec.limits.max_waiting,
+            timeout_seconds=spec.limits.timeout,
+            start_timeout_seconds=spec.limits.start_timeout,
+        ),
+        endpoints=list(endpoints),
+    )
+
+
+def notes(service: InferenceService) -> list[str]:
+    """What a reader of the file might expect and will not get, one sentence each."""
+    spec = service.spec
+    found = []
+    if spec.scaling.idle_after is not None and spec.scaling.min_replicas > 0:
+        found.append(
+            "spec.scaling.idleAfter has no effect while spec.scaling.minReplicas is"
+            f" {spec.scaling.min_replicas}: the service never sleeps."
+        )
+    if not spec.access.public:
+        found.append(
+            "spec.access.public is false: without authentication nobody can call the service."
+        )
+    if spec.access.tenants:
+        found.append("spec.access.tenants is not used: a local run knows no tenants.")
+    if service.metadata.labels or service.metadata.annotations:
+        found.append("metadata.labels and metadata.annotations are not used by a local run.")
+    return found

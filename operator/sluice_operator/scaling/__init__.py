@@ -1,0 +1,1 @@
+"""How many replicas a service wants: demand, what is learnt from it, and the decision. Pure."""
