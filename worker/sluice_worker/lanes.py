@@ -1,0 +1,112 @@
+"""The threads that compute: one batch each at a time, on one or on all of the processor's cores.
+
+Two lanes with one thread each answer a queue faster than one lane with two threads, but a batch
+that is alone is answered sooner by all threads together. OpenMP keeps its thread count per calling
+thread, so a lane can do either, batch by batch. The loop decides; nothing here waits or chooses.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from sluice_worker.engines.base import Array, Engine, Unit
+
+SetThreads = Callable[[int], None]
+"""Set how many threads the calling thread computes with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished batch: its arrays, or what went wrong, and how long it took."""
+
+    arrays: list[Array]
+    error: Exception | None
+    seconds: float
+
+
+class Lanes:
+    """``width`` narrow lanes of one thread each, or all of them as one wide lane.
+
+    Args:
+        threads: of the processor, to be shared by the lanes.
+        width: how many batches may run side by side; 1 means every batch is wide.
+    """
+
+    def __init__(
+        self, engine: Engine, *, threads: int, width: int, set_threads: SetThreads
+    ) -> None:
+        self.engine = engine
+        self.threads = threads
+        self.width = width
+        self._set_threads = set_threads
+        # One executor a lane, not one for all: the first lane's OpenMP team is the only wide one.
+        self._executors = [
+            ThreadPoolExecutor(1, thread_name_prefix=f"lane-{number}") for number in range(width)
+        ]
+        self._free = list(reversed(range(width)))
+        self._wide = False
+
+    def __repr__(self) -> str:
+        kind = "wide" if self._wide else "narrow"
+        return f"<Lanes {self.width - len(self._free)} of {self.width} busy, {kind}>"
+
+    @property
+    def available(self) -> bool:
+        """Another batch may start now."""
+        return bool(self._free) and not self._wide
+
+    @property
+    def idle(self) -> bool:
+        return len(self._free) == self.width
+
+    def share(self, wide: bool) -> float:
+        """The part of the whole worker that a batch occupies."""
+        return 1.0 if wide else 1.0 / self.width
+
+    def start(
+        self, units: Sequence[Unit], *, wide: bool, on_done: Callable[[Outcome], None]
+    ) -> None:
+        """Run a batch; ``on_done`` is called on the event loop. Needs :attr:`available`.
+
+        Args:
+            wide: use all threads; only while :attr:`idle`, and no other batch starts meanwhile.
+        """
+        lane = self._free.pop()
+        self._wide = wide
+        threads = self.threads if wide else max(1, self.threads // self.width)
+        running = asyncio.get_running_loop().run_in_executor(
+            self._executors[lane], self.compute, units, threads
+        )
+
+        def release(finished: "asyncio.Future[Outcome]") -> None:
+            self._wide = False
+            self._free.append(lane)
+            self._free.sort(reverse=True)
+            if not finished.cancelled():  # as it is only when the process ends
+                on_done(finished.result())
+
+        running.add_done_callback(release)
+
+    def compute(self, units: Sequence[Unit], threads: int) -> Outcome:
+        """Run one batch on the calling thread. Never raises."""
+        self._set_threads(threads)
+        started = time.monotonic()
+        try:
+            arrays = self.engine.run(units)
+            if len(arrays) != len(units):
+                raise ValueError(f"{len(arrays)} arrays for {len(units)} units")
+            for array in arrays:
+                if not np.isfinite(array).all():
+                    raise FloatingPointError("the model computed a number that is not finite")
+        except Exception as error:
+            return Outcome([], error, time.monotonic() - started)
+        return Outcome(arrays, None, time.monotonic() - started)
+
+    def close(self) -> None:
+        """End the threads once their batches are done; does not wait for them."""
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)

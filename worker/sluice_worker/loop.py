@@ -1,0 +1,315 @@
+"""The main path of a worker: admit, queue, batch, compute, deliver. ★
+
+An accepted request becomes a job; its units wait in the queue; whenever a lane is free and work is
+waiting, the most urgent units that fit the budget start. There is no window timer: a lone request
+never waits, and while every lane is busy the next batch forms by itself.
+
+Everything but the computing happens on the event loop's thread and decides without waiting, so no
+state needs a lock. ``intake`` calls :meth:`Loop.admit`, :meth:`Loop.submit` and
+:meth:`Loop.abandon`.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sluice_api.errors import ApiError
+from sluice_api.wire import Capacity
+from sluice_worker import batching
+from sluice_worker.backlog import Backlog, Entry, Job
+from sluice_worker.cost import Average, CostModel, Load, load_of
+from sluice_worker.engines.base import Unit
+from sluice_worker.lanes import Lanes, Outcome
+from sluice_worker.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING_UNITS = 65_536
+"""Memory bound beside the bound in seconds, for models so fast that seconds bound nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the service asks of its batches.
+
+    Attributes:
+        latency_goal_seconds: how long one batch may take.
+        max_size: units in one batch.
+        max_backlog_seconds: predicted wait beyond which requests are refused.
+    """
+
+    latency_goal_seconds: float
+    max_size: int
+    max_backlog_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A batch on a lane."""
+
+    entries: list[Entry]
+    load: Load
+    wide: bool
+    started: float
+    predicted_seconds: float
+
+
+class Progress:
+    """What the health checks know of the loop; read from other threads."""
+
+    def __init__(self) -> None:
+        self.stalled_since: float | None = None
+        """When work began to wait without any batch finishing since; None while idle."""
+        self.failures_in_a_row = 0
+
+    def __repr__(self) -> str:
+        return f"<Progress since {self.stalled_since}, {self.failures_in_a_row} failures>"
+
+
+class Loop:
+    """Owns the queue, the lanes and the cost model of one loaded model."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        cost: CostModel,
+        rules: Rules,
+        metrics: Metrics,
+        progress: Progress,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lanes = lanes
+        self.cost = cost
+        self.rules = rules
+        self.metrics = metrics
+        self.progress = progress
+        self.backlog = Backlog()
+        self.running: list[Running] = []
+        self.jobs = 0
+        self.reserved_seconds = 0.0
+        self.unit_tokens = Average(32.0)
+        self.job_units = Average(1.0)
+        self._padded = lanes.engine.computed_tokens((1, 2)) > 3
+        self._clock = clock
+        self._dispatch_due = False
+
+    def __repr__(self) -> str:
+        return f"<Loop {self.jobs} requests, {self.backlog!r}, {self.lanes!r}, {self.cost!r}>"
+
+    # admitting ---------------------------------------------------------------------------------
+
+    def predicted_wait(self, now: float) -> float:
+        """Seconds until a request that arrives now would begin to run."""
+        ahead = self.backlog.cost_seconds + self.reserved_seconds
+        for batch in self.running:
+            left = max(0.0, batch.started + batch.predicted_seconds - now)
+            ahead += left * self.lanes.share(batch.wide) * self.lanes.width
+        return ahead / self.lanes.width
+
+    def admit(self, tokens: int, units: int, deadline: float) -> "Reservation":
+        """Decide at once whether a request may come in, and set its predicted work aside.
+
+        Args:
+            tokens, units: estimates where the texts are not tokenised yet.
+            deadline: monotonic seconds.
+        Raises:
+            ApiError: ``overloaded`` with the predicted wait, or ``deadline_exceeded`` when even
+                an idle worker would need longer than the caller waits.
+        """
+        now = self._clock()
+        each = max(1, tokens // max(1, units))
+        seconds = units * self.cost.unit_seconds(each, self.budget())
+        try:
+            judge(
+                wait=self.predicted_wait(now),
+                own=seconds / self.lanes.width,
+                left=deadline - now,
+                max_backlog=self.rules.max_backlog_seconds,
+            )
+            if self.backlog.waiting and self.backlog.waiting + units > MAX_WAITING_UNITS:
+                raise overloaded(self.predicted_wait(now))
+        except ApiError as error:
+            self.metrics.refused.labels(error.code).inc()
+            raise
+        return Reservation(self, seconds)
+
+    def budget(self) -> int:
+        """Tokens the next batch may hold."""
+        return self.cost.budget(self.unit_tokens.value, self.rules.latency_goal_seconds)
+
+    def capacity(self) -> Capacity:
+        """How many requests this worker wants: what it runs plus one batch."""
+        batch_units = min(self.rules.max_size, max(1.0, self.budget() / self.unit_tokens.value))
+        batch_jobs = batch_units / max(1.0, self.job_units.value)
+        limit = math.ceil((self.lanes.width + 1) * batch_jobs)
+        return Capacity(
+            limit=max(self.lanes.width + 1, limit),
+            in_flight=self.jobs,
+            backlog_seconds=self.predicted_wait(self._clock()),
+        )
+
+    # queueing ----------------------------------------------------------------------------------
+
+    def submit(self, units: Sequence[Unit], deadline: float, reservation: "Reservation") -> Job:
+        """Queue the units of an admitted request, of which there is at least one.
+
+        The caller awaits ``job.done`` and, if it stops waiting before that, abandons the job.
+        """
+        reservation.release()
+        now = self._clock()
+        budget = self.budget()
+        costs = [self.cost.unit_seconds(unit.tokens, budget) for unit in units]
+        dues = batching.due_times(now, deadline, [cost / self.lanes.width for cost in costs])
+        job = Job(len(units), deadline, asyncio.get_running_loop().create_future())
+        self.backlog.add(job, units, costs, dues, now)
+        self.job_units.add(len(units))
+        self.jobs += 1
+        job.done.add_done_callback(self._forget)
+        if self.progress.stalled_since is None:
+            self.progress.stalled_since = now
+        self._dispatch_soon()
+        return job
+
+    def abandon(self, job: Job) -> None:
+        """The caller of ``job`` has gone: what only it wanted is skipped."""
+        self.backlog.abandon(job)
+        job.done.cancel()
+        if not self.backlog.waiting and not self.running:
+            self.progress.stalled_since = None
+
+    def _forget(self, _: object) -> None:
+        self.jobs -= 1
+
+    # computing ---------------------------------------------------------------------------------
+
+    def _dispatch_soon(self) -> None:
+        # At the end of this turn of the event loop: requests that arrived together run together,
+        # and a lone one has waited for nothing.
+        if not self._dispatch_due:
+            self._dispatch_due = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Start a batch on every free lane for which work is waiting."""
+        self._dispatch_due = False
+        while self.lanes.available and self.backlog.waiting:
+            entries = self.backlog.take(
+                budget=self.budget(), max_size=self.rules.max_size, padded=self._padded
+            )
+            if not entries:
+                return
+            # Alone in the worker: all cores. Otherwise one, and the next batch takes another.
+            wide = self.lanes.width == 1 or (self.lanes.idle and not self.backlog.waiting)
+            self._start(entries, wide)
+
+    def _start(self, entries: list[Entry], wide: bool) -> None:
+        now = self._clock()
+        lengths = [entry.unit.tokens for entry in entries]
+        computed = self.lanes.engine.computed_tokens(lengths)
+        load = load_of(lengths, computed)
+        batch = Running(entries, load, wide, now, self.cost.predict(load))
+        self.running.append(batch)
+        for entry in entries:
+            self.unit_tokens.add(entry.unit.tokens)
+            self.metrics.queue_seconds.observe(now - entry.queued_at)
+        self.metrics.padding.inc(computed - sum(lengths))
+        self.metrics.batch_tokens.observe(sum(lengths))
+        self.lanes.start(
+            [entry.unit for entry in entries],
+            wide=wide,
+            on_done=lambda outcome: self._settle(batch, outcome),
+        )
+
+    def _settle(self, batch: Running, outcome: Outcome) -> None:
+        """Deliver a finished batch and start the next one."""
+        self.running.remove(batch)
+        self.metrics.batch_seconds.observe(outcome.seconds)
+        if outcome.error is None:
+            self._learn(batch, outcome)
+            self._deliver(batch, outcome)
+            self.progress.failures_in_a_row = 0
+        else:
+            self._fail(batch, outcome.error)
+        busy = self.backlog.waiting or self.running
+        self.progress.stalled_since = self._clock() if busy else None
+        self._dispatch()
+
+    def _learn(self, batch: Running, outcome: Outcome) -> None:
+        # Predictions are about a queue, and a queue is answered by narrow lanes.
+        if not batch.wide or self.lanes.width == 1:
+            self.cost.observe(batch.load, outcome.seconds)
+
+    def _deliver(self, batch: Running, outcome: Outcome) -> None:
+        whole = sum(entry.cost_seconds for entry in batch.entries) or 1.0
+        seconds = outcome.seconds * self.lanes.share(batch.wide)
+        for entry, array in zip(batch.entries, outcome.arrays, strict=True):
+            self.backlog.finish(entry)
+            if entry.waiters:
+                used = seconds * entry.cost_seconds / whole / len(entry.waiters)
+                for waiter in entry.waiters:
+                    waiter.job.deliver(waiter.position, array, used)
+
+    def _fail(self, batch: Running, error: Exception) -> None:
+        """Run the units of a failed batch again one by one; fail the one that fails alone."""
+        self.progress.failures_in_a_row += 1
+        log.error(
+            "a batch failed",
+            exc_info=error,
+            extra={"units": len(batch.entries), "in_a_row": self.progress.failures_in_a_row},
+        )
+        for entry in batch.entries:
+            if len(batch.entries) > 1 and entry.waiters:
+                self.backlog.again(entry)
+                continue
+            self.backlog.finish(entry)
+            for waiter in entry.waiters:
+                waiter.job.fail(ApiError("internal_error", "The model failed on this input."))
+                self.backlog.abandon(waiter.job)
+
+
+class Reservation:
+    """Predicted work of a request that is being tokenised; released exactly once."""
+
+    __slots__ = ("_loop", "_seconds")
+
+    def __init__(self, loop: Loop, seconds: float) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        loop.reserved_seconds += seconds
+
+    def __repr__(self) -> str:
+        return f"<Reservation {self._seconds:.3f} s>"
+
+    def release(self) -> None:
+        self._loop.reserved_seconds = max(0.0, self._loop.reserved_seconds - self._seconds)
+        self._seconds = 0.0
+
+
+def judge(*, wait: float, own: float, left: float, max_backlog: float) -> None:
+    """Refuse what cannot be answered in time. All in seconds; raises :class:`ApiError`.
+
+    Args:
+        wait: predicted until the request would begin.
+        own: predicted for the request itself.
+        left: until its deadline.
+    """
+    if left <= 0 or own > left:
+        raise ApiError(
+            "deadline_exceeded",
+            f"The request needs about {own:.1f} s of computing and has {max(left, 0):.1f} s.",
+        )
+    if wait > max_backlog or wait + own > left:
+        raise overloaded(wait)
+
+
+def overloaded(wait: float) -> ApiError:
+    """The refusal that says how long the work ahead will take."""
+    return ApiError(
+        "overloaded",
+        f"Work for {wait:.2f} s is waiting already.",
+        retry_after=max(wait, 0.001),
+    )
