@@ -1,0 +1,111 @@
+"""One computation for many equal questions that are in flight at the same time.
+
+The main path joins a flight per cache key it missed. The first to join leads: it computes, and
+tells the flight how that went; everybody who joined meanwhile gets the same result. In process
+only, by callbacks, so that joining costs neither a task nor a future.
+"""
+
+import logging
+from collections.abc import Callable
+
+from sluice_api.call import Item
+from sluice_api.errors import ApiError
+
+_log = logging.getLogger(__name__)
+
+Result = Item | ApiError
+OnResult = Callable[[Result], None]
+
+
+class Flights:
+    """The computations under way, by key.
+
+    Args:
+        limit: waiters over all flights; a further one is refused.
+    """
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit
+        self._flights: dict[bytes, _Flight] = {}
+        self._waiting = 0
+
+    def join(
+        self, key: bytes, on_result: OnResult, on_abandoned: Callable[[], None]
+    ) -> tuple[bool, Callable[[], None]]:
+        """Wait for the answer to ``key``, leading its computation if nobody does yet.
+
+        Args:
+            on_result: called once with the item or the error, unless ``leave`` was called before.
+            on_abandoned: how to stop the computation when everybody has left. Kept from the leader,
+                who may itself have left long before; ignored from everybody else.
+
+        Returns:
+            Whether the caller leads and so must see to it that :meth:`resolve` or :meth:`fail`
+            is called, and the function by which it leaves before the result (idempotent).
+
+        Raises:
+            ApiError: ``overloaded``, when too many are waiting already.
+        """
+        if self._waiting >= self._limit:
+            raise ApiError(
+                "overloaded", "Too many requests are waiting for answers.", retry_after=1.0
+            )
+        flight = self._flights.get(key)
+        leads = flight is None
+        if flight is None:
+            flight = self._flights[key] = _Flight(key, on_abandoned)
+        seat = _Seat(on_result)
+        flight.seats[seat] = True
+        self._waiting += 1
+        return leads, lambda: self._leave(flight, seat)
+
+    def resolve(self, key: bytes, item: Item) -> None:
+        """Give everybody who waits for ``key`` their answer; nothing when nobody does."""
+        self._land(key, item)
+
+    def fail(self, key: bytes, error: ApiError) -> None:
+        """Give everybody who waits for ``key`` the error: one failure is not tried N times."""
+        self._land(key, error)
+
+    def _land(self, key: bytes, result: Result) -> None:
+        flight = self._flights.pop(key, None)  # First, so that a callback may join anew.
+        if flight is None:
+            return
+        for seat in list(flight.seats):
+            if not flight.seats.pop(seat, False):
+                continue  # An earlier callback made this one leave.
+            self._waiting -= 1
+            try:
+                seat.on_result(result)
+            except Exception:  # One broken waiter must not keep the answer from the others.
+                _log.exception("a waiter failed on its result")
+
+    def _leave(self, flight: "_Flight", seat: "_Seat") -> None:
+        if not flight.seats.pop(seat, False):
+            return
+        self._waiting -= 1
+        if not flight.seats and self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+            flight.on_abandoned()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __repr__(self) -> str:
+        return f"<Flights {len(self._flights)} under way, {self._waiting} waiting>"
+
+
+class _Seat:
+    __slots__ = ("on_result",)
+
+    def __init__(self, on_result: OnResult) -> None:
+        self.on_result = on_result
+
+
+class _Flight:
+    __slots__ = ("key", "on_abandoned", "seats")
+
+    def __init__(self, key: bytes, on_abandoned: Callable[[], None]) -> None:
+        self.key = key
+        self.on_abandoned = on_abandoned
+        self.seats: dict[_Seat, bool] = {}  # An ordered set.

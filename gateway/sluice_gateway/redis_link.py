@@ -1,0 +1,207 @@
+"""One connection to Redis: commands of one loop turn in one write, replies to callbacks in order.
+
+``redis_pipeline.py`` opens links and replaces lost ones. A link is used until its first doubt: a
+reply that is late, unparsable, too large or that nobody asked for ends it, because after that no
+reply could be trusted to belong to its question. No task or future per command.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import hiredis
+
+_log = logging.getLogger(__name__)
+
+MAX_REPLY_BYTES: Final = 1024 * 1024
+MAX_PENDING: Final = 20_000
+"""Replies a link may owe; 2048 inputs under two secrets are 4096."""
+MAX_PENDING_BYTES: Final = 2 * 1024 * 1024
+
+_STALL_SECONDS: Final = 0.005
+_GRACE_SECONDS: Final = 0.001
+_INCOMPLETE: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no reply, or what the reply was instead; ``cause`` is a metric label."""
+
+    cause: str
+
+
+OnReplies = Callable[[list[Any] | Failure], None]
+"""Takes one reply per command (a refused command's is a :class:`Failure`), or one for them all."""
+
+
+class Link(asyncio.Protocol):
+    """A connection and the replies it owes, oldest first.
+
+    Args:
+        budget_seconds: how long any reply may take.
+        on_refused: given the server's error message and whether the command was a write; returns
+            what the caller is told. May drop the link.
+        on_failed: told the cause of every call that gets no replies.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget_seconds: float,
+        on_refused: Callable[[str, bool], Failure],
+        on_failed: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._budget = budget_seconds
+        self._on_refused = on_refused
+        self._on_failed = on_failed
+        self._transport: asyncio.WriteTransport | None = None
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._unparsed_bytes = 0
+        self._calls: deque[_Call] = deque()
+        self._turn: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._graced = False
+        self.pending = 0
+        self.pending_bytes = 0
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        """Done with the cause once the link is of no more use."""
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self.lost.done()
+
+    def send(self, commands: bytes, count: int, on_replies: OnReplies, *, write: bool) -> bool:
+        """Send ``count`` encoded commands with the rest of this turn.
+
+        Returns False, having done nothing, when the link is lost or owes too much already.
+        """
+        size = len(commands)
+        if (
+            not self.usable
+            or self.pending + count > MAX_PENDING
+            or self.pending_bytes + size > MAX_PENDING_BYTES
+        ):
+            return False
+        deadline = self._loop.time() + self._budget
+        self._calls.append(_Call(count, size, on_replies, deadline, write))
+        self.pending += count
+        self.pending_bytes += size
+        if not self._turn:
+            self._loop.call_soon(self._flush)
+        self._turn.append(commands)
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._expire)
+        return True
+
+    def drop(self, cause: str) -> None:
+        """End the connection; everybody who waits for a reply is told the cause."""
+        if self.lost.done():
+            return
+        self.lost.set_result(cause)
+        if self._transport is not None:
+            self._transport.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._turn.clear()
+        calls, self._calls = self._calls, deque()
+        self.pending = self.pending_bytes = 0
+        failure = Failure(cause)
+        for call in calls:
+            self._on_failed(cause)
+            _deliver(call, failure)
+
+    # asyncio.Protocol -----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(
+            "asyncio.WriteTransport", transport
+        )  # uvloop's own class is not one.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.drop("disconnected")
+
+    def data_received(self, data: bytes) -> None:
+        if self.lost.done():
+            return
+        gets = self._reader.gets
+        self._unparsed_bytes += len(data)
+        try:
+            self._reader.feed(data)
+            while (reply := gets()) is not _INCOMPLETE:
+                self._unparsed_bytes = self._reader.len()
+                self._take(reply)
+                if self.lost.done():
+                    return
+        except hiredis.ProtocolError:
+            self.drop("protocol")
+        else:
+            if self._unparsed_bytes > MAX_REPLY_BYTES:
+                self.drop("too_large")
+
+    def _take(self, reply: Any) -> None:
+        if not self._calls:
+            self.drop("desync")  # Nobody asked for this.
+            return
+        call = self._calls[0]
+        if isinstance(reply, hiredis.ReplyError):
+            reply = self._on_refused(str(reply), call.write)
+            if self.lost.done():
+                return
+        call.replies.append(reply)
+        self.pending -= 1
+        if len(call.replies) == call.count:
+            self._calls.popleft()
+            self.pending_bytes -= call.size
+            self._graced = False
+            _deliver(call, call.replies)
+
+    def _flush(self) -> None:
+        if self._turn and self._transport is not None:
+            self._transport.write(b"".join(self._turn))
+            self._turn.clear()
+
+    def _expire(self) -> None:
+        """End the link if the oldest call is late; the others' deadlines are never earlier."""
+        self._timer = None
+        if not self._calls:
+            return
+        now = self._loop.time()
+        late = now - self._calls[0].deadline
+        if late >= 0 and (late < _STALL_SECONDS or self._graced):
+            self.drop("timeout")
+            return
+        # A timer that is very late says that our own loop stood still: the reply may lie in the
+        # socket, which the loop reads before the next timer.
+        self._graced = late >= 0
+        when = now + _GRACE_SECONDS if self._graced else self._calls[0].deadline
+        self._timer = self._loop.call_at(when, self._expire)
+
+    def __repr__(self) -> str:
+        state = f"lost: {self.lost.result()}" if self.lost.done() else "up"
+        return f"<Link {state}, {self.pending} replies and {self.pending_bytes} bytes pending>"
+
+
+class _Call:
+    __slots__ = ("count", "deadline", "on_replies", "replies", "size", "write")
+
+    def __init__(
+        self, count: int, size: int, on_replies: OnReplies, deadline: float, write: bool
+    ) -> None:
+        self.count = count
+        self.size = size
+        self.on_replies = on_replies
+        self.deadline = deadline
+        self.write = write
+        self.replies: list[Any] = []
+
+
+def _deliver(call: _Call, replies: list[Any] | Failure) -> None:
+    try:
+        call.on_replies(replies)
+    except Exception:  # One broken caller must not keep the replies from the others.
+        _log.exception("a caller failed on the replies of Redis")
