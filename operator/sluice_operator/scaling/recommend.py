@@ -1,0 +1,324 @@
+"""How many replicas a service should have, and why: demand, not queue.
+
+Called each second for each service, and at once when a sleeping one is asked for, by whoever runs
+workers (``sluice up``, the operator). Principles: backlog is not demand; what is starting counts;
+missing data may raise but never lower; every decision says which rule made it. Peers that divide
+the queue by a target order a fleet for a backlog that one replica would have cleared.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sluice_api import wire
+from sluice_operator.scaling.demand import DemandWindow, Traffic
+from sluice_operator.scaling.history import ColdStarts, PeakWindow, ReplicaCapacity
+from sluice_operator.scaling.rules import Rules
+
+UTILISATION = 0.8
+"""How full a replica is planned to be."""
+DOWN_UTILISATION = 0.7
+"""How full the remaining replicas may be after one has gone."""
+DRAIN_SECONDS = 10.0
+"""A backlog should be gone within this, or within one cold start if that is longer."""
+HOLD_DOWN_SECONDS = (30.0, 300.0)
+"""Least and longest time that demand must have been lower: three cold starts in between."""
+IDLE_SECONDS = (60.0, 1800.0)
+"""Least and longest keep-alive when ``idleAfter`` is auto."""
+IDLE_PER_COLD_START = 10.0
+"""Ski rental: keeping a replica may cost as much as the wait it spares, at ten seconds for one."""
+
+
+class Rule(StrEnum):
+    """Which rule made a decision. A closed list; shown in status and in the live table."""
+
+    INITIAL = "initial"
+    """The revision has not proved itself yet."""
+    WAKE = "wake"
+    """A sleeping service was asked for."""
+    ARRIVALS = "arrivals"
+    """More requests arrive than the replicas should carry."""
+    BACKLOG = "backlog"
+    """Waiting requests would not be answered in time."""
+    STEADY = "steady"
+    """The number fits the demand."""
+    WINDOW = "window"
+    """Fewer would do, but not for long enough yet."""
+    DOWN = "down"
+    """Fewer have been enough for long enough."""
+    IDLE = "idle"
+    """Nobody has asked for long enough."""
+    HOLD = "hold"
+    """Data are missing, so the number is not lowered."""
+    BLOCKED = "blocked"
+    """Replicas ordered before cannot start, so no more are ordered."""
+    FLOOR = "floor"
+    """Raised to minReplicas."""
+    CEILING = "ceiling"
+    """Lowered to maxReplicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCounts:
+    """Replicas of one service's revision.
+
+    Attributes:
+        ordered: how many were asked for last.
+        ready: how many answer requests.
+        starting: how many are on their way.
+        failed: how many end again and again instead of becoming ready.
+        unschedulable: how many find no room.
+    """
+
+    ordered: int
+    ready: int = 0
+    starting: int = 0
+    failed: int = 0
+    unschedulable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a decision was made from.
+
+    Attributes:
+        arrivals: requests a second planned for when ordering more.
+        recent: requests a second of the last 10 s, which decide about fewer.
+        capacity: requests a second of one replica; None while unknown.
+        need: replicas that demand asks for now, before rules; None while unknown.
+        stay: replicas that should stay if this demand stays; None while unknown.
+        asked: somebody asks now.
+        held: requests waiting in gateways.
+        in_flight: requests at workers.
+        cold_start: seconds a replica takes to start.
+        idle: seconds since the last request.
+        gateways, silent: known gateways, and how many of them are silent.
+    """
+
+    workers: WorkerCounts
+    arrivals: float
+    recent: float
+    capacity: float | None
+    need: int | None
+    stay: int | None
+    asked: bool
+    held: int
+    in_flight: int
+    cold_start: float
+    idle: float
+    gateways: int
+    silent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A number of replicas, the rule that set it, and one line for people."""
+
+    desired: int
+    rule: Rule
+    reason: str
+    inputs: Inputs
+
+    @property
+    def hold(self) -> bool:
+        """Whether missing data kept the number from being lowered."""
+        return self.rule is Rule.HOLD
+
+    def __str__(self) -> str:
+        return f"{self.inputs.workers.ordered} → {self.desired} ({self.rule}): {self.reason}"
+
+
+class Recommender:
+    """The memory behind the decisions for one revision of one service.
+
+    Args:
+        rules: bounds; may be replaced at any time through the attribute.
+        now: when this memory begins, on the clock of every other call.
+        proven: the revision is known to have been ready before, so it need not start to prove it.
+    """
+
+    def __init__(self, rules: Rules, now: float, *, proven: bool = False) -> None:
+        self.rules = rules
+        self.proven = proven
+        self._demand = DemandWindow()
+        self._capacity = ReplicaCapacity()
+        self._cold_starts = ColdStarts()
+        self._needs = PeakWindow()
+        self._began_at = now
+        self._queued_before = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Recommender {self.rules} {self._demand!r} {self._capacity!r} {self._cold_starts!r}>"
+        )
+
+    def observe(self, record: wire.Demand, now: float) -> None:
+        """Take one demand record of this service, received at ``now``."""
+        self._demand.observe(record, now)
+
+    def forget(self, gateway: str) -> None:
+        """A gateway is gone for good; without this its silence holds the number for minutes."""
+        self._demand.forget(gateway)
+
+    def started(self, seconds: float) -> None:
+        """A replica became ready so long after its order."""
+        self._cold_starts.add(seconds)
+
+    def decide(self, workers: WorkerCounts, now: float) -> Decision:
+        """The number wanted at ``now``."""
+        traffic = self._demand.traffic(now)
+        self._learn(traffic, workers, now)
+        if workers.ready and not self.proven:
+            self.proven = True
+            self._began_at = now  # Proving itself is no demand, but it starts the idle clock.
+        inputs = self._inputs(traffic, workers, now)
+        # A need that nobody knows may have been all that runs.
+        self._needs.add(workers.ordered if inputs.stay is None else inputs.stay, now)
+        seen = 0.0 if traffic.complete_since is None else now - traffic.complete_since
+        peak = self._needs.highest(down_window(inputs.cold_start), now)
+        return bound(self.rules, choose(self.rules, inputs, peak, seen, self.proven))
+
+    def _learn(self, traffic: Traffic, workers: WorkerCounts, now: float) -> None:
+        self._capacity.reported(traffic.service_seconds)
+        if traffic.held and self._queued_before and workers.ready and not traffic.silent:
+            self._capacity.saturated(traffic.completions / workers.ready, now)
+        self._queued_before = traffic.held > 0
+
+    def _inputs(self, traffic: Traffic, workers: WorkerCounts, now: float) -> Inputs:
+        recent = max(traffic.arrivals_low, traffic.arrivals_10s)
+        arrivals = max(recent, traffic.arrivals_60s)
+        cold_start = self._cold_starts.typical()
+        capacity = planned_capacity(self.rules, self._capacity.estimate(now), traffic)
+        need = stay = None
+        if capacity is not None:
+            drain = max(DRAIN_SECONDS, cold_start)
+            need = replicas_for(arrivals, traffic.held, capacity, drain)
+            stay = replicas_for(recent, traffic.held, capacity, drain)
+            stay = max(stay, math.ceil(recent / (capacity * DOWN_UTILISATION)))
+        quiet_since = max(self._began_at, traffic.active_at or 0, traffic.complete_since or 0)
+        return Inputs(
+            workers=workers,
+            arrivals=arrivals,
+            recent=recent,
+            capacity=capacity,
+            need=need,
+            stay=stay,
+            asked=traffic.asked,
+            held=traffic.held,
+            in_flight=traffic.in_flight,
+            cold_start=cold_start,
+            idle=now - quiet_since,
+            gateways=traffic.gateways,
+            silent=traffic.silent,
+        )
+
+
+def planned_capacity(rules: Rules, measured: float | None, traffic: Traffic) -> float | None:
+    """Requests a second of one replica, less where ``target.concurrency`` asks for room."""
+    if measured is None or rules.concurrency is None or not traffic.response_seconds:
+        return measured
+    # Little's law turns a number of requests at once into a rate. Utilisation is divided out,
+    # because the target is what a replica should have, not what it could.
+    return min(measured, rules.concurrency / traffic.response_seconds / UTILISATION)
+
+
+def replicas_for(arrivals: float, held: int, capacity: float, drain_seconds: float) -> int:
+    """Replicas that carry ``arrivals`` a second with room to spare and drain what is held.
+
+    The drain adds at most as much as the arrivals themselves (or one replica), and may use
+    replicas to the full: it passes. ``capacity`` is requests a second of one replica.
+    """
+    carry = arrivals / (capacity * UTILISATION)
+    drain = min(held / drain_seconds, max(arrivals, capacity))
+    return math.ceil(max(carry, (arrivals + drain) / capacity) - 1e-9)
+
+
+def down_window(cold_start: float) -> float:
+    """Seconds that demand must have been lower before a replica goes."""
+    shortest, longest = HOLD_DOWN_SECONDS
+    return min(longest, max(shortest, 3 * cold_start))
+
+
+def keep_alive(rules: Rules, cold_start: float) -> float:
+    """Seconds without demand before the last replica goes."""
+    if rules.idle_after is not None:
+        return rules.idle_after
+    shortest, longest = IDLE_SECONDS
+    return min(longest, max(shortest, IDLE_PER_COLD_START * cold_start))
+
+
+def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -> Decision:
+    """What demand asks for, before bounds.
+
+    Args:
+        peak: the most replicas that had to stay at any time of the window.
+        seen: seconds for which every gateway has reported without a gap.
+        proven: the revision has been ready once.
+    """
+    ordered = inputs.workers.ordered
+
+    def decided(desired: int, rule: Rule, reason: str) -> Decision:
+        return Decision(desired, rule, reason, inputs)
+
+    if not proven and ordered < rules.initial_replicas:
+        return decided(rules.initial_replicas, Rule.INITIAL, "the revision proves itself")
+    if ordered == 0:
+        return _choose_asleep(inputs)
+    if inputs.need is not None and inputs.need > ordered:
+        rule, reason = _why_more(inputs)
+        return decided(inputs.need, rule, reason)
+    if inputs.gateways == 0 or inputs.silent:
+        known = f"{inputs.silent} of {inputs.gateways} gateways are silent"
+        return decided(ordered, Rule.HOLD, known if inputs.gateways else "no gateway has reported")
+    alive = keep_alive(rules, inputs.cold_start)
+    if proven and rules.min_replicas == 0 and inputs.idle >= alive:
+        return decided(0, Rule.IDLE, f"no request for {inputs.idle:.0f} s of {alive:.0f} s")
+    if inputs.need is None:
+        return decided(ordered, Rule.HOLD, "no answer has been seen to learn from")
+    enough = max(inputs.need, 1)
+    if enough >= ordered:
+        return decided(ordered, Rule.STEADY, _load(inputs))
+    window = down_window(inputs.cold_start)
+    if seen < window:
+        return decided(ordered, Rule.HOLD, f"demand is known for {seen:.0f} s of {window:.0f} s")
+    lower = max(peak, enough)
+    if lower >= ordered:
+        return decided(ordered, Rule.WINDOW, f"{peak} were needed within {window:.0f} s")
+    return decided(lower, Rule.DOWN, f"{lower} have been enough for {window:.0f} s")
+
+
+def _choose_asleep(inputs: Inputs) -> Decision:
+    if inputs.asked:
+        reason = f"{inputs.held} requests are held"
+        return Decision(max(1, inputs.need or 1), Rule.WAKE, reason, inputs)
+    return Decision(0, Rule.STEADY, "asleep, nobody asks", inputs)
+
+
+def _why_more(inputs: Inputs) -> tuple[Rule, str]:
+    capacity = inputs.capacity or math.inf
+    if math.ceil(inputs.arrivals / (capacity * UTILISATION) - 1e-9) >= (inputs.need or 0):
+        return Rule.ARRIVALS, _load(inputs)
+    return Rule.BACKLOG, f"{inputs.held} requests wait, {_load(inputs)}"
+
+
+def _load(inputs: Inputs) -> str:
+    return f"{inputs.arrivals:.1f} req/s, a replica does {inputs.capacity or 0:.1f}"
+
+
+def bound(rules: Rules, decision: Decision) -> Decision:
+    """Apply what holds whatever the demand: blocked orders, floor, ceiling."""
+    workers = decision.inputs.workers
+    stuck = workers.failed + workers.unschedulable
+    if stuck and 0 < workers.ordered < decision.desired:
+        reason = (
+            f"{workers.failed} replicas fail and {workers.unschedulable} find no room;"
+            f" {decision.desired} would be wanted"
+        )
+        decision = Decision(workers.ordered, Rule.BLOCKED, reason, decision.inputs)
+    if decision.desired < rules.min_replicas:
+        reason = f"minReplicas is {rules.min_replicas}; {decision.reason}"
+        return Decision(rules.min_replicas, Rule.FLOOR, reason, decision.inputs)
+    if decision.desired > rules.max_replicas:
+        reason = f"maxReplicas is {rules.max_replicas}; {decision.reason}"
+        return Decision(rules.max_replicas, Rule.CEILING, reason, decision.inputs)
+    return decision
