@@ -1,0 +1,162 @@
+"""The ``sluice`` command. Reads options and prints errors; what is done stands elsewhere.
+
+Heavy imports happen inside the commands, so that ``sluice --help`` answers at once.
+"""
+
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sluice_api import names
+from sluice_cli.up.settings import LogLevel
+
+app = typer.Typer(
+    name="sluice",
+    help="Serve transformer models: one file a model, workers that come and go with demand.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE", help="InferenceService files, or folders of them.", show_default=False
+    ),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sluice {installed_version('sluice')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    files: Files,
+    host: Annotated[
+        str, typer.Option(envvar="SLUICE_HOST", help="Address for applications.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            envvar="SLUICE_PORT",
+            min=0,
+            max=65535,
+            help="Port for applications; 0 takes a free one.",
+        ),
+    ] = names.APP_PORT,
+    admin_port: Annotated[
+        int,
+        typer.Option(
+            envvar="SLUICE_ADMIN_PORT",
+            min=0,
+            max=65535,
+            help="Port for metrics, health and demand, on 127.0.0.1 only.",
+        ),
+    ] = names.ADMIN_PORT,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar=names.ENV_REDIS_URL,
+            help="Redis that keeps answers beyond this run, such as redis://127.0.0.1:6379/0.",
+        ),
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SLUICE_STATE_DIR",
+            help="Folder for what is kept between runs.",
+            show_default="~/.local/state/sluice/up",
+        ),
+    ] = None,
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--plain",
+            envvar="SLUICE_LIVE",
+            help="A live table, or plain lines.",
+            show_default="live on a terminal",
+        ),
+    ] = None,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            envvar="SLUICE_LOG_LEVEL",
+            help="debug adds each scaling decision; warning leaves only what went wrong.",
+        ),
+    ] = LogLevel.INFO,
+    allow_anonymous_network: Annotated[
+        bool,
+        typer.Option(
+            "--allow-anonymous-network",
+            envvar="SLUICE_ALLOW_ANONYMOUS_NETWORK",
+            help="Allow a --host that other machines can reach, although callers need no key.",
+        ),
+    ] = False,
+) -> None:
+    """Serve models on this machine: a gateway, and workers that are started when they are needed.
+
+    Prints `ready http://…` once the first answer can be given. Ctrl-C ends everything cleanly.
+    A change to a file is taken over while it runs, without a failed request.
+    """
+    from sluice_cli.up.run import run
+    from sluice_cli.up.settings import Settings
+    from sluice_cli.up.state import default_folder
+
+    raise typer.Exit(
+        run(
+            lambda: Settings(
+                files=tuple(files),
+                host=host,
+                port=port,
+                admin_port=admin_port,
+                redis_url=redis_url or None,
+                state_dir=state_dir or default_folder(),
+                live=live,
+                log_level=log_level,
+                allow_anonymous_network=allow_anonymous_network,
+            )
+        )
+    )
+
+
+@app.command()
+def validate(files: Files) -> None:
+    """Check InferenceService files: every problem of every file, with what is allowed instead."""
+    from sluice_api.inference_service import revision_of
+    from sluice_api.service_files import load_files
+    from sluice_api.spec_errors import SpecError
+    from sluice_cli.up.reload import manifests
+
+    try:
+        services = load_files(manifests(files))
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    for service in services:
+        print(f"{service.key}: valid, revision {revision_of(service)}")
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

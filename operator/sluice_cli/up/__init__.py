@@ -1,0 +1,1 @@
+"""``sluice up``: gateway and workers as supervised local processes. Read ``control.py`` first."""

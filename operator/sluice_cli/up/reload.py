@@ -1,0 +1,54 @@
+"""Notices that the files of ``sluice up`` have changed.
+
+Polls instead of watching: it works on every file system (network mounts, bind mounts, editors that
+replace the file) and costs a few ``stat`` calls. ``control.py`` reads the files again on a change.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+POLL_SECONDS = 0.25
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+def manifests(paths: Sequence[Path]) -> list[Path]:
+    """The files that ``paths`` name: files as they are, the YAML files of folders, sorted."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
+        else:
+            found.append(path)
+    return found
+
+
+def fingerprint(paths: Sequence[Path]) -> Fingerprint:
+    """What changes when a file is written, replaced, added or removed."""
+    marks = []
+    for path in manifests(paths):
+        try:
+            stat = path.stat()
+        except OSError:
+            marks.append((str(path), 0, 0, 0))
+        else:
+            marks.append((str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return tuple(marks)
+
+
+async def changes(
+    paths: Sequence[Path], *, poll_seconds: float = POLL_SECONDS
+) -> AsyncIterator[None]:
+    """Yields after each change, once the files have been still for one poll.
+
+    An editor writes in steps; what is read in the middle is half a file.
+    """
+    known = last = await asyncio.to_thread(fingerprint, paths)
+    while True:
+        await asyncio.sleep(poll_seconds)
+        now = await asyncio.to_thread(fingerprint, paths)
+        if now == last and now != known:
+            known = now
+            yield
+        last = now

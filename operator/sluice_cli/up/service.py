@@ -1,0 +1,312 @@
+"""One InferenceService in local mode: its file, its workers, and what is known about both.
+
+``control.py`` owns the services and calls each in turn: take note, decide, plan, show. Everything
+here happens on the loop, between two awaits, so nothing is locked.
+"""
+
+from collections import deque
+
+from sluice_api import names, wire
+from sluice_api.digests import revision_digest
+from sluice_api.inference_service import InferenceService
+from sluice_api.tasks import Task
+from sluice_cli.up import host
+from sluice_cli.up.instances import ALIVE, Crashes, Fleet, Phase, Wanted, after_crash
+from sluice_cli.up.plan import Plan
+from sluice_cli.up.state import Learnt, StateFolder
+from sluice_cli.up.view import Row, View
+from sluice_cli.up.worker import Worker
+from sluice_operator.plan import service_entry, worker_environment
+from sluice_operator.scaling.recommend import Decision, Recommender, WorkerCounts
+from sluice_operator.scaling.rules import rules_of
+
+MEMORY_HINT_BYTES = 1 << 30
+"""What a worker is taken to need before one has been measured: the libraries, a small model."""
+_RATE_RECORDS = 5
+
+
+def template_of(service: InferenceService) -> str:
+    """What a worker is started from: another template needs other workers.
+
+    The revision alone is not enough: batching settings change no answer, but a running worker
+    cannot take them over. Its longest backlog may stay, because the gateway keeps the deadline.
+    """
+    environment = worker_environment(service)
+    environment.pop(names.ENV_MAX_BACKLOG, None)
+    return f"{environment[names.ENV_REVISION]}.{revision_digest(environment)}"
+
+
+def revision_in(template: str) -> str:
+    return template.partition(".")[0]
+
+
+class LocalService:
+    """The state of one service.
+
+    Attributes:
+        spec: as its file says now.
+        template: of ``spec``; None once the service was removed.
+        serving: template of the workers that get the requests.
+        workers: every process that has not ended, by name.
+        plan: the last one.
+    """
+
+    def __init__(self, spec: InferenceService, state: StateFolder, view: View, now: float) -> None:
+        self.spec = spec
+        self.template: str | None = template_of(spec)
+        self.serving: str | None = None
+        self.workers: dict[str, Worker] = {}
+        self.plan = Plan([])
+        self.decision: Decision | None = None
+        self._specs = {template_of(spec): spec}
+        self._state = state
+        self._view = view
+        self._recommender = Recommender(rules_of(spec), now)
+        self._crashes: dict[str, Crashes] = {}
+        self._failure = ""
+        self._reason = ""
+        self._proven: set[str] = set()
+        self._counted: set[str] = set()
+        self._recent: deque[wire.Demand] = deque(maxlen=_RATE_RECORDS)
+        self._started = 0
+
+    def __repr__(self) -> str:
+        return f"<LocalService {self.key} {self.serving} {[*self.workers.values()]}>"
+
+    @property
+    def key(self) -> str:
+        return self.spec.key
+
+    @property
+    def label(self) -> str:
+        """How people and callers name it: the namespace only where it is not the default."""
+        metadata = self.spec.metadata
+        return metadata.name if metadata.namespace == names.DEFAULT_NAMESPACE else self.key
+
+    @property
+    def gone(self) -> bool:
+        """Removed, and nothing of it runs any more."""
+        return self.template is None and not self.workers
+
+    @property
+    def held(self) -> int:
+        return self._recent[-1].held if self._recent else 0
+
+    @property
+    def tasks(self) -> list[Task]:
+        return self._learnt().tasks
+
+    @property
+    def answers(self) -> bool:
+        """The gateway has a worker for it now."""
+        return bool(self._recent) and self._recent[-1].ready_endpoints > 0
+
+    @property
+    def settled(self) -> bool:
+        """It sleeps, and nothing is to be done before somebody asks."""
+        return not self.workers and not self._wanted_replicas() and not self._failure
+
+    # What is wanted --------------------------------------------------------------------------
+
+    def change(self, spec: InferenceService) -> None:
+        """Take over a changed file."""
+        before, self.spec, self.template = self.template, spec, template_of(spec)
+        self._specs[self.template] = spec
+        self._recommender.rules = rules_of(spec)
+        # A change is a new chance, also for a model folder that was put right in the meantime.
+        self._crashes.pop(self.template, None)
+        self._failure = self._reason = ""
+        if before != self.template:
+            self._view.event(self.label, f"new revision {revision_in(self.template)}")
+
+    def remove(self) -> None:
+        self.template = None
+
+    def observe(self, demand: wire.Demand, now: float) -> None:
+        if self._recent and self._recent[-1].gateway != demand.gateway:
+            # There is one gateway, so that another identity means a new process.
+            self._recommender.forget(self._recent[-1].gateway)
+        self._recent.append(demand)
+        self._recommender.observe(demand, now)
+
+    def decide(self, now: float) -> None:
+        """Ask scaling how many replicas there should be."""
+        alive = [w for w in self.workers.values() if w.phase in ALIVE]
+        ours = [w for w in alive if w.template == self.serving] or alive
+        ready = sum(w.phase == Phase.READY for w in ours)
+        crashes = self._crashes.get(self.serving or "")
+        before = self.decision
+        ordered = before.desired if before else 0
+        counts = WorkerCounts(
+            ordered=ordered,
+            ready=ready,
+            starting=len(ours) - ready,
+            failed=max(0, ordered - ready) if crashes and crashes.count > 1 else 0,
+            unschedulable=self.plan.unschedulable,
+        )
+        self.decision = self._recommender.decide(counts, now)
+        if before is None or before.desired != self.decision.desired:
+            self._view.detail(self.label, str(self.decision))
+
+    def wanted(self) -> Wanted:
+        """What the plan should aim at."""
+        reason = self.decision.reason if self.decision else "no decision yet"
+        initial = 0 if self.template in self._proven else self.spec.spec.scaling.initial_replicas
+        return Wanted(self.template, self._wanted_replicas(), initial, reason)
+
+    def _wanted_replicas(self) -> int:
+        return self.decision.desired if self.decision else 0
+
+    # What is there ---------------------------------------------------------------------------
+
+    def fleet(self, now: float) -> Fleet:
+        """The workers as the plan sees them."""
+        return Fleet(
+            self.serving,
+            tuple(w.instance(now, outdated=self._outdated(w)) for w in self.workers.values()),
+            self._crashes,
+        )
+
+    def next_name(self) -> tuple[str, int]:
+        self._started += 1
+        return f"{self.label}-{self._started}", self._started
+
+    def environment(self, template: str) -> dict[str, str]:
+        """The environment of a worker of ``template``, which serves or shall serve."""
+        return worker_environment(self._specs[template])
+
+    def promote(self, template: str) -> None:
+        self.serving = template
+        self._specs = {template: self._specs[template]}
+        self._crashes = {t: c for t, c in self._crashes.items() if t == template}
+
+    def take_note(self, now: float) -> None:
+        """Learn from what the workers told, and forget those that have ended."""
+        for worker in sorted(self.workers.values(), key=lambda w: w.number):
+            if worker.exit is not None:
+                del self.workers[worker.name]
+                self._counted.discard(worker.name)
+                self._bury(worker, now)
+            elif worker.phase == Phase.READY:
+                self._learn(worker)
+
+    def _learn(self, worker: Worker) -> None:
+        told = worker.readiness
+        assert told is not None
+        if worker.template not in self._proven:
+            self._proven.add(worker.template)
+            self._failure = self._reason = ""
+        if worker.name not in self._counted:
+            self._counted.add(worker.name)
+            assert worker.ready_at is not None
+            seconds = worker.ready_at - worker.started_at
+            self._recommender.started(seconds)
+            self._view.event(self.label, f"{worker.name} is ready after {seconds:.1f} s")
+        newest = all(
+            w.number <= worker.number or w.phase != Phase.READY or w.revision != worker.revision
+            for w in self.workers.values()
+        )
+        learnt = Learnt(told.answer_digest, told.tasks)
+        known = self._state.recall(worker.revision)
+        if newest and told.answer_digest and learnt != known:
+            self._state.remember(worker.revision, learnt)
+            if known.answer_digest and known.answer_digest != learnt.answer_digest:
+                self._view.event(
+                    self.label, "the model on disk has changed: its old answers are not used"
+                )
+
+    def _outdated(self, worker: Worker) -> bool:
+        told = worker.readiness
+        known = self._state.recall(worker.revision).answer_digest
+        return bool(told and told.answer_digest and known and told.answer_digest != known)
+
+    def _bury(self, worker: Worker, now: float) -> None:
+        assert worker.exit is not None
+        if worker.phase not in ALIVE:
+            self._view.event(self.label, f"{worker.name} ended")
+            return
+        ready_seconds = now - worker.ready_at if worker.ready_at is not None else 0.0
+        crashes = after_crash(self._crashes.get(worker.template), ready_seconds, now)
+        self._crashes[worker.template] = crashes
+        self._failure, self._reason = worker.exit.describe(), worker.exit.reason
+        when = f"in {crashes.backoff_seconds:.0f} s" if crashes.backoff_seconds else "now"
+        self._view.problem(self.label, f"{worker.name} {self._failure} – restart {when}")
+
+    # What others see -------------------------------------------------------------------------
+
+    def entry(self) -> wire.Service | None:
+        """Its line in the gateway's table; None while there is nothing to say."""
+        if self.serving is None or self.template is None:
+            return None
+        learnt = self._learnt()
+        entry = service_entry(
+            self.spec,
+            answer_digest=learnt.answer_digest,
+            tasks=learnt.tasks,
+            endpoints=[
+                wire.Endpoint(url=w.url, revision=w.revision)
+                for w in self.workers.values()
+                if w.phase in ALIVE
+            ],
+        )
+        # Its rules are those of the file now; its answers are those of the revision that serves.
+        entry.revision = revision_in(self.serving)
+        return entry
+
+    def worker_bytes(self) -> int:
+        """Memory one more worker will need: as much as the largest there is."""
+        sizes = [
+            host.resident_bytes(w.pid) for w in self.workers.values() if w.phase == Phase.READY
+        ]
+        return max((size for size in sizes if size), default=MEMORY_HINT_BYTES)
+
+    def row(self) -> Row:
+        """The service as the table shows it."""
+        ours = [w for w in self.workers.values() if w.template == self.serving]
+        ready = sum(w.phase == Phase.READY for w in ours)
+        wanted = self.wanted()
+        state, busy = self._state_words(ready)
+        arrivals = sum(d.arrivals for d in self._recent)
+        hits = sum(d.cache_hits for d in self._recent)
+        completions = sum(d.completions for d in self._recent)
+        seconds = sum(d.interval_seconds for d in self._recent)
+        return Row(
+            service=self.label,
+            revision=revision_in(self.serving or self.template or ""),
+            state=state,
+            busy=busy,
+            ready=ready,
+            wanted=max(wanted.replicas, wanted.initial_replicas),
+            rate=(arrivals + hits) / seconds if seconds else None,
+            hit_share=hits / (arrivals + hits) if arrivals + hits else None,
+            compute_seconds=sum(d.service_seconds for d in self._recent) / completions
+            if completions
+            else None,
+            held=self.held,
+            decision=self.plan.obstacle or (self._failure if not ready else "") or wanted.reason,
+        )
+
+    def _state_words(self, ready: int) -> tuple[str, bool]:
+        starting = [w for w in self.workers.values() if w.phase == Phase.STARTING]
+        if self.template is None:
+            return "removing", True
+        if ready and self.template != self.serving:
+            return f"rolling out {revision_in(self.template)}", True
+        if ready:
+            return "ready", False
+        if starting:
+            return max(starting, key=_progress).state, True
+        if self._reason:
+            return self._reason, False
+        return ("waiting", True) if self._wanted_replicas() else ("asleep", False)
+
+    def _learnt(self) -> Learnt:
+        return self._state.recall(revision_in(self.serving)) if self.serving else Learnt()
+
+
+def _progress(worker: Worker) -> tuple[int, float]:
+    """How far a starting worker has come."""
+    order = [*wire.Phase]
+    if worker.readiness is None:
+        return -1, 0.0
+    return order.index(worker.readiness.phase), worker.readiness.progress or 0.0

@@ -1,0 +1,49 @@
+"""What ``sluice up`` was asked for, checked once. Made by ``main.py``."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from sluice_cli.up.errors import UpError
+from sluice_cli.up.sockets import is_loopback
+
+
+class LogLevel(StrEnum):
+    """How much is printed beside the table."""
+
+    DEBUG = "debug"
+    """Every scaling decision too."""
+    INFO = "info"
+    """What happens, and the lines of gateway and workers."""
+    WARNING = "warning"
+    """Only what went wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Raises :class:`UpError` when the options contradict each other.
+
+    Attributes:
+        files: InferenceService files, and folders of them.
+        redis_url: of the shared cache; None keeps answers in the gateway's memory only.
+        live: a live table; False prints plain lines; None decides by the terminal.
+    """
+
+    files: tuple[Path, ...]
+    host: str
+    port: int
+    admin_port: int
+    redis_url: str | None
+    state_dir: Path
+    live: bool | None = None
+    log_level: LogLevel = LogLevel.INFO
+    allow_anonymous_network: bool = False
+
+    def __post_init__(self) -> None:
+        if not is_loopback(self.host) and not self.allow_anonymous_network:
+            raise UpError(
+                f"--host: got {self.host!r}, which other machines can reach, and callers need no "
+                "credentials. Use 127.0.0.1, or add --allow-anonymous-network if that is meant."
+            )
+        if self.port == self.admin_port and self.port != 0:
+            raise UpError(f"--admin-port: got {self.port}, which is --port too. Choose another.")
