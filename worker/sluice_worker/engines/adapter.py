@@ -1,0 +1,124 @@
+"""Any encoder of transformers, fed with packed batches through its attention interface.
+
+transformers lets a model's attention be replaced by name. Ours reads the layout of the batch from
+the calling context and attends inside each text, so the model's own code computes everything else
+on one row of tokens without padding. Whether that is right for an architecture is not assumed but
+measured when it is loaded (``engines.selection``).
+"""
+
+import copy
+import inspect
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from sluice_worker.engines.attention import attend
+from sluice_worker.engines.packing import Packed
+
+ATTENTION = "sluice_packed"
+
+_current: ContextVar[Packed] = ContextVar("packed batch")
+
+_FOREIGN = ("softcap", "s_aux", "position_bias", "head_mask", "is_causal")
+"""What an attention may be asked for beyond ours. Refused, so that the padded engine serves it."""
+
+
+class NotPackable(Exception):
+    """The architecture cannot run packed; the message says why."""
+
+
+class AdaptedNetwork:
+    """Implements :class:`sluice_worker.engines.network.Network`.
+
+    Args:
+        model: from here on it must be called through this object alone, because its attention
+            is switched for good.
+        offset: the first position id of a text.
+
+    Raises:
+        NotPackable: the model's code has no place for our attention or for positions.
+    """
+
+    def __init__(self, model: Any, *, offset: int) -> None:
+        if not getattr(model, "_supports_attention_backend", False):
+            raise NotPackable("its attention cannot be replaced")
+        self._base = model.base_model
+        self._takes = inspect.signature(self._base.forward).parameters
+        if "position_ids" not in self._takes:
+            raise NotPackable("it takes no position_ids")
+        self._offset = offset
+        self._head = _head_alone(model) if self._base is not model else None
+        model.set_attn_implementation(ATTENTION)
+
+    def __repr__(self) -> str:
+        return f"<AdaptedNetwork {type(self._base).__name__}>"
+
+    def hidden(self, batch: Packed) -> Tensor:
+        arguments = {"input_ids": batch.ids, "position_ids": batch.positions + self._offset}
+        if batch.type_ids is not None and "token_type_ids" in self._takes:
+            arguments["token_type_ids"] = batch.type_ids
+        token = _current.set(batch)
+        try:
+            output = self._base(**{name: rows.unsqueeze(0) for name, rows in arguments.items()})
+        finally:
+            _current.reset(token)
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def first(self, batch: Packed) -> Tensor:
+        return self.hidden(batch)[batch.starts]
+
+    def logits(self, first: Tensor) -> Tensor:
+        assert self._head is not None, "a model without a head is never asked for logits"
+        logits: Tensor = self._head(inputs_embeds=first.unsqueeze(1)).logits
+        return logits
+
+
+class _FirstTokens(nn.Module):
+    """Stands where the encoder was: hands on what it is given as its last hidden state."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.pooler = getattr(encoder, "pooler", None)
+
+    def forward(self, *ignored: Any, inputs_embeds: Tensor, **unused: Any) -> Any:
+        pooled = self.pooler(inputs_embeds) if self.pooler is not None else None
+        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+
+
+def _head_alone(model: Any) -> Any:
+    """The model's own code for its head, on a text that consists of its first token alone."""
+    head = copy.copy(model)
+    head._modules = dict(model._modules)
+    head._modules[model.base_model_prefix] = _FirstTokens(model.base_model)
+    return head
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """``[1, heads, T, size]`` each → ``[1, T, heads, size]``. Raises NotPackable."""
+    foreign = [name for name in _FOREIGN if others.get(name) not in (None, False)]
+    if attention_mask is not None or foreign or getattr(module, "is_causal", False):
+        raise NotPackable(f"its attention asks for {', '.join(foreign) or 'a mask'}")
+    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    output = attend(*rows, _current.get(), scale=scaling, window=sliding_window)
+    return output.unsqueeze(0), None
+
+
+def _no_mask(*ignored: Any, **unused: Any) -> None:
+    """The layout of the batch says it all."""
+
+
+AttentionInterface.register(ATTENTION, _packed_attention)
+AttentionMaskInterface.register(ATTENTION, _no_mask)

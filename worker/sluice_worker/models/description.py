@@ -1,0 +1,208 @@
+"""What a model is made for, read from its configuration files alone.
+
+Pure: parsed JSON in, a :class:`Description` out. No weights, no model library; the operator's
+questions ("which tasks, which labels, how long") could be answered from here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from sluice_worker.models.errors import BadConfiguration, ModelRejected
+from sluice_worker.models.manifest import Manifest
+
+_BARE_HEADS = ("Model", "ForMaskedLM", "ForPreTraining", "Encoder")
+_SEQUENCE_HEAD = "ForSequenceClassification"
+_UNBOUNDED_TOKENS = 1_000_000
+"""Tokenizers without a maximum write a number above this one."""
+_DEFAULT_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """How a text's token vectors become its sentence vector.
+
+    Attributes:
+        mode: a key of ``engines.pooling.MODES``.
+        normalize: scale to unit length.
+    """
+
+    mode: str
+    normalize: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """What the logits of a classification head mean.
+
+    Attributes:
+        labels: in the model's order.
+        activation: ``softmax`` where exactly one label holds, ``sigmoid`` where each is by itself.
+        entailment: position of the label that says so, for models of natural language inference.
+        contradiction: position of the opposite label; None unless ``entailment`` is there.
+    """
+
+    labels: tuple[str, ...]
+    activation: Literal["softmax", "sigmoid"]
+    entailment: int | None = None
+    contradiction: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One model, described. Exactly one of ``pooling`` and ``classifier`` is there."""
+
+    config: Mapping[str, Any]
+    model_type: str
+    max_tokens: int
+    pooling: Pooling | None
+    classifier: Classifier | None
+    lower_case: bool
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.config.get("vocab_size", 0))
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.get("hidden_size") or self.config.get("dim") or 0)
+
+
+def describe(manifest: Manifest, max_input_tokens: int | None) -> Description:
+    """Read the configuration files of a verified folder.
+
+    Args:
+        max_input_tokens: replaces the model's own default; never above what its positions allow.
+
+    Raises:
+        ModelRejected: the architecture is not one that is served.
+        BadConfiguration: ``max_input_tokens`` is out of range.
+    """
+    config = manifest.read_json("config.json")
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelRejected("config.json has no model_type, so the architecture is not known.")
+    sentence = manifest.read_json("sentence_bert_config.json") or {}
+    tokenizer = manifest.read_json("tokenizer_config.json") or {}
+    modules = manifest.read_json("modules.json")
+    head = _head(config, is_sentence_model=modules is not None)
+    return Description(
+        config=config,
+        model_type=config["model_type"],
+        max_tokens=_max_tokens(config, sentence, tokenizer, max_input_tokens),
+        pooling=_pooling(manifest, modules) if head == "none" else None,
+        classifier=_classifier(config) if head == "sequence" else None,
+        lower_case=bool(sentence.get("do_lower_case", False)),
+    )
+
+
+def position_offset(config: Mapping[str, Any]) -> int:
+    """The first position id of a text. RoBERTa and its kin begin after the padding index."""
+    kin = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "longformer")
+    if config["model_type"] in (*kin, "mpnet", "xmod"):
+        padding = config.get("pad_token_id")
+        return (1 if padding is None else int(padding)) + 1
+    return 0
+
+
+def _head(config: Mapping[str, Any], *, is_sentence_model: bool) -> Literal["none", "sequence"]:
+    architectures = config.get("architectures") or []
+    name = architectures[0] if architectures else "Model"
+    if not is_sentence_model and name.endswith(_SEQUENCE_HEAD):
+        return "sequence"
+    if config.get("is_encoder_decoder") or config.get("is_decoder"):
+        raise ModelRejected(
+            f"The architecture {name} generates text, which is not served. "
+            "Use an encoder for embeddings, or one with a sequence classification head."
+        )
+    if is_sentence_model or name.endswith(_BARE_HEADS):
+        return "none"
+    raise ModelRejected(
+        f"The architecture {name} is made for a task that is not served. "
+        f"Use an encoder for embeddings, or a model that ends in {_SEQUENCE_HEAD}."
+    )
+
+
+def _max_tokens(
+    config: Mapping[str, Any],
+    sentence: Mapping[str, Any],
+    tokenizer: Mapping[str, Any],
+    wanted: int | None,
+) -> int:
+    positions = config.get("max_position_embeddings")
+    possible = int(positions) - position_offset(config) if positions else None
+    if wanted is not None:
+        if wanted < 4 or (possible is not None and wanted > possible):
+            raise BadConfiguration(
+                f"model.maxInputTokens: got {wanted}, the model allows 4 to {possible or 'any'}."
+            )
+        return wanted
+    given = [possible, sentence.get("max_seq_length"), tokenizer.get("model_max_length")]
+    bounds = [int(bound) for bound in given if bound and bound < _UNBOUNDED_TOKENS]
+    return min(bounds, default=_DEFAULT_TOKENS)
+
+
+def _pooling(manifest: Manifest, modules: list[dict[str, str]] | None) -> Pooling:
+    """From a sentence-transformers folder; a bare encoder gets the usual mean of unit length."""
+    if modules is None:
+        return Pooling(mode="mean", normalize=True)
+    kinds = [(module["type"].rpartition(".")[2], module["path"]) for module in modules]
+    names = [kind for kind, _ in kinds]
+    if names[:2] != ["Transformer", "Pooling"] or names[2:] not in ([], ["Normalize"]):
+        raise ModelRejected(
+            f"modules.json chains {' → '.join(names)}; served are Transformer → Pooling, with or "
+            "without Normalize after it."
+        )
+    config = manifest.read_json(PurePosixPath(kinds[1][1], "config.json").as_posix()) or {}
+    return Pooling(mode=_pooling_mode(config), normalize="Normalize" in names)
+
+
+def _pooling_mode(config: Mapping[str, Any]) -> str:
+    if config.get("include_prompt") is False:
+        raise ModelRejected("The pooling leaves the prompt out, which is not served.")
+    mode = config.get("pooling_mode")
+    if isinstance(mode, str):
+        return mode
+    flags = {
+        "pooling_mode_cls_token": "cls",
+        "pooling_mode_max_tokens": "max",
+        "pooling_mode_mean_tokens": "mean",
+        "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+        "pooling_mode_weightedmean_tokens": "weightedmean",
+        "pooling_mode_lasttoken": "lasttoken",
+    }
+    chosen = [name for flag, name in flags.items() if config.get(flag)]
+    if len(chosen) > 1:
+        raise ModelRejected(f"The pooling joins several modes ({', '.join(chosen)}); give one.")
+    return chosen[0] if chosen else "mean"
+
+
+def _classifier(config: Mapping[str, Any]) -> Classifier:
+    if config.get("problem_type") == "regression":
+        raise ModelRejected("The model predicts a number (problem_type regression), not a label.")
+    names = config.get("id2label") or {
+        str(index): f"LABEL_{index}" for index in range(int(config.get("num_labels", 2)))
+    }
+    labels = tuple(str(names[key]) for key in sorted(names, key=int))
+    each_by_itself = config.get("problem_type") == "multi_label_classification"
+    entailment = _starts_with(labels, "entail")
+    return Classifier(
+        labels=labels,
+        activation="sigmoid" if each_by_itself or len(labels) == 1 else "softmax",
+        entailment=entailment,
+        contradiction=None if entailment is None else _contradiction(labels, entailment),
+    )
+
+
+def _starts_with(labels: tuple[str, ...], prefix: str) -> int | None:
+    return next((i for i, label in enumerate(labels) if label.lower().startswith(prefix)), None)
+
+
+def _contradiction(labels: tuple[str, ...], entailment: int) -> int | None:
+    """The label named so, or else the end of the list that entailment is not at."""
+    if len(labels) < 2:
+        return None
+    named = _starts_with(labels, "contradict")
+    if named is not None:
+        return named
+    return len(labels) - 1 if entailment == 0 else 0

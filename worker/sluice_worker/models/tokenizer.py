@@ -1,0 +1,186 @@
+"""Texts to token ids, with the model's limit applied and truncation never silent.
+
+Used by task modules on tokeniser threads. Each thread has a copy of its own: a shared fast
+tokenizer fails with "Already borrowed" under load.
+"""
+
+import threading
+from dataclasses import dataclass
+
+from tokenizers import Encoding
+from tokenizers import Tokenizer as FastTokenizer
+
+from sluice_api.errors import ApiError
+from sluice_worker.models.errors import ModelRejected
+from sluice_worker.models.manifest import Manifest
+
+CHARACTERS_PER_TOKEN = 32
+"""No text with more than this many characters per allowed token is tokenised at all: the work
+that one request can cause stays bounded. Real text has about four."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One text, or one pair of texts, as the model takes it."""
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...] | None
+    truncated: bool
+
+
+class Tokenizer:
+    """A model's tokenizer and its input limit.
+
+    Args:
+        serialized: the content of ``tokenizer.json``.
+        max_tokens: special tokens included.
+        vocabulary: ids below this exist in the model.
+        lower_case: lower every text first (an option of sentence-transformers).
+    """
+
+    def __init__(
+        self, serialized: str, *, max_tokens: int, vocabulary: int, lower_case: bool = False
+    ) -> None:
+        self.max_tokens = max_tokens
+        self._serialized = serialized
+        self._vocabulary = vocabulary
+        self._lower_case = lower_case
+        self._local = threading.local()
+
+    def __repr__(self) -> str:
+        return f"<Tokenizer {self._vocabulary} ids, at most {self.max_tokens} tokens>"
+
+    @property
+    def _fast(self) -> FastTokenizer:
+        fast: FastTokenizer | None = getattr(self._local, "fast", None)
+        if fast is None:
+            fast = FastTokenizer.from_str(self._serialized)
+            # Files carry the training's truncation and padding; both are ours to decide.
+            fast.no_truncation()
+            fast.no_padding()
+            self._local.fast = fast
+        return fast
+
+    def encode(self, text: str, *, where: str, truncate: bool) -> Encoded:
+        """One text. Raises ApiError ``input_too_long`` naming ``where``, unless ``truncate``."""
+        text, cut = self._bounded(text, where, truncate)
+        fast = self._fast
+        encoding = fast.encode(text, add_special_tokens=False)
+        room = self.max_tokens - fast.num_special_tokens_to_add(False)
+        cut |= self._fit(encoding, room, where, truncate)
+        return _encoded(fast.post_process(encoding), cut)
+
+    def encode_pairs(
+        self, text: str, seconds: list[str], *, where: str, truncate: bool
+    ) -> list[Encoded]:
+        """``text`` paired with each of ``seconds``; only ``text`` is ever cut."""
+        text, cut = self._bounded(text, where, truncate)
+        fast = self._fast
+        first = fast.encode(text, add_special_tokens=False)
+        special = fast.num_special_tokens_to_add(True)
+        pairs = []
+        for second in seconds:
+            other = fast.encode(
+                self._bounded(second, "parameters.labels", False)[0], None, False, False
+            )
+            room = self.max_tokens - special - len(other)
+            if room < 1:
+                raise _too_long("parameters.labels", len(other) + special + 1, self.max_tokens)
+            if len(first) <= room:
+                pairs.append(_encoded(fast.post_process(first, other), cut))
+                continue
+            shorter = fast.encode(text, add_special_tokens=False)
+            shortened = self._fit(shorter, room, where, truncate)
+            pairs.append(_encoded(fast.post_process(shorter, other), cut or shortened))
+        return pairs
+
+    def accept(self, ids: list[int], *, where: str, truncate: bool) -> Encoded:
+        """Token ids as the caller gave them, special tokens included. Raises ApiError."""
+        for position, token in enumerate(ids):
+            if token >= self._vocabulary:
+                raise ApiError(
+                    "invalid_field",
+                    f"{where}: got token id {token} at position {position}, "
+                    f"the model has ids 0 to {self._vocabulary - 1}.",
+                    param=where,
+                )
+        if len(ids) > self.max_tokens and not truncate:
+            raise _too_long(where, len(ids), self.max_tokens)
+        kept = tuple(ids[: self.max_tokens])
+        return Encoded(kept, None, truncated=len(kept) < len(ids))
+
+    def _bounded(self, text: str, where: str, truncate: bool) -> tuple[str, bool]:
+        limit = self.max_tokens * CHARACTERS_PER_TOKEN
+        cut = len(text) > limit
+        if cut and not truncate:
+            raise ApiError(
+                "input_too_long",
+                f"{where}: got {len(text)} characters, a model of {self.max_tokens} tokens "
+                f"takes at most {limit}.",
+                param=where,
+            )
+        text = text[:limit]
+        return (text.lower() if self._lower_case else text), cut
+
+    def _fit(self, encoding: Encoding, room: int, where: str, truncate: bool) -> bool:
+        """Cut ``encoding`` in place to ``room`` tokens; whether that was needed."""
+        excess = len(encoding) - room
+        if excess <= 0:
+            return False
+        if not truncate:
+            raise _too_long(where, self.max_tokens + excess, self.max_tokens)
+        encoding.truncate(room)
+        return True
+
+
+def load_tokenizer(
+    manifest: Manifest, *, max_tokens: int, vocabulary: int, lower_case: bool
+) -> Tokenizer:
+    """The tokenizer of a verified folder. Raises ModelRejected when it has none that is fast.
+
+    Folders without ``tokenizer.json`` are converted by transformers, which costs a second.
+    """
+    if "tokenizer.json" in manifest.sums:
+        serialized = (manifest.folder / "tokenizer.json").read_text(encoding="utf-8")
+    else:
+        serialized = _converted(manifest)
+    tokenizer = Tokenizer(
+        serialized, max_tokens=max_tokens, vocabulary=vocabulary, lower_case=lower_case
+    )
+    try:
+        tokenizer.encode("ready", where="input", truncate=True)
+    except Exception as error:  # The library raises bare Exception for whatever is wrong.
+        raise ModelRejected(f"tokenizer.json cannot be used: {error}. Save it again.") from error
+    return tokenizer
+
+
+def _converted(manifest: Manifest) -> str:
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(
+            str(manifest.folder), local_files_only=True, trust_remote_code=False
+        )
+        return str(loaded.backend_tokenizer.to_str())
+    except Exception as error:  # Dozens of converters, each with errors of its own.
+        raise ModelRejected(
+            f"The folder has no tokenizer.json and converting its tokenizer failed: {error}. "
+            "Save a fast one: AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(…)."
+        ) from error
+
+
+def _encoded(encoding: Encoding, truncated: bool) -> Encoded:
+    type_ids = encoding.type_ids
+    return Encoded(
+        ids=tuple(encoding.ids),
+        type_ids=tuple(type_ids) if any(type_ids) else None,
+        truncated=truncated,
+    )
+
+
+def _too_long(where: str, tokens: int, limit: int) -> ApiError:
+    return ApiError(
+        "input_too_long",
+        f"{where}: got {tokens} tokens, the model takes at most {limit}.",
+        param=where,
+    )
