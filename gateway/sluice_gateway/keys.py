@@ -20,7 +20,7 @@ SECRET_BYTES: Final = 32
 MAX_SECRETS: Final = 2
 """The current secret, and during a rotation the one before it."""
 
-_SCHEMA: Final = b"1"
+_SCHEMA: Final = 1
 """Raised when the meaning of the same fields changes; every key changes with it."""
 
 
@@ -132,8 +132,10 @@ class TenantScope:
     There is no default and no empty scope: whoever builds a key has decided this.
     """
 
-    __slots__ = ("_name",)
-    _name: str
+    __slots__ = ("wire",)
+
+    wire: bytes
+    """The scope as a field of a key: different scopes, different bytes."""
 
     def __init__(self) -> None:
         raise TypeError("use TenantScope.of(tenant) or TenantScope.service_wide()")
@@ -143,32 +145,27 @@ class TenantScope:
         """Only this tenant's requests share. Raises ValueError for an empty name."""
         if not isinstance(tenant, str) or not tenant:
             raise ValueError("a tenant scope needs the tenant's name")
-        return cls._named("tenant:" + tenant)
+        return cls._made(b"tenant:" + tenant.encode())
 
     @classmethod
     def service_wide(cls) -> "TenantScope":
         """Every caller of the service shares; the service's owner has asked for it."""
-        return cls._named("service")
+        return cls._made(b"service")
 
     @classmethod
-    def _named(cls, name: str) -> "TenantScope":
+    def _made(cls, wire: bytes) -> "TenantScope":
         scope = object.__new__(cls)
-        scope._name = name
+        scope.wire = wire
         return scope
 
-    @property
-    def wire(self) -> bytes:
-        """The scope as a field of a key: different scopes, different bytes."""
-        return self._name.encode()
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TenantScope) and self._name == other._name
+        return isinstance(other, TenantScope) and self.wire == other.wire
 
     def __hash__(self) -> int:
-        return hash(self._name)
+        return hash(self.wire)
 
     def __repr__(self) -> str:
-        return f"<TenantScope {self._name.partition(':')[0]}>"
+        return f"<TenantScope {self.wire.partition(b':')[0].decode()}>"
 
 
 def item_key(
@@ -192,15 +189,11 @@ def item_key(
         ValueError: ``answer_digest`` or ``revision`` is empty.
         TypeError: ``scope`` is not a :class:`TenantScope`.
     """
-    return item_keys(
-        keyring,
-        scope,
-        revision=revision,
-        answer_digest=answer_digest,
-        task=task,
-        parameters=parameters,
-        items=(item,),
-    )[0]
+    message = _head(scope, revision, answer_digest, task, parameters) + _tail(item)
+    naming = keyring.naming
+    if len(naming) == 1:
+        return naming[0](message)
+    return b"".join([mac(message) for mac in naming])
 
 
 def item_keys(
@@ -214,29 +207,22 @@ def item_keys(
     items: Sequence[Input],
 ) -> list[bytes]:
     """:func:`item_key` of each input of one call, in order; what they share is hashed once."""
-    if not isinstance(scope, TenantScope):
+    head = _head(scope, revision, answer_digest, task, parameters)
+    macs = [mac.after(head) for mac in keyring.naming]
+    return [b"".join([mac(tail) for mac in macs]) for tail in map(_tail, items)]
+
+
+def _head(
+    scope: TenantScope, revision: str, answer_digest: str, task: str, parameters: bytes
+) -> bytes:
+    """Every field but the input, each behind its length: different fields, different bytes."""
+    if type(scope) is not TenantScope:
         raise TypeError(f"scope must be a TenantScope, not {type(scope).__name__}")
     if not answer_digest or not revision:
         raise ValueError("no key without revision and answer digest")
-    head = _fields(
+    a, b, c, d = scope.wire, revision.encode(), answer_digest.encode(), task.encode()
+    return b"%d.%d:%b%d:%b%d:%b%d:%b%d:%b" % (
         _SCHEMA,
-        scope.wire,
-        revision.encode(),
-        answer_digest.encode(),
-        task.encode(),
-        parameters,
-    )
-    tails = [_input_field(item) for item in items]
-    if len(tails) == 1:
-        message = head + tails[0]
-        return [b"".join([mac(message) for mac in keyring.naming])]
-    macs = [mac.after(head) for mac in keyring.naming]
-    return [b"".join([mac(tail) for mac in macs]) for tail in tails]
-
-
-def _fields(a: bytes, b: bytes, c: bytes, d: bytes, e: bytes, f: bytes) -> bytes:
-    """Six fields, each behind its length, so that no two lists of fields give the same bytes."""
-    return b"%d:%b%d:%b%d:%b%d:%b%d:%b%d:%b" % (
         len(a),
         a,
         len(b),
@@ -245,14 +231,12 @@ def _fields(a: bytes, b: bytes, c: bytes, d: bytes, e: bytes, f: bytes) -> bytes
         c,
         len(d),
         d,
-        len(e),
-        e,
-        len(f),
-        f,
+        len(parameters),
+        parameters,
     )
 
 
-def _input_field(item: Input) -> bytes:
+def _tail(item: Input) -> bytes:
     if isinstance(item, str):
         text = item.encode()
         return b"text%d:%b" % (len(text), text)

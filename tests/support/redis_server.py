@@ -1,0 +1,96 @@
+"""A real redis-server for one test module: on a Unix socket and a free port, ended by handle."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import redis
+
+
+class RedisServer:
+    """A server without persistence. It can be stopped, killed and started anew in its place."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = _free_port()
+        self.path = folder / "redis.sock"
+        self._log = folder / "redis.log"
+        self._command = [
+            "redis-server",
+            *("--port", str(self.port), "--bind", "127.0.0.1"),
+            *("--unixsocket", str(self.path), "--save", "", "--appendonly", "no"),
+            *("--dir", str(folder), "--logfile", str(self._log)),
+            *options,
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def unix_url(self) -> str:
+        return f"unix://{self.path}"
+
+    @property
+    def tcp_url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def client(self, **options: object) -> "redis.Redis":
+        """An independent client, for the test itself. Close it."""
+        return redis.Redis(unix_socket_path=str(self.path), socket_timeout=5, **options)  # type: ignore[arg-type]
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with self.client() as client:
+                    client.ping()
+                return
+            except (redis.AuthenticationError, redis.ResponseError):
+                return  # It speaks; that is enough.
+            except (redis.ConnectionError, redis.TimeoutError):
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"redis-server: {self._log.read_text()}") from None
+                time.sleep(0.01)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
+            self.kill()
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+
+@contextmanager
+def running_redis(*options: str) -> Iterator[RedisServer]:
+    """A started server in a folder of its own."""
+    with TemporaryDirectory() as folder:
+        server = RedisServer(Path(folder), *options)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
