@@ -23,6 +23,7 @@ from sluice_worker.backlog import Backlog, Entry, Job
 from sluice_worker.cost import Average, CostModel, Load, load_of
 from sluice_worker.engines.base import Unit
 from sluice_worker.lanes import Lanes, Outcome
+from sluice_worker.lifecycle import Progress
 from sluice_worker.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -57,18 +58,6 @@ class Running:
     predicted_seconds: float
 
 
-class Progress:
-    """What the health checks know of the loop; read from other threads."""
-
-    def __init__(self) -> None:
-        self.stalled_since: float | None = None
-        """When work began to wait without any batch finishing since; None while idle."""
-        self.failures_in_a_row = 0
-
-    def __repr__(self) -> str:
-        return f"<Progress since {self.stalled_since}, {self.failures_in_a_row} failures>"
-
-
 class Loop:
     """Owns the queue, the lanes and the cost model of one loaded model."""
 
@@ -89,7 +78,8 @@ class Loop:
         self.progress = progress
         self.backlog = Backlog()
         self.running: list[Running] = []
-        self.jobs = 0
+        self.requests = 0
+        """Being answered now, tokenising and rendering included; counted by the intake."""
         self.reserved_seconds = 0.0
         self.unit_tokens = Average(32.0)
         self.job_units = Average(1.0)
@@ -98,7 +88,7 @@ class Loop:
         self._dispatch_due = False
 
     def __repr__(self) -> str:
-        return f"<Loop {self.jobs} requests, {self.backlog!r}, {self.lanes!r}, {self.cost!r}>"
+        return f"<Loop {self.requests} requests, {self.backlog!r}, {self.lanes!r}, {self.cost!r}>"
 
     # admitting ---------------------------------------------------------------------------------
 
@@ -114,15 +104,18 @@ class Loop:
         """Decide at once whether a request may come in, and set its predicted work aside.
 
         Args:
-            tokens, units: estimates where the texts are not tokenised yet.
+            tokens, units: estimates, because the texts are not tokenised yet; at least 1.
             deadline: monotonic seconds.
         Raises:
             ApiError: ``overloaded`` with the predicted wait, or ``deadline_exceeded`` when even
                 an idle worker would need longer than the caller waits.
         """
+        seconds = units * self.cost.unit_seconds(max(1, tokens // units), self.budget())
+        self._judge(seconds, units, deadline)
+        return Reservation(self, seconds)
+
+    def _judge(self, seconds: float, units: int, deadline: float) -> None:
         now = self._clock()
-        each = max(1, tokens // max(1, units))
-        seconds = units * self.cost.unit_seconds(each, self.budget())
         try:
             judge(
                 wait=self.predicted_wait(now),
@@ -135,7 +128,6 @@ class Loop:
         except ApiError as error:
             self.metrics.refused.labels(error.code).inc()
             raise
-        return Reservation(self, seconds)
 
     def budget(self) -> int:
         """Tokens the next batch may hold."""
@@ -148,29 +140,28 @@ class Loop:
         limit = math.ceil((self.lanes.width + 1) * batch_jobs)
         return Capacity(
             limit=max(self.lanes.width + 1, limit),
-            in_flight=self.jobs,
+            in_flight=self.requests,
             backlog_seconds=self.predicted_wait(self._clock()),
         )
 
     # queueing ----------------------------------------------------------------------------------
 
-    def submit(self, units: Sequence[Unit], deadline: float, reservation: "Reservation") -> Job:
-        """Queue the units of an admitted request, of which there is at least one.
+    def submit(self, units: Sequence[Unit], deadline: float) -> Job:
+        """Queue the units of a request, of which there is at least one.
 
         The caller awaits ``job.done`` and, if it stops waiting before that, abandons the job.
+        Raises ApiError as :meth:`admit` does, now that the work is known exactly.
         """
-        reservation.release()
-        now = self._clock()
         budget = self.budget()
         costs = [self.cost.unit_seconds(unit.tokens, budget) for unit in units]
+        self._judge(sum(costs), len(units), deadline)
+        now = self._clock()
         dues = batching.due_times(now, deadline, [cost / self.lanes.width for cost in costs])
         job = Job(len(units), deadline, asyncio.get_running_loop().create_future())
         self.backlog.add(job, units, costs, dues, now)
         self.job_units.add(len(units))
-        self.jobs += 1
-        job.done.add_done_callback(self._forget)
-        if self.progress.stalled_since is None:
-            self.progress.stalled_since = now
+        if self.progress.waiting_since is None:
+            self.progress.waiting_since = now
         self._dispatch_soon()
         return job
 
@@ -179,10 +170,7 @@ class Loop:
         self.backlog.abandon(job)
         job.done.cancel()
         if not self.backlog.waiting and not self.running:
-            self.progress.stalled_since = None
-
-    def _forget(self, _: object) -> None:
-        self.jobs -= 1
+            self.progress.waiting_since = None
 
     # computing ---------------------------------------------------------------------------------
 
@@ -235,7 +223,7 @@ class Loop:
         else:
             self._fail(batch, outcome.error)
         busy = self.backlog.waiting or self.running
-        self.progress.stalled_since = self._clock() if busy else None
+        self.progress.waiting_since = self._clock() if busy else None
         self._dispatch()
 
     def _learn(self, batch: Running, outcome: Outcome) -> None:
@@ -272,21 +260,22 @@ class Loop:
 
 
 class Reservation:
-    """Predicted work of a request that is being tokenised; released exactly once."""
+    """Predicted work of a request that is being tokenised; held as a context."""
 
     __slots__ = ("_loop", "_seconds")
 
     def __init__(self, loop: Loop, seconds: float) -> None:
         self._loop = loop
         self._seconds = seconds
-        loop.reserved_seconds += seconds
 
     def __repr__(self) -> str:
         return f"<Reservation {self._seconds:.3f} s>"
 
-    def release(self) -> None:
+    def __enter__(self) -> None:
+        self._loop.reserved_seconds += self._seconds
+
+    def __exit__(self, *_: object) -> None:
         self._loop.reserved_seconds = max(0.0, self._loop.reserved_seconds - self._seconds)
-        self._seconds = 0.0
 
 
 def judge(*, wait: float, own: float, left: float, max_backlog: float) -> None:

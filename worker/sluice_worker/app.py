@@ -1,0 +1,101 @@
+"""The two ASGI applications of a worker: one for callers, one for probes and metrics.
+
+``server`` runs them under uvicorn. Each request passes here once: head in, response out, errors
+written by the catalogue, and the headers that every answer carries.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from sluice_api import names
+from sluice_api.errors import ApiError
+from sluice_worker.exchange import (
+    ClientGone,
+    Head,
+    Message,
+    Receive,
+    Response,
+    Send,
+    head_of,
+    refusal,
+)
+from sluice_worker.routes import Worker, label_of, observe, respond
+
+log = logging.getLogger(__name__)
+
+Responder = Callable[[Worker, Head, Receive], Awaitable[Response]]
+
+
+class Application:
+    """ASGI over one responder."""
+
+    def __init__(self, worker: Worker, responder: Responder, *, counted: bool) -> None:
+        self._worker = worker
+        self._responder = responder
+        self._counted = counted
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        worker = self._worker
+        head = head_of(scope, time.monotonic())
+        if self._counted:
+            worker.begin()
+        try:
+            response = await self._respond(head, receive)
+            if self._counted:
+                worker.metrics.requests.labels(label_of(head.path), str(response.status)).inc()
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": response.status,
+                    "headers": self._headers(head, response),
+                }
+            )
+            await send({"type": "http.response.body", "body": response.body})
+        except ClientGone:
+            log.info("client gone", extra={"path": head.path, "request_id": head.request_id})
+        finally:
+            if self._counted:
+                worker.end()
+
+    async def _respond(self, head: Head, receive: Receive) -> Response:
+        try:
+            return await self._responder(self._worker, head, receive)
+        except ApiError as error:
+            response = refusal(error, head)
+            if error.code in ("body_too_large", "request_timeout"):
+                # The rest of the body is still on its way; do not read it as a request.
+                response.headers.append(("connection", "close"))
+            return response
+        except ClientGone:
+            raise
+        except Exception:
+            log.exception("request failed", extra={"request_id": head.request_id})
+            return refusal(ApiError("internal_error", "The worker failed."), head)
+
+    def _headers(self, head: Head, response: Response) -> list[tuple[bytes, bytes]]:
+        lifecycle = self._worker.lifecycle
+        headers = [
+            *response.headers,
+            ("content-length", str(len(response.body))),
+            (names.REQUEST_ID, head.request_id),
+            (names.REVISION, self._worker.settings.revision),
+            (names.SERVICE_TIME, f"{response.service_seconds:.6f}"),
+        ]
+        if digest := lifecycle.identity.answer_digest:
+            headers.append((names.ANSWER_DIGEST, digest))
+        if lifecycle.capacity is not None:
+            headers.append((names.CAPACITY, lifecycle.capacity().header()))
+        if lifecycle.draining and ("connection", "close") not in headers:
+            headers.append(("connection", "close"))
+        return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
+
+
+def application(worker: Worker) -> Application:
+    """What the application port serves."""
+    return Application(worker, respond, counted=True)
+
+
+def administration(worker: Worker) -> Application:
+    """What the admin port serves."""
+    return Application(worker, observe, counted=False)

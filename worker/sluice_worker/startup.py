@@ -1,0 +1,126 @@
+"""From settings to a worker that is ready: load, warm up, connect the parts.
+
+``server`` runs :func:`start` beside the ports it already serves, so that probes see the progress.
+Everything heavy is imported here, on a thread, and nowhere earlier.
+"""
+
+import asyncio
+import gc
+import importlib.metadata
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from sluice_api.wire import Phase
+from sluice_worker.lifecycle import Identity, Lifecycle
+from sluice_worker.routes import Worker
+from sluice_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from sluice_worker.models.loaded import LoadedModel
+    from sluice_worker.warmup import Warmth
+
+log = logging.getLogger(__name__)
+
+
+async def start(worker: Worker) -> None:
+    """Make ``worker`` ready. Raises ModelError when the model cannot be served."""
+    began = time.monotonic()
+    model, warmth = await asyncio.to_thread(_load, worker.settings, worker.lifecycle)
+    connect(worker, model, warmth)
+    # What is loaded stays: do not look through it for garbage again and again.
+    gc.collect()
+    gc.freeze()
+    worker.lifecycle.report(Phase.READY)
+    log.info(
+        "model ready",
+        extra={
+            "seconds": time.monotonic() - began,
+            "model": model.uri,
+            "tasks": ",".join(model.tasks),
+            "dtype": model.dtype,
+            "reason": model.dtype_reason,
+            "engine": model.engine.name,
+            "answer_digest": model.answer_digest,
+        },
+    )
+
+
+def _load(settings: Settings, lifecycle: Lifecycle) -> "tuple[LoadedModel, Warmth]":
+    from sluice_worker import device
+    from sluice_worker.models.load import load
+    from sluice_worker.warmup import warm_up
+
+    model = load(
+        settings.model_uri,
+        revision=settings.model_revision,
+        task=settings.task or "auto",
+        dtype=settings.dtype,
+        device=settings.device,
+        max_input_tokens=settings.max_input_tokens,
+        report=lifecycle.report,
+    )
+    lifecycle.report(Phase.WARMING)
+    threads = device.threads() if model.device == "cpu" else 1
+    warmth = warm_up(model.engine, model.canary, threads=threads, set_threads=_set_threads)
+    return model, warmth
+
+
+def _set_threads(count: int) -> None:
+    import torch
+
+    if torch.get_num_threads() != count:  # of the calling thread, with OpenMP
+        torch.set_num_threads(count)
+
+
+def connect(worker: Worker, model: "LoadedModel", warmth: "Warmth") -> None:
+    """Put the parts together around a warm model. Imports what needs numpy, so not earlier."""
+    from sluice_worker.intake import Intake
+    from sluice_worker.lanes import Lanes
+    from sluice_worker.loop import Loop, Rules
+
+    settings, metrics, lifecycle = worker.settings, worker.metrics, worker.lifecycle
+    lanes = Lanes(
+        model.engine,
+        threads=warmth.threads,
+        width=warmth.width,
+        set_threads=warmth.set_threads,
+    )
+    rules = Rules(
+        latency_goal_seconds=settings.batch_latency_goal_seconds,
+        max_size=settings.batch_max_size,
+        max_backlog_seconds=settings.max_backlog_seconds,
+    )
+    loop = Loop(lanes, warmth.cost, rules, metrics, lifecycle.progress)
+    worker.intake = Intake(
+        model.tasks,
+        loop,
+        metrics,
+        service=settings.name,
+        max_input_tokens=model.max_input_tokens,
+    )
+    lifecycle.identity = Identity(
+        answer_digest=model.answer_digest,
+        tasks=tuple(model.tasks),
+        labels=model.labels,
+        max_input_tokens=model.max_input_tokens,
+        dimensions=model.dimensions,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    lifecycle.capacity = loop.capacity
+    metrics.watch(
+        waiting=lambda: loop.backlog.waiting,
+        running=lambda: sum(len(batch.entries) for batch in list(loop.running)),
+        backlog=lambda: loop.predicted_wait(time.monotonic()),
+    )
+    metrics.info.labels(
+        version=importlib.metadata.version("sluice"),
+        model=model.uri,
+        revision=settings.revision,
+        answer_digest=model.answer_digest,
+        dtype=model.dtype,
+        device=model.device,
+        threads=str(warmth.threads),
+        engine=model.engine.name,
+    ).set(1)

@@ -1,0 +1,102 @@
+"""Prove that a loaded model computes, and learn what its batches cost, before it is called ready.
+
+``startup`` calls :func:`warm_up` on the thread that loaded the model. The canary units are run
+twice: the answers must be finite and the same. The second run, and one per unit, seed the cost
+model; a run on all lanes side by side decides how many lanes there are.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from sluice_worker.cost import CostModel, load_of
+from sluice_worker.engines.base import Array, Engine, Unit
+from sluice_worker.lanes import SetThreads
+from sluice_worker.models.errors import ModelRejected
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+"""Relative; two runs of one batch on one thread count differ by less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warmth:
+    """What the warm-up found.
+
+    Attributes:
+        threads: of the processor; ``set_threads`` sets how many of them one batch uses.
+        cost: seeded, for the lanes chosen.
+        width: how many lanes answer a queue fastest.
+        gain: throughput of narrow lanes side by side over that of one wide lane; 1 if not tried.
+    """
+
+    threads: int
+    set_threads: SetThreads
+    cost: CostModel
+    width: int
+    gain: float
+
+
+def warm_up(
+    engine: Engine, canary: Sequence[Unit], *, threads: int, set_threads: SetThreads
+) -> Warmth:
+    """Run the canary. Raises ModelRejected when its answers are not finite or not reproducible."""
+    set_threads(threads)
+    first = engine.run(canary)
+    wide_seconds, second = _timed(engine, canary)
+    check(first, second)
+    gain = _lanes_gain(engine, canary, threads, set_threads, wide_seconds) if threads > 1 else 1.0
+    width = threads if gain > 1 else 1
+    cost = CostModel()
+    set_threads(threads // width)
+    for batch in (canary, *((unit,) for unit in canary)):
+        seconds, _ = _timed(engine, batch)
+        lengths = [unit.tokens for unit in batch]
+        cost.observe(load_of(lengths, engine.computed_tokens(lengths)), seconds)
+    set_threads(threads)
+    log.info("warm", extra={"lanes": width, "lanes_gain": gain, "cost": repr(cost)})
+    return Warmth(threads, set_threads, cost, width, gain)
+
+
+def check(first: Sequence[Array], second: Sequence[Array]) -> None:
+    """Raise ModelRejected unless both are finite and equal within the tolerance."""
+    for one, other in zip(first, second, strict=True):
+        if not np.isfinite(one).all():
+            raise ModelRejected(
+                "The model computes numbers that are not finite. Check its weights and its dtype."
+            )
+        if not np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE):
+            raise ModelRejected(
+                "The model answers the same input differently each time. Check that it has no "
+                "random layers left."
+            )
+
+
+def _lanes_gain(
+    engine: Engine,
+    canary: Sequence[Unit],
+    threads: int,
+    set_threads: SetThreads,
+    wide_seconds: float,
+) -> float:
+    """How much more ``threads`` lanes of one thread compute than one lane of ``threads``."""
+
+    def compute(_: int) -> None:
+        set_threads(1)
+        engine.run(canary)
+
+    with ThreadPoolExecutor(threads) as lanes:
+        started = time.monotonic()
+        list(lanes.map(compute, range(threads)))
+        return threads * wide_seconds / (time.monotonic() - started)
+
+
+def _timed(engine: Engine, units: Sequence[Unit]) -> tuple[float, list[Array]]:
+    started = time.monotonic()
+    arrays = engine.run(units)
+    return time.monotonic() - started, arrays
