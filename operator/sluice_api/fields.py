@@ -174,7 +174,7 @@ class Choice(Kind):
     """One of a few words."""
 
     def __init__(self, *values: str) -> None:
-        self.values = values
+        self.values = tuple(str(value) for value in values)
 
     def parse(self, value: object) -> str:
         if not isinstance(value, str) or value not in self.values:

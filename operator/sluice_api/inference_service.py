@@ -1,21 +1,20 @@
 """The resource: what a user writes to have a model served, and what Sluice answers in status.
 
 The CRD, its reference page and every message about a bad file are made from these models, so a
-field exists here only when it works. Kinds of value stand in ``fields``, reading files in
-``service_files``, the digest of a revision in ``revision_of`` below. Users of the parsed resource:
-the planner (``sluice_operator.plan``), scaling rules, ``sluice up``.
+field exists here only when it works. Kinds of value stand in ``fields``, rules between fields in
+``spec_rules``, reading files in ``service_files``. Users of the parsed resource: the planner
+(``sluice_operator.plan``), the scaling rules, ``sluice up``.
 """
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from sluice_api import names
 from sluice_api.digests import revision_digest
 from sluice_api.fields import AUTO, Choice, Duration, Flag, Text, TextMap, TextSet, Whole
-from sluice_api.spec_rules import ACCESS_RULES, MODEL_RULES, SCALING_RULES, Rule
+from sluice_api.section import Section
+from sluice_api.spec_rules import ACCESS_RULES, MODEL_RULES, SCALING_RULES
 from sluice_api.tasks import Task
 
 MAX_REPLICAS = 1000
@@ -32,41 +31,12 @@ MODEL_URI = Text(
     512,
     pattern=(
         "^(file://(/[A-Za-z0-9._+@=~,%-]+)+"
-        "|python://[A-Za-z_][A-Za-z0-9_.]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
+        "|python://[A-Za-z][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
         "|hf://([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*)$"
     ),
     form="hf://organisation/name, python://package[/folder] or file:///absolute/folder"
     " (percent-encoded, no slash at the end)",
 )
-
-
-class Section(BaseModel):
-    """A part of the resource: camelCase outside, snake_case here, nothing unknown, immutable."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel, extra="forbid", frozen=True, validate_default=False
-    )
-    rules: ClassVar[tuple[Rule, ...]] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, value: Any) -> Any:
-        # As the API server does: a field set to null is a field left out.
-        if isinstance(value, dict):
-            return {name: field for name, field in value.items() if field is not None}
-        return value
-
-    @model_validator(mode="after")
-    def _follow_rules(self) -> "Section":
-        broken = [(rule, found) for rule in self.rules if (found := rule.check(self))]
-        if broken:
-            problems = [(rule.field, message) for rule, message in broken]
-            raise PydanticCustomError("rules", "rules are broken", {"problems": problems})
-        return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in the resource, every default spelt out."""
-        return self.model_dump(by_alias=True, mode="json")
 
 
 class Metadata(Section):
@@ -128,14 +98,15 @@ class Model(Section):
         str,
         Text(
             128,
-            pattern="^([A-Za-z0-9][A-Za-z0-9._/+-]*)?$",
-            form="a commit, branch or tag of letters, digits and . _ / + -",
+            pattern="^([A-Za-z0-9][A-Za-z0-9._/+-]*|sha256:[0-9a-f]{64})?$",
+            form="a commit, branch, tag or version of letters, digits and . _ / + -,"
+            " or sha256: and 64 hexadecimal digits",
         ),
     ] = Field(
         default="",
         description="Which version of the source: a commit, branch or tag for hf://, the version"
-        " that must be installed for python://. Empty takes the source's current one."
-        " A commit pins the model. Not for file://.",
+        " that must be installed for python://, or sha256:DIGEST of the content for any source"
+        " (the worker logs it). A commit or a digest pins the model; empty takes what is there.",
         examples=["8b3219a92973c328a8e22fadcfa821b5dc75636a"],
     )
     task: Annotated[str, Choice(AUTO, *Task)] = Field(
@@ -150,7 +121,7 @@ class Model(Section):
         " (float32 on a CPU).",
         examples=["float32"],
     )
-    max_input_tokens: Annotated[int | None, Whole(1, 1_048_576, auto=True)] = Field(
+    max_input_tokens: Annotated[int | None, Whole(1, 1_000_000, auto=True)] = Field(
         default=None,
         description="The longest input that is accepted, in tokens of the model, special tokens"
         " included; auto takes the model's own maximum.",

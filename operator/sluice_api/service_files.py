@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from sluice_api import names
 from sluice_api.inference_service import InferenceService
+from sluice_api.section import Section
 from sluice_api.spec_errors import Problem, Refused, SpecError, shown
 
 MAX_FILE_BYTES: Final = 1_048_576
@@ -193,10 +194,9 @@ def _unknown_message(path: list[str]) -> str:
 
 def _known_fields(path: list[str]) -> list[str]:
     """The names of the fields of the section at ``path``."""
-    section: type[BaseModel] = InferenceService
+    section: type[Section] = InferenceService
     for step in path:
-        for field in section.model_fields.values():
-            kind = field.annotation
-            if field.alias == step and isinstance(kind, type) and issubclass(kind, BaseModel):
-                section = kind
-    return [field.alias or "" for field in section.model_fields.values()]
+        for field in section.fields():
+            if field.name == step and isinstance(field.content, type):
+                section = field.content
+    return [field.name for field in section.fields()]

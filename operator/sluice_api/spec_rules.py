@@ -18,12 +18,14 @@ class Rule:
         check: takes the section; returns the message when the rule is broken, else nothing.
         cel: true when the rule holds; ``self`` is the section.
         message_cel: yields the same message as ``check``.
+        words: the rule for the reference page.
     """
 
     field: str
     check: Callable[[Any], str]
     cel: str
     message_cel: str
+    words: str
 
 
 def _min_within_max(scaling: Any) -> str:
@@ -53,12 +55,13 @@ def _public_or_tenants(access: Any) -> str:
     )
 
 
-def _folder_without_revision(model: Any) -> str:
-    if not (model.revision and model.uri.startswith("file://")):
+def _folder_has_no_versions(model: Any) -> str:
+    pinned = model.revision == "" or model.revision.startswith("sha256:")
+    if pinned or not model.uri.startswith("file://"):
         return ""
     return (
-        f"got {model.revision}, allowed nothing with a file:// uri. Remove it, or keep each"
-        " version in a folder of its own."
+        f"got {model.revision}, allowed sha256:DIGEST or nothing with a file:// uri. A folder has"
+        " no versions: keep each in a folder of its own."
     )
 
 
@@ -69,6 +72,7 @@ SCALING_RULES = (
         "self.minReplicas <= self.maxReplicas",
         "'got ' + string(self.minReplicas) + ', allowed 0 to spec.scaling.maxReplicas ('"
         " + string(self.maxReplicas) + '). Raise maxReplicas or lower minReplicas.'",
+        "`minReplicas` may not exceed `maxReplicas`.",
     ),
     Rule(
         "initialReplicas",
@@ -76,6 +80,7 @@ SCALING_RULES = (
         "self.initialReplicas <= self.maxReplicas",
         "'got ' + string(self.initialReplicas) + ', allowed 0 to spec.scaling.maxReplicas ('"
         " + string(self.maxReplicas) + '). Raise maxReplicas or lower initialReplicas.'",
+        "`initialReplicas` may not exceed `maxReplicas`.",
     ),
 )
 
@@ -87,15 +92,18 @@ ACCESS_RULES = (
         "'got ' + string(size(self.tenants)) + ' tenants beside spec.access.public: true,"
         " allowed one of the two. Remove tenants to open the service to all, or public to keep"
         " it to them.'",
+        "`public: true` and `tenants` exclude each other.",
     ),
 )
 
 MODEL_RULES = (
     Rule(
         "revision",
-        _folder_without_revision,
-        "!(self.revision != '' && self.uri.startsWith('file://'))",
-        "'got ' + self.revision + ', allowed nothing with a file:// uri. Remove it, or keep each"
-        " version in a folder of its own.'",
+        _folder_has_no_versions,
+        "!self.uri.startsWith('file://') || self.revision == ''"
+        " || self.revision.startsWith('sha256:')",
+        "'got ' + self.revision + ', allowed sha256:DIGEST or nothing with a file:// uri."
+        " A folder has no versions: keep each in a folder of its own.'",
+        "With a `file://` uri, `revision` may only be `sha256:DIGEST`.",
     ),
 )

@@ -12,6 +12,9 @@ from sluice_api.inference_service import InferenceService, revision_of
 from sluice_api.quantities import format_duration
 from sluice_api.tasks import Task
 
+_DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+"""What the resource calls a device → what torch calls it."""
+
 
 def worker_environment(service: InferenceService) -> dict[str, str]:
     """The environment that makes a worker serve ``service``.
@@ -25,7 +28,7 @@ def worker_environment(service: InferenceService) -> dict[str, str]:
         names.ENV_MODEL_NAME: service.metadata.name,
         names.ENV_TASK: model.task,
         names.ENV_DTYPE: model.dtype,
-        names.ENV_DEVICE: service.spec.hardware.device,
+        names.ENV_DEVICE: _DEVICES[service.spec.hardware.device],
         names.ENV_REVISION: revision_of(service),
         # Work that could not be answered within the timeout is better refused than queued.
         names.ENV_MAX_BACKLOG: format_duration(service.spec.limits.timeout),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sluice_api import wire
-from sluice_operator.scaling.demand import DemandWindow, Traffic
+from sluice_operator.scaling.demand import SHORT, DemandWindow, Traffic
 from sluice_operator.scaling.history import ColdStarts, PeakWindow, ReplicaCapacity
 from sluice_operator.scaling.rules import Rules
 
@@ -19,7 +19,7 @@ UTILISATION = 0.8
 """How full a replica is planned to be."""
 DOWN_UTILISATION = 0.7
 """How full the remaining replicas may be after one has gone."""
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 2.0
 """A backlog should be gone within this, or within one cold start if that is longer."""
 HOLD_DOWN_SECONDS = (30.0, 300.0)
 """Least and longest time that demand must have been lower: three cold starts in between."""
@@ -145,7 +145,6 @@ class Recommender:
         self._cold_starts = ColdStarts()
         self._needs = PeakWindow()
         self._began_at = now
-        self._queued_before = False
 
     def __repr__(self) -> str:
         return (
@@ -180,9 +179,9 @@ class Recommender:
 
     def _learn(self, traffic: Traffic, workers: WorkerCounts, now: float) -> None:
         self._capacity.reported(traffic.service_seconds)
-        if traffic.held and self._queued_before and workers.ready and not traffic.silent:
+        # First in, first out: whoever has waited the whole window proves that no replica was idle.
+        if traffic.oldest_held_seconds >= SHORT and workers.ready and not traffic.silent:
             self._capacity.saturated(traffic.completions / workers.ready, now)
-        self._queued_before = traffic.held > 0
 
     def _inputs(self, traffic: Traffic, workers: WorkerCounts, now: float) -> Inputs:
         recent = max(traffic.arrivals_low, traffic.arrivals_10s)

@@ -1,0 +1,94 @@
+"""The base of every part of the resource: how it is read, written, and described.
+
+``inference_service`` and ``service_status`` are made of sections; the CRD generator and the
+reference pages walk them through :meth:`Section.fields`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from sluice_api.fields import Kind
+from sluice_api.spec_rules import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class SectionField:
+    """One field of a section, for those who describe it.
+
+    Attributes:
+        name: as it is written in the resource.
+        content: the kind of its value, or the section it holds.
+        is_list: it holds a list of such sections, at most ``max_items``.
+        default: as it is written in the resource; None for a section or a required field.
+        example: as it is written in the resource; None when there is none.
+    """
+
+    name: str
+    content: "Kind | type[Section]"
+    description: str
+    required: bool
+    default: Any
+    example: Any
+    is_list: bool = False
+    max_items: int = 0
+
+
+class Section(BaseModel):
+    """A part of the resource: camelCase outside, snake_case here, nothing unknown, immutable."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    list_key: ClassVar[str] = ""
+    """In a list of such sections, the field that tells them apart."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        # As the API server does: a field set to null is a field left out.
+        if isinstance(value, dict):
+            return {name: field for name, field in value.items() if field is not None}
+        return value
+
+    @model_validator(mode="after")
+    def _follow_rules(self) -> "Section":
+        broken = [(rule.field, found) for rule in self.rules if (found := rule.check(self))]
+        if broken:
+            raise PydanticCustomError("rules", "rules are broken", {"problems": broken})
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the resource, every default spelt out."""
+        return self.model_dump(by_alias=True, mode="json")
+
+    @classmethod
+    def fields(cls) -> Iterator[SectionField]:
+        """The fields, in the order in which they are documented."""
+        for field in cls.model_fields.values():
+            yield _describe(field)
+
+
+def _describe(field: FieldInfo) -> SectionField:
+    assert field.alias is not None
+    kind = next((extra for extra in field.metadata if isinstance(extra, Kind)), None)
+    required = field.is_required()
+    default = None
+    if kind is not None and not required:
+        default = kind.dump(field.get_default(call_default_factory=True))
+    annotation: Any = field.annotation
+    is_list = kind is None and get_origin(annotation) is list
+    return SectionField(
+        name=field.alias,
+        content=kind or (get_args(annotation)[0] if is_list else annotation),
+        description=field.description or "",
+        required=required,
+        default=default,
+        example=field.examples[0] if field.examples else None,
+        is_list=is_list,
+        max_items=next((m.max_length for m in field.metadata if is_list), 0),
+    )
