@@ -24,6 +24,9 @@ from sluice_worker.routes import Worker, label_of, observe, respond
 
 log = logging.getLogger(__name__)
 
+CLIENT_GONE = 499
+"""Counted as the status of requests whose client left, after nginx's example; never sent."""
+
 Responder = Callable[[Worker, Head, Receive], Awaitable[Response]]
 
 
@@ -42,8 +45,7 @@ class Application:
             worker.begin()
         try:
             response = await self._respond(head, receive)
-            if self._counted:
-                worker.metrics.requests.labels(label_of(head.path), str(response.status)).inc()
+            self._count(head, response.status)
             await send(
                 {
                     "type": "http.response.start",
@@ -53,10 +55,14 @@ class Application:
             )
             await send({"type": "http.response.body", "body": response.body})
         except ClientGone:
-            log.info("client gone", extra={"path": head.path, "request_id": head.request_id})
+            self._count(head, CLIENT_GONE)
         finally:
             if self._counted:
                 worker.end()
+
+    def _count(self, head: Head, status: int) -> None:
+        if self._counted:
+            self._worker.metrics.requests.labels(label_of(head.path), str(status)).inc()
 
     async def _respond(self, head: Head, receive: Receive) -> Response:
         try:
@@ -79,9 +85,10 @@ class Application:
             *response.headers,
             ("content-length", str(len(response.body))),
             (names.REQUEST_ID, head.request_id),
-            (names.REVISION, self._worker.settings.revision),
             (names.SERVICE_TIME, f"{response.service_seconds:.6f}"),
         ]
+        if revision := self._worker.settings.revision:
+            headers.append((names.REVISION, revision))
         if digest := lifecycle.identity.answer_digest:
             headers.append((names.ANSWER_DIGEST, digest))
         if lifecycle.capacity is not None:

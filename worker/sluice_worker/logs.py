@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _CAPACITY = 10_000
 
 
@@ -61,6 +61,7 @@ def start_logging(log_format: str) -> logging.handlers.QueueListener:
     waiting: queue.Queue[Any] = queue.Queue(_CAPACITY)
     listener = logging.handlers.QueueListener(waiting, writer)
     logging.basicConfig(level=logging.INFO, handlers=[DroppingHandler(waiting)], force=True)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # we say ourselves what we serve
     listener.start()
     return listener
 

@@ -234,7 +234,10 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         variable = f" [{option.variable}]" if option.variable else ""
         default = f" (default {option.default})" if option.default else ""
         parser.add_argument(option.flag, dest=option.field, help=option.help + variable + default)
-    given, unknown = parser.parse_known_args(arguments)
+    try:
+        given, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise SettingsError(f"{error}. See sluice-worker --help.") from None
     if unknown:
         raise SettingsError(f"{unknown[0]}: this flag is not known. See sluice-worker --help.")
     values = {option.field: _value(option, given, environment) for option in _OPTIONS}
