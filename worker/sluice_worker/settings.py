@@ -36,6 +36,7 @@ class Settings:
         max_input_tokens: None for what the model itself allows.
         fd, admin_fd: listening sockets inherited from a supervisor; None to bind host and port.
         max_body_bytes: of one request.
+        threads: to compute with; None for what quota and affinity allow.
         timeout_seconds: for requests that come without a deadline.
         drain_grace_seconds: after SIGTERM, how long new requests are still accepted.
         drain_timeout_seconds: how long accepted requests may still take after that.
@@ -58,6 +59,7 @@ class Settings:
     fd: int | None
     admin_fd: int | None
     max_body_bytes: int
+    threads: int | None
     timeout_seconds: float
     drain_grace_seconds: float
     drain_timeout_seconds: float
@@ -195,6 +197,14 @@ _OPTIONS = (
         str(8 * 2**20),
         _whole(1024, 2**30),
         "largest request body",
+    ),
+    _Option(
+        "threads",
+        "--threads",
+        names.ENV_WORKER_THREADS,
+        "auto",
+        lambda value: None if value == "auto" else _whole(1, 1024)(value),
+        "threads to compute with; auto for what quota and affinity allow",
     ),
     _Option(
         "timeout_seconds",

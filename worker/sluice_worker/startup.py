@@ -38,9 +38,6 @@ async def start(worker: Worker) -> None:
             "seconds": time.monotonic() - began,
             "model": model.uri,
             "tasks": ",".join(model.tasks),
-            "dtype": model.dtype,
-            "reason": model.dtype_reason,
-            "engine": model.engine.name,
             "answer_digest": model.answer_digest,
         },
     )
@@ -48,29 +45,27 @@ async def start(worker: Worker) -> None:
 
 def _load(settings: Settings, lifecycle: Lifecycle) -> "tuple[LoadedModel, Warmth]":
     from sluice_worker import device
+
+    threads = settings.threads or device.available_cpus()
+    device.limit_threads(threads)
+
     from sluice_worker.models.load import load
     from sluice_worker.warmup import warm_up
 
     model = load(
         settings.model_uri,
         revision=settings.model_revision,
-        task=settings.task or "auto",
+        task=settings.task,
         dtype=settings.dtype,
         device=settings.device,
         max_input_tokens=settings.max_input_tokens,
         report=lifecycle.report,
     )
     lifecycle.report(Phase.WARMING)
-    threads = device.threads() if model.device == "cpu" else 1
-    warmth = warm_up(model.engine, model.canary, threads=threads, set_threads=_set_threads)
+    if model.device != "cpu":
+        threads = 1  # the accelerator computes; one thread feeds it
+    warmth = warm_up(model.engine, model.canary, threads=threads, set_threads=device.set_threads)
     return model, warmth
-
-
-def _set_threads(count: int) -> None:
-    import torch
-
-    if torch.get_num_threads() != count:  # of the calling thread, with OpenMP
-        torch.set_num_threads(count)
 
 
 def connect(worker: Worker, model: "LoadedModel", warmth: "Warmth") -> None:
