@@ -111,8 +111,14 @@ def _packed_attention(
     foreign = [name for name in _FOREIGN if others.get(name) not in (None, False)]
     if attention_mask is not None or foreign or getattr(module, "is_causal", False):
         raise NotPackable(f"its attention asks for {', '.join(foreign) or 'a mask'}")
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-    output = attend(*rows, _current.get(), scale=scaling, window=sliding_window)
+    output = attend(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        _current.get(),
+        scale=scaling,
+        window=sliding_window,
+    )
     return output.unsqueeze(0), None
 
 

@@ -34,7 +34,8 @@ def _max(block: Tensor) -> Tensor:
 
 def _weighted_mean(block: Tensor) -> Tensor:
     weights = torch.arange(1, block.shape[1] + 1, dtype=block.dtype, device=block.device)
-    return torch.matmul(weights, block) / weights.sum()
+    summed: Tensor = torch.matmul(weights, block)
+    return summed / weights.sum()
 
 
 MODES: dict[str, Callable[[Tensor], Tensor]] = {

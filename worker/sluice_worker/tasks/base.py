@@ -1,5 +1,9 @@
-"""One NLP task: from a call to units of work, and from the engine's arrays back to items."""
+"""One NLP task: from a call to units of work, and from the engine's arrays back to items.
 
+A task is a module with ``TASK``, ``offers`` and ``build``, and a line in ``tasks.registry``.
+"""
+
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,6 +11,8 @@ from typing import Protocol
 from sluice_api.call import Call, Item
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, Unit
+from sluice_worker.models.description import Description
+from sluice_worker.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +37,30 @@ class TaskModule(Protocol):
     def prepare(self, call: Call) -> Prepared:
         """Tokenise; called on a tokeniser thread. Raises ApiError naming field, value and fix."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a task is built from."""
+
+    description: Description
+    tokenizer: Tokenizer
+
+
+def unit_of(ids: tuple[int, ...], type_ids: tuple[int, ...] | None) -> Unit:
+    """A unit whose key is exactly its content, so that equal work is recognised as such."""
+    if type_ids is None:
+        return Unit(ids, None, b"p" + array("i", ids).tobytes())
+    return Unit(ids, type_ids, b"t" + array("i", ids).tobytes() + bytes(type_ids))
+
+
+def place(call: Call, index: int) -> str:
+    """How the caller finds input ``index`` again."""
+    return f"input[{index}]" if len(call.inputs) > 1 else "input"
+
+
+def text_of(call: Call, index: int) -> str:
+    """Input ``index`` of a task whose codecs only let texts through."""
+    value = call.inputs[index]
+    assert isinstance(value, str), "the codecs of this task take texts only"
+    return value

@@ -1,0 +1,138 @@
+"""Which engine a model gets: the leanest that proves itself equal on this very model.
+
+The packed engine is never trusted by the architecture's name alone. When a model is loaded, a few
+texts are computed both ways, and the padded engine stays wherever the answers differ.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from sluice_worker.engines import bert
+from sluice_worker.engines.base import Array, Engine, Unit
+from sluice_worker.engines.encoder import PackedEngine, PaddedEngine
+from sluice_worker.models.description import Description, position_offset
+from sluice_worker.models.errors import ModelRejected
+from sluice_worker.models.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+"""Largest difference between two ways to compute the same, against the size of the answer."""
+
+
+def build(
+    manifest: Manifest,
+    description: Description,
+    probe: Sequence[Unit],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Engine:
+    """Read the weights and choose the engine.
+
+    Args:
+        probe: texts of different lengths, to compare engines on.
+
+    Raises:
+        ModelRejected: the weights do not fit the configuration, or the answers are not numbers.
+    """
+    if bert.serves(description):
+        network = bert.BertNetwork(description, _tensors(manifest), dtype=dtype, device=device)
+        engine: Engine = PackedEngine(network, description.pooling, device)
+        reference = [engine.run([unit])[0] for unit in probe]
+        _check(difference(engine.run(probe), reference), dtype)
+        return engine
+    return _adapted(manifest, description, probe, dtype, device)
+
+
+def difference(answers: Sequence[Array], reference: Sequence[Array]) -> float:
+    """The largest difference, as a share of the reference's largest value (or of 1)."""
+    scale = max(1.0, *(float(np.abs(array).max()) for array in reference))
+    pairs = zip(answers, reference, strict=True)
+    return max(float(np.abs(left - right).max()) for left, right in pairs) / scale
+
+
+def _adapted(
+    manifest: Manifest,
+    description: Description,
+    probe: Sequence[Unit],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Engine:
+    from sluice_worker.engines.adapter import AdaptedNetwork, NotPackable
+
+    model = _transformers_model(manifest, description, dtype, device)
+    padded = PaddedEngine(model, description.pooling, device)
+    reference = [padded.run([unit])[0] for unit in probe]
+    _check(difference(padded.run(probe), reference), dtype)
+    usual_attention = model.config._attn_implementation
+    try:
+        network = AdaptedNetwork(model, offset=position_offset(description.config))
+        packed = PackedEngine(network, description.pooling, device)
+        found = difference(packed.run(probe), reference)
+        if found <= _TOLERANCE[dtype]:
+            return packed
+        reason = f"packed answers differ by {found:.1e}"
+    except NotPackable as error:
+        reason = str(error)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        # Code we do not know, called in a way its authors may not have meant.
+        reason = f"{type(error).__name__}: {error}"
+    model.set_attn_implementation(usual_attention)
+    log.info("model runs padded", extra={"model_type": description.model_type, "reason": reason})
+    return padded
+
+
+def _check(found: float, dtype: torch.dtype) -> None:
+    """Refuse a model whose answers are not numbers, or depend on what else is in the batch."""
+    if not found <= _TOLERANCE[dtype]:  # NaN is never smaller.
+        name = str(dtype).removeprefix("torch.")
+        raise ModelRejected(
+            f"The model's answers are not stable in {name} (difference {found:.1e} between a text "
+            "alone and in a batch). Set model.dtype to float32, or check the weights."
+        )
+
+
+def _tensors(manifest: Manifest) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for name in manifest.weights:
+        if name.endswith(".safetensors"):
+            try:
+                tensors.update(load_file(manifest.folder / name))
+            except SafetensorError as error:
+                raise ModelRejected(f"{name} is damaged: {error}. Fetch it again.") from error
+    return tensors
+
+
+def _transformers_model(
+    manifest: Manifest, description: Description, dtype: torch.dtype, device: torch.device
+) -> Any:
+    from transformers import AutoModel, AutoModelForSequenceClassification
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    kind = AutoModel if description.classifier is None else AutoModelForSequenceClassification
+    try:
+        model, report = kind.from_pretrained(
+            str(manifest.folder),
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelRejected(f"transformers cannot load the model: {error}") from error
+    missing = [name for name in report["missing_keys"] if "pooler." not in name]
+    if missing:
+        raise ModelRejected(
+            f"The weights lack {len(missing)} tensors ({', '.join(sorted(missing)[:3])}). "
+            "Fetch or save the whole model again."
+        )
+    return model.eval().to(device)

@@ -1,0 +1,179 @@
+"""From a model's address to a model in memory: fetch, verify, describe, build.
+
+Called once, on a thread of its own, by the worker's start-up. Hashing the files and importing torch
+take about as long, so they run side by side.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sluice_api.digests import answer_digest
+from sluice_api.tasks import Task
+from sluice_api.wire import Phase
+from sluice_worker import device as hardware
+from sluice_worker.engines.base import Unit
+from sluice_worker.models.description import Description, describe
+from sluice_worker.models.errors import ModelRejected
+from sluice_worker.models.loaded import LoadedModel
+from sluice_worker.models.manifest import SENTENCE_FILES, TOKENIZER_FILES, Manifest, verify
+from sluice_worker.models.sources.base import Report, silent
+from sluice_worker.models.sources.registry import PINNED_CONTENT, fetch
+from sluice_worker.models.tokenizer import Tokenizer, load_tokenizer
+from sluice_worker.tasks.base import Material, TaskModule, unit_of
+from sluice_worker.tasks.registry import offered
+
+if TYPE_CHECKING:
+    from sluice_worker.engines.base import Engine
+
+log = logging.getLogger(__name__)
+
+_CANARY_TOKENS = (8, 48, 192)
+_CANARY_TEXT = "The quick brown fox jumps over the lazy dog while the river runs to the sea. " * 24
+
+
+def load(
+    uri: str,
+    *,
+    revision: str | None = None,
+    task: Task | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    max_input_tokens: int | None = None,
+    report: Report = silent,
+) -> LoadedModel:
+    """Load a model; blocks for seconds, or for minutes where it must be downloaded.
+
+    Args:
+        uri: ``file://``, ``python://`` or ``hf://`` (see ``models.sources``).
+        revision: what the source understands, or ``sha256:…`` to pin the content; None for any.
+        task: the one the model must do, which then comes first; None to take it from the model.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        max_input_tokens: None for the model's own limit.
+        report: told the phase, the progress in it (0–1) and a line for people.
+
+    Raises:
+        ModelError: one of its subclasses, with an exit code and the next step.
+    """
+    report(Phase.DOWNLOADING, None, f"looking for {uri}")
+    snapshot = fetch(uri, revision or None, report)
+    pinned = revision if revision and revision.startswith(PINNED_CONTENT) else None
+    report(Phase.LOADING, 0.0, "verifying files")
+    with ThreadPoolExecutor(1, thread_name_prefix="import") as pool:
+        importing = pool.submit(import_module, "sluice_worker.engines.selection")
+        manifest = verify(snapshot, pinned)
+        description = describe(manifest, max_input_tokens)
+        tokenizer = load_tokenizer(
+            manifest,
+            max_tokens=description.max_tokens,
+            vocabulary=description.vocabulary,
+            lower_case=description.lower_case,
+        )
+        tasks = _tasks(description, tokenizer, task)
+        report(Phase.LOADING, 0.2, "importing torch")
+        importing.result()
+    chosen = hardware.choose_device(device)
+    kind = hardware.resolve_dtype(dtype, chosen, _cpu_flags())
+    canary = _canary(tokenizer)
+    report(Phase.LOADING, 0.6, "reading weights")
+    engine = _build(manifest, description, canary, kind.name, chosen)
+    report(Phase.LOADING, 1.0, "loaded")
+    log.info(
+        "model loaded",
+        extra={
+            "uri": uri,
+            "version": snapshot.version,
+            "manifest": manifest.digest,
+            "engine": repr(engine),
+            "tasks": [str(name) for name in tasks],
+            "dtype": kind.name,
+            "dtype_reason": kind.reason,
+        },
+    )
+    return LoadedModel(
+        uri=uri,
+        tasks=tasks,
+        engine=engine,
+        answer_digest=answer_digest(answer_parts(manifest, kind.name, description.max_tokens)),
+        max_input_tokens=description.max_tokens,
+        labels=description.classifier.labels if description.classifier else (),
+        dimensions=description.hidden_size if description.pooling else None,
+        dtype=kind.name,
+        dtype_reason=kind.reason,
+        device=chosen,
+        canary=canary,
+    )
+
+
+def answer_parts(manifest: Manifest, dtype: str, max_tokens: int) -> dict[str, object]:
+    """What an answer follows from, by content: see :func:`sluice_api.digests.answer_digest`.
+
+    The input limit belongs to it, because truncation cuts there.
+    """
+    sums = manifest.sums
+    pooling = {
+        name: sums[name]
+        for name in sums
+        if name in SENTENCE_FILES or ("/" in name and name.endswith("config.json"))
+    }
+    return {
+        "weights": {name: sums[name] for name in manifest.weights},
+        "tokenizer": {name: sums[name] for name in TOKENIZER_FILES if name in sums},
+        "config": sums["config.json"],
+        "generation_config": sums.get("generation_config.json"),
+        "chat_template": sums.get("chat_template.jinja"),
+        "pooling": pooling or None,
+        "dtype": dtype,
+        "max_input_tokens": max_tokens,
+    }
+
+
+def _tasks(
+    description: Description, tokenizer: Tokenizer, wanted: Task | None
+) -> dict[Task, TaskModule]:
+    tasks = offered(Material(description, tokenizer))
+    if wanted is None:
+        return tasks
+    if wanted not in tasks:
+        raise ModelRejected(
+            f"model.task: got {wanted}, but this model offers {', '.join(tasks)}. "
+            "Set one of these, or auto."
+        )
+    return {wanted: tasks.pop(wanted), **tasks}
+
+
+def _canary(tokenizer: Tokenizer) -> tuple[Unit, ...]:
+    whole = tokenizer.encode(_CANARY_TEXT, where="canary", truncate=True).ids
+    wanted = sorted({min(tokens, len(whole)) for tokens in _CANARY_TOKENS})
+    return tuple(unit_of((*whole[: tokens - 1], whole[-1]), None) for tokens in wanted)
+
+
+def _build(
+    manifest: Manifest,
+    description: Description,
+    canary: Sequence[Unit],
+    dtype: str,
+    device: str,
+) -> "Engine":
+    import torch
+
+    from sluice_worker.engines.selection import build
+
+    return build(
+        manifest,
+        description,
+        canary,
+        dtype=getattr(torch, dtype),
+        device=torch.device(device),
+    )
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        return hardware.cpu_flags(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        return frozenset()

@@ -1,0 +1,58 @@
+"""Classification by a model's own labels: one of many, or each by itself."""
+
+from collections.abc import Sequence
+
+from sluice_api.call import Call, Item
+from sluice_api.shapes.classify import item
+from sluice_api.tasks import Task
+from sluice_worker.engines.base import Array
+from sluice_worker.models.description import Classifier, Description
+from sluice_worker.models.tokenizer import Tokenizer
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, place, text_of, unit_of
+from sluice_worker.tasks.ranking import rank, sigmoid, softmax
+
+TASK = Task.CLASSIFICATION
+
+
+def offers(description: Description) -> bool:
+    return description.classifier is not None
+
+
+def build(material: Material) -> TaskModule:
+    classifier = material.description.classifier
+    assert classifier is not None, "offers() said so"
+    return Classification(material.tokenizer, classifier)
+
+
+class Classification:
+    """Implements :class:`sluice_worker.tasks.base.TaskModule`."""
+
+    task = TASK
+
+    def __init__(self, tokenizer: Tokenizer, classifier: Classifier) -> None:
+        self._tokenizer = tokenizer
+        self._labels = classifier.labels
+        self._each_by_itself = classifier.activation == "sigmoid"
+
+    def prepare(self, call: Call) -> Prepared:
+        truncate, top = call.parameters["truncate"], call.parameters["top_k"]
+        encoded = [
+            self._tokenizer.encode(
+                text_of(call, index), where=place(call, index), truncate=truncate
+            )
+            for index in range(len(call.inputs))
+        ]
+
+        def finish(arrays: Sequence[Array]) -> list[Item]:
+            activation = sigmoid if self._each_by_itself else softmax
+            return [
+                item(
+                    rank(self._labels, activation(logits), top),
+                    len(text.ids),
+                    multi_label=self._each_by_itself,
+                    truncated=text.truncated,
+                )
+                for text, logits in zip(encoded, arrays, strict=True)
+            ]
+
+        return Prepared([unit_of(text.ids, text.type_ids) for text in encoded], finish)

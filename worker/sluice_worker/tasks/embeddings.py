@@ -1,0 +1,68 @@
+"""Sentence vectors. The engine pools; here they are cut to ``dimensions`` and written."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sluice_api.call import Call, Item
+from sluice_api.errors import ApiError
+from sluice_api.shapes.embeddings import item
+from sluice_api.tasks import Task
+from sluice_worker.engines.base import Array
+from sluice_worker.models.description import Description
+from sluice_worker.models.tokenizer import Encoded, Tokenizer
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, place, unit_of
+
+TASK = Task.EMBEDDINGS
+
+
+def offers(description: Description) -> bool:
+    return description.pooling is not None
+
+
+def build(material: Material) -> TaskModule:
+    return Embeddings(material.tokenizer, material.description.hidden_size)
+
+
+class Embeddings:
+    """Implements :class:`sluice_worker.tasks.base.TaskModule`."""
+
+    task = TASK
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        self._tokenizer = tokenizer
+        self._size = size
+
+    def prepare(self, call: Call) -> Prepared:
+        dimensions = call.parameters["dimensions"]
+        if dimensions is not None and dimensions > self._size:
+            raise ApiError(
+                "invalid_field",
+                f"dimensions: got {dimensions}, this model's vectors have {self._size}.",
+                param="dimensions",
+            )
+        encoded = [self._encode(call, index) for index in range(len(call.inputs))]
+
+        def finish(arrays: Sequence[Array]) -> list[Item]:
+            return [
+                item(vector_bytes(vector, dimensions), len(text.ids), truncated=text.truncated)
+                for text, vector in zip(encoded, arrays, strict=True)
+            ]
+
+        return Prepared([unit_of(text.ids, text.type_ids) for text in encoded], finish)
+
+    def _encode(self, call: Call, index: int) -> Encoded:
+        value, where = call.inputs[index], place(call, index)
+        truncate = call.parameters["truncate"]
+        if isinstance(value, str):
+            return self._tokenizer.encode(value, where=where, truncate=truncate)
+        return self._tokenizer.accept(value, where=where, truncate=truncate)
+
+
+def vector_bytes(vector: Array, dimensions: int | None) -> bytes:
+    """Little-endian float32. A shortened vector keeps its direction and gets unit length again."""
+    if dimensions is not None and dimensions < len(vector):
+        vector = vector[:dimensions]
+        length = float(np.linalg.norm(vector))
+        vector = vector / np.float32(length or 1.0)
+    return vector.astype("<f4", copy=False).tobytes()

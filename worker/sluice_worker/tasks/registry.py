@@ -1,0 +1,24 @@
+"""Which tasks there are. Adding one is adding a module (see ``tasks.base``) and a line here."""
+
+from types import ModuleType
+
+from sluice_api.tasks import Task
+from sluice_worker.tasks import classification, embeddings, zero_shot_nli, zero_shot_vectors
+from sluice_worker.tasks.base import Material, TaskModule
+
+_MODULES: tuple[ModuleType, ...] = (
+    embeddings,
+    zero_shot_nli,
+    classification,
+    zero_shot_vectors,
+)
+"""In the order in which a model that offers several is said to be made for them."""
+
+
+def offered(material: Material) -> dict[Task, TaskModule]:
+    """The tasks that a model can do, the one it is made for first."""
+    return {
+        module.TASK: module.build(material)
+        for module in _MODULES
+        if module.offers(material.description)
+    }
