@@ -241,7 +241,7 @@ class Control:
             elif service.template is not None and service.spec == spec:
                 continue
             else:
-                service.change(spec)
+                service.change(spec, self._turned_at)
             for note in notes(spec):
                 self._view.event(service.label, f"note: {note}")
         for key, service in self._services.items():

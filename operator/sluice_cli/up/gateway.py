@@ -67,8 +67,10 @@ class Gateway:
         while not self._stopping:
             self._child = await self._start()
             probe = asyncio.create_task(self._await_ready(session), name="probe gateway")
-            ended = await self._child.wait()
-            probe.cancel()
+            try:
+                ended = await self._child.wait()
+            finally:
+                probe.cancel()
             ready_seconds = time.monotonic() - self.ready_at if self.ready_at else 0.0
             self.ready_at = None
             if self._stopping:

@@ -4,9 +4,8 @@ Plain values without clocks or processes; ``service.py`` takes them from the rea
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 STEADY_SECONDS = 30.0
 """A worker that was ready for so long has shown that its revision works."""
@@ -62,7 +61,9 @@ class Crashes:
     @property
     def backoff_seconds(self) -> float:
         """The first restart is at once, the next ones after 1, 2, 4 … seconds."""
-        return 0.0 if self.count <= 1 else min(MAX_BACKOFF_SECONDS, 2.0 ** (self.count - 2))
+        if self.count <= 1:
+            return 0.0
+        return min(MAX_BACKOFF_SECONDS, 2.0 ** min(self.count - 2, 10))
 
 
 def after_crash(before: Crashes | None, ready_seconds: float, now: float) -> Crashes:
@@ -78,13 +79,13 @@ class Wanted:
 
     Attributes:
         revision: of its spec now; None when the service was removed.
-        replicas: what scaling decided.
-        initial_replicas: how many workers a revision proves itself with; 0 once it has.
-        reason: why, for people.
+        replicas: by revision: of the wanted one, and of the one that serves if that is another.
+        initial_replicas: ready ones that a revision must have before it serves.
+        reason: why so many, for people.
     """
 
     revision: str | None
-    replicas: int
+    replicas: Mapping[str, int]
     initial_replicas: int
     reason: str
 
@@ -100,7 +101,7 @@ class Fleet:
 
     serving: str | None
     instances: tuple[Instance, ...] = ()
-    crashes: Mapping[str, Crashes] = MappingProxyType({})
+    crashes: Mapping[str, Crashes] = field(default_factory=dict)
 
     def alive(self, revision: str | None) -> list[Instance]:
         """Its instances of ``revision`` that take requests, or will."""

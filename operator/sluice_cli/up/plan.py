@@ -131,8 +131,8 @@ def _promotion(wanted: Wanted, fleet: Fleet, room: Room) -> str:
     if fleet.serving is None:
         return "first revision"
     ready, alive = fleet.ready(wanted.revision), fleet.alive(wanted.revision)
-    enough = max(wanted.initial_replicas, min(wanted.replicas, len(fleet.ready(fleet.serving))))
-    if len(ready) >= enough:
+    old = min(wanted.replicas.get(fleet.serving, 0), len(fleet.ready(fleet.serving)))
+    if len(ready) >= max(wanted.initial_replicas, old):
         return f"{len(ready)} ready" if ready else "nothing is running"
     if ready and len(ready) == len(alive) and room.memory <= 0:
         return f"{len(ready)} ready, no memory for more"
@@ -140,12 +140,11 @@ def _promotion(wanted: Wanted, fleet: Fleet, room: Room) -> str:
 
 
 def _targets(wanted: Wanted, serving: str | None) -> dict[str, int]:
-    """How many workers each revision should have; the others none."""
+    """How many workers each revision should have; those not named, none."""
     if wanted.revision is None:
         return {}
-    targets = {} if serving is None else {serving: wanted.replicas}
-    targets[wanted.revision] = max(wanted.replicas, wanted.initial_replicas)
-    return targets
+    revisions = [r for r in (serving, wanted.revision) if r is not None]
+    return {revision: wanted.replicas.get(revision, 0) for revision in revisions}
 
 
 def _victims(alive: list[Instance], surplus: int) -> list[Instance]:

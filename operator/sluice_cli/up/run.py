@@ -37,12 +37,9 @@ def run(make_settings: Callable[[], Settings]) -> int:
         with (
             listen(settings.host, settings.port, option="--port") as app,
             listen(_ADMIN_HOST, settings.admin_port, option="--admin-port") as admin,
+            StateFolder(settings.state_dir) as state,
         ):
-            state = StateFolder(settings.state_dir)
-            try:
-                return asyncio.run(_serve(settings, specs, state, app, admin))
-            finally:
-                state.close()
+            return asyncio.run(_serve(settings, specs, state, app, admin))
     except (UpError, SpecError, OSError) as error:
         print(f"sluice up: {error}", file=sys.stderr)
         return _FAILED

@@ -53,20 +53,20 @@ class LocalService:
 
     def __init__(self, spec: InferenceService, state: StateFolder, view: View, now: float) -> None:
         self.spec = spec
-        self.template: str | None = template_of(spec)
+        template = template_of(spec)
+        self.template: str | None = template
         self.serving: str | None = None
         self.workers: dict[str, Worker] = {}
         self.plan = Plan([])
-        self.decision: Decision | None = None
-        self._specs = {template_of(spec): spec}
+        self._specs = {template: spec}
         self._state = state
         self._view = view
-        self._recommender = Recommender(rules_of(spec), now)
+        self._recommenders = {template: Recommender(rules_of(spec), now)}
+        self._decisions: dict[str, Decision] = {}
         self._crashes: dict[str, Crashes] = {}
         self._failure = ""
         self._reason = ""
-        self._proven: set[str] = set()
-        self._counted: set[str] = set()
+        self._welcomed: set[str] = set()
         self._recent: deque[wire.Demand] = deque(maxlen=_RATE_RECORDS)
         self._started = 0
 
@@ -108,54 +108,72 @@ class LocalService:
 
     # What is wanted --------------------------------------------------------------------------
 
-    def change(self, spec: InferenceService) -> None:
+    def change(self, spec: InferenceService, now: float) -> None:
         """Take over a changed file."""
-        before, self.spec, self.template = self.template, spec, template_of(spec)
-        self._specs[self.template] = spec
-        self._recommender.rules = rules_of(spec)
+        before, template = self.template, template_of(spec)
+        self.spec, self.template = spec, template
+        keep = {template, self.serving}
+        self._specs = {t: s for t, s in self._specs.items() if t in keep} | {template: spec}
+        self._recommenders = {t: r for t, r in self._recommenders.items() if t in keep}
+        self._decisions = {t: d for t, d in self._decisions.items() if t in keep}
+        self._recommenders.setdefault(template, Recommender(rules_of(spec), now))
+        for recommender in self._recommenders.values():
+            recommender.rules = rules_of(spec)
         # A change is a new chance, also for a model folder that was put right in the meantime.
-        self._crashes.pop(self.template, None)
+        self._crashes.pop(template, None)
         self._failure = self._reason = ""
-        if before != self.template:
-            self._view.event(self.label, f"new revision {revision_in(self.template)}")
+        if before != template:
+            self._view.event(self.label, f"new revision {revision_in(template)}")
 
     def remove(self) -> None:
         self.template = None
 
     def observe(self, demand: wire.Demand, now: float) -> None:
-        if self._recent and self._recent[-1].gateway != demand.gateway:
-            # There is one gateway, so that another identity means a new process.
-            self._recommender.forget(self._recent[-1].gateway)
+        """Take one record of the gateway."""
+        last = self._recent[-1].gateway if self._recent else demand.gateway
         self._recent.append(demand)
-        self._recommender.observe(demand, now)
+        for recommender in self._recommenders.values():
+            if last != demand.gateway:
+                recommender.forget(last)  # There is one gateway: this is a new process.
+            recommender.observe(demand, now)
 
     def decide(self, now: float) -> None:
-        """Ask scaling how many replicas there should be."""
-        alive = [w for w in self.workers.values() if w.phase in ALIVE]
-        ours = [w for w in alive if w.template == self.serving] or alive
-        ready = sum(w.phase == Phase.READY for w in ours)
-        crashes = self._crashes.get(self.serving or "")
-        before = self.decision
-        ordered = before.desired if before else 0
-        counts = WorkerCounts(
+        """Ask scaling how many replicas each revision should have."""
+        for template, recommender in self._recommenders.items():
+            before = self._decisions.get(template)
+            counts = self._counts(template, before.desired if before else 0)
+            decision = self._decisions[template] = recommender.decide(counts, now)
+            if before is None or before.desired != decision.desired:
+                self._view.detail(self.label, str(decision))
+
+    def _counts(self, template: str, ordered: int) -> WorkerCounts:
+        alive = [w for w in self.workers.values() if w.template == template and w.phase in ALIVE]
+        ready = sum(w.phase == Phase.READY for w in alive)
+        crashes = self._crashes.get(template)
+        return WorkerCounts(
             ordered=ordered,
             ready=ready,
-            starting=len(ours) - ready,
+            starting=len(alive) - ready,
             failed=max(0, ordered - ready) if crashes and crashes.count > 1 else 0,
             unschedulable=self.plan.unschedulable,
         )
-        self.decision = self._recommender.decide(counts, now)
-        if before is None or before.desired != self.decision.desired:
-            self._view.detail(self.label, str(self.decision))
 
     def wanted(self) -> Wanted:
         """What the plan should aim at."""
-        reason = self.decision.reason if self.decision else "no decision yet"
-        initial = 0 if self.template in self._proven else self.spec.spec.scaling.initial_replicas
-        return Wanted(self.template, self._wanted_replicas(), initial, reason)
+        replicas = {template: decision.desired for template, decision in self._decisions.items()}
+        if self.template is not None and self.serving is not None:
+            # A new revision must be able to carry at once what the old one carries.
+            replicas[self.template] = max(replicas[self.template], replicas[self.serving])
+        return Wanted(self.template, replicas, self.spec.spec.scaling.initial_replicas, self._why())
+
+    def _why(self) -> str:
+        decision = self._decisions.get(self.serving or self.template or "")
+        return decision.reason if decision else ""
 
     def _wanted_replicas(self) -> int:
-        return self.decision.desired if self.decision else 0
+        """Of the revision that serves, or will be the first to."""
+        decision = self._decisions.get(self.serving or self.template or "")
+        return decision.desired if decision and self.template else 0
 
     # What is there ---------------------------------------------------------------------------
 
@@ -176,8 +194,11 @@ class LocalService:
         return worker_environment(self._specs[template])
 
     def promote(self, template: str) -> None:
+        """From now on ``template`` serves; what was known of others is forgotten."""
         self.serving = template
         self._specs = {template: self._specs[template]}
+        self._recommenders = {template: self._recommenders[template]}
+        self._decisions = {template: self._decisions[template]}
         self._crashes = {t: c for t, c in self._crashes.items() if t == template}
 
     def take_note(self, now: float) -> None:
@@ -185,7 +206,7 @@ class LocalService:
         for worker in sorted(self.workers.values(), key=lambda w: w.number):
             if worker.exit is not None:
                 del self.workers[worker.name]
-                self._counted.discard(worker.name)
+                self._welcomed.discard(worker.name)
                 self._bury(worker, now)
             elif worker.phase == Phase.READY:
                 self._learn(worker)
@@ -193,14 +214,13 @@ class LocalService:
     def _learn(self, worker: Worker) -> None:
         told = worker.readiness
         assert told is not None
-        if worker.template not in self._proven:
-            self._proven.add(worker.template)
+        if worker.name not in self._welcomed:
+            self._welcomed.add(worker.name)
             self._failure = self._reason = ""
-        if worker.name not in self._counted:
-            self._counted.add(worker.name)
             assert worker.ready_at is not None
             seconds = worker.ready_at - worker.started_at
-            self._recommender.started(seconds)
+            for recommender in self._recommenders.values():
+                recommender.started(seconds)
             self._view.event(self.label, f"{worker.name} is ready after {seconds:.1f} s")
         newest = all(
             w.number <= worker.number or w.phase != Phase.READY or w.revision != worker.revision
@@ -264,7 +284,6 @@ class LocalService:
         """The service as the table shows it."""
         ours = [w for w in self.workers.values() if w.template == self.serving]
         ready = sum(w.phase == Phase.READY for w in ours)
-        wanted = self.wanted()
         state, busy = self._state_words(ready)
         arrivals = sum(d.arrivals for d in self._recent)
         hits = sum(d.cache_hits for d in self._recent)
@@ -276,14 +295,14 @@ class LocalService:
             state=state,
             busy=busy,
             ready=ready,
-            wanted=max(wanted.replicas, wanted.initial_replicas),
+            wanted=self._wanted_replicas(),
             rate=(arrivals + hits) / seconds if seconds else None,
             hit_share=hits / (arrivals + hits) if arrivals + hits else None,
             compute_seconds=sum(d.service_seconds for d in self._recent) / completions
             if completions
             else None,
             held=self.held,
-            decision=self.plan.obstacle or (self._failure if not ready else "") or wanted.reason,
+            decision=self.plan.obstacle or (self._failure if not ready else "") or self._why(),
         )
 
     def _state_words(self, ready: int) -> tuple[str, bool]:

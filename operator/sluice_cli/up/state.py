@@ -9,7 +9,7 @@ import fcntl
 import os
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import msgspec
 
@@ -38,7 +38,7 @@ def default_folder() -> Path:
 
 
 class StateFolder:
-    """One folder, locked for as long as this object is open. Raises :class:`UpError`."""
+    """One folder, locked until :meth:`close`. Raises :class:`UpError`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,14 @@ class StateFolder:
     def __repr__(self) -> str:
         return f"<StateFolder {self.path} revisions={len(self._memory)}>"
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
+        """Let the next one have the folder."""
         self._lock.close()
 
     def recall(self, revision: str) -> Learnt:

@@ -13,8 +13,8 @@ from typing import Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sluice_cli.up.settings import LogLevel
 
@@ -189,10 +189,12 @@ class LiveView(PlainView):
 
     def problem(self, source: str, text: str) -> None:
         for line in text.splitlines():
-            self._console.print(f"[bold]{escape(source):<12}[/] [red]{escape(line)}[/]")
+            self._print(source, line, style="red")
 
-    def _print(self, source: str, text: str) -> None:
-        self._console.print(f"[bold]{escape(source):<12}[/] {escape(text)}", highlight=False)
+    def _print(self, source: str, text: str, style: str = "") -> None:
+        # Assembled, not markup: a line of a child may hold anything.
+        line = Text.assemble((f"{source:<12} ", "bold"), (text, style))
+        self._console.print(line, soft_wrap=True)
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -205,15 +207,15 @@ def table(rows: Sequence[Row]) -> Table:
     shown.add_column("LAST DECISION", ratio=1, no_wrap=True, overflow="ellipsis")
     for row in rows:
         shown.add_row(
-            escape(row.service),
+            Text(row.service),
             row.revision,
-            f"[{_colour(row)}]{escape(row.state)}[/]",
+            Text(row.state, _colour(row)),
             f"{row.ready}/{row.wanted}",
             _figure(row.rate, "{:.1f}"),
             _figure(row.hit_share, "{:.0%}"),
             _figure(row.compute_seconds, "{:.1f} ms", 1000),
             str(row.held or ""),
-            escape(row.decision),
+            Text(row.decision),
         )
     return shown
 
