@@ -23,6 +23,8 @@ DRAIN_SECONDS = 2.0
 """A backlog should be gone within this, or within one cold start if that is longer."""
 HOLD_DOWN_SECONDS = (30.0, 300.0)
 """Least and longest time that demand must have been lower: three cold starts in between."""
+SETTLE_SECONDS = 3.0
+"""Throughput is measured only while the same replicas have been ready for so long."""
 IDLE_SECONDS = (60.0, 1800.0)
 """Least and longest keep-alive when ``idleAfter`` is auto."""
 IDLE_PER_COLD_START = 10.0
@@ -145,6 +147,8 @@ class Recommender:
         self._cold_starts = ColdStarts()
         self._needs = PeakWindow()
         self._began_at = now
+        self._ready = 0
+        self._ready_since = now
 
     def __repr__(self) -> str:
         return (
@@ -179,9 +183,13 @@ class Recommender:
 
     def _learn(self, traffic: Traffic, workers: WorkerCounts, now: float) -> None:
         self._capacity.reported(traffic.service_seconds)
+        if workers.ready != self._ready:
+            self._ready, self._ready_since = workers.ready, now
         # First in, first out: whoever has waited the whole window proves that no replica was idle.
-        if traffic.oldest_held_seconds >= SHORT and workers.ready and not traffic.silent:
-            self._capacity.saturated(traffic.completions / workers.ready, now)
+        # One that has just become ready has not answered for the whole window, though.
+        settled = now - self._ready_since >= SETTLE_SECONDS
+        if settled and self._ready and traffic.oldest_held_seconds >= SHORT and not traffic.silent:
+            self._capacity.saturated(traffic.completions / self._ready, now)
 
     def _inputs(self, traffic: Traffic, workers: WorkerCounts, now: float) -> Inputs:
         recent = max(traffic.arrivals_low, traffic.arrivals_10s)
