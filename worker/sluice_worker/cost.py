@@ -125,21 +125,20 @@ class CostModel:
 
 
 class Average:
-    """An exponentially weighted mean that starts from the first value it sees."""
+    """An exponentially weighted mean; the initial value counts as one observation."""
 
     def __init__(self, initial: float, weight: float = 0.02) -> None:
         self.value = initial
         self._weight = weight
-        self._seen = False
+        self._seen = 1
 
     def __repr__(self) -> str:
         return f"<Average {self.value:.3g}>"
 
     def add(self, value: float) -> None:
-        if self._seen:
-            self.value += self._weight * (value - self.value)
-        else:
-            self.value, self._seen = value, True
+        """Take one more observation into account."""
+        self._seen += 1
+        self.value += max(self._weight, 1 / self._seen) * (value - self.value)
 
 
 def _features(load: Load) -> tuple[float, float, float]:

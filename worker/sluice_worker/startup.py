@@ -28,9 +28,7 @@ async def start(worker: Worker) -> None:
     began = time.monotonic()
     model, warmth = await asyncio.to_thread(_load, worker.settings, worker.lifecycle)
     connect(worker, model, warmth)
-    # What is loaded stays: do not look through it for garbage again and again.
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # what is loaded stays: do not look through it for garbage again and again
     worker.lifecycle.report(Phase.READY)
     log.info(
         "model ready",
