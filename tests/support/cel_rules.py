@@ -1,0 +1,34 @@
+"""Runs the CEL rules of a structural schema on a resource, as an API server would."""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import celpy
+
+_ENVIRONMENT = celpy.Environment()
+
+
+@cache
+def _program(expression: str) -> Any:
+    return _ENVIRONMENT.program(_ENVIRONMENT.compile(expression))
+
+
+def evaluate(expression: str, value: Any) -> Any:
+    """``expression`` with ``self`` bound to ``value``."""
+    return _program(expression).evaluate({"self": celpy.json_to_cel(value)})
+
+
+def broken_rules(schema: dict[str, Any], value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(field path, message) of every rule below ``schema`` that ``value`` breaks."""
+    for rule in schema.get("x-kubernetes-validations", []):
+        if not evaluate(rule["rule"], value):
+            message = str(evaluate(rule["messageExpression"], value))
+            yield (path + rule.get("fieldPath", "")).lstrip("."), message
+    if isinstance(value, dict):
+        for name, below in schema.get("properties", {}).items():
+            if name in value:
+                yield from broken_rules(below, value[name], f"{path}.{name}")
+    if isinstance(value, list) and "items" in schema:
+        for index, item in enumerate(value):
+            yield from broken_rules(schema["items"], item, f"{path}[{index}]")

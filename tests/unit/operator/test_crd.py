@@ -1,0 +1,183 @@
+"""The CRD is structural, documented, small, and says what the models say."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from sluice_api.service_files import load_files, parse_service
+from sluice_api.spec_errors import SpecError
+from sluice_operator import crd
+from tests.support.cel_rules import broken_rules
+from tests.support.resources import document
+from tests.support.structural_schema import violations, with_defaults
+
+SCHEMA = crd.resource_schema()
+EXAMPLES = sorted((Path(__file__).parents[3] / "manifests/examples").glob("*.yaml"))
+SPEC = SCHEMA["properties"]["spec"]
+
+
+def leaves(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, below in schema.get("properties", {}).items():
+        if "properties" in below:
+            yield from leaves(below, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}", below
+
+
+def test_the_schema_is_structural() -> None:
+    assert list(violations(SCHEMA)) == []
+
+
+def test_the_checker_sees_what_is_not_structural() -> None:
+    broken = {
+        "type": "object",
+        "properties": {
+            "a": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "x"},
+            "b": {"type": "string", "description": "x"},
+            "c": {"type": "array", "maxItems": 1, "description": "x", "items": {"type": "object"}},
+            "d": {"type": "boolean"},
+        },
+    }
+    found = "\n".join(violations(broken))
+    for sentence in ("type is None", "without maxLength", "x-kubernetes-list-type", "no descr"):
+        assert sentence in found
+
+
+def test_it_is_far_below_what_an_object_may_measure() -> None:
+    assert len(crd.crd_yaml()) < 200 * 1024
+
+
+def test_every_spec_field_is_described_with_default_and_example() -> None:
+    for path, field in leaves(SPEC):
+        assert "Example: " in field["description"], path
+        required = path == ".model.uri"
+        assert ("Required." in field["description"]) is required, path
+        assert ("default" in field) is not required, path
+
+
+def test_the_yaml_reads_back_as_the_object() -> None:
+    assert yaml.safe_load(crd.crd_yaml()) == crd.crd()
+
+
+def test_columns_scale_and_names() -> None:
+    spec = crd.crd()["spec"]
+    version = spec["versions"][0]
+    columns = [(c["name"], c.get("priority", 0)) for c in version["additionalPrinterColumns"]]
+    assert [name for name, priority in columns if priority == 0] == [
+        *("Model", "Ready", "Reason", "Replicas", "URL", "Age")
+    ]
+    assert [name for name, priority in columns if priority] == ["Min", "Max", "Device", "Revision"]
+    for path in version["subresources"]["scale"].values():
+        place = SCHEMA
+        for step in path.strip(".").split("."):
+            place = place["properties"][step]
+        assert place["type"] in {"integer", "string"}
+    assert spec["names"]["shortNames"] == ["inf"]
+
+
+def test_every_column_points_at_a_field() -> None:
+    for column in crd.crd()["spec"]["versions"][0]["additionalPrinterColumns"]:
+        path = column["jsonPath"]
+        if path.startswith((".status.conditions", ".metadata")):
+            continue
+        place = SCHEMA
+        for step in path.strip(".").split("."):
+            place = place["properties"][step]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_fit_models_schema_and_rules(path: Path) -> None:
+    [service] = load_files([path])
+    resource = yaml.safe_load(path.read_text())
+    jsonschema.validate(resource, SCHEMA, cls=jsonschema.Draft202012Validator)
+    complete = with_defaults(SCHEMA, resource)
+    assert list(broken_rules(SCHEMA, complete)) == []
+    # The API server and we fill in the same defaults.
+    assert complete["spec"] == service.to_dict()["spec"]
+
+
+def test_there_are_examples() -> None:
+    assert {path.stem for path in EXAMPLES} >= {"minilm", "classifier", "zero-shot"}
+
+
+def schema_refuses(resource: dict[str, Any]) -> bool:
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    return not validator.is_valid(with_defaults(SCHEMA, resource))
+
+
+REFUSED_BY_RULE = [
+    {"scaling__minReplicas": 5},
+    {"scaling__initialReplicas": 5},
+    {"scaling__minReplicas": 9, "scaling__initialReplicas": 8, "scaling__maxReplicas": 7},
+    {"access__public": True, "access__tenants": ["a", "b"]},
+    {"model__uri": "s3://bucket/model"},
+    {"model__uri": "file://relative"},
+    {"model__uri": "file:///models/a/"},
+    {"model__uri": "hf://org/name/more"},
+    {"model__uri": "file:///m", "model__revision": "v2"},
+    {"model__revision": "-x"},
+    {"limits__timeout": "99ms"},
+    {"limits__timeout": "61m"},
+    {"scaling__idleAfter": "500ms"},
+    {"access__tenants": ["-"]},
+]
+
+
+@pytest.mark.parametrize("changes", REFUSED_BY_RULE, ids=json.dumps)
+def test_a_rule_of_the_api_server_says_what_our_own_check_says(changes: dict[str, Any]) -> None:
+    resource = document(**changes)
+    with pytest.raises(SpecError) as caught:
+        parse_service(resource, "test")
+    ours = {(p.field.replace("tenants.0", "tenants"), p.message) for p in caught.value.problems}
+    assert not schema_refuses(resource)
+    theirs = {
+        (path.replace("tenants[0]", "tenants"), message)
+        for path, message in broken_rules(SCHEMA, with_defaults(SCHEMA, resource))
+    }
+    assert ours == theirs
+
+
+REFUSED_BY_SCHEMA = [
+    {"scaling__minReplicas": -1},
+    {"scaling__maxReplicas": 0},
+    {"scaling__maxReplicas": 1001},
+    {"scaling__minReplicas": "1"},
+    {"scaling__minReplicas": True},
+    {"scaling__target": {"concurrency": 0}},
+    {"scaling__target": {"concurrency": "many"}},
+    {"model__task": "translation"},
+    {"model__dtype": "int8"},
+    {"model__uri": 5},
+    {"hardware__device": "tpu"},
+    {"limits__timeout": "30"},
+    {"limits__timeout": 30},
+    {"limits__timeout": "soon"},
+    {"scaling__idleAfter": "never"},
+    {"cache__enabled": "true"},
+    {"cache__sharing": "all"},
+    {"batching": []},
+]
+
+
+@pytest.mark.parametrize("changes", REFUSED_BY_SCHEMA, ids=json.dumps)
+def test_what_the_schema_refuses_our_own_check_refuses(changes: dict[str, Any]) -> None:
+    resource = document(**changes)
+    assert schema_refuses(resource)
+    with pytest.raises(SpecError):
+        parse_service(resource, "test")
+
+
+@pytest.mark.parametrize("name", ["a", "minilm", "a-1", "x" * 40, "", "1a", "a-", "A", "x" * 41])
+def test_names_are_judged_alike(name: str) -> None:
+    resource = document(metadata__name=name)
+    refused = any("metadata.name" in message for _, message in broken_rules(SCHEMA, resource))
+    if refused:
+        with pytest.raises(SpecError, match=r"metadata\.name"):
+            parse_service(resource, "test")
+    else:
+        parse_service(resource, "test")
