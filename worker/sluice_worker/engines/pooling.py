@@ -4,6 +4,7 @@ Every mode is a function over texts of equal length, ``[count, length, hidden] â
 adding one is adding a line to :data:`MODES`.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -25,7 +26,7 @@ def _mean(block: Tensor) -> Tensor:
 
 
 def _mean_sqrt(block: Tensor) -> Tensor:
-    return block.sum(dim=1) / float(block.shape[1]) ** 0.5
+    return block.sum(dim=1) / math.sqrt(block.shape[1])
 
 
 def _max(block: Tensor) -> Tensor:
@@ -34,8 +35,8 @@ def _max(block: Tensor) -> Tensor:
 
 def _weighted_mean(block: Tensor) -> Tensor:
     weights = torch.arange(1, block.shape[1] + 1, dtype=block.dtype, device=block.device)
-    summed: Tensor = torch.matmul(weights, block)
-    return summed / weights.sum()
+    mean: Tensor = torch.matmul(weights / weights.sum(), block)
+    return mean
 
 
 MODES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -38,7 +38,8 @@ class InferenceZeroShot:
     task = TASK
 
     def __init__(self, tokenizer: Tokenizer, classifier: Classifier) -> None:
-        assert classifier.entailment is not None and classifier.contradiction is not None
+        assert classifier.entailment is not None
+        assert classifier.contradiction is not None
         self._tokenizer = tokenizer
         self._entailment = classifier.entailment
         self._contradiction = classifier.contradiction
