@@ -105,6 +105,9 @@ def _documents(path: Path, problems: list[Problem]) -> Iterator[tuple[str, objec
     except (OSError, UnicodeDecodeError, ValueError) as error:
         problems.append(Problem(str(path), "", "", f"cannot be read: {error}."))
         return
+    except RecursionError:
+        problems.append(Problem(str(path), "", "", "nests too deeply."))
+        return
     except yaml.YAMLError as error:
         problems.append(Problem(str(path), "", "", _yaml_message(error)))
         return
@@ -119,7 +122,7 @@ def _documents(path: Path, problems: list[Problem]) -> Iterator[tuple[str, objec
             yield source, loader.construct_document(node)
         except yaml.YAMLError as error:
             problems.append(Problem(source, "", "", _yaml_message(error)))
-        except (ValueError, RecursionError) as error:
+        except (ValueError, OverflowError) as error:  # such as a date that does not exist
             problems.append(Problem(source, "", "", f"is not valid YAML: {error}."))
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 def shown(value: object) -> str:
     """``value`` as it stood in the file, shortened; never raises."""
     if isinstance(value, str):
-        text = value if value else "an empty text"
+        # A message is one line, whatever it quotes.
+        text = (value if value.isprintable() else json.dumps(value)) or "an empty text"
     elif isinstance(value, dict):
         text = "a mapping"
     elif isinstance(value, list | tuple):

