@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from sluice_api import names, wire
+from sluice_api import wire
 from sluice_api.inference_service import InferenceService
 from sluice_api.service_files import load_files
 from sluice_api.spec_errors import SpecError
@@ -39,11 +39,6 @@ GAP_SECONDS = 0.05
 SHUTDOWN_SECONDS = 60.0
 MEMORY_SHARE = 0.9
 """Of the free memory that workers may take; the rest is for caches and the people's own work."""
-DRAIN_ENVIRONMENT = {
-    # A worker is out of the table before it is told to stop, so that it need not wait for that.
-    names.ENV_DRAIN_GRACE: "200ms",
-    names.ENV_DRAIN_TIMEOUT: "30s",
-}
 
 
 class Control:
@@ -170,7 +165,7 @@ class Control:
             name,
             number,
             template,
-            {**service.environment(template), **DRAIN_ENVIRONMENT},
+            service.environment(template),
             session=self._session,
             on_line=lambda line: self._view.line(name, line),
             on_change=self._wake.set,
@@ -178,7 +173,8 @@ class Control:
 
     def _room(self, service: LocalService) -> Room:
         workers = [w for s in self._each() for w in s.workers.values()]
-        cores = host.cores() - sum(w.phase in ALIVE for w in workers)
+        busy = sum(w.threads for w in workers if w.phase in ALIVE)
+        cores = (host.cores() - busy) // service.threads
         free, size = host.free_memory_bytes(), service.worker_bytes()
         if free is None:
             return Room(cores, cores)

@@ -17,7 +17,7 @@ def cores() -> int:
         usable = len(os.sched_getaffinity(0))
     except AttributeError:  # Not on macOS.
         usable = os.cpu_count() or 1
-    return max(1, min(usable, math.ceil(_cpu_quota())))
+    return max(1, int(min(usable, _cpu_quota())))
 
 
 def free_memory_bytes() -> int | None:

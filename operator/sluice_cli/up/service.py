@@ -191,7 +191,18 @@ class LocalService:
 
     def environment(self, template: str) -> dict[str, str]:
         """The environment of a worker of ``template``, which serves or shall serve."""
-        return worker_environment(self._specs[template])
+        return {
+            **worker_environment(self._specs[template]),
+            names.ENV_WORKER_THREADS: str(self.threads),
+            # It is out of the table before it is told to stop, and need not wait for that.
+            names.ENV_DRAIN_GRACE: "200ms",
+            names.ENV_DRAIN_TIMEOUT: "30s",
+        }
+
+    @property
+    def threads(self) -> int:
+        """Of one worker: as many as leave room for ``maxReplicas`` of them, where possible."""
+        return max(1, host.cores() // self.spec.spec.scaling.max_replicas)
 
     def promote(self, template: str) -> None:
         """From now on ``template`` serves; what was known of others is forgotten."""

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sluice_api import names
+from sluice_cli.up.loglines import Lines
 
 _GUARD = Path(__file__).with_name("guard.py")
-_LINE_LIMIT = 2000
-"""Characters of one line that are kept; the rest of it is dropped."""
 _TAIL_SECONDS = 1.0
 """How long output is awaited once the process has ended: a grandchild may hold the pipe open."""
 
@@ -55,31 +54,6 @@ class Exit:
             known = _REASONS.get(self.code)
             how = f"{known}, exit code {self.code}" if known else f"exit code {self.code}"
         return f"{how}: {self.last_line}" if self.last_line else how
-
-
-class Lines:
-    """Cuts a byte stream into clean lines of bounded length."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[str]:
-        """The lines that ``data`` completes."""
-        *complete, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[: 4 * _LINE_LIMIT]
-        return [line for raw in complete if (line := _clean(raw))]
-
-    def finish(self) -> list[str]:
-        """The last line, where it had no end."""
-        line, self._rest = _clean(self._rest), b""
-        return [line] if line else []
-
-
-def _clean(raw: bytes) -> str:
-    # A progress bar rewrites its line with carriage returns: its last state is what counts.
-    text = raw.rstrip(b"\r").rsplit(b"\r", 1)[-1].decode(errors="replace").rstrip()
-    shown = "".join(c if c.isprintable() or c == "\t" else "�" for c in text)
-    return shown if len(shown) <= _LINE_LIMIT else shown[: _LINE_LIMIT - 1] + "…"
 
 
 class Child:

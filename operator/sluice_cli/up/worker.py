@@ -51,16 +51,24 @@ class Worker:
         template: what it was started from: the revision and everything else of its environment.
         since: monotonic time at which ``phase`` began.
         readiness: what it last told; None before the first answer.
+        threads: it computes with.
         exit: how it ended; None while it runs.
     """
 
     def __init__(
-        self, name: str, number: int, template: str, revision: str, url: str, admin_url: str
+        self,
+        name: str,
+        number: int,
+        template: str,
+        environment: Mapping[str, str],
+        url: str,
+        admin_url: str,
     ) -> None:
         self.name = name
         self.number = number
         self.template = template
-        self.revision = revision
+        self.revision = environment[names.ENV_REVISION]
+        self.threads = int(environment[names.ENV_WORKER_THREADS])
         self.url = url
         self.phase = Phase.STARTING
         self.started_at = self.since = time.monotonic()
@@ -185,8 +193,7 @@ async def start_worker(
     Its address takes connections at once: they wait in the kernel until the worker listens.
     """
     with listen(_LOOPBACK, 0, option="--port") as app, listen(_LOOPBACK, 0, option="--port") as adm:
-        revision = environment[names.ENV_REVISION]
-        worker = Worker(name, number, template, revision, url_of(app), url_of(adm))
+        worker = Worker(name, number, template, environment, url_of(app), url_of(adm))
         inherited = {key: value for key, value in os.environ.items() if key not in _OWN}
         child = await spawn(
             name,

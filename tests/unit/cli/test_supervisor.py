@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from sluice_api import names
-from sluice_cli.up.supervisor import Child, Exit, Lines, spawn
+from sluice_cli.up.supervisor import Child, Exit, spawn
 
 
 async def _spawn(code: str, lines: list[str], **options: object) -> Child:
@@ -125,21 +125,6 @@ async def test_a_child_dies_with_a_parent_that_was_killed() -> None:
 def test_exits_are_explained(ended: Exit, reason: str, text: str) -> None:
     assert ended.reason == reason
     assert ended.describe().startswith(text)
-
-
-def test_lines_are_bounded_and_clean() -> None:
-    lines = Lines()
-    assert lines.feed(b"a\nb") == ["a"]
-    assert lines.feed(b"c\r\n\n  \n") == ["bc"]
-    assert lines.feed(b"10%\r50%\r100%\n") == ["100%"]
-    assert lines.feed(b"\x1b[31mred\x07\n\xff\n") == ["�[31mred�", "�"]
-    (long,) = lines.feed(b"x" * 10_000 + b"\n")
-    assert len(long) == 2000
-    assert long.endswith("…")
-    for _ in range(100):
-        assert lines.feed(b"y" * 10_000) == []
-    assert len(lines.finish()[0]) == 2000
-    assert lines.finish() == []
 
 
 def _runs(pid: int) -> bool:

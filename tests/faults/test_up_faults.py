@@ -1,0 +1,102 @@
+"""``sluice up`` when its processes are killed, and how it ends itself."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.open_loop import open_loop
+from tests.support.up_process import UpProcess, alive, manifest, running_up, write
+
+STEADY = {"minReplicas": 2, "maxReplicas": 2}
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
+    folder = tmp_path_factory.mktemp("killed")
+    write(folder / "minilm.yaml", manifest(scaling=STEADY))
+    with running_up(folder / "state", folder) as running:
+        running.until_ready()
+        running.until(lambda: len(running.ready_workers()) == 2, "two ready workers", 60)
+        yield running
+
+
+def test_a_killed_worker_fails_no_request_and_is_replaced(up: UpProcess) -> None:
+    victim = next(iter(up.workers().values()))
+    with open_loop(up.url, rate=30) as load:
+        up.until(lambda: len(load.seconds) > 30, "answers")
+        victim.kill()
+        up.until(
+            lambda: len(up.ready_workers()) == 2 and victim not in up.workers().values(),
+            "a new worker",
+            60,
+        )
+    assert load.failures == []
+    assert up.said("ended by SIGKILL")
+
+
+def test_a_killed_gateway_comes_back_on_the_same_port(up: UpProcess) -> None:
+    workers = up.workers()
+    (gateway,) = [c for c in up.children() if c not in workers.values()]
+    gateway.kill()
+    # Not refused: the socket is ours, and the request waits in it for the next gateway.
+    assert up.embed("after the gateway")["body"]["data"]
+    assert set(up.workers()) == set(workers)
+
+
+def test_a_second_run_on_the_same_state_folder_is_refused(up: UpProcess, tmp_path: Path) -> None:
+    write(tmp_path / "minilm.yaml", manifest())
+    with running_up(up.state, tmp_path) as second:
+        assert second.process.wait(30) == 1
+        second.end()
+        assert second.said("in use by another `sluice up`")
+
+
+def test_ctrl_c_answers_what_is_running_and_leaves_no_process(up: UpProcess) -> None:
+    children = up.children()
+    assert len(children) == 3
+    with open_loop(up.url, rate=20) as load:
+        up.until(lambda: len(load.seconds) > 10, "answers")
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(60) == 0
+    assert alive(children) == []
+    # Connections after the end are refused; nothing that was accepted is lost.
+    assert all("Connect" in failure or "503" in failure for failure in load.failures)
+    assert up.said("stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly_while_a_model_is_loading(tmp_path: Path, number: signal.Signals) -> None:
+    write(tmp_path / "minilm.yaml", manifest())
+    with running_up(tmp_path / "state", tmp_path) as up:
+        children = _two_children(up)
+        assert up.end(number) == 0
+        assert alive(children) == []
+
+
+def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
+    write(tmp_path / "minilm.yaml", manifest())
+    with running_up(tmp_path / "state", tmp_path) as up:
+        children = _two_children(up)
+        assert up.end(signal.SIGKILL) == -signal.SIGKILL
+        _, late = psutil.wait_procs(children, timeout=10)
+        assert alive(late) == []
+
+
+def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again(tmp_path: Path) -> None:
+    broken = manifest("broken")
+    broken["spec"]["model"]["uri"] = f"file://{tmp_path}/missing"
+    write(tmp_path / "broken.yaml", broken)
+    with running_up(tmp_path / "state", tmp_path) as up:
+        up.until(lambda: up.said("ModelNotFound, exit code 64"), "the reason", 60)
+        up.until(lambda: up.said("broken-2 starts"), "the next try", 30)
+        assert up.out == []
+        assert up.end() == 0
+
+
+def _two_children(up: UpProcess) -> list[psutil.Process]:
+    return up.until(  # type: ignore[no-any-return]
+        lambda: c if len(c := up.children()) == 2 else None, "gateway and worker"
+    )

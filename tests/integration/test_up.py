@@ -1,0 +1,123 @@
+"""``sluice up`` with the real gateway and real workers: first answer, 0→N→0, wake, reload.
+
+One run serves the module; the tests follow each other as its day would go.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.open_loop import open_loop
+from tests.support.up_process import UpProcess, manifest, running_up, write
+
+IDLE = {"minReplicas": 0, "maxReplicas": 2, "idleAfter": "2s"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("manifests")
+    write(made / "minilm.yaml", manifest(scaling=IDLE))
+    return made
+
+
+@pytest.fixture(scope="module")
+def up(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
+    with running_up(tmp_path_factory.mktemp("state"), folder, "--log-level", "debug") as running:
+        running.until_ready()
+        yield running
+
+
+def _asleep(up: UpProcess) -> bool:
+    return not up.table()[0]["endpoints"] and len(up.children()) == 1
+
+
+def test_one_ready_line_and_three_curl_lines_that_work(up: UpProcess) -> None:
+    ready, embed, classify, again = up.until(lambda: up.out if len(up.out) == 4 else None, "lines")
+    assert ready == f"ready {up.url}"
+    assert '"embedding"' in _shell(embed)
+    assert '"label":"billing"' in _shell(classify)
+    cached = _shell(again).lower()
+    assert "cache-status: sluice; hit" in cached
+    assert '"label":"billing"' in cached
+
+
+def test_it_sleeps_when_nobody_asks(up: UpProcess) -> None:
+    up.until(lambda: _asleep(up), "sleep")
+
+
+def test_asleep_it_answers_from_the_cache_and_only_a_new_request_wakes_it(up: UpProcess) -> None:
+    starts = [line for line in up.err if " starts: " in line]
+    assert "cache-status: sluice; hit" in _shell(up.out[3]).lower()
+    assert _asleep(up)
+    assert len(up.embed("wake up")["body"]["data"][0]["embedding"]) == 384
+    assert len(up.ready_workers()) == 1
+    (wake,) = [line for line in up.err if " starts: " in line][len(starts) :]
+    assert "1 requests are held" in wake
+
+
+def test_it_scales_out_under_load_and_back_to_zero(up: UpProcess, folder: Path) -> None:
+    workers = set(up.workers())
+    eager = IDLE | {"target": {"concurrency": 1}}
+    write(folder / "minilm.yaml", manifest(scaling=eager))
+    with open_loop(up.url, rate=40, words=120) as load:
+        up.until(lambda: len(up.ready_workers()) == 2, "two ready workers", 60)
+        assert workers <= set(up.workers())  # A change of scaling restarts nobody.
+    assert load.failures == []
+    assert load.sent > 40
+    up.until(lambda: _asleep(up), "sleep", 60)
+
+
+def test_a_new_revision_takes_over_under_load_without_a_failed_request(
+    up: UpProcess, folder: Path
+) -> None:
+    up.embed("be awake")
+    revision = up.table()[0]["revision"]
+    counts: dict[str, float] = {}
+    up.answered_by_workers(counts)
+    before = sum(counts.values())
+    with open_loop(up.url, rate=25) as load:
+        changed = manifest(scaling=IDLE)
+        changed["spec"]["model"]["maxInputTokens"] = 128
+        write(folder / "minilm.yaml", changed)
+
+        def switched() -> bool:
+            up.answered_by_workers(counts)
+            return up.table()[0]["revision"] != revision and len(up.workers()) == 1
+
+        up.until(switched, "switch to the new revision", 60)
+        first = len(load.seconds)
+        up.until(lambda: len(load.seconds) > first + 25, "answers of the new revision")
+    assert load.failures == []
+    up.answered_by_workers(counts)
+    assert sum(counts.values()) - before == len(load.seconds)
+    assert len(counts) == 2
+
+
+def test_an_invalid_file_changes_nothing_and_says_why(up: UpProcess, folder: Path) -> None:
+    good = (folder / "minilm.yaml").read_text()
+    before = up.table()
+    (folder / "minilm.yaml").write_text(good.replace("maxInputTokens", "maxInputTokns"))
+    up.until(lambda: up.said("did you mean maxInputTokens"), "the reason")
+    up.embed("still here")
+    assert up.table()[0]["revision"] == before[0]["revision"]
+    (folder / "minilm.yaml").write_text(good)
+
+
+def test_a_service_comes_and_goes_with_its_file(up: UpProcess, folder: Path) -> None:
+    second = folder / "second.yaml"
+    write(second, manifest("second", scaling=IDLE | {"initialReplicas": 0}))
+    up.until(lambda: len(up.table()) == 2, "the second service")
+    assert up.embed("to the second", model="second")["body"]["model"] == "second"
+    second.unlink()
+    up.until(lambda: len(up.table()) == 1, "the removal")
+    up.until(lambda: up.said("second-1 ended"), "the end of its worker")
+    up.embed("the first goes on")
+
+
+def _shell(line: str) -> str:
+    """What a pasted line prints."""
+    run = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
