@@ -1,7 +1,7 @@
 """What all gateways together see of one service: the records of a minute, summed on request.
 
 Fed by whoever reads the gateways' demand streams; read by ``recommend.py``. A gateway that falls
-silent keeps the share it had, and the sum says that it is incomplete: silence is never zero.
+silent keeps the arrivals it had, and the sum says that it is incomplete: silence is never zero.
 """
 
 import math
@@ -144,19 +144,22 @@ class DemandWindow:
     def forget(self, gateway: str) -> None:
         """A gateway is gone for good, and its share with it."""
         self._gateways.pop(gateway, None)
+        if not self._gateways:
+            self._complete_since = None
 
     def traffic(self, now: float) -> Traffic:
         """The sum at ``now``."""
         for name, gateway in list(self._gateways.items()):
             if now - gateway.seen_at > FORGET_SECONDS:
-                self.forget(name)
                 self._complete_since = now
+                self.forget(name)
         gateways = list(self._gateways.values())
         if not gateways:
-            self._complete_since = None
             return Traffic(active_at=self._active_at)
-        silent = sum(gateway.is_silent(now) for gateway in gateways)
-        short = [gateway.over(SHORT) for gateway in gateways]
+        speaking = [gateway for gateway in gateways if not gateway.is_silent(now)]
+        silent = len(gateways) - len(speaking)
+        # A silent gateway keeps its share of arrivals, but its last second says nothing about now.
+        short = [gateway.over(SHORT if gateway in speaking else MIDDLE) for gateway in gateways]
         middle = [gateway.over(MIDDLE) for gateway in gateways]
         long = [gateway.over(LONG) for gateway in gateways]
         return Traffic(
@@ -164,13 +167,13 @@ class DemandWindow:
             silent=silent,
             complete_since=None if silent else self._complete_since,
             active_at=self._active_at,
-            asked=any(_is_active(gateway.last) for gateway in gateways),
+            asked=any(_is_active(gateway.last) for gateway in speaking),
             arrivals_low=_lower_bound(short),
             arrivals_10s=_rate(middle),
             arrivals_60s=_rate(long),
-            held=sum(gateway.last.held for gateway in gateways),
-            oldest_held_seconds=max(gateway.last.oldest_held_seconds for gateway in gateways),
-            in_flight=sum(gateway.last.in_flight for gateway in gateways),
+            held=sum(gateway.last.held for gateway in speaking),
+            oldest_held_seconds=max((g.last.oldest_held_seconds for g in speaking), default=0.0),
+            in_flight=sum(gateway.last.in_flight for gateway in speaking),
             completions=sum(piece.completions / piece.seconds for piece in short),
             service_seconds=_mean_service(middle) or _mean_service(long),
             response_seconds=_mean_response(middle) or _mean_response(long),

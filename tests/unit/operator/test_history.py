@@ -1,0 +1,80 @@
+"""What is learnt: start times, capacity, the most that was needed."""
+
+import pytest
+
+from sluice_operator.scaling.history import (
+    COLD_START_SECONDS,
+    ColdStarts,
+    PeakWindow,
+    ReplicaCapacity,
+)
+
+
+def test_cold_starts_are_the_ninetieth_percentile_of_the_last_twenty() -> None:
+    starts = ColdStarts()
+    assert starts.typical() == COLD_START_SECONDS
+    starts.add(3.0)
+    assert starts.typical() == 3.0
+    for seconds in range(100, 120):
+        starts.add(seconds)
+    assert starts.typical() == 117
+
+
+def test_capacity_is_unknown_then_reported() -> None:
+    capacity = ReplicaCapacity()
+    assert capacity.estimate(0.0) is None
+    capacity.reported(None)
+    assert capacity.estimate(0.0) is None
+    capacity.reported(0.025)
+    assert capacity.estimate(0.0) == 40.0
+    capacity.reported(None)
+    assert capacity.estimate(1e6) == 40.0, "a quiet night forgets nothing"
+
+
+def test_what_was_measured_under_load_counts_more_than_what_is_reported() -> None:
+    capacity = ReplicaCapacity()
+    capacity.reported(0.025)
+    capacity.saturated(30.0, now=0.0)
+    assert capacity.estimate(1.0) == 30.0
+    assert capacity.estimate(60.0) == 30.0
+    assert capacity.estimate(61.0) == 40.0, "an old low figure gives way"
+    capacity.saturated(80.0, now=100.0)
+    assert capacity.estimate(500.0) == 80.0, "an old high one was possible once"
+    assert capacity.estimate(701.0) == 40.0
+
+
+def test_heavier_requests_lower_what_was_measured() -> None:
+    capacity = ReplicaCapacity()
+    capacity.reported(0.025)
+    capacity.saturated(40.0, now=0.0)
+    capacity.reported(0.05)
+    assert capacity.estimate(1.0) == 20.0
+    capacity.reported(0.001)
+    assert capacity.estimate(1.0) == 40.0, "lighter ones in small batches prove nothing"
+
+
+def test_measurements_are_smoothed_and_nothing_is_none() -> None:
+    capacity = ReplicaCapacity()
+    capacity.saturated(0.0, now=0.0)
+    assert capacity.estimate(0.0) is None
+    for second in range(100):
+        capacity.saturated(30.0 if second % 2 else 50.0, now=second)
+    assert capacity.estimate(100.0) == pytest.approx(40.0, abs=3.0)
+
+
+def test_the_peak_of_a_window() -> None:
+    peaks = PeakWindow()
+    assert peaks.highest(10.0, 0.0) == 0
+    for now, value in enumerate([1, 5, 2, 3, 1]):
+        peaks.add(value, now)
+    assert peaks.highest(10.0, 5.0) == 5
+    assert peaks.highest(3.0, 5.0) == 3
+    assert peaks.highest(1.0, 5.0) == 1
+
+
+def test_the_peak_window_holds_no_more_than_it_must() -> None:
+    peaks = PeakWindow()
+    for now in range(10_000):
+        peaks.add(now % 7, now)
+        peaks.highest(30.0, now)
+    assert len(peaks._peaks) <= 31
