@@ -76,10 +76,24 @@ class Entry:
     waiting: bool = True
 
 
+@dataclass(slots=True)
+class _Slice:
+    """What is due within one slice of time."""
+
+    units: int = 0
+    seconds: float = 0.0
+
+
+_SLICE_SECONDS = 0.1
+"""Cost is summed by slices of due time this wide."""
+
+
 class Backlog:
     """The waiting units by due time, their summed cost, and the index for computing once."""
 
     def __init__(self) -> None:
+        self._slices: dict[int, _Slice] = {}
+        self._latest = 0
         self._heap: list[tuple[float, int, Entry]] = []
         self._by_key: dict[bytes, Entry] = {}
         self._sequence = 0
@@ -110,7 +124,9 @@ class Backlog:
                 self._push(entry)
             elif entry.waiting and due < entry.due:
                 # The old place in the heap stays behind and is passed over when it comes up.
+                self._account(entry, -1)
                 entry.due = due
+                self._account(entry, 1)
                 self._place(entry)
             entry.waiters.append(Waiter(job, position))
             job.entries.append(entry)
@@ -158,16 +174,40 @@ class Backlog:
                 self._leave(entry)
                 self.finish(entry)
 
+    def later_than(self, due: float) -> float:
+        """Seconds of waiting work that a unit due at ``due`` would be computed before.
+
+        Usually nothing is due later than a newcomer, and nothing is looked at; behind a long list
+        it takes a look at each tenth of a second of it.
+        """
+        first = int(due / _SLICE_SECONDS) + 1
+        return sum(
+            self._slices[number].seconds
+            for number in range(first, self._latest + 1)
+            if number in self._slices
+        )
+
     def _push(self, entry: Entry) -> None:
         self.waiting += 1
         self.cost_seconds += entry.cost_seconds
         self._place(entry)
+        self._account(entry, 1)
+
+    def _account(self, entry: Entry, sign: int) -> None:
+        number = int(entry.due / _SLICE_SECONDS)
+        part = self._slices.setdefault(number, _Slice())
+        part.units += sign
+        part.seconds += sign * entry.cost_seconds
+        if not part.units:
+            del self._slices[number]
+        self._latest = max(self._latest, number) if self._slices else 0
 
     def _place(self, entry: Entry) -> None:
         heapq.heappush(self._heap, (entry.due, entry.sequence, entry))
 
     def _leave(self, entry: Entry) -> None:
         entry.waiting = False
+        self._account(entry, -1)
         self.waiting -= 1
         # Sums of floats drift; an empty queue holds no work, exactly.
         self.cost_seconds = self.cost_seconds - entry.cost_seconds if self.waiting else 0.0

@@ -93,7 +93,7 @@ class Loop:
     # admitting ---------------------------------------------------------------------------------
 
     def predicted_wait(self, now: float) -> float:
-        """Seconds until a request that arrives now would begin to run."""
+        """Seconds until everything that was accepted is computed."""
         ahead = self.backlog.cost_seconds + self.reserved_seconds
         for batch in self.running:
             left = max(0.0, batch.started + batch.predicted_seconds - now)
@@ -116,10 +116,14 @@ class Loop:
 
     def _judge(self, seconds: float, units: int, deadline: float) -> None:
         now = self._clock()
+        own = seconds / self.lanes.width
+        # Units of a long list that fall due after the newcomer's last do not hold it up.
+        due = min(deadline, now + batching.PATIENCE_SECONDS + own)
+        wait = self.predicted_wait(now) - self.backlog.later_than(due) / self.lanes.width
         try:
             judge(
-                wait=self.predicted_wait(now),
-                own=seconds / self.lanes.width,
+                wait=max(0.0, wait),
+                own=own,
                 left=deadline - now,
                 max_backlog=self.rules.max_backlog_seconds,
             )

@@ -91,6 +91,19 @@ async def test_a_unit_of_a_failed_batch_comes_back_alone() -> None:
     assert names(take(backlog)) == ["b"]
 
 
+async def test_work_that_is_due_later_holds_nobody_up() -> None:
+    backlog = Backlog()
+    for second in range(10):
+        queued(backlog, f"unit {second}", due=float(second))
+    assert backlog.later_than(20.0) == 0
+    assert backlog.later_than(6.5) == pytest.approx(3 * 0.5)
+    assert backlog.later_than(-1.0) == pytest.approx(backlog.cost_seconds)
+    queued(backlog, "unit 9", due=0.0)  # pulled forward
+    assert backlog.later_than(6.5) == pytest.approx(2 * 0.5)
+    take(backlog)
+    assert backlog.later_than(-1.0) == 0
+
+
 async def test_a_job_resolves_with_its_arrays_in_order() -> None:
     job = Job(2, 1.0, asyncio.get_running_loop().create_future())
     job.deliver(1, "second", 0.2)  # type: ignore[arg-type]

@@ -213,6 +213,19 @@ async def test_overload_is_refused_at_once_with_the_predicted_wait(make: Make) -
     bench.submit("welcome again")
 
 
+async def test_a_long_list_does_not_crowd_out_a_short_request(make: Make) -> None:
+    bench = make(max_backlog=1.0)
+    bench.engine.gate.clear()
+    long = bench.submit(*(f"{number:0100d}" for number in range(100)))  # 10 s
+    short = bench.submit("short")
+    with pytest.raises(ApiError, match="waiting already"):
+        bench.submit(*(f"{number:0101d}" for number in range(100)))
+    bench.engine.gate.set()
+    await soon(asyncio.gather(long.done, short.done))
+    place = next(n for n, batch in enumerate(bench.engine.batches) if "short" in batch)
+    assert place < 20
+
+
 async def test_a_batch_that_has_run_for_a_while_counts_for_less(make: Make) -> None:
     bench = make()
     bench.engine.gate.clear()
