@@ -77,7 +77,8 @@ class Text(Kind):
             schema["x-kubernetes-validations"] = [
                 {
                     "rule": f"self.matches('{quoted}')",
-                    "messageExpression": f"'got ' + self + ', allowed {self.form}.'",
+                    "messageExpression": "'got ' + (self == '' ? 'an empty text' : self)"
+                    f" + ', allowed {self.form}.'",
                 }
             ]
         return schema

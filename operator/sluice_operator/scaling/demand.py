@@ -29,6 +29,7 @@ class Traffic:
         gateways: how many are known; 0 means that nothing is known.
         silent: how many of them are unknown at the moment.
         complete_since: since when all known gateways have reported; None while one is silent.
+        known_until: when the one that has not reported for longest did; None if none has.
         active_at: when a request was last seen; None if never.
         asked: the newest records hold requests that need a worker.
         arrivals_low: requests a second over 1 s, the lower bound of what that second shows.
@@ -43,6 +44,7 @@ class Traffic:
     gateways: int = 0
     silent: int = 0
     complete_since: float | None = None
+    known_until: float | None = None
     active_at: float | None = None
     asked: bool = False
     arrivals_low: float = 0.0
@@ -166,6 +168,7 @@ class DemandWindow:
             gateways=len(gateways),
             silent=silent,
             complete_since=None if silent else self._complete_since,
+            known_until=min(gateway.seen_at for gateway in gateways),
             active_at=self._active_at,
             asked=any(_is_active(gateway.last) for gateway in speaking),
             arrivals_low=_lower_bound(short),

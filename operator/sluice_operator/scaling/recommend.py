@@ -93,7 +93,7 @@ class Inputs:
         held: requests waiting in gateways.
         in_flight: requests at workers.
         cold_start: seconds a replica takes to start.
-        idle: seconds since the last request.
+        idle: seconds without a request, as far as every gateway has told.
         gateways, silent: known gateways, and how many of them are silent.
     """
 
@@ -177,7 +177,7 @@ class Recommender:
         inputs = self._inputs(traffic, workers, now)
         # A need that nobody knows may have been all that runs.
         self._needs.add(workers.ordered if inputs.stay is None else inputs.stay, now)
-        seen = 0.0 if traffic.complete_since is None else now - traffic.complete_since
+        seen = _known_seconds(traffic, traffic.complete_since or 0.0)
         peak = self._needs.highest(down_window(inputs.cold_start), now)
         return bound(self.rules, choose(self.rules, inputs, peak, seen, self.proven))
 
@@ -214,10 +214,17 @@ class Recommender:
             held=traffic.held,
             in_flight=traffic.in_flight,
             cold_start=cold_start,
-            idle=now - quiet_since,
+            idle=_known_seconds(traffic, quiet_since),
             gateways=traffic.gateways,
             silent=traffic.silent,
         )
+
+
+def _known_seconds(traffic: Traffic, since: float) -> float:
+    """How much of the time since ``since`` every gateway has told about; the rest is unknown."""
+    if traffic.complete_since is None or traffic.known_until is None:
+        return 0.0
+    return max(0.0, traffic.known_until - since)
 
 
 def planned_capacity(rules: Rules, measured: float | None, traffic: Traffic) -> float | None:

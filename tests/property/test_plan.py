@@ -1,0 +1,89 @@
+"""Any resource that the API server accepts can be planned, and means the same to all parts."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sluice_api.inference_service import InferenceService, revision_of
+from sluice_api.quantities import parse_duration
+from sluice_api.service_files import parse_service
+from sluice_api.spec_errors import SpecError
+from sluice_operator import crd
+from sluice_operator.plan import notes, service_entry, worker_environment
+from sluice_operator.scaling.rules import rules_of
+from tests.support.cel_rules import broken_rules
+from tests.support.resources import document
+from tests.support.structural_schema import with_defaults
+
+SCHEMA = crd.resource_schema()
+
+DURATION = st.builds("{}{}".format, st.integers(0, 99999), st.sampled_from(["ms", "s", "m", "h"]))
+OR_AUTO = st.just("auto")
+SPEC = st.fixed_dictionaries(
+    {
+        "model": st.fixed_dictionaries(
+            {"uri": st.sampled_from(["python://p", "hf://a/b", "file:///m", "s3://b", ""])},
+            optional={
+                "revision": st.sampled_from(["", "main", "-x", "sha256:" + "f" * 64]),
+                "maxInputTokens": OR_AUTO | st.integers(1, 512),
+            },
+        )
+    },
+    optional={
+        "scaling": st.fixed_dictionaries(
+            {},
+            optional={
+                "minReplicas": st.integers(0, 9),
+                "maxReplicas": st.integers(1, 9),
+                "initialReplicas": st.integers(0, 9),
+                "idleAfter": OR_AUTO | DURATION,
+            },
+        ),
+        "limits": st.fixed_dictionaries(
+            {}, optional={"timeout": DURATION, "startTimeout": DURATION}
+        ),
+        "cache": st.fixed_dictionaries({}, optional={"ttl": DURATION, "enabled": st.booleans()}),
+        "batching": st.fixed_dictionaries({}, optional={"latencyGoal": OR_AUTO | DURATION}),
+        "access": st.fixed_dictionaries(
+            {},
+            optional={
+                "public": st.booleans(),
+                "tenants": st.lists(st.sampled_from(["a", "b", "c"]), unique=True),
+            },
+        ),
+    },
+)
+
+
+@settings(max_examples=300)
+@given(SPEC)
+def test_both_judges_agree_and_what_passes_can_be_planned(spec: dict[str, Any]) -> None:
+    resource = document()
+    resource["spec"] = spec
+    complete = with_defaults(SCHEMA, resource)
+    theirs = set(broken_rules(SCHEMA, complete))
+    try:
+        service = parse_service(resource, "test")
+    except SpecError as error:
+        ours = {(problem.field, problem.message) for problem in error.problems}
+        # Where one value of a section is wrong already, we do not compare it with others.
+        assert ours <= theirs
+        assert ours
+        return
+    assert theirs == set()
+    assert parse_service(complete, "test") == service
+    check_plan(service)
+
+
+def check_plan(service: InferenceService) -> None:
+    environment = worker_environment(service)
+    assert all(environment.values())
+    assert parse_duration(environment["SLUICE_MAX_BACKLOG"]) == service.spec.limits.timeout
+    entry = service_entry(service)
+    assert entry.revision == environment["SLUICE_REVISION"] == revision_of(service)
+    assert entry.cache.ttl_seconds == service.spec.cache.ttl
+    rules = rules_of(service)
+    assert rules.min_replicas <= rules.max_replicas
+    assert rules.initial_replicas <= rules.max_replicas
+    assert all(note.endswith(".") for note in notes(service))

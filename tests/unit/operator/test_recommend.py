@@ -1,0 +1,326 @@
+"""Scaling decisions in moved time: steps, wakes, sleeps, silence, restarts, noise."""
+
+import pytest
+
+from sluice_operator.scaling.recommend import (
+    Decision,
+    Recommender,
+    Rule,
+    WorkerCounts,
+    down_window,
+    keep_alive,
+    replicas_for,
+)
+from sluice_operator.scaling.rules import Rules, rules_of
+from sluice_operator.scaling.simulation import (
+    Outcome,
+    Recommended,
+    Replica,
+    poisson_arrivals,
+    simulate,
+)
+from tests.support.demand_records import Gateway
+from tests.support.resources import service
+
+REPLICA = Replica(slots=4, service_seconds=0.1, cold_start=1.0)  # 40 requests a second
+
+
+class Running:
+    """A service whose replicas become ready at once, driven second by second."""
+
+    def __init__(self, rules: Rules, *, ordered: int = 1, proven: bool = True) -> None:
+        self.recommender = Recommender(rules, 0.0, proven=proven)
+        self.recommender.started(1.0)
+        self.gateway = Gateway()
+        self.ordered = ordered
+        self.now = 0.0
+
+    def second(self, rate: int = 0, **counts: int) -> Decision:
+        self.now += 1.0
+        record = self.gateway.served(rate, capacity=40.0, **counts)
+        self.recommender.observe(record, self.now)
+        return self.decide()
+
+    def decide(self, **counts: int) -> Decision:
+        workers = WorkerCounts(**{"ordered": self.ordered, "ready": self.ordered, **counts})
+        decision = self.recommender.decide(workers, self.now)
+        self.ordered = decision.desired
+        return decision
+
+    def seconds(self, count: int, rate: int = 0) -> list[Decision]:
+        return [self.second(rate) for _ in range(count)]
+
+
+def step(seed: int, low: int = 20, high: int = 120) -> Outcome:
+    def load(now: float) -> float:
+        return high if 60 <= now < 120 else low if now < 240 else 0
+
+    arrivals = poisson_arrivals(load, 400, high, seed)
+    return simulate(Recommended(Rules(max_replicas=40), REPLICA), arrivals, 400, REPLICA)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_step_gets_what_it_needs_and_no_fleet(seed: int) -> None:
+    outcome = step(seed)
+    first = next((now, count) for now, count in outcome.orders if count > 1)
+    assert first[0] <= 61.0, "ordered within a second of the step"
+    assert first[1] >= 3, "and at once what the step needs"
+    assert outcome.peak <= 5
+    assert outcome.late(0.4) < 450, "of 7 200; waiting for the first order takes 1 s and a start"
+    assert outcome.unanswered == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_load_falls_and_replicas_go_within_a_minute_and_then_all(seed: int) -> None:
+    orders = step(seed).orders
+    one = next(now for now, count in orders if now > 120 and count == 1)
+    zero = next(now for now, count in orders if count == 0)
+    assert 150 <= one <= 180
+    assert 299 <= zero <= 302, "60 s after the last request, with a start of one second"
+
+
+@pytest.mark.parametrize("load", [20, 32, 48, 64, 96, 120])
+def test_noise_makes_no_flapping(load: int) -> None:
+    arrivals = poisson_arrivals(lambda _: load, 1200, load, seed=load)
+    replica = Replica(cold_start=5.0)
+    outcome = simulate(
+        Recommended(Rules(max_replicas=40), replica), arrivals, 1200, replica, replicas=4
+    )
+    assert outcome.turns <= 1
+    assert outcome.peak <= max(4, load / 32 + 2)
+
+
+def test_an_oscillating_load_is_not_followed() -> None:
+    arrivals = poisson_arrivals(lambda t: 100 if int(t) % 20 < 10 else 20, 600, 100, seed=1)
+    outcome = simulate(Recommended(Rules(max_replicas=40), REPLICA), arrivals, 600, REPLICA)
+    assert outcome.turns <= 2
+
+
+def test_a_wake_orders_the_right_number_at_once() -> None:
+    running = Running(Rules(min_replicas=0, max_replicas=20, idle_after=5.0))
+    running.seconds(5, rate=20)  # learns what a replica does
+    assert running.seconds(5)[-1].rule is Rule.IDLE
+    assert running.ordered == 0
+    running.now += 60.0
+    record = running.gateway.record(interval_seconds=0.05, arrivals=200, held=200, wake=True)
+    running.recommender.observe(record, running.now)
+    decision = running.decide()
+    assert decision.rule is Rule.WAKE
+    # 200 in a blink are at least 172 a second: that takes 6 of 40 a second at 80 %, not 1.
+    assert 6 <= decision.desired <= 10
+
+
+def test_a_single_request_wakes_one() -> None:
+    running = Running(Rules(max_replicas=20), ordered=0)
+    record = running.gateway.record(interval_seconds=0.05, arrivals=1, held=1, wake=True)
+    running.recommender.observe(record, 1.0)
+    decision = running.decide()
+    assert (decision.desired, decision.rule) == (1, Rule.WAKE)
+
+
+def test_the_first_wake_ever_starts_one_because_nothing_is_known() -> None:
+    running = Running(Rules(max_replicas=20), ordered=0)
+    decision = running.second(held=50)
+    assert (decision.desired, decision.rule) == (1, Rule.WAKE)
+    assert decision.inputs.capacity is None
+
+
+def test_asleep_and_not_asked_stays_asleep_whatever_the_cache_answers() -> None:
+    running = Running(Rules(), ordered=0)
+    for _ in range(200):
+        decision = running.second(cache_hits=500)
+        assert (decision.desired, decision.rule) == (0, Rule.STEADY)
+
+
+def test_cache_hits_do_not_keep_a_service_awake() -> None:
+    running = Running(Rules(idle_after=10.0))
+    running.second(rate=10)
+    decisions = [running.second(cache_hits=100) for _ in range(10)]
+    assert [d.desired for d in decisions] == [1] * 9 + [0]
+
+
+def test_a_long_request_keeps_a_service_awake() -> None:
+    running = Running(Rules(idle_after=10.0))
+    decisions = [running.second(in_flight=1) for _ in range(100)]
+    assert {d.desired for d in decisions} == {1}
+
+
+def test_no_wake_right_after_falling_asleep() -> None:
+    running = Running(Rules(idle_after=2.0))
+    running.seconds(20, rate=30)
+    decisions = running.seconds(30)
+    assert [d.desired for d in decisions] == [1] + [0] * 29
+
+
+def test_minimum_replicas_never_sleep() -> None:
+    running = Running(Rules(min_replicas=2), ordered=2)
+    running.seconds(10, rate=10)
+    assert {d.desired for d in running.seconds(2000)} == {2}
+
+
+def test_silence_of_all_gateways_holds() -> None:
+    running = Running(Rules(max_replicas=10, idle_after=5.0))
+    running.seconds(15, rate=100)
+    for _ in range(600):
+        running.now += 1.0
+        decision = running.decide()
+        assert decision.desired == 4
+    assert decision.hold
+    assert decision.reason == "no gateway has reported", "it was forgotten, not believed to be idle"
+
+
+def test_silence_of_one_gateway_holds_but_may_raise() -> None:
+    running, other = Running(Rules(max_replicas=10)), Gateway("gateway-2")
+    for _ in range(60):
+        running.recommender.observe(other.served(60, capacity=40.0), running.now)
+        running.second(rate=60)
+    assert running.ordered == 4
+    for _ in range(60):
+        decision = running.second(rate=1)
+    assert (decision.desired, decision.rule) == (4, Rule.HOLD)
+    assert "1 of 2 gateways are silent" in decision.reason
+    running.seconds(10, rate=200)
+    assert running.ordered > 6
+    running.recommender.forget("gateway-2")
+    running.seconds(200, rate=10)
+    assert running.ordered == 1
+
+
+def test_a_gateway_that_comes_back_does_not_lower_at_once() -> None:
+    running = Running(Rules(max_replicas=10, idle_after=5.0))
+    running.seconds(30, rate=100)
+    before = running.ordered
+    running.now += 100.0
+    decisions = running.seconds(4, rate=0)
+    assert {d.desired for d in decisions} == {before}, "what came meanwhile nobody knows"
+
+
+def test_after_a_restart_nothing_is_lowered_until_a_window_is_known() -> None:
+    running = Running(Rules(max_replicas=10), ordered=6)
+    decisions = running.seconds(29, rate=10)
+    assert {d.desired for d in decisions} == {6}
+    assert decisions[-1].rule is Rule.HOLD
+    running.seconds(10, rate=10)
+    assert running.ordered == 1
+
+
+def test_before_any_gateway_has_reported_the_number_is_held() -> None:
+    decision = Recommender(Rules(), 0.0, proven=True).decide(WorkerCounts(ordered=3, ready=3), 1.0)
+    assert (decision.desired, decision.rule, decision.hold) == (3, Rule.HOLD, True)
+
+
+def test_a_new_revision_proves_itself_and_then_sleeps() -> None:
+    running = Running(Rules(initial_replicas=2, idle_after=10.0), ordered=0, proven=False)
+    assert running.decide(ready=0).rule is Rule.INITIAL
+    assert running.ordered == 2
+    for _ in range(100):
+        running.now += 1.0
+        running.recommender.observe(running.gateway.record(), running.now)
+        assert running.decide(ready=0, starting=2).desired == 2
+    assert {d.desired for d in running.seconds(9)} == {2}
+    assert running.seconds(2)[-1].desired == 0
+    assert running.second().rule is Rule.STEADY
+
+
+def test_initial_replicas_of_zero_start_with_the_first_request() -> None:
+    running = Running(Rules(initial_replicas=0), ordered=0, proven=False)
+    assert running.second().desired == 0
+    assert running.second(held=1).desired == 1
+
+
+@pytest.mark.parametrize("stuck", [{"failed": 1}, {"unschedulable": 2}])
+def test_stuck_replicas_stop_further_orders_and_are_named(stuck: dict[str, int]) -> None:
+    running = Running(Rules(max_replicas=20), ordered=2)
+    running.seconds(5, rate=60)
+    running.now += 1.0
+    running.recommender.observe(running.gateway.served(300, capacity=40.0), running.now)
+    decision = running.decide(ready=1, **stuck)
+    assert (decision.desired, decision.rule) == (2, Rule.BLOCKED)
+    assert "would be wanted" in decision.reason
+
+
+def test_stuck_replicas_do_not_keep_a_sleeping_service_from_waking() -> None:
+    running = Running(Rules(), ordered=0)
+    running.recommender.observe(running.gateway.record(held=1, wake=True), 1.0)
+    assert running.decide(ready=0, failed=1).desired == 1
+
+
+def test_starting_replicas_count_so_that_orders_do_not_cascade() -> None:
+    recommender, gateway = Recommender(Rules(max_replicas=50), 0.0, proven=True), Gateway()
+    recommender.started(30.0)
+    recommender.observe(gateway.served(40, capacity=40.0), 1.0)
+    ordered, held = 1, 0
+    for second in range(2, 30):
+        held += 60
+        record = gateway.record(
+            arrivals=100, completions=40, service_seconds=1.0, held=held, oldest_held_seconds=9.0
+        )
+        recommender.observe(record, second)
+        ordered = recommender.decide(WorkerCounts(ordered, 1, ordered - 1), second).desired
+    assert ordered <= 5, "100 a second need 4 of 40; the backlog of 1 700 is not steady demand"
+
+
+def test_capacity_is_not_misread_while_replicas_become_ready() -> None:
+    # Found by simulation: dividing one replica's answers by four new ones ordered eighteen.
+    recommender, gateway = Recommender(Rules(max_replicas=50), 0.0, proven=True), Gateway()
+    recommender.observe(gateway.served(40, capacity=40.0), 1.0)
+    full = {"arrivals": 120, "completions": 40, "service_seconds": 1.0, "held": 300}
+    recommender.observe(gateway.record(**full, oldest_held_seconds=2.0), 2.0)
+    recommender.decide(WorkerCounts(1, ready=1), 2.0)
+    recommender.observe(gateway.record(**full, oldest_held_seconds=3.0), 3.0)
+    assert recommender.decide(WorkerCounts(4, ready=4), 3.0).inputs.capacity == 40.0
+
+
+def test_bounds_hold_even_when_nothing_is_known() -> None:
+    recommender = Recommender(Rules(min_replicas=3, max_replicas=5), 0.0, proven=True)
+    low = recommender.decide(WorkerCounts(ordered=1), 1.0)
+    assert (low.desired, low.rule) == (3, Rule.FLOOR)
+    high = recommender.decide(WorkerCounts(ordered=9), 1.0)
+    assert (high.desired, high.rule) == (5, Rule.CEILING)
+
+
+def test_rules_may_change_while_running() -> None:
+    running = Running(Rules(max_replicas=2))
+    running.seconds(30, rate=200)
+    assert running.ordered == 2
+    running.recommender.rules = Rules(max_replicas=20)
+    assert running.second(rate=200).desired == 7
+
+
+def test_a_concurrency_target_asks_for_more_room() -> None:
+    plain, roomy = Running(Rules(max_replicas=20)), Running(Rules(max_replicas=20, concurrency=1))
+    for _ in range(30):
+        plain.second(rate=60, in_flight=6)
+        roomy.second(rate=60, in_flight=6)
+    assert plain.ordered == 2
+    assert roomy.ordered == 6, "six at once on average, one for each replica"
+
+
+def test_the_backlog_is_drained_but_bounded() -> None:
+    assert replicas_for(0.0, 0, 40.0, 10.0) == 0
+    assert replicas_for(32.0, 0, 40.0, 10.0) == 1
+    assert replicas_for(33.0, 0, 40.0, 10.0) == 2
+    assert replicas_for(32.0, 100, 40.0, 10.0) == 2
+    assert replicas_for(32.0, 100_000, 40.0, 10.0) == 2, "at most as much again"
+    assert replicas_for(0.0, 100_000, 40.0, 10.0) == 1
+
+
+def test_windows_follow_the_learnt_start_time() -> None:
+    assert [down_window(s) for s in (1, 20, 1000)] == [30, 60, 300]
+    assert [keep_alive(Rules(), s) for s in (1, 20, 1000)] == [60, 200, 1800]
+    assert keep_alive(Rules(idle_after=7.0), 1000) == 7.0
+
+
+def test_a_decision_reads_as_a_sentence() -> None:
+    running = Running(Rules(max_replicas=20))
+    running.seconds(5, rate=20)
+    text = str(running.second(rate=200))
+    assert text.startswith("1 → 6 (arrivals): ")
+    assert "a replica does 40.0" in text
+
+
+def test_rules_come_from_the_spec() -> None:
+    assert rules_of(service()) == Rules()
+    spec = {"minReplicas": 1, "maxReplicas": 9, "initialReplicas": 2, "idleAfter": "5m"}
+    scaling = {**spec, "target": {"concurrency": 8}}
+    assert rules_of(service(scaling=scaling)) == Rules(1, 9, 2, 8, 300.0)
