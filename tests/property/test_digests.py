@@ -29,7 +29,7 @@ DURATION = st.integers(1000, 3_600_000).map(lambda ms: ms / 1000)
 def _irrelevant(draw: st.DrawFn) -> dict[str, Any]:
     """Sections that cannot change an answer."""
     seconds = draw(DURATION)
-    spellings = [format_duration(seconds), f"{round(seconds * 1000) % 99999 + 1000}ms"]
+    spellings = [format_duration(seconds), f"{round(seconds * 1000) % 90_000 + 1000}ms"]
     return {
         "scaling": {"minReplicas": draw(st.integers(0, 3)), "idleAfter": draw(_among(spellings))},
         "cache": {"enabled": draw(st.booleans()), "ttl": draw(_among(spellings))},
