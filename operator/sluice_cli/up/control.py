@@ -27,6 +27,7 @@ from sluice_cli.up.reload import changes, manifests
 from sluice_cli.up.service import LocalService
 from sluice_cli.up.settings import Settings
 from sluice_cli.up.state import StateFolder
+from sluice_cli.up.status import row_of
 from sluice_cli.up.view import View
 from sluice_cli.up.worker import start_worker
 from sluice_operator.plan import notes
@@ -133,7 +134,7 @@ class Control:
             await self._steer(service, now)
         self._publish()
         self._announce()
-        self._view.show([service.row() for service in self._each()], now)
+        self._view.show([row_of(service) for service in self._each()], now)
 
     async def _steer(self, service: LocalService, now: float) -> None:
         room = self._room(service)
@@ -256,7 +257,9 @@ class Control:
         await self._gateway.stop()
         workers = [w for s in self._each() for w in s.workers.values() if w.exit is None]
         for worker in workers:
-            if worker.phase != Phase.KILLED:
+            if worker.ready_at is None:
+                worker.kill()  # It has nothing to finish, and would first load its model.
+            elif worker.phase != Phase.KILLED:
                 worker.stop()
         ended = [asyncio.create_task(worker.ended()) for worker in workers]
         if ended:

@@ -14,7 +14,8 @@ from sluice_cli.up import host
 from sluice_cli.up.instances import ALIVE, Crashes, Fleet, Phase, Wanted, after_crash
 from sluice_cli.up.plan import Plan
 from sluice_cli.up.state import Learnt, StateFolder
-from sluice_cli.up.view import Row, View
+from sluice_cli.up.supervisor import Exit
+from sluice_cli.up.view import View
 from sluice_cli.up.worker import Worker
 from sluice_operator.plan import service_entry, worker_environment
 from sluice_operator.scaling.recommend import Decision, Recommender, WorkerCounts
@@ -22,7 +23,7 @@ from sluice_operator.scaling.rules import rules_of
 
 MEMORY_HINT_BYTES = 1 << 30
 """What a worker is taken to need before one has been measured: the libraries, a small model."""
-_RATE_RECORDS = 5
+_RECENT_RECORDS = 5
 
 
 def template_of(service: InferenceService) -> str:
@@ -49,6 +50,8 @@ class LocalService:
         serving: template of the workers that get the requests.
         workers: every process that has not ended, by name.
         plan: the last one.
+        recent: the gateway's last records of it.
+        failure: how a worker ended unasked, if none has become ready since.
     """
 
     def __init__(self, spec: InferenceService, state: StateFolder, view: View, now: float) -> None:
@@ -58,16 +61,15 @@ class LocalService:
         self.serving: str | None = None
         self.workers: dict[str, Worker] = {}
         self.plan = Plan([])
+        self.recent: deque[wire.Demand] = deque(maxlen=_RECENT_RECORDS)
+        self.failure: Exit | None = None
         self._specs = {template: spec}
         self._state = state
         self._view = view
         self._recommenders = {template: Recommender(rules_of(spec), now)}
         self._decisions: dict[str, Decision] = {}
         self._crashes: dict[str, Crashes] = {}
-        self._failure = ""
-        self._reason = ""
         self._welcomed: set[str] = set()
-        self._recent: deque[wire.Demand] = deque(maxlen=_RATE_RECORDS)
         self._started = 0
 
     def __repr__(self) -> str:
@@ -90,7 +92,7 @@ class LocalService:
 
     @property
     def held(self) -> int:
-        return self._recent[-1].held if self._recent else 0
+        return self.recent[-1].held if self.recent else 0
 
     @property
     def tasks(self) -> list[Task]:
@@ -99,12 +101,12 @@ class LocalService:
     @property
     def answers(self) -> bool:
         """The gateway has a worker for it now."""
-        return bool(self._recent) and self._recent[-1].ready_endpoints > 0
+        return bool(self.recent) and self.recent[-1].ready_endpoints > 0
 
     @property
     def settled(self) -> bool:
         """It sleeps, and nothing is to be done before somebody asks."""
-        return not self.workers and not self._wanted_replicas() and not self._failure
+        return not self.workers and not self.wanted_replicas and self.failure is None
 
     # What is wanted --------------------------------------------------------------------------
 
@@ -112,16 +114,14 @@ class LocalService:
         """Take over a changed file."""
         before, template = self.template, template_of(spec)
         self.spec, self.template = spec, template
-        keep = {template, self.serving}
-        self._specs = {t: s for t, s in self._specs.items() if t in keep} | {template: spec}
-        self._recommenders = {t: r for t, r in self._recommenders.items() if t in keep}
-        self._decisions = {t: d for t, d in self._decisions.items() if t in keep}
+        self._forget_all_but(template, self.serving)
+        self._specs[template] = spec
         self._recommenders.setdefault(template, Recommender(rules_of(spec), now))
         for recommender in self._recommenders.values():
             recommender.rules = rules_of(spec)
         # A change is a new chance, also for a model folder that was put right in the meantime.
         self._crashes.pop(template, None)
-        self._failure = self._reason = ""
+        self.failure = None
         if before != template:
             self._view.event(self.label, f"new revision {revision_in(template)}")
 
@@ -130,8 +130,8 @@ class LocalService:
 
     def observe(self, demand: wire.Demand, now: float) -> None:
         """Take one record of the gateway."""
-        last = self._recent[-1].gateway if self._recent else demand.gateway
-        self._recent.append(demand)
+        last = self.recent[-1].gateway if self.recent else demand.gateway
+        self.recent.append(demand)
         for recommender in self._recommenders.values():
             if last != demand.gateway:
                 recommender.forget(last)  # There is one gateway: this is a new process.
@@ -163,14 +163,18 @@ class LocalService:
         replicas = {template: decision.desired for template, decision in self._decisions.items()}
         if self.template is not None and self.serving is not None:
             # A new revision must be able to carry at once what the old one carries.
-            replicas[self.template] = max(replicas[self.template], replicas[self.serving])
-        return Wanted(self.template, replicas, self.spec.spec.scaling.initial_replicas, self._why())
+            old = replicas.get(self.serving, 0)
+            replicas[self.template] = max(replicas.get(self.template, 0), old)
+        return Wanted(self.template, replicas, self.spec.spec.scaling.initial_replicas, self.why)
 
-    def _why(self) -> str:
+    @property
+    def why(self) -> str:
+        """The reason of the last decision."""
         decision = self._decisions.get(self.serving or self.template or "")
         return decision.reason if decision else ""
 
-    def _wanted_replicas(self) -> int:
+    @property
+    def wanted_replicas(self) -> int:
         """Of the revision that serves, or will be the first to."""
         decision = self._decisions.get(self.serving or self.template or "")
         return decision.desired if decision and self.template else 0
@@ -207,10 +211,12 @@ class LocalService:
     def promote(self, template: str) -> None:
         """From now on ``template`` serves; what was known of others is forgotten."""
         self.serving = template
-        self._specs = {template: self._specs[template]}
-        self._recommenders = {template: self._recommenders[template]}
-        self._decisions = {template: self._decisions[template]}
-        self._crashes = {t: c for t, c in self._crashes.items() if t == template}
+        self._forget_all_but(template)
+
+    def _forget_all_but(self, *templates: str | None) -> None:
+        for known in (self._specs, self._recommenders, self._decisions, self._crashes):
+            for template in known.keys() - set(templates):
+                del known[template]
 
     def take_note(self, now: float) -> None:
         """Learn from what the workers told, and forget those that have ended."""
@@ -227,7 +233,7 @@ class LocalService:
         assert told is not None
         if worker.name not in self._welcomed:
             self._welcomed.add(worker.name)
-            self._failure = self._reason = ""
+            self.failure = None
             assert worker.ready_at is not None
             seconds = worker.ready_at - worker.started_at
             for recommender in self._recommenders.values():
@@ -259,9 +265,9 @@ class LocalService:
         ready_seconds = now - worker.ready_at if worker.ready_at is not None else 0.0
         crashes = after_crash(self._crashes.get(worker.template), ready_seconds, now)
         self._crashes[worker.template] = crashes
-        self._failure, self._reason = worker.exit.describe(), worker.exit.reason
+        self.failure = worker.exit
         when = f"in {crashes.backoff_seconds:.0f} s" if crashes.backoff_seconds else "now"
-        self._view.problem(self.label, f"{worker.name} {self._failure} – restart {when}")
+        self._view.problem(self.label, f"{worker.name} {worker.exit.describe()} – restart {when}")
 
     # What others see -------------------------------------------------------------------------
 
@@ -291,52 +297,5 @@ class LocalService:
         ]
         return max((size for size in sizes if size), default=MEMORY_HINT_BYTES)
 
-    def row(self) -> Row:
-        """The service as the table shows it."""
-        ours = [w for w in self.workers.values() if w.template == self.serving]
-        ready = sum(w.phase == Phase.READY for w in ours)
-        state, busy = self._state_words(ready)
-        arrivals = sum(d.arrivals for d in self._recent)
-        hits = sum(d.cache_hits for d in self._recent)
-        completions = sum(d.completions for d in self._recent)
-        seconds = sum(d.interval_seconds for d in self._recent)
-        return Row(
-            service=self.label,
-            revision=revision_in(self.serving or self.template or ""),
-            state=state,
-            busy=busy,
-            ready=ready,
-            wanted=self._wanted_replicas(),
-            rate=(arrivals + hits) / seconds if seconds else None,
-            hit_share=hits / (arrivals + hits) if arrivals + hits else None,
-            compute_seconds=sum(d.service_seconds for d in self._recent) / completions
-            if completions
-            else None,
-            held=self.held,
-            decision=self.plan.obstacle or (self._failure if not ready else "") or self._why(),
-        )
-
-    def _state_words(self, ready: int) -> tuple[str, bool]:
-        starting = [w for w in self.workers.values() if w.phase == Phase.STARTING]
-        if self.template is None:
-            return "removing", True
-        if ready and self.template != self.serving:
-            return f"rolling out {revision_in(self.template)}", True
-        if ready:
-            return "ready", False
-        if starting:
-            return max(starting, key=_progress).state, True
-        if self._reason:
-            return self._reason, False
-        return ("waiting", True) if self._wanted_replicas() else ("asleep", False)
-
     def _learnt(self) -> Learnt:
         return self._state.recall(revision_in(self.serving)) if self.serving else Learnt()
-
-
-def _progress(worker: Worker) -> tuple[int, float]:
-    """How far a starting worker has come."""
-    order = [*wire.Phase]
-    if worker.readiness is None:
-        return -1, 0.0
-    return order.index(worker.readiness.phase), worker.readiness.progress or 0.0

@@ -91,7 +91,7 @@ class Worker:
         if self.readiness is None:
             return "starting"
         percent = self.readiness.progress
-        return self.readiness.phase.value + ("" if percent is None else f" {percent:.0%}")
+        return self.readiness.phase.value + (f" {percent:.0%}" if percent else "")
 
     @property
     def pid(self) -> int:
