@@ -4,6 +4,7 @@ Both take a batch of any lengths from the loop, on the lane's own thread, and gi
 text. ``engines.selection`` decides which one a model gets.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ class PaddedEngine:
         self._pooling = pooling
         self._device = device
         self._pad_id = model.config.pad_token_id or 0
-        self._takes_types = "token_type_ids" in model.forward.__code__.co_varnames
+        self._takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
 
     def __repr__(self) -> str:
         return f"<PaddedEngine {type(self._model).__name__} on {self._device}>"

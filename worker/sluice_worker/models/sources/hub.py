@@ -61,7 +61,7 @@ def fetch(location: str, revision: str | None, report: Report) -> Snapshot:
     """Download what is missing; ``revision`` is a branch, a tag or a commit."""
     if not _REPOSITORY.fullmatch(location) or ".." in location:
         raise BadConfiguration(f"model.uri: got 'hf://{location}', needs hf://ORG/NAME.")
-    home = Path(constants.HF_HUB_CACHE, f"models--{location.replace('/', '--')}")
+    home = Path(_cache(), f"models--{location.replace('/', '--')}")
     listing = _remembered(home, revision)
     if listing is None:
         listing = _ask(location, revision)
@@ -73,10 +73,18 @@ def fetch(location: str, revision: str | None, report: Report) -> Snapshot:
     return Snapshot(folder, boundary=home.resolve(), version=listing.commit, sums=sums)
 
 
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+
+
+def _cache() -> str:
+    return os.environ.get("HF_HUB_CACHE", constants.HF_HUB_CACHE)
+
+
 def _ask(repository: str, revision: str | None) -> Listing:
     """The commit behind a revision and its files. Raises ModelError within the answer time."""
     with _foreign_errors(repository, revision):
-        api = HfApi(endpoint=constants.ENDPOINT)
+        api = HfApi(endpoint=_endpoint())
         info = _within(
             _ANSWER_SECONDS,
             lambda: api.model_info(
@@ -120,7 +128,8 @@ def _download(repository: str, listing: Listing, report: Report) -> None:
                 repository,
                 file.name,
                 revision=listing.commit,
-                endpoint=constants.ENDPOINT,
+                endpoint=_endpoint(),
+                cache_dir=_cache(),
                 etag_timeout=_ANSWER_SECONDS,
                 tqdm_class=_bar(advance),
             )
@@ -179,7 +188,7 @@ def _foreign_errors(repository: str, revision: str | None) -> Iterator[None]:
         raise ModelNotFound(f"model.revision: {repository} has no revision {revision!r}.") from None
     except Exception as error:  # The client's errors, and those of the HTTP stacks beneath it.
         raise ModelDownloadFailed(
-            f"model.uri: {repository} could not be fetched from {constants.ENDPOINT} "
+            f"model.uri: {repository} could not be fetched from {_endpoint()} "
             f"({type(error).__name__}: {error}). Check the network and HF_ENDPOINT, or put the "
             "files on a volume and use file://."
         ) from error

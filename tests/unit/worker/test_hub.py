@@ -1,0 +1,109 @@
+"""``hf://`` with the real client against a hub on loopback, and with no hub at all."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sluice_api.wire import Phase
+from sluice_worker.models import errors
+from sluice_worker.models.load import load
+from sluice_worker.models.manifest import verify
+from sluice_worker.models.sources import hub
+from sluice_worker.models.sources.base import silent
+from tests.support import model_hub
+from tests.support.models import build_tiny_bert
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_bert(tmp_path_factory.mktemp("hub") / "model")
+
+
+@pytest.fixture
+def published(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[model_hub.Hub]:
+    with model_hub.serving(tiny) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield server
+
+
+def test_a_model_is_downloaded_with_progress_and_serves(published: model_hub.Hub) -> None:
+    seen: list[float] = []
+
+    def report(phase: Phase, progress: float | None, message: str) -> None:
+        if phase is Phase.DOWNLOADING and progress is not None:
+            assert "acme/tiny" in message
+            seen.append(progress)
+
+    loaded = load("hf://acme/tiny", report=report)
+    assert loaded.engine.run(loaded.canary)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+def test_what_is_loaded_is_the_same_from_a_folder(published: model_hub.Hub, tiny: Path) -> None:
+    assert load("hf://acme/tiny").answer_digest == load(f"file://{tiny}").answer_digest
+
+
+def test_a_branch_resolves_to_its_commit(published: model_hub.Hub) -> None:
+    assert hub.fetch("acme/tiny", "main", silent).version == model_hub.COMMIT
+
+
+def test_a_complete_commit_needs_no_network(published: model_hub.Hub) -> None:
+    first = hub.fetch("acme/tiny", model_hub.COMMIT, silent)
+    asked = len(published.requests)
+    assert hub.fetch("acme/tiny", model_hub.COMMIT, silent) == first
+    assert len(published.requests) == asked
+
+
+def test_pickles_are_refused_before_anything_is_downloaded(published: model_hub.Hub) -> None:
+    published.files["pytorch_model.bin"] = published.files.pop("model.safetensors")
+    with pytest.raises(errors.ModelRejected, match="safetensors"):
+        hub.fetch("acme/tiny", None, silent)
+    assert all("/resolve/" not in path for path in published.requests)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_content_that_was_tampered_with_is_refused(published: model_hub.Hub, name: str) -> None:
+    content = bytearray(published.files[name])
+    content[-2] ^= 1
+    published.tampered[name] = bytes(content)
+    with pytest.raises(errors.ModelRejected, match=name.replace(".", r"\.")):
+        verify(hub.fetch("acme/tiny", None, silent), None)
+
+
+def test_models_and_revisions_that_do_not_exist(published: model_hub.Hub) -> None:
+    with pytest.raises(errors.ModelNotFound, match="no model acme/absent"):
+        hub.fetch("acme/absent", None, silent)
+    with pytest.raises(errors.ModelNotFound, match="no revision 'v9'"):
+        hub.fetch("acme/tiny", "v9", silent)
+
+
+@pytest.mark.parametrize("location", ["tiny", "a/b/c", "../b", "a/..", ""])
+def test_addresses_have_two_parts(location: str) -> None:
+    with pytest.raises(errors.BadConfiguration, match="ORG/NAME"):
+        hub.fetch(location, None, silent)
+
+
+def test_no_hub_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # Bound and not listening: connections are refused.
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(errors.ModelDownloadFailed, match="HF_ENDPOINT"):
+            hub.fetch("acme/tiny", None, silent)
+
+
+def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent_server:
+        url = f"http://127.0.0.1:{silent_server.getsockname()[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        begun = time.monotonic()
+        with pytest.raises(errors.ModelDownloadFailed):
+            hub.fetch("acme/tiny", None, silent)
+        assert time.monotonic() - begun < 10
