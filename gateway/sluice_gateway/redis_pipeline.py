@@ -28,7 +28,7 @@ WRITE_PAUSE_SECONDS: Final = 1.0
 """How long nothing is written after Redis refused a write (full, read-only)."""
 
 _START_SECONDS: Final = 0.25
-_PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between attempts to connect; the last one for ever. A returned Redis is in use 2 s later."""
 _PROVEN_SECONDS: Final = 2.0
 """A link that lived this long was good: the next one is tried without a pause."""
@@ -71,17 +71,24 @@ class RedisPipeline:
         url: see :func:`parse_address`.
         faults: told the cause of every call that failed, and of every refused command.
         budget_seconds: how long a reply may take.
+        pauses_seconds: before the first, second, … attempt to connect after a failure.
 
     Raises:
         ValueError: the URL cannot be used.
     """
 
     def __init__(
-        self, url: str, *, faults: Callable[[str], None], budget_seconds: float = BUDGET_SECONDS
+        self,
+        url: str,
+        *,
+        faults: Callable[[str], None],
+        budget_seconds: float = BUDGET_SECONDS,
+        pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
     ) -> None:
         self._address = parse_address(url)
         self._faults = faults
         self._budget = budget_seconds
+        self._pauses = pauses_seconds
         self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
@@ -166,7 +173,7 @@ class RedisPipeline:
                     extra={"redis": self._address.shown, "cause": cause},
                 )
             if failures:
-                pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
+                pause = self._pauses[min(failures, len(self._pauses)) - 1]
                 # Gateways that lost Redis together must not come back together.
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 
 class RedisServer:
@@ -37,9 +39,10 @@ class RedisServer:
     def tcp_url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
-    def client(self, **options: object) -> "redis.Redis":
+    def client(self) -> "redis.Redis":
         """An independent client, for the test itself. Close it."""
-        return redis.Redis(unix_socket_path=str(self.path), socket_timeout=5, **options)  # type: ignore[arg-type]
+        never = Retry(NoBackoff(), 0)
+        return redis.Redis(unix_socket_path=str(self.path), socket_timeout=5, retry=never)
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)

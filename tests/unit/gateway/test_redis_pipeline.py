@@ -1,0 +1,188 @@
+"""The pipeline to Redis: what it sends, in how many writes, to whom it answers, where it stops."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from sluice_gateway.redis_address import parse_address
+from sluice_gateway.redis_link import MAX_PENDING
+from sluice_gateway.redis_pipeline import Failure, RedisPipeline
+from tests.support.event_loops import eventually, on_uvloop
+from tests.support.redis_server import RedisServer, running_redis
+
+Replies = list[Any] | Failure
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with running_redis() as running:
+        yield running
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[RedisPipeline, Counter[str]]]:
+    faults: Counter[str] = Counter()
+    pipeline = RedisPipeline(url, faults=lambda cause: faults.update([cause]))
+    await pipeline.start()
+    try:
+        yield pipeline, faults
+    finally:
+        await pipeline.close()
+
+
+async def get(pipeline: RedisPipeline, *keys: bytes) -> Replies:
+    answer: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
+    pipeline.get(list(keys), answer.set_result)
+    return await answer
+
+
+@on_uvloop
+async def test_reads_what_was_written_in_order(server: RedisServer) -> None:
+    async with connected(server.unix_url) as (pipeline, faults):
+        values = {b"k%d" % n: bytes([n]) * n * 100 for n in range(20)}
+        for key, value in values.items():
+            pipeline.set(key, value, 60)
+        assert await get(pipeline, *values, b"absent") == [*values.values(), None]
+        assert not faults
+
+
+@on_uvloop
+async def test_a_value_expires_in_redis_too(server: RedisServer) -> None:
+    with server.client() as client:
+        async with connected(server.unix_url) as (pipeline, _):
+            pipeline.set(b"long", b"x", 100.5)
+            pipeline.set(b"short", b"x", 0.0001)
+            await get(pipeline, b"long")
+            assert 100_000 < client.pttl("long") <= 100_500
+            await eventually(lambda: not client.exists("short"))
+
+
+@on_uvloop
+async def test_says_who_it_is_and_uses_the_database_it_was_given(server: RedisServer) -> None:
+    with server.client() as client:
+        async with connected(f"{server.tcp_url}/3") as (pipeline, _):
+            pipeline.set(b"in 3", b"x", 60)
+            await get(pipeline, b"in 3")
+            assert [c["db"] for c in client.client_list() if c["name"] == "sluice-gateway"] == ["3"]
+            assert client.info("keyspace")["db3"]["keys"] == 1
+
+
+@on_uvloop
+async def test_commands_of_one_turn_leave_in_one_write() -> None:
+    chunks: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 20):
+            chunks.append(data)
+            commands = data.count(b"GET\r\n") + data.count(b"CLIENT\r\n")
+            writer.write(b"$-1\r\n" * commands)
+        writer.close()
+
+    fake = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = fake.sockets[0].getsockname()[1]
+    async with connected(f"redis://127.0.0.1:{port}") as (pipeline, _):
+        chunks.clear()
+        answers = await asyncio.gather(*(get(pipeline, b"k%d" % n) for n in range(100)))
+        assert answers == [[None]] * 100
+        assert len(chunks) == 1 and chunks[0].count(b"GET") == 100
+    fake.close()
+
+
+@on_uvloop
+async def test_more_than_it_may_owe_is_refused_at_once(server: RedisServer) -> None:
+    async with connected(server.unix_url) as (pipeline, faults):
+        heard: list[Replies] = []
+        pipeline.get([b"k"] * (MAX_PENDING + 1), heard.append)
+        assert heard == [Failure("busy")] and faults == {"busy": 1}
+        for _ in range(100):
+            pipeline.set(b"big", bytes(200_000), 60)
+        assert faults["busy"] > 50 and pipeline.up
+        assert await get(pipeline, b"absent") == [None], "reads keep their room"
+        await eventually(lambda: pipeline.takes_writes)
+
+
+@on_uvloop
+async def test_one_broken_caller_keeps_no_reply_from_the_others(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Replies) -> None:
+        raise RuntimeError("broken")
+
+    async with connected(server.unix_url) as (pipeline, _):
+        with caplog.at_level(logging.ERROR):
+            pipeline.get([b"absent"], broken)
+            assert await get(pipeline, b"absent") == [None]
+        assert pipeline.up
+    assert [record.message for record in caplog.records] == [
+        "a caller failed on the replies of Redis"
+    ]
+
+
+@on_uvloop
+async def test_distrust_fails_what_is_pending_and_connects_anew(server: RedisServer) -> None:
+    async with connected(server.unix_url) as (pipeline, faults):
+        heard: list[Replies] = []
+        pipeline.get([b"a"], heard.append)
+        pipeline.distrust()
+        assert heard == [Failure("desync")] and not pipeline.up
+        await eventually(lambda: pipeline.up)
+        assert faults == {"desync": 1}
+
+
+@on_uvloop
+async def test_closing_answers_everybody_and_is_final(server: RedisServer) -> None:
+    heard: list[Replies] = []
+    async with connected(server.unix_url) as (pipeline, _):
+        pipeline.get([b"a"], heard.append)
+    assert heard == [Failure("closed")]
+    assert repr(pipeline) == f"<RedisPipeline unix://{server.path}/0 down>"
+    pipeline.get([b"a"], heard.append)
+    assert heard[1:] == [Failure("down")]
+
+
+@on_uvloop
+async def test_closing_before_starting_and_while_connecting() -> None:
+    never = RedisPipeline("redis://127.0.0.1:1", faults=lambda _: None)
+    await never.close()
+    async with connected("redis://127.0.0.1:1") as (pipeline, _):
+        assert not pipeline.up
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://example", ("example", 6379, None, 0, None, None)),
+        ("redis://u:p%40ss@example:7000/2", ("example", 7000, None, 2, "u", "p@ss")),
+        ("unix:///run/redis.sock?db=4", ("localhost", 6379, "/run/redis.sock", 4, None, None)),
+    ],
+)
+def test_addresses(url: str, expected: tuple[object, ...]) -> None:
+    a = parse_address(url)
+    assert (a.host, a.port, a.path, a.db, a.username, a.password) == expected
+    assert "p@ss" not in repr(a) and "p@ss" not in a.shown
+
+
+def test_tls_verifies_unless_told_otherwise() -> None:
+    strict = parse_address("rediss://example").tls
+    assert strict is not None and strict.check_hostname
+    loose = parse_address("rediss://example?ssl_cert_reqs=none").tls
+    assert loose is not None and not loose.check_hostname
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://example", "cannot be read"),
+        ("redis://:secret@example?max_connections=3", "not known: max_connections"),
+        ("rediss://example?ssl_cert_reqs=maybe", "got 'maybe'"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_without_the_password(url: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        parse_address(url)
+    assert "secret" not in str(caught.value)
