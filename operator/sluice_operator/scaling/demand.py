@@ -160,6 +160,15 @@ class DemandWindow:
             return Traffic(active_at=self._active_at)
         speaking = [gateway for gateway in gateways if not gateway.is_silent(now)]
         silent = len(gateways) - len(speaking)
+        known_until = min(gateway.seen_at for gateway in gateways)
+        if not silent and (self._active_at is None or now - self._active_at > 2 * LONG):
+            # Nothing to sum: most services sleep most of the time, and there may be thousands.
+            return Traffic(
+                gateways=len(gateways),
+                complete_since=self._complete_since,
+                known_until=known_until,
+                active_at=self._active_at,
+            )
         # A silent gateway keeps its share of arrivals, but its last second says nothing about now.
         short = [gateway.over(SHORT if gateway in speaking else MIDDLE) for gateway in gateways]
         middle = [gateway.over(MIDDLE) for gateway in gateways]
@@ -168,7 +177,7 @@ class DemandWindow:
             gateways=len(gateways),
             silent=silent,
             complete_since=None if silent else self._complete_since,
-            known_until=min(gateway.seen_at for gateway in gateways),
+            known_until=known_until,
             active_at=self._active_at,
             asked=any(_is_active(gateway.last) for gateway in speaking),
             arrivals_low=_lower_bound(short),
