@@ -179,7 +179,7 @@ class DemandWindow:
             complete_since=None if silent else self._complete_since,
             known_until=known_until,
             active_at=self._active_at,
-            asked=any(_is_active(gateway.last) for gateway in speaking),
+            asked=any(_asks(gateway.last) for gateway in speaking),
             arrivals_low=_lower_bound(short),
             arrivals_10s=_rate(middle),
             arrivals_60s=_rate(long),
@@ -192,8 +192,12 @@ class DemandWindow:
         )
 
 
+def _asks(record: wire.Demand) -> bool:
+    return bool(record.arrivals or record.held or record.wake)
+
+
 def _is_active(record: wire.Demand) -> bool:
-    return bool(record.arrivals or record.held or record.in_flight or record.wake)
+    return _asks(record) or bool(record.in_flight or record.completions)
 
 
 def _rate(pieces: list[_Slice]) -> float:
