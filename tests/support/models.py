@@ -132,6 +132,7 @@ def save_tokenizer(folder: Path, texts: Iterable[str], *, roberta: bool = False)
         cls_token=first,
         sep_token=last,
         model_max_length=MAX_TOKENS,
+        model_input_names=["input_ids", "attention_mask", *([] if roberta else ["token_type_ids"])],
     )
     fast.save_pretrained(folder)
 

@@ -18,13 +18,16 @@ _UNBOUNDED_TOKENS = 1_000_000
 """Tokenizers without a maximum write a number above this one."""
 _DEFAULT_TOKENS = 512
 
+POOLING_MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
+"""As sentence-transformers names them; each has a line in ``engines.pooling``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
     """How a text's token vectors become its sentence vector.
 
     Attributes:
-        mode: a key of ``engines.pooling.MODES``.
+        mode: one of :data:`POOLING_MODES`.
         normalize: scale to unit length.
     """
 
@@ -51,7 +54,13 @@ class Classifier:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """One model, described. Exactly one of ``pooling`` and ``classifier`` is there."""
+    """One model, described. Exactly one of ``pooling`` and ``classifier`` is there.
+
+    Attributes:
+        max_tokens: of one input, special tokens included.
+        lower_case: texts are lowered before they are tokenised.
+        token_types: the model is told which of two texts a token belongs to.
+    """
 
     config: Mapping[str, Any]
     model_type: str
@@ -59,6 +68,7 @@ class Description:
     pooling: Pooling | None
     classifier: Classifier | None
     lower_case: bool
+    token_types: bool
 
     @property
     def vocabulary(self) -> int:
@@ -93,6 +103,7 @@ def describe(manifest: Manifest, max_input_tokens: int | None) -> Description:
         pooling=_pooling(manifest, modules) if head == "none" else None,
         classifier=_classifier(config) if head == "sequence" else None,
         lower_case=bool(sentence.get("do_lower_case", False)),
+        token_types="token_type_ids" in tokenizer.get("model_input_names", ["token_type_ids"]),
     )
 
 
@@ -161,8 +172,10 @@ def _pooling_mode(config: Mapping[str, Any]) -> str:
     if config.get("include_prompt") is False:
         raise ModelRejected("The pooling leaves the prompt out, which is not served.")
     mode = config.get("pooling_mode")
-    if isinstance(mode, str):
-        return mode
+    if mode is not None:
+        if mode not in POOLING_MODES:
+            raise ModelRejected(f"The pooling mode {mode!r} is none of {', '.join(POOLING_MODES)}.")
+        return str(mode)
     flags = {
         "pooling_mode_cls_token": "cls",
         "pooling_mode_max_tokens": "max",

@@ -67,12 +67,7 @@ def load(
         importing = pool.submit(import_module, "sluice_worker.engines.selection")
         manifest = verify(snapshot, pinned)
         description = describe(manifest, max_input_tokens)
-        tokenizer = load_tokenizer(
-            manifest,
-            max_tokens=description.max_tokens,
-            vocabulary=description.vocabulary,
-            lower_case=description.lower_case,
-        )
+        tokenizer = load_tokenizer(manifest, description)
         tasks = _tasks(description, tokenizer, task)
         report(Phase.LOADING, 0.2, "importing torch")
         importing.result()

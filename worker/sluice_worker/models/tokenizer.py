@@ -11,6 +11,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
 from sluice_api.errors import ApiError
+from sluice_worker.models.description import Description
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
 
@@ -36,15 +37,23 @@ class Tokenizer:
         max_tokens: special tokens included.
         vocabulary: ids below this exist in the model.
         lower_case: lower every text first (an option of sentence-transformers).
+        token_types: tell the texts of a pair apart by token types, as ``tokenizer.json`` says.
     """
 
     def __init__(
-        self, serialized: str, *, max_tokens: int, vocabulary: int, lower_case: bool = False
+        self,
+        serialized: str,
+        *,
+        max_tokens: int,
+        vocabulary: int,
+        lower_case: bool = False,
+        token_types: bool = True,
     ) -> None:
         self.max_tokens = max_tokens
         self._serialized = serialized
         self._vocabulary = vocabulary
         self._lower_case = lower_case
+        self._token_types = token_types
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -61,6 +70,10 @@ class Tokenizer:
             self._local.fast = fast
         return fast
 
+    def highest_id(self) -> int:
+        """The highest token id that a text can turn into."""
+        return max(self._fast.get_vocab().values(), default=0)
+
     def encode(self, text: str, *, where: str, truncate: bool) -> Encoded:
         """One text. Raises ApiError ``input_too_long`` naming ``where``, unless ``truncate``."""
         text, cut = self._bounded(text, where, truncate)
@@ -68,7 +81,7 @@ class Tokenizer:
         encoding = fast.encode(text, add_special_tokens=False)
         room = self.max_tokens - fast.num_special_tokens_to_add(False)
         cut |= self._fit(encoding, room, where, truncate)
-        return _encoded(fast.post_process(encoding), cut)
+        return self._encoded(fast.post_process(encoding), cut)
 
     def encode_pairs(
         self, text: str, seconds: list[str], *, where: str, truncate: bool
@@ -87,11 +100,11 @@ class Tokenizer:
             if room < 1:
                 raise _too_long("parameters.labels", len(other) + special + 1, self.max_tokens)
             if len(first) <= room:
-                pairs.append(_encoded(fast.post_process(first, other), cut))
+                pairs.append(self._encoded(fast.post_process(first, other), cut))
                 continue
             shorter = fast.encode(text, add_special_tokens=False)
             shortened = self._fit(shorter, room, where, truncate)
-            pairs.append(_encoded(fast.post_process(shorter, other), cut or shortened))
+            pairs.append(self._encoded(fast.post_process(shorter, other), cut or shortened))
         return pairs
 
     def accept(self, ids: list[int], *, where: str, truncate: bool) -> Encoded:
@@ -108,6 +121,14 @@ class Tokenizer:
             raise _too_long(where, len(ids), self.max_tokens)
         kept = tuple(ids[: self.max_tokens])
         return Encoded(kept, None, truncated=len(kept) < len(ids))
+
+    def _encoded(self, encoding: Encoding, truncated: bool) -> Encoded:
+        type_ids = encoding.type_ids if self._token_types else ()
+        return Encoded(
+            ids=tuple(encoding.ids),
+            type_ids=tuple(type_ids) if any(type_ids) else None,
+            truncated=truncated,
+        )
 
     def _bounded(self, text: str, where: str, truncate: bool) -> tuple[str, bool]:
         limit = self.max_tokens * CHARACTERS_PER_TOKEN
@@ -133,24 +154,31 @@ class Tokenizer:
         return True
 
 
-def load_tokenizer(
-    manifest: Manifest, *, max_tokens: int, vocabulary: int, lower_case: bool
-) -> Tokenizer:
+def load_tokenizer(manifest: Manifest, description: Description) -> Tokenizer:
     """The tokenizer of a verified folder. Raises ModelRejected when it has none that is fast.
 
-    Folders without ``tokenizer.json`` are converted by transformers, which costs a second.
+    Folders without ``tokenizer.json`` are converted by transformers, which costs seconds.
     """
     if "tokenizer.json" in manifest.sums:
         serialized = (manifest.folder / "tokenizer.json").read_text(encoding="utf-8")
     else:
         serialized = _converted(manifest)
     tokenizer = Tokenizer(
-        serialized, max_tokens=max_tokens, vocabulary=vocabulary, lower_case=lower_case
+        serialized,
+        max_tokens=description.max_tokens,
+        vocabulary=description.vocabulary,
+        lower_case=description.lower_case,
+        token_types=description.token_types,
     )
     try:
-        tokenizer.encode("ready", where="input", truncate=True)
+        highest = tokenizer.highest_id()
     except Exception as error:  # The library raises bare Exception for whatever is wrong.
         raise ModelRejected(f"tokenizer.json cannot be used: {error}. Save it again.") from error
+    if highest >= description.vocabulary:
+        raise ModelRejected(
+            f"The tokenizer has token ids up to {highest}, the model knows "
+            f"{description.vocabulary}. Save model and tokenizer together."
+        )
     return tokenizer
 
 
@@ -167,15 +195,6 @@ def _converted(manifest: Manifest) -> str:
             f"The folder has no tokenizer.json and converting its tokenizer failed: {error}. "
             "Save a fast one: AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(…)."
         ) from error
-
-
-def _encoded(encoding: Encoding, truncated: bool) -> Encoded:
-    type_ids = encoding.type_ids
-    return Encoded(
-        ids=tuple(encoding.ids),
-        type_ids=tuple(type_ids) if any(type_ids) else None,
-        truncated=truncated,
-    )
 
 
 def _too_long(where: str, tokens: int, limit: int) -> ApiError:

@@ -1,0 +1,215 @@
+"""What a model is made for, from its configuration files alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluice_worker.engines.pooling import MODES
+from sluice_worker.models.description import (
+    POOLING_MODES,
+    Description,
+    describe,
+    position_offset,
+)
+from sluice_worker.models.errors import BadConfiguration, ModelRejected
+from sluice_worker.models.manifest import Manifest
+
+BERT = {"model_type": "bert", "architectures": ["BertModel"], "max_position_embeddings": 512}
+MODULES = [
+    {"type": "sentence_transformers.models.Transformer", "path": ""},
+    {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+    {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"},
+]
+
+
+def described(
+    folder: Path, files: dict[str, Any], max_input_tokens: int | None = None
+) -> Description:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    manifest = Manifest(folder, sums=dict.fromkeys(files, ""), weights=())
+    return describe(manifest, max_input_tokens)
+
+
+def classifier(**config: Any) -> dict[str, Any]:
+    return {"config.json": {**BERT, "architectures": ["BertForSequenceClassification"], **config}}
+
+
+def test_a_bare_encoder_gets_the_unit_mean(tmp_path: Path) -> None:
+    found = described(tmp_path, {"config.json": BERT})
+    assert found.pooling is not None
+    assert (found.pooling.mode, found.pooling.normalize) == ("mean", True)
+    assert found.classifier is None
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertForPreTraining", "BertModel"])
+def test_encoders_under_other_heads_embed(tmp_path: Path, name: str) -> None:
+    found = described(tmp_path, {"config.json": {**BERT, "architectures": [name]}})
+    assert found.pooling is not None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architectures": ["BertForTokenClassification"]},
+        {"architectures": ["BertForQuestionAnswering"]},
+        {"architectures": ["LlamaForCausalLM"]},
+        {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+        {"architectures": ["BertModel"], "is_decoder": True},
+    ],
+)
+def test_other_tasks_are_refused_by_name(tmp_path: Path, config: dict[str, Any]) -> None:
+    with pytest.raises(ModelRejected, match=config["architectures"][0]):
+        described(tmp_path, {"config.json": {**BERT, **config}})
+
+
+@pytest.mark.parametrize(
+    ("pooling", "mode"),
+    [
+        ({"pooling_mode_cls_token": True}, "cls"),
+        ({"pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode_lasttoken": True}, "lasttoken"),
+        ({"pooling_mode": "weightedmean"}, "weightedmean"),
+        ({}, "mean"),
+    ],
+)
+def test_sentence_models_say_how_they_pool(
+    tmp_path: Path, pooling: dict[str, Any], mode: str
+) -> None:
+    files = {"config.json": BERT, "modules.json": MODULES, "1_Pooling/config.json": pooling}
+    found = described(tmp_path, files).pooling
+    assert found is not None
+    assert found.mode == mode
+
+
+def test_sentence_models_say_whether_they_normalize(tmp_path: Path) -> None:
+    files = {"config.json": BERT, "modules.json": MODULES[:2], "1_Pooling/config.json": {}}
+    found = described(tmp_path, files).pooling
+    assert found is not None
+    assert not found.normalize
+
+
+@pytest.mark.parametrize(
+    ("modules", "pooling"),
+    [
+        ([*MODULES[:2], {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}], {}),
+        (MODULES[:1], {}),
+        (MODULES, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}),
+        (MODULES, {"pooling_mode": "no_such_mode"}),
+        (MODULES, {"include_prompt": False}),
+    ],
+)
+def test_pooling_that_is_not_served_is_refused(
+    tmp_path: Path, modules: Any, pooling: dict[str, Any]
+) -> None:
+    files = {"config.json": BERT, "modules.json": modules, "1_Pooling/config.json": pooling}
+    with pytest.raises(ModelRejected):
+        described(tmp_path, files)
+
+
+def test_labels_keep_the_models_order(tmp_path: Path) -> None:
+    names = {"10": "k", "2": "c", "0": "a", "1": "b"}
+    found = described(tmp_path, classifier(id2label=names)).classifier
+    assert found is not None
+    assert found.labels == ("a", "b", "c", "k")
+    assert found.activation == "softmax"
+    assert found.entailment is None
+
+
+@pytest.mark.parametrize(
+    ("config", "activation"),
+    [
+        ({"id2label": {"0": "a", "1": "b"}}, "softmax"),
+        ({"problem_type": "single_label_classification"}, "softmax"),
+        ({"problem_type": "multi_label_classification"}, "sigmoid"),
+        ({"id2label": {"0": "relevant"}}, "sigmoid"),
+    ],
+)
+def test_activation_follows_the_problem(
+    tmp_path: Path, config: dict[str, Any], activation: str
+) -> None:
+    found = described(tmp_path, classifier(**config)).classifier
+    assert found is not None
+    assert found.activation == activation
+
+
+def test_regression_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match="regression"):
+        described(tmp_path, classifier(problem_type="regression"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "entailment", "contradiction"),
+    [
+        (["contradiction", "neutral", "entailment"], 2, 0),
+        (["ENTAILMENT", "NEUTRAL", "CONTRADICTION"], 0, 2),
+        (["entailment", "contradiction", "neutral"], 0, 1),
+        (["entailment", "not_entailment"], 0, 1),
+        (["positive", "negative"], None, None),
+    ],
+)
+def test_inference_models_are_recognised(
+    tmp_path: Path, labels: list[str], entailment: int | None, contradiction: int | None
+) -> None:
+    names = {str(index): label for index, label in enumerate(labels)}
+    found = described(tmp_path, classifier(id2label=names)).classifier
+    assert found is not None
+    assert (found.entailment, found.contradiction) == (entailment, contradiction)
+
+
+def test_the_tightest_limit_counts(tmp_path: Path) -> None:
+    files = {
+        "config.json": BERT,
+        "sentence_bert_config.json": {"max_seq_length": 256},
+        "tokenizer_config.json": {"model_max_length": 384},
+    }
+    assert described(tmp_path, files).max_tokens == 256
+    assert described(tmp_path, files, 500).max_tokens == 500
+    files["tokenizer_config.json"] = {"model_max_length": 1000000000000000019884624838656}
+    files["sentence_bert_config.json"] = {}
+    assert described(tmp_path, files).max_tokens == 512
+
+
+@pytest.mark.parametrize("wanted", [3, 513, 0, -1])
+def test_limits_out_of_range_are_refused(tmp_path: Path, wanted: int) -> None:
+    with pytest.raises(BadConfiguration, match="4 to 512"):
+        described(tmp_path, {"config.json": BERT}, wanted)
+
+
+def test_roberta_counts_positions_from_after_its_padding(tmp_path: Path) -> None:
+    config = {**BERT, "model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+    assert position_offset(config) == 2
+    assert described(tmp_path, {"config.json": config}).max_tokens == 512
+    assert position_offset(BERT) == 0
+
+
+@pytest.mark.parametrize("content", [[], {}, {"model_type": 3}])
+def test_no_model_type_is_refused(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(ModelRejected, match="model_type"):
+        described(tmp_path, {"config.json": content})
+
+
+def test_broken_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelRejected, match="not valid JSON"):
+        describe(Manifest(tmp_path, sums={"config.json": ""}, weights=()), None)
+
+
+def test_every_pooling_mode_is_implemented() -> None:
+    assert set(POOLING_MODES) == set(MODES)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(None, True), (["input_ids", "token_type_ids"], True), (["input_ids"], False)],
+)
+def test_token_types_follow_the_tokenizers_configuration(
+    tmp_path: Path, names: list[str] | None, expected: bool
+) -> None:
+    tokenizer = {} if names is None else {"model_input_names": names}
+    files = {"config.json": BERT, "tokenizer_config.json": tokenizer}
+    assert described(tmp_path, files).token_types is expected
