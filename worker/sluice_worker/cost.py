@@ -14,6 +14,9 @@ _MAX_UNCERTAINTY = 10.0
 """Bound on the covariance: without it, equal batches for hours make it, and so one odd batch's
 weight, grow without end."""
 
+_TRY_WIDE_EVERY = 32
+_MOST_GAIN = 64.0
+
 _KNEE_FLOOR_TOKENS = 64
 """Matrix products below this waste the machine, and the straight line cannot see it."""
 _BUDGET_CEILING_TOKENS = 16_384
@@ -139,6 +142,34 @@ class Average:
         """Take one more observation into account."""
         self._seen += 1
         self.value += max(self._weight, 1 / self._seen) * (value - self.value)
+
+
+class WideGain:
+    """Whether all threads together answer a lone batch sooner than one thread does.
+
+    Not where the cores are shared: threads that wait for each other then wait for a neighbour. So
+    it is measured as it goes; now and then a lone batch runs the other way, to notice a change.
+
+    Args:
+        measured: seconds on one thread over seconds on all, as the warm-up found it.
+    """
+
+    def __init__(self, measured: float) -> None:
+        self.gain = Average(measured, weight=0.1)
+        self._lone_batches = 0
+
+    def __repr__(self) -> str:
+        return f"<WideGain {self.gain.value:.2f}>"
+
+    def choose(self) -> bool:
+        """Run the next lone batch on all threads?"""
+        self._lone_batches += 1
+        return self.gain.value > 1 or self._lone_batches % _TRY_WIDE_EVERY == 0
+
+    def observe(self, narrow_seconds: float, wide_seconds: float) -> None:
+        """Learn from a batch that took ``wide_seconds`` and was predicted for one thread."""
+        if wide_seconds > 0:
+            self.gain.add(min(narrow_seconds / wide_seconds, _MOST_GAIN))
 
 
 def _features(load: Load) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ from sluice_api.errors import ApiError
 from sluice_api.wire import Capacity
 from sluice_worker import batching
 from sluice_worker.backlog import Backlog, Entry, Job
-from sluice_worker.cost import Average, CostModel, Load, load_of
+from sluice_worker.cost import Average, CostModel, Load, WideGain, load_of
 from sluice_worker.engines.base import Unit
 from sluice_worker.lanes import Lanes, Outcome
 from sluice_worker.lifecycle import Progress
@@ -65,6 +65,7 @@ class Loop:
         self,
         lanes: Lanes,
         cost: CostModel,
+        wide: WideGain,
         rules: Rules,
         metrics: Metrics,
         progress: Progress,
@@ -73,6 +74,7 @@ class Loop:
     ) -> None:
         self.lanes = lanes
         self.cost = cost
+        self.wide = wide
         self.rules = rules
         self.metrics = metrics
         self.progress = progress
@@ -194,11 +196,10 @@ class Loop:
             )
             if not entries:
                 return
-            # Alone in the worker: all cores. Otherwise one, and the next batch takes another.
-            wide = self.lanes.width == 1 or (self.lanes.idle and not self.backlog.waiting)
-            self._start(entries, wide)
+            alone = self.lanes.idle and not self.backlog.waiting
+            self._start(entries, wide=self.lanes.width == 1 or (alone and self.wide.choose()))
 
-    def _start(self, entries: list[Entry], wide: bool) -> None:
+    def _start(self, entries: list[Entry], *, wide: bool) -> None:
         now = self._clock()
         lengths = [entry.unit.tokens for entry in entries]
         computed = self.lanes.engine.computed_tokens(lengths)
@@ -234,6 +235,8 @@ class Loop:
         # Predictions are about a queue, and a queue is answered by narrow lanes.
         if not batch.wide or self.lanes.width == 1:
             self.cost.observe(batch.load, outcome.seconds)
+        else:
+            self.wide.observe(self.cost.predict(batch.load), outcome.seconds)
 
     def _deliver(self, batch: Running, outcome: Outcome) -> None:
         whole = sum(entry.cost_seconds for entry in batch.entries) or 1.0

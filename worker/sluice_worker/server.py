@@ -55,9 +55,14 @@ def _bound(host: str, port: int, flag: str) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise SettingsError(
-            f"{flag}: got {host}:{port}, which cannot be bound: {error.strerror or error}. "
+            f"{flag}: got {host}:{port}, which cannot be bound: {_cause(error)}. "
             "Choose another port, or stop what uses it."
         ) from None
+
+
+def _cause(error: OSError) -> str:
+    # asyncio and socket write the address into strerror; the system's own words suffice.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 def _inherited(descriptor: int, flag: str) -> socket.socket:
@@ -67,7 +72,7 @@ def _inherited(descriptor: int, flag: str) -> socket.socket:
             raise OSError("it does not listen")
     except OSError as error:
         raise SettingsError(
-            f"{flag}: got {descriptor}, needs an inherited listening socket: {error}."
+            f"{flag}: got {descriptor}, needs an inherited listening socket: {_cause(error)}."
         ) from None
     return inherited
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sluice_worker.cost import Average, CostModel, Load, load_of
+from sluice_worker.cost import Average, CostModel, Load, WideGain, load_of
 
 OVERHEAD, TOKEN, SQUARE = 0.004, 0.0003, 0.000_000_2
 
@@ -115,3 +115,15 @@ def test_an_average_gives_its_initial_value_one_vote() -> None:
     for _ in range(500):
         average.add(1.0)
     assert average.value == pytest.approx(1.0, abs=0.01)
+
+
+def test_wide_batches_end_where_they_do_not_pay_and_come_back_where_they_do() -> None:
+    wide = WideGain(1.8)
+    assert wide.choose()
+    for _ in range(30):
+        wide.observe(narrow_seconds=0.1, wide_seconds=0.5)
+    chosen = [wide.choose() for _ in range(100)]
+    assert 1 <= sum(chosen) <= 4  # tried now and then, or a change would go unnoticed
+    for _ in range(30):
+        wide.observe(narrow_seconds=0.1, wide_seconds=0.06)
+    assert all(wide.choose() for _ in range(10))

@@ -7,7 +7,7 @@ import pytest
 
 from sluice_api.errors import ApiError
 from sluice_worker.backlog import Job
-from sluice_worker.cost import CostModel, Load
+from sluice_worker.cost import CostModel, Load, WideGain
 from sluice_worker.lanes import Lanes
 from sluice_worker.lifecycle import Progress
 from sluice_worker.loop import Loop, Rules, judge
@@ -39,7 +39,13 @@ class Bench:
         for tokens in (10, 100, 1000):
             cost.observe(Load(tokens, tokens * tokens), SECONDS_PER_TOKEN * tokens)
         self.loop = Loop(
-            self.lanes, cost, Rules(0.1, 8, max_backlog), Metrics(), Progress(), clock=self.clock
+            self.lanes,
+            cost,
+            WideGain(2.0),
+            Rules(0.1, 8, max_backlog),
+            Metrics(),
+            Progress(),
+            clock=self.clock,
         )
 
     def submit(self, *texts: str, left: float = 60.0) -> Job:
@@ -116,6 +122,14 @@ async def test_alone_takes_all_threads_and_a_queue_one_each(make: Make) -> None:
     assert bench.threads_used == [2, 1, 1]
     bench.engine.gate.set()
     await soon(job.done)
+
+
+async def test_alone_takes_one_thread_where_more_do_not_pay(make: Make) -> None:
+    bench = make(threads=2, width=2)
+    bench.loop.wide = WideGain(0.2)
+    for number in range(5):
+        await soon(bench.submit(f"alone {number}").done)
+    assert bench.threads_used == [1] * 5
 
 
 async def test_nothing_starts_beside_a_wide_batch(make: Make) -> None:

@@ -1,0 +1,53 @@
+"""The warm-up refuses a broken model, seeds the cost model, and settles the lanes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from sluice_worker.engines.base import Array, Unit
+from sluice_worker.models.errors import ModelRejected
+from sluice_worker.warmup import warm_up
+from tests.support.worker_fakes import NOT_A_NUMBER, ToyEngine, unit
+
+CANARY = (unit("a" * 8), unit("b" * 48), unit("c" * 192))
+
+
+def warm(engine: ToyEngine, canary: Sequence[Unit] = CANARY, threads: int = 1) -> object:
+    return warm_up(engine, canary, threads=threads, set_threads=lambda count: None)
+
+
+def test_a_sound_model_is_measured_with_every_length() -> None:
+    engine = ToyEngine()
+    warmth = warm_up(engine, CANARY, threads=1, set_threads=lambda count: None)
+    assert warmth.width == 1
+    assert warmth.cost.observations == 3
+    computed = sum(len(text) for batch in engine.batches for text in batch)
+    assert computed < 3 * sum(unit.tokens for unit in CANARY)
+
+
+def test_one_thread_is_set_for_narrow_lanes_and_all_afterwards() -> None:
+    counts: list[int] = []
+    warmth = warm_up(ToyEngine(), CANARY, threads=2, set_threads=counts.append)
+    assert counts[0] == 2
+    assert counts[-1] == 2
+    assert counts.count(1) >= 2
+    assert warmth.width in (1, 2)
+
+
+def test_numbers_that_are_not_finite_are_rejected() -> None:
+    with pytest.raises(ModelRejected, match="not finite"):
+        warm(ToyEngine(), (unit(NOT_A_NUMBER), unit("bb")))
+
+
+def test_answers_that_change_are_rejected() -> None:
+    class Moody(ToyEngine):
+        def run(self, units: Sequence[Unit]) -> list[Array]:
+            return [array + np.float32(len(self.batches)) for array in super().run(units)]
+
+    with pytest.raises(ModelRejected, match="differently each time"):
+        warm(Moody())
+
+
+def test_a_canary_of_one_unit_does() -> None:
+    warm(ToyEngine(), (unit("only"),))
