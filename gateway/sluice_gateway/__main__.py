@@ -1,0 +1,73 @@
+"""``python -m sluice_gateway``: read settings, open both ports, run one gateway process.
+
+Ports are bound before anything else starts, so that a taken one is a clear error and no half of a
+gateway. Exit codes: 0 after a signal, 78 when it cannot start as it is told to.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from sluice_api import names
+from sluice_gateway import settings
+from sluice_gateway.app import Gateway
+from sluice_gateway.discovery import TableError
+from sluice_gateway.logs import configure
+from sluice_gateway.settings import Settings, SettingsError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run until SIGTERM or SIGINT."""
+    try:
+        given = settings.read(sys.argv[1:] if arguments is None else arguments, os.environ)
+        configure(given.log_level)
+        public = listen(given.host, given.port, given.fd, "--port")
+        admin = listen(given.admin_host, given.admin_port, given.admin_fd, "--admin-port")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(given, public, admin))
+    except (SettingsError, TableError, ValueError) as error:
+        print(f"sluice-gateway: {error}", file=sys.stderr)  # noqa: T201 - for the person at the shell
+        sys.exit(names.EXIT_BAD_CONFIGURATION)
+
+
+async def _run(given: Settings, public: socket.socket, admin: socket.socket) -> None:
+    gateway = Gateway(given)
+    # What exists now lives as long as the process: the collector need not look at it again, nor
+    # run after every few hundred requests.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    logging.getLogger(__name__).info("starting", extra={"pid": os.getpid()})
+    await gateway.serve(public, admin)
+
+
+def listen(host: str, port: int, fd: int | None, option: str) -> socket.socket:
+    """An open listening socket. Raises SettingsError that says what is in the way."""
+    if fd is not None:
+        try:
+            return socket.socket(fileno=fd)
+        except OSError as error:
+            raise SettingsError(f"file descriptor {fd} is not a socket: {error.strerror}") from None
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Not SO_REUSEPORT: two gateways on one port would share it silently.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise SettingsError(
+            f"{host}:{port} cannot be used ({error.strerror}). Free it or choose another {option}."
+        ) from None
+    return listening
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""One gateway process: its parts, put together once, started and stopped in a fixed order.
+
+``__main__`` makes a :class:`Gateway` from settings and runs it. Stopping goes the other way round
+than starting: not ready → stop accepting → drain → cancel what is left, counted → close clients.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from sluice_api import metric_names, wire
+from sluice_gateway.access_log import AccessLog
+from sluice_gateway.auth import Anonymous
+from sluice_gateway.cache import ResponseCache
+from sluice_gateway.coalesce import Flights
+from sluice_gateway.control import admin, public
+from sluice_gateway.control.health import Health
+from sluice_gateway.demand import DemandFeed
+from sluice_gateway.discovery import StaticDiscovery
+from sluice_gateway.dispatch import Dispatcher
+from sluice_gateway.keys import Keyring
+from sluice_gateway.metrics import Metrics, Sample
+from sluice_gateway.protocol import Edge
+from sluice_gateway.redis_pipeline import RedisPipeline
+from sluice_gateway.services import Services
+from sluice_gateway.settings import Settings
+from sluice_gateway.timers import TimerWheel
+
+SELF_PROBE_SECONDS: Final = 0.02
+BACKLOG: Final = 2048
+
+log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that tells of the first signal and leaves the rest to uvicorn."""
+
+    gateway: "Gateway"
+    owns_signals = False
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if not self.owns_signals:
+            yield
+            return
+        handled = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.gateway.health.draining:
+            self.force_exit = True  # Asked twice: do not wait for clients any longer.
+            self.should_exit = True
+        else:
+            self.gateway.begin_draining()
+
+
+class Gateway:
+    """All parts of one process. Must be made inside the running event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.health = Health()
+        self.wheel = TimerWheel(loop)
+        self.metrics = Metrics()
+        self.discovery = StaticDiscovery(Path(settings.discovery.partition(":")[2]))
+        self.feed = DemandFeed(f"{socket.gethostname()}-{os.getpid()}", lambda: self.services.all())
+        self.services = Services(self.wheel, self.feed.urgent)
+        keyring = Keyring.load(settings.cache_secret)
+        self.redis = _redis(settings, self.metrics)
+        self.cache = ResponseCache(
+            keyring,
+            l1_bytes=settings.cache_bytes,
+            redis=self.redis,
+            faults=self.metrics.cache_fault,
+        )
+        self.flights = Flights()
+        self.access_log = AccessLog(1) if settings.access_log else None
+        authenticator = Anonymous(secrets.token_bytes(32))
+        dispatcher = Dispatcher(
+            authenticator=authenticator,
+            services=self.services,
+            keyring=keyring,
+            cache=self.cache,
+            flights=self.flights,
+            wheel=self.wheel,
+            unrouted=self.metrics.unrouted,
+            access_log=self.access_log,
+        )
+        self.edge = Edge(dispatcher, settings.limits)
+        self._watch_metrics()
+        self.public_app = public.make_app(self.edge, self.services, authenticator, self.health)
+        self.admin_app = admin.make_app(
+            self.edge, self.services, self.health, self.feed, self.metrics, self.status
+        )
+        self._public: _Server | None = None
+        self._loop = loop
+
+    def status(self) -> dict[str, str]:
+        """One line about each part."""
+        parts = (self.edge, self.services, self.cache, self.flights, self.wheel, self.discovery)
+        return {type(part).__name__: repr(part) for part in (*parts, self.feed)}
+
+    async def serve(self, public_socket: socket.socket, admin_socket: socket.socket) -> None:
+        """Serve until a signal. Raises ``TableError`` when there is nothing to begin with."""
+        self._apply(self.discovery.first())
+        self.health.synced = True
+        if self.access_log is not None:
+            self.access_log.start()
+        self.edge.start(self._loop)
+        await self.cache.start()
+        public_server = self._public = self._server(self.public_app, owns_signals=True)
+        admin_server = self._server(self.admin_app, owns_signals=False)
+        tasks = [
+            self._loop.create_task(self.discovery.run(self._apply), name="discovery"),
+            self._loop.create_task(self.feed.run(), name="demand"),
+            self._loop.create_task(self._announce(public_socket), name="self-probe"),
+        ]
+        admin_task = self._loop.create_task(admin_server.serve([admin_socket]), name="admin")
+        try:
+            for task in (*tasks[:2], admin_task):
+                task.add_done_callback(self._part_ended)
+            await public_server.serve([public_socket])
+        finally:
+            await self._stop(admin_server, admin_task, tasks)
+
+    def begin_draining(self) -> None:
+        """The first signal: not ready any more, and after the delay no new connections."""
+        log.info("draining", extra={"delay_seconds": self.settings.drain_delay})
+        self.health.draining = True
+        self.edge.draining = True
+        self._loop.call_soon_threadsafe(
+            self._loop.call_later, self.settings.drain_delay, self._stop_accepting
+        )
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _stop_accepting(self) -> None:
+        if self._public is not None:
+            self._public.should_exit = True
+
+    async def _stop(
+        self,
+        admin_server: _Server,
+        admin_task: "asyncio.Task[None]",
+        tasks: "list[asyncio.Task[None]]",
+    ) -> None:
+        self.health.draining = True
+        cut = sum(1 for connection in self.edge.connections if not connection.idle)
+        if cut:
+            log.warning("requests cut off at the end of the grace time", extra={"count": cut})
+        self.feed.close()
+        admin_server.should_exit = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, admin_task, return_exceptions=True)
+        await self.services.close()
+        await self.cache.close()
+        self.edge.close()
+        self.wheel.close()
+        if self.access_log is not None:
+            self.access_log.close()
+        log.info("stopped")
+
+    def _part_ended(self, task: "asyncio.Task[None]") -> None:
+        """A part that must run for ever has ended: the process is of no use without it."""
+        if not task.cancelled() and not self.health.draining:
+            log.critical(
+                "a part of the gateway ended",
+                exc_info=task.exception(),
+                extra={"part": task.get_name()},
+            )
+            self.begin_draining()
+
+    def _apply(self, table: wire.ServiceTable) -> None:
+        for waiter in self.services.apply(table):
+            waiter.service_removed()
+
+    async def _announce(self, listening: socket.socket) -> None:
+        """Become ready once the port answers over a real connection, and say so."""
+        host, port = listening.getsockname()[:2]
+        asked = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host  # noqa: S104
+        await _answering(asked, port)
+        self.health.reached = True
+        shown = f"[{host}]" if ":" in host else host
+        print(f"serving http://{shown}:{port}", flush=True)  # noqa: T201 - the one line it prints
+
+    def _server(self, app: FastAPI, *, owns_signals: bool) -> _Server:
+        config = uvicorn.Config(
+            app,
+            http=self.edge.make_protocol if owns_signals else self.edge.make_guarded,  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=int(self.settings.limits.keep_alive_seconds),
+            timeout_graceful_shutdown=max(1, round(self.settings.drain_grace)),
+        )
+        server = _Server(config)
+        server.gateway = self
+        server.owns_signals = owns_signals
+        return server
+
+    def _watch_metrics(self) -> None:
+        metrics = self.metrics
+
+        def samples() -> Iterator[Sample]:
+            yield Sample(("", ""), metrics.unrouted, 0, 0, {})
+            for service in self.services.all():
+                yield service.sample()
+
+        metrics.watch(samples)
+        for metric, read in (
+            (metric_names.GATEWAY_CACHE_BYTES, lambda: self.cache.l1_bytes),
+            (metric_names.GATEWAY_REDIS_UP, lambda: int(self.cache.redis_up)),
+            (metric_names.GATEWAY_CONNECTIONS, lambda: len(self.edge.connections)),
+            (
+                metric_names.GATEWAY_DISCOVERY_AGE,
+                lambda: time.monotonic() - self.discovery.read_at,
+            ),
+        ):
+            metrics.watch_gauge(metric, read)
+
+
+def _redis(settings: Settings, metrics: Metrics) -> RedisPipeline | None:
+    if settings.redis_url is None:
+        return None
+    return RedisPipeline(settings.redis_url, faults=metrics.cache_fault)
+
+
+async def _answering(host: str, port: int) -> None:
+    """Return once something speaks HTTP at the address."""
+    while True:
+        try:
+            async with asyncio.timeout(1.0):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                line = await reader.readline()
+                writer.close()
+            if line.startswith(b"HTTP/1.1 200"):
+                return
+        except (OSError, TimeoutError):
+            pass
+        await asyncio.sleep(SELF_PROBE_SECONDS)

@@ -1,0 +1,91 @@
+"""The second port, for operators and machines: metrics, demand, and what the gateway thinks.
+
+Never exposed to applications. ``/internal/demand`` is the stream that scaling lives on.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from sluice_api import exposition
+from sluice_gateway.control import problems
+from sluice_gateway.control.health import Health
+from sluice_gateway.control.models import VERSION
+from sluice_gateway.demand import DemandFeed
+from sluice_gateway.metrics import Metrics
+from sluice_gateway.protocol import Edge
+from sluice_gateway.services import Service, Services
+
+
+def make_app(
+    edge: Edge,
+    services: Services,
+    health: Health,
+    feed: DemandFeed,
+    metrics: Metrics,
+    status: Callable[[], dict[str, str]],
+) -> FastAPI:
+    """The application of the admin port.
+
+    Args:
+        status: one line about each part of the process.
+    """
+    app = FastAPI(title="Sluice gateway, admin", version=VERSION, docs_url=None, redoc_url=None)
+    problems.install(app, edge.new_id)
+
+    @app.get("/livez")
+    async def livez() -> JSONResponse:
+        return JSONResponse({"live": True})
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        return JSONResponse(health.detail(), 200 if health.ready else 503)
+
+    @app.get("/metrics")
+    async def read_metrics() -> Response:
+        return Response(metrics.page(), headers={"content-type": exposition.CONTENT_TYPE})
+
+    @app.get("/internal/demand")
+    async def demand() -> StreamingResponse:
+        """NDJSON of `Demand`, one line per service each second, and at once when it matters."""
+        return StreamingResponse(_lines(feed), media_type="application/x-ndjson")
+
+    @app.get("/internal/services")
+    async def list_services() -> dict[str, Any]:
+        """Every service and worker as this gateway knows them."""
+        return {"parts": status(), "services": [_service(s) for s in services.all()]}
+
+    return app
+
+
+async def _lines(feed: DemandFeed) -> AsyncIterator[bytes]:
+    async with feed.subscribe() as lines:
+        async for line in lines:
+            yield line
+
+
+def _service(service: Service) -> dict[str, Any]:
+    return {
+        "namespace": service.namespace,
+        "name": service.name,
+        "state": service.state,
+        "revision": service.revision,
+        "answerDigest": service.binding.answer_digest,
+        "tasks": list(service.tasks),
+        "waiting": service.held,
+        "retries": repr(service.retries),
+        "endpoints": [
+            {
+                "url": endpoint.url,
+                "revision": endpoint.revision,
+                "state": str(endpoint.state),
+                "message": endpoint.message,
+                "inFlight": endpoint.in_flight,
+                "limit": endpoint.limit,
+                "connections": repr(endpoint.pool),
+            }
+            for endpoint in service.endpoints.all.values()
+        ],
+    }

@@ -1,0 +1,29 @@
+"""Whether this gateway should get traffic: it knows its services, and it can be reached.
+
+An ill model or a stale source never makes a gateway unready: that would take out all gateways at
+once. Written by ``app``; read by the health routes on both ports.
+"""
+
+
+class Health:
+    """Ready = first table applied + the gateway has asked itself over a socket + not draining."""
+
+    def __init__(self) -> None:
+        self.synced = False
+        self.reached = False
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        return self.synced and self.reached and not self.draining
+
+    def detail(self) -> dict[str, bool]:
+        return {
+            "ready": self.ready,
+            "synced": self.synced,
+            "reached": self.reached,
+            "draining": self.draining,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Health {self.detail()}>"

@@ -1,0 +1,124 @@
+"""The inference routes once more, as ordinary routes over the same ``dispatch``.
+
+A connection that once asked for anything else stays with uvicorn, and its later inference requests
+arrive here: slower, same answers. The routes also carry the models behind ``/openapi.json``.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from sluice_api import names
+from sluice_api.errors import ApiError
+from sluice_api.routes import POST_ROUTES, V2_PREFIX
+from sluice_gateway import exchange
+from sluice_gateway.control import models
+from sluice_gateway.dispatch import Dispatcher
+from sluice_gateway.head import Head, parse_head
+from sluice_gateway.protocol import Edge
+
+
+class _Waiting:
+    """The caller of one exchange: a future."""
+
+    def __init__(self) -> None:
+        self.result: asyncio.Future[exchange.Answer] = asyncio.get_running_loop().create_future()
+
+    def answer(self, answer: exchange.Answer) -> None:
+        if not self.result.done():
+            self.result.set_result(answer)
+
+
+def make_router(edge: Edge) -> APIRouter:
+    """The POST routes of ``sluice_api.routes``, answered by the edge's dispatcher."""
+    router = APIRouter()
+
+    async def infer(request: Request) -> Response:
+        head = parse_head(_raw_head(request))
+        body = await _body(request, head, edge)
+        request_id = head.request_id or edge.new_id()
+        answer = await _answer(request, edge.dispatcher, head, body, request_id)
+        headers = {names.REQUEST_ID: request_id.decode("latin-1")}
+        for line in answer.headers.decode("latin-1").splitlines():
+            name, _, value = line.partition(": ")
+            headers[name] = value
+        if edge.draining:
+            headers["connection"] = "close"
+        headers["content-type"] = answer.content_type.decode("latin-1")
+        return Response(answer.body, answer.status, headers)
+
+    for path in POST_ROUTES:
+        router.add_api_route(path, infer, methods=["POST"], **_documented(models.BODIES[path]))
+    router.add_api_route(
+        V2_PREFIX + "{name:path}/infer", infer, methods=["POST"], **_documented(models.Infer)
+    )
+    return router
+
+
+async def _answer(
+    request: Request, dispatcher: Dispatcher, head: Head, body: bytes, request_id: bytes
+) -> exchange.Answer:
+    """Dispatch, and cancel the exchange when the client goes first."""
+    waiting = _Waiting()
+    handed = dispatcher.handle(exchange.Request(head, body, waiting, request_id, time.monotonic()))
+    if handed is None:
+        return await waiting.result
+    gone = asyncio.get_running_loop().create_task(_disconnected(request), name="await disconnect")
+    try:
+        await asyncio.wait((waiting.result, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.result.done():
+            raise ApiError("bad_http", "The client has gone.")  # Nobody will read it.
+        return waiting.result.result()
+    finally:
+        gone.cancel()
+        handed.cancel()  # Does nothing once it is answered.
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _body(request: Request, head: Head, edge: Edge) -> bytes:
+    """The body, held to the edge's limits by what is received. Raises ApiError."""
+    limits = edge.limits
+    parts: list[bytes] = []
+    received = 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for part in request.stream():
+                received += len(part)
+                if max(received, head.content_length) > limits.body_bytes:
+                    raise ApiError(
+                        "body_too_large", f"At most {limits.body_bytes} bytes are taken."
+                    )
+                parts.append(part)
+    except TimeoutError:
+        raise ApiError("request_timeout", "The body did not arrive in time.") from None
+    return b"".join(parts)
+
+
+def _raw_head(request: Request) -> bytes:
+    """The head as bytes again, so that one parser decides what it means on both edges."""
+    scope = request.scope
+    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+    lines = [b"%b: %b\r\n" % pair for pair in scope["headers"]]
+    version = scope["http_version"].encode()
+    method = request.method.encode()
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version, b"".join(lines))
+
+
+def _documented(body: type) -> dict[str, Any]:
+    """Arguments that put ``body`` into the OpenAPI document without having it validated here."""
+    schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+    return {
+        "name": body.__name__.lower(),
+        "summary": (body.__doc__ or "").strip().split("\n")[0],
+        "response_class": Response,
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
+        },
+    }

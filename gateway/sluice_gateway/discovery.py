@@ -1,0 +1,132 @@
+"""Where the gateway learns which services and workers there are.
+
+An adapter calls ``apply`` with a whole table whenever it may have changed, and keeps the last good
+one when its source fails: a gateway without its source goes on with what it knows. ``static`` reads
+a file; ``kubernetes`` will watch. Made by ``app``.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import yaml
+
+from sluice_api import wire
+from sluice_gateway.endpoints import split_url
+
+POLL_SECONDS: Final = 0.05
+MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class TableError(Exception):
+    """The source says nothing that can be used; the message says where and why."""
+
+
+class Discovery(Protocol):
+    """An adapter. ``read_at`` is when the source was last read successfully (monotonic)."""
+
+    read_at: float
+
+    def first(self) -> wire.ServiceTable:
+        """The table to begin with. Raises :class:`TableError`."""
+        ...
+
+    async def run(self, apply: Callable[[wire.ServiceTable], None]) -> None:
+        """Report changes until cancelled."""
+        ...
+
+
+class StaticDiscovery:
+    """A file with a service table, YAML or JSON, read again whenever it changes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.read_at = 0.0
+        self.failing = False
+        self._seen: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        state = "failing" if self.failing else "good"
+        return f"<StaticDiscovery {self.path.name} {state}>"
+
+    def first(self) -> wire.ServiceTable:
+        self._seen = self._stamp()
+        table = read_table(self.path)
+        self.read_at = time.monotonic()
+        return table
+
+    async def run(self, apply: Callable[[wire.ServiceTable], None]) -> None:
+        # Polling sees every way of replacing a file, on every file system, for 20 stats a second.
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            stamp = self._stamp()
+            if stamp == self._seen:
+                if not self.failing:
+                    self.read_at = time.monotonic()
+                continue
+            self._seen = stamp
+            try:
+                table = read_table(self.path)
+            except TableError as error:
+                self.failing = True
+                log.error(
+                    "service table is not usable, the last good one stays",
+                    extra={"path": str(self.path), "reason": str(error)},
+                )
+                continue
+            self.failing = False
+            self.read_at = time.monotonic()
+            apply(table)
+            log.info("service table applied", extra={"services": len(table.services)})
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def read_table(path: Path) -> wire.ServiceTable:
+    """Read and check a table. Raises :class:`TableError`."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_TABLE_BYTES + 1)
+    except OSError as error:
+        raise TableError(f"{path}: {error.strerror or error}") from None
+    if len(text) > MAX_TABLE_BYTES:
+        raise TableError(f"{path}: larger than {MAX_TABLE_BYTES} bytes")
+    try:
+        if text.lstrip()[:1] == b"{":
+            table = msgspec.json.decode(text, type=wire.ServiceTable)
+        else:
+            table = msgspec.convert(yaml.safe_load(text) or {}, wire.ServiceTable)
+    except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: {' '.join(str(error).split())}") from None
+    _check(table, path)
+    return table
+
+
+def _check(table: wire.ServiceTable, path: Path) -> None:
+    seen: set[tuple[str, str]] = set()
+    for index, service in enumerate(table.services):
+        where = f"{path}: services[{index}]"
+        key = (service.namespace, service.name)
+        if not service.name or not service.namespace or "/" in service.name + service.namespace:
+            raise TableError(f"{where}: name and namespace must be plain names, got {key}")
+        if key in seen:
+            raise TableError(f"{where}: {service.namespace}/{service.name} is there twice")
+        if not service.revision:
+            raise TableError(f"{where}: revision is empty")
+        seen.add(key)
+        for number, endpoint in enumerate(service.endpoints):
+            try:
+                split_url(endpoint.url)
+            except ValueError as error:
+                raise TableError(f"{where}.endpoints[{number}].url: {error}") from None

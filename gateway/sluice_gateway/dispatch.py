@@ -1,0 +1,429 @@
+"""The main path of every inference request, for both edges. Read this page first.
+
+    identify → resolve → check → look up → join → admit → choose → forward → store → answer
+
+Nothing here awaits: each step decides, starts what must be waited for, and is called again when
+that has happened. An edge hands in a complete request and gets one answer through its caller, now
+or later. Waiting for a place and sending stand in ``forward``; the state of one request in
+``exchange``; who may see what in ``auth`` and ``services``.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+from urllib.parse import quote
+
+from sluice_api.call import Item, split_items
+from sluice_api.errors import ApiError
+from sluice_api.routes import (
+    CANONICAL_ROUTES,
+    V2_PREFIX,
+    V2_SUFFIX,
+    canonical_body,
+    check_task,
+)
+from sluice_gateway.access_log import AccessLog
+from sluice_gateway.auth import Authenticator, Tenant
+from sluice_gateway.cache import Hit, ResponseCache
+from sluice_gateway.coalesce import Flights, Result
+from sluice_gateway.exchange import (
+    JSON,
+    Answer,
+    Exchange,
+    Request,
+    error_answer,
+    hit_headers,
+)
+from sluice_gateway.forward import Forward, Job, deadline
+from sluice_gateway.head import PLAIN
+from sluice_gateway.keys import Keyring, item_keys
+from sluice_gateway.metrics import ServiceSeries
+from sluice_gateway.services import Binding, Services
+from sluice_gateway.timers import TimerWheel
+from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_errors import at_caller
+
+NOT_MINE: Final = frozenset((400, 404, 413, 504))
+"""A leader's failure with one of these may come from its own inputs or its own deadline."""
+
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """One per process. Its parts belong to ``app``, which closes them."""
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        services: Services,
+        keyring: Keyring,
+        cache: ResponseCache,
+        flights: Flights,
+        wheel: TimerWheel,
+        unrouted: ServiceSeries,
+        access_log: AccessLog | None,
+    ) -> None:
+        self._authenticator = authenticator
+        self._services = services
+        self._keyring = keyring
+        self._cache = cache
+        self._flights = flights
+        self._wheel = wheel
+        self._unrouted = unrouted
+        self._access_log = access_log
+
+    def handle(self, request: Request) -> Exchange | None:
+        """Answer ``request``, now or later. Returns what can be cancelled, if it is later."""
+        try:
+            if request.head.refusal is not None:
+                code, message = request.head.refusal
+                raise ApiError(code, message)
+            tenant = self._authenticator.identify(request.head.authorization)
+            if self._answer_known_body(request, tenant):
+                return None
+            exchange = self._open(request, tenant)
+        except Exception as error:
+            self._refuse(request, error)
+            return None
+        self._step(exchange, self._look_up)
+        return None if exchange.done else exchange
+
+    # identify, resolve, check ---------------------------------------------------------------------
+
+    def _answer_known_body(self, request: Request, tenant: Tenant) -> bool:
+        """Exactly this body was answered before, by a service that has not changed since."""
+        head = request.head
+        directives = head.directives
+        if directives is not PLAIN and (directives.no_cache or directives.no_store):
+            return False
+        now = time.time()
+        known = self._cache.alias(head.path, tenant.scope, request.body, now)
+        if known is None:
+            return False
+        binding = known.binding
+        assert isinstance(binding, Binding)
+        service = binding.service
+        age = max(0.0, now - known.created)
+        if service.binding is not binding or service.removed:
+            return False
+        if directives.max_age is not None and age > directives.max_age:
+            return False
+        service.series.l1 += 1
+        service.tally.cache_hits += 1
+        request.caller.answer(
+            Answer(200, JSON, hit_headers(known.expires - now, age), known.answer)
+        )
+        self._count(request, service.series, (service.namespace, service.name), 200)
+        return True
+
+    def _open(self, request: Request, tenant: Tenant) -> Exchange:
+        """Read the body and find its service. Raises ApiError."""
+        head = request.head
+        assert head.route is not None
+        call = head.route.codec.parse(request.body)
+        name = head.model if head.model is not None else call.model
+        service = self._services.resolve(name, tenant, call.task)
+        if service.tasks:
+            check_task(call, service.tasks, service.name)
+        exchange = Exchange(request, tenant, service, call)
+        exchange.on_done = self._ended
+        return exchange
+
+    # look up --------------------------------------------------------------------------------------
+
+    def _look_up(self, exchange: Exchange) -> None:
+        """Ask the cache, unless nothing can be found there."""
+        directives = exchange.request.head.directives
+        service, call = exchange.service, exchange.call
+        if not service.cacheable(call.task) or not service.tasks:
+            return self._bypass(exchange, b"no-digest" if service.spec.cache.enabled else b"off")
+        if directives.no_store:
+            return self._bypass(exchange, b"no-store")
+        binding = exchange.binding
+        exchange.keys = item_keys(
+            self._keyring,
+            service.scope(exchange.tenant),
+            revision=binding.revision,
+            answer_digest=binding.answer_digest,
+            task=call.task or "",
+            parameters=call.canonical_parameters(),
+            items=call.inputs,
+        )
+        if directives.no_cache:
+            return self._looked_up(exchange, [None] * len(call.inputs))
+        found = partial(self._step, exchange, self._looked_up)
+        exchange.cancel_lookup = self._cache.fetch(exchange.keys, found)
+        return None
+
+    def _looked_up(self, exchange: Exchange, hits: list[Hit | None]) -> None:
+        exchange.cancel_lookup = None
+        exchange.take_hits(hits, exchange.service.series)
+        if exchange.missing == 0:
+            exchange.service.tally.cache_hits += 1
+            self._answer(exchange)
+        elif exchange.request.head.directives.only_if_cached:
+            raise ApiError("not_cached", "No fresh answer is stored.")
+        else:
+            exchange.service.series.misses += exchange.missing
+            self._set_deadline(exchange)
+            self._join(exchange)
+
+    def _bypass(self, exchange: Exchange, detail: bytes) -> None:
+        """Forward the caller's own body as it is; nothing is looked up, shared or stored."""
+        request, service = exchange.request, exchange.service
+        if request.head.directives.only_if_cached:
+            raise ApiError("not_cached", "Answers of this model are not stored.")
+        exchange.reason = b"fwd=bypass; detail=" + detail
+        service.series.bypassed += len(exchange.call.inputs)
+        path = request.head.path
+        if request.head.model is not None:
+            path = V2_PREFIX + quote(service.name) + V2_SUFFIX
+        job = self._job(exchange, path, request.body, exchange.missing, _no_items)
+        forward = Forward(service, job, partial(self._step, exchange, self._passed), exchange.fail)
+        exchange.stops.append(forward.abort)
+        self._set_deadline(exchange)
+        service.tally.arrived()
+        forward.start(time.monotonic())
+
+    def _passed(self, exchange: Exchange, answer: UpstreamAnswer, items: list[Item]) -> None:
+        exchange.raw = answer.body
+        exchange.worker_seconds = answer.service
+        exchange.answer_items("")
+
+    # join, forward --------------------------------------------------------------------------------
+
+    def _join(self, exchange: Exchange) -> None:
+        """Wait for each missing input's answer; compute those that nobody computes yet."""
+        led: list[int] = []
+        computation = _Computation()
+        for index, item in enumerate(exchange.items):
+            if item is None:
+                leads, exchange.leave[index] = self._flights.join(
+                    exchange.keys[index],
+                    partial(self._step, exchange, self._arrived, index),
+                    computation.abandoned,
+                )
+                if leads:
+                    led.append(index)
+        exchange.led = frozenset(led)
+        exchange.collapsed = exchange.missing - len(led)
+        exchange.service.series.collapsed += exchange.collapsed
+        if led:
+            computation.keys = len(led)
+            self._compute(exchange, led, computation)
+
+    def _compute(
+        self, exchange: Exchange, indexes: list[int], shared: "_Computation | None"
+    ) -> None:
+        """Have a worker answer the inputs at ``indexes``, for all who wait or for one alone."""
+        request, call, service = exchange.request, exchange.call, exchange.service
+        assert call.task is not None
+        whole = call.passthrough and len(indexes) == len(call.inputs)
+        if whole:
+            path, body = request.head.path, request.body
+            read: Callable[[bytes], list[Item]] = partial(call.codec.extract, call)
+        else:
+            path = CANONICAL_ROUTES[call.task]
+            body = canonical_body(call, [call.inputs[index] for index in indexes])
+            read = partial(split_items, expected=len(indexes))
+        forward = Forward(
+            service,
+            self._job(exchange, path, body, len(indexes), read),
+            lambda answer, items: self._computed(
+                exchange, indexes, answer, items, whole=whole, shared=shared is not None
+            ),
+            lambda error: self._not_computed(
+                exchange,
+                indexes,
+                error if whole else at_caller(error, call, indexes),
+                shared=shared is not None,
+            ),
+        )
+        if shared is not None:
+            shared.forward = forward
+        else:
+            exchange.stops.append(forward.abort)
+        service.tally.arrived()
+        try:
+            forward.start(time.monotonic())
+        except ApiError as error:
+            self._not_computed(exchange, indexes, error, shared=shared is not None)
+
+    def _job(
+        self,
+        exchange: Exchange,
+        path: str,
+        body: bytes,
+        units: int,
+        read: Callable[[bytes], list[Item]],
+    ) -> Job:
+        request = exchange.request
+        return Job(
+            path=path.encode(),
+            body=body,
+            units=units,
+            request_id=request.id,
+            tenant=exchange.tenant.wire_hash,
+            traceparent=request.head.traceparent,
+            since=request.received,
+            cap=_cap(exchange),
+            read=read,
+        )
+
+    # store, answer --------------------------------------------------------------------------------
+
+    def _computed(
+        self,
+        exchange: Exchange,
+        indexes: list[int],
+        answer: UpstreamAnswer,
+        items: list[Item],
+        *,
+        whole: bool,
+        shared: bool,
+    ) -> None:
+        """Store what a worker answered and hand it to everybody who waits for it."""
+        binding, keys = exchange.binding, exchange.keys
+        now, ttl = time.time(), binding.cache.ttl_seconds
+        # Another digest than the key's would be found later as something that it is not.
+        proven = answer.digest == binding.answer_digest
+        exchange.worker_seconds = answer.service
+        if proven:
+            exchange.stored = True
+            exchange.expires = min(exchange.expires or now + ttl, now + ttl)
+        if whole and shared:
+            exchange.raw = answer.body
+        for index, item in zip(indexes, items, strict=True):
+            if proven:
+                self._cache.store(keys[index], item, ttl, now)
+            if shared:
+                self._flights.resolve(keys[index], item)
+            else:
+                self._step(exchange, self._arrived, index, item)
+
+    def _not_computed(
+        self, exchange: Exchange, indexes: list[int], error: ApiError, *, shared: bool
+    ) -> None:
+        if not shared:
+            exchange.fail(error)
+            return
+        for index in indexes:
+            self._flights.fail(exchange.keys[index], error)
+
+    def _arrived(self, exchange: Exchange, index: int, result: Result) -> None:
+        """One missing input's answer is there, or its computation failed."""
+        exchange.leave.pop(index, None)
+        if isinstance(result, Item):
+            exchange.put(index, result)
+            if exchange.missing == 0:
+                self._answer(exchange)
+        elif result.status in NOT_MINE and index not in exchange.led and not exchange.stops:
+            # Once: what is still missing is computed for this caller alone, with its own deadline.
+            missing = [i for i, item in enumerate(exchange.items) if item is None]
+            exchange.stop_waiting()
+            self._compute(exchange, missing, None)
+        else:
+            raise result
+
+    def _answer(self, exchange: Exchange) -> None:
+        call, head = exchange.call, exchange.request.head
+        named = head.model if head.model is not None else call.model
+        body = exchange.answer_items(named if named is not None else exchange.service.name)
+        found = exchange.hits == len(call.inputs) or exchange.stored
+        # Without a name, which service was meant depends on which services there are.
+        if found and named is not None and exchange.expires:
+            self._cache.remember(
+                head.path,
+                exchange.tenant.scope,
+                exchange.request.body,
+                body,
+                exchange.binding,
+                exchange.expires,
+                created=time.time() - exchange.oldest,
+            )
+
+    # Time, errors, records ------------------------------------------------------------------------
+
+    def _set_deadline(self, exchange: Exchange) -> None:
+        moment = deadline(exchange.service, exchange.request.received, _cap(exchange))
+        exchange.timer = self._wheel.at(moment, partial(self._step, exchange, self._expired))
+
+    def _expired(self, exchange: Exchange) -> None:
+        service, now = exchange.service, time.monotonic()
+        if now < deadline(service, exchange.request.received, _cap(exchange)):
+            self._set_deadline(exchange)  # Its service became ready meanwhile, or stopped being so.
+        elif service.endpoints.ready:
+            raise ApiError("deadline_exceeded", "The deadline of the request has passed.")
+        else:
+            raise ApiError(
+                "starting",
+                "No worker became ready while the request could wait.",
+                retry_after=service.admission.retry_after(now),
+            )
+
+    def _step(self, exchange: Exchange, step: Callable[..., None], *arguments: Any) -> None:
+        """Take one step of an exchange; whatever goes wrong in it ends the exchange."""
+        if exchange.done:
+            return
+        try:
+            step(exchange, *arguments)
+        except ApiError as error:
+            exchange.fail(error)
+        except Exception:
+            log.exception("request failed", extra={"request_id": exchange.request.id.decode()})
+            exchange.fail(_bug())
+
+    def _refuse(self, request: Request, error: Exception) -> None:
+        """Answer a request that no service was found for."""
+        if not isinstance(error, ApiError):
+            log.error("request failed", exc_info=error, extra={"request_id": request.id.decode()})
+            error = _bug()
+        request.caller.answer(error_answer(error, request))
+        self._count(request, self._unrouted, ("", ""), error.status)
+
+    def _ended(self, exchange: Exchange, status: int) -> None:
+        service = exchange.service
+        self._count(exchange.request, service.series, (service.namespace, service.name), status)
+
+    def _count(
+        self, request: Request, series: ServiceSeries, service: tuple[str, str], status: int
+    ) -> None:
+        seconds = time.monotonic() - request.received
+        assert request.head.route is not None
+        series.route(request.head.route.path).count(status, seconds)
+        if self._access_log is not None:
+            self._access_log.record(request, service, status, seconds)
+
+
+class _Computation:
+    """Ends a shared forward when nobody waits for any of its keys any more."""
+
+    __slots__ = ("forward", "keys")
+
+    def __init__(self) -> None:
+        self.forward: Forward | None = None
+        self.keys = 0
+
+    def abandoned(self) -> None:
+        self.keys -= 1
+        if self.keys == 0 and self.forward is not None:
+            self.forward.abort()
+
+
+def _cap(exchange: Exchange) -> float:
+    """The last moment at which anybody could want the answer."""
+    limits = exchange.service.limits
+    longest = limits.start_timeout_seconds + limits.timeout_seconds
+    asked = exchange.request.head.deadline_seconds
+    return exchange.request.received + (longest if asked is None else min(asked, longest))
+
+
+def _no_items(body: bytes) -> list[Item]:
+    return []
+
+
+def _bug() -> ApiError:
+    return ApiError("internal_error", "The request could not be handled.")

@@ -1,0 +1,227 @@
+"""One request and its answer: what has come in for it, what is still missing, how it ends.
+
+``dispatch`` moves an :class:`Exchange` forward; the edge that made the :class:`Request` gets
+exactly one :class:`Answer`, and may cancel the exchange when its caller is gone. Here stands the
+state and how an answer is put together; the decisions stand in ``dispatch``.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from sluice_api import names
+from sluice_api.call import Call, Item
+from sluice_api.errors import ApiError, render
+from sluice_gateway.auth import Tenant
+from sluice_gateway.cache import Hit
+from sluice_gateway.head import Head
+from sluice_gateway.metrics import ServiceSeries
+from sluice_gateway.services import Binding, Service
+from sluice_gateway.timers import Timer
+
+JSON: Final = b"application/json"
+_CACHE_STATUS: Final = names.CACHE_STATUS.encode() + b": " + names.CACHE_NAME.encode()
+
+
+class Answer:
+    """What goes back. ``headers`` are whole lines, each with its CRLF, framing not included."""
+
+    __slots__ = ("body", "content_type", "headers", "status")
+
+    def __init__(self, status: int, content_type: bytes, headers: bytes, body: bytes) -> None:
+        self.status = status
+        self.content_type = content_type
+        self.headers = headers
+        self.body = body
+
+
+class Caller(Protocol):
+    """The edge's side of a request."""
+
+    def answer(self, answer: Answer) -> None:
+        """Called exactly once, perhaps before the request was handed over completely."""
+        ...
+
+
+class Request:
+    """A complete request for an inference route. ``received`` is on the monotonic clock."""
+
+    __slots__ = ("body", "caller", "head", "id", "received")
+
+    def __init__(
+        self, head: Head, body: bytes, caller: Caller, request_id: bytes, received: float
+    ) -> None:
+        self.head = head
+        self.body = body
+        self.caller = caller
+        self.id = request_id
+        self.received = received
+
+
+class Exchange:
+    """A request for a known service.
+
+    Attributes:
+        items: per input its answer, or None while it is missing.
+        raw: a worker's answer that is the caller's answer byte for byte.
+        cancel_lookup: stops the cache from calling back.
+        leave: per coalesced input, how to stop waiting for it.
+        led: indexes of the inputs whose computation this exchange started for all who wait.
+        stops: stop what is computed for this caller alone.
+        expires: when the first of the items does, in seconds since the epoch.
+    """
+
+    __slots__ = (
+        "binding", "call", "cancel_lookup", "collapsed", "done", "expires", "hits", "items",
+        "keys", "leave", "led", "missing", "oldest", "on_done", "queue_seconds", "raw", "reason",
+        "request", "service", "stops", "stored", "tenant", "timer", "worker_seconds",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, tenant: Tenant, service: Service, call: Call) -> None:
+        self.request = request
+        self.tenant = tenant
+        self.service = service
+        self.binding: Binding = service.binding
+        self.call = call
+        self.keys: list[bytes] = []
+        self.items: list[Item | None] = []
+        self.missing = len(call.inputs)
+        self.raw: bytes | None = None
+        self.reason: bytes = b""
+        self.hits = 0
+        self.collapsed = 0
+        self.stored = False
+        self.oldest = 0.0
+        self.expires = 0.0
+        self.queue_seconds = 0.0
+        self.worker_seconds: float | None = None
+        self.done = False
+        self.on_done: Callable[[Exchange, int], None] | None = None
+        self.timer: Timer | None = None
+        self.cancel_lookup: Callable[[], None] | None = None
+        self.leave: dict[int, Callable[[], None]] = {}
+        self.led: frozenset[int] = frozenset()
+        self.stops: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        name = f"{self.service.namespace}/{self.service.name}"
+        return f"<Exchange {name} {self.missing} of {len(self.call.inputs)} missing>"
+
+    # Coming in ------------------------------------------------------------------------------------
+
+    def take_hits(self, hits: list[Hit | None], series: ServiceSeries) -> None:
+        """Fill in what the cache had, unless the caller wants it fresher than it is."""
+        max_age = self.request.head.directives.max_age
+        items: list[Item | None] = []
+        for hit in hits:
+            if hit is None or (max_age is not None and hit.age_seconds > max_age):
+                items.append(None)
+                continue
+            items.append(hit.item)
+            self.hits += 1
+            if hit.layer == "l1":
+                series.l1 += 1
+            else:
+                series.redis += 1
+            self.oldest = max(self.oldest, hit.age_seconds)
+            expires = time.time() + hit.ttl_seconds
+            self.expires = min(self.expires or expires, expires)
+        self.items = items
+        self.missing -= self.hits
+
+    def put(self, index: int, item: Item) -> None:
+        """Fill in one missing answer."""
+        if self.items[index] is None:
+            self.items[index] = item
+            self.missing -= 1
+
+    # Going out ------------------------------------------------------------------------------------
+
+    def answer_items(self, model: str) -> bytes:
+        """Answer with the items, all of which are there. Returns the body."""
+        items = [item for item in self.items if item is not None]
+        body = self.raw if self.raw is not None else self.call.codec.render(self.call, model, items)
+        self.finish(Answer(200, JSON, self._headers(), body))
+        return body
+
+    def fail(self, error: ApiError) -> None:
+        """Answer with an error."""
+        if not self.done:
+            self._let_go()
+            self.finish(error_answer(error, self.request))
+
+    def finish(self, answer: Answer) -> None:
+        self.done = True
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.on_done is not None:
+            self.on_done(self, answer.status)
+        self.request.caller.answer(answer)
+
+    def cancel(self) -> None:
+        """The caller is gone: nothing is answered, and what only it wanted is stopped."""
+        if not self.done:
+            self.done = True
+            if self.timer is not None:
+                self.timer.cancel()
+            self._let_go()
+            if self.on_done is not None:
+                self.on_done(self, 499)  # As nginx logs it; never on the wire.
+
+    def stop_waiting(self) -> None:
+        """Leave what others compute; what only this exchange waited for is stopped."""
+        leave, self.leave = self.leave, {}
+        for leave_flight in leave.values():
+            leave_flight()
+
+    def _let_go(self) -> None:
+        if self.cancel_lookup is not None:
+            self.cancel_lookup()
+        self.stop_waiting()
+        for stop in self.stops:
+            stop()
+
+    def _headers(self) -> bytes:
+        total = (time.monotonic() - self.request.received) * 1000
+        if self.worker_seconds is None:
+            timing = b"server-timing: total;dur=%.2f\r\n" % total
+        else:
+            timing = b"server-timing: queue;dur=%.2f, worker;dur=%.2f, total;dur=%.2f\r\n" % (
+                self.queue_seconds * 1000,
+                self.worker_seconds * 1000,
+                total,
+            )
+        return self._cache_status() + timing
+
+    def _cache_status(self) -> bytes:
+        """RFC 9211; ``detail`` says for lists how many of the inputs were found."""
+        count = len(self.call.inputs)
+        if self.reason:
+            return b"%b; %b\r\n" % (_CACHE_STATUS, self.reason)
+        detail = b'; detail="%d of %d"' % (self.hits, count) if count > 1 else b""
+        if self.hits == count:
+            return hit_headers(self.expires - time.time(), self.oldest, detail)
+        forwarded = b"fwd=partial" if self.hits else b"fwd=miss"
+        if self.request.head.directives.no_cache:
+            forwarded = b"fwd=request"
+        stored = b"; stored" if self.stored else b""
+        collapsed = b"; collapsed" if self.collapsed else b""
+        return b"%b; %b%b%b%b\r\n" % (_CACHE_STATUS, forwarded, stored, collapsed, detail)
+
+
+def hit_headers(ttl: float, age: float, detail: bytes = b"") -> bytes:
+    """``Cache-Status`` and ``Age`` of an answer from the cache."""
+    return b"%b; hit; ttl=%d%b\r\nage: %d\r\n" % (_CACHE_STATUS, ttl, detail, age)
+
+
+def error_answer(error: ApiError, request: Request) -> Answer:
+    """``error`` in the shape that callers of the request's path expect."""
+    rendered = render(error, path=request.head.path, request_id=request.id.decode("latin-1"))
+    content_type = JSON
+    lines = []
+    for name, value in rendered.headers:
+        if name == "content-type":
+            content_type = value.encode()
+        else:
+            lines.append(b"%b: %b\r\n" % (name.encode(), value.encode()))
+    return Answer(rendered.status, content_type, b"".join(lines), rendered.body)

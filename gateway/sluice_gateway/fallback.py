@@ -1,0 +1,91 @@
+"""uvicorn's own HTTP protocol, held to the same limits as the fast edge.
+
+Connections that ask for the control surface end up here (``protocol`` hands them over); the admin
+port uses it alone. What uvicorn does not bound – head size, number of headers, time to send them –
+is bounded by overriding its parser callbacks.
+"""
+
+import time
+from typing import TYPE_CHECKING, Final, Self
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sluice_api.errors import ApiError, render
+from sluice_gateway.head import MAX_HEAD_BYTES, MAX_HEADERS
+
+if TYPE_CHECKING:
+    from sluice_gateway.protocol import Edge
+
+_STATUS: Final = {400: b"400 Bad Request", 408: b"408 Request Timeout"}
+_TOO_LARGE: Final = b"431 Request Header Fields Too Large"
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One client connection in uvicorn's hands."""
+
+    _edge: "Edge"
+    _head_bytes = 0
+    _in_head = False
+    _head_since = 0.0
+
+    def guarded_by(self, edge: "Edge") -> Self:
+        """Have ``edge`` enforce the times of this connection."""
+        self._edge = edge
+        return self
+
+    @property
+    def idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
+        super().connection_made(transport)
+        self._edge.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._edge.connections.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_head:
+            self._head_bytes = 0
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+                self._send(ApiError("headers_too_large", "The head is larger than is accepted."))
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_since = time.monotonic()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("too many headers")  # llhttp stops; uvicorn calls send_400_response.
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._in_head and self.headers is not None and len(self.headers) > MAX_HEADERS:
+            self._send(ApiError("headers_too_large", f"More than {MAX_HEADERS} headers."))
+        else:
+            self._send(ApiError("bad_http", "The request could not be parsed."))
+
+    def enforce_times(self, now: float) -> None:
+        """Times of body and keep-alive are enforced by the routes and by uvicorn."""
+        if self._in_head and now - self._head_since > self._edge.limits.head_seconds:
+            self._send(ApiError("request_timeout", "The headers did not arrive in time."))
+
+    def _send(self, error: ApiError) -> None:
+        rendered = render(error, path="/v1", request_id=self._edge.new_id().decode())
+        headers = b"".join(b"%b: %b\r\n" % (n.encode(), v.encode()) for n, v in rendered.headers)
+        self.transport.write(
+            b"HTTP/1.1 %b\r\ncontent-length: %d\r\n%bconnection: close\r\n\r\n%b"
+            % (
+                _STATUS.get(rendered.status, _TOO_LARGE),
+                len(rendered.body),
+                headers,
+                rendered.body,
+            )
+        )
+        self.transport.close()

@@ -1,0 +1,296 @@
+"""One computation at a worker: wait for a place, send, judge the answer, try again elsewhere.
+
+``dispatch`` starts a :class:`Forward` and is told once what came of it. Nothing has reached the
+caller before an answer is complete, and every task served here follows from its input alone, so a
+request may be sent again – to another endpoint, within the service's retry budget.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from sluice_api import names
+from sluice_api.call import Item
+from sluice_api.errors import ApiError
+from sluice_gateway.endpoints import Lease
+from sluice_gateway.services import Service
+from sluice_gateway.upstream import Connection, UpstreamAnswer
+from sluice_gateway.worker_errors import worker_error
+
+MAX_RETRIES: Final = 2
+_WAITABLE: Final = frozenset(("connect", "reset", "stale", "unresponsive", "not_ready"))
+"""Causes after which the same worker may be asked again once it has proved itself anew."""
+
+_HEAD: Final = (
+    b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+    + names.REQUEST_ID.encode()
+    + b": %b\r\n"
+    + names.DEADLINE_MS.encode()
+    + b": %d\r\n"
+    + names.TENANT.encode()
+    + b": %b\r\n%b\r\n%b"
+)
+
+log = logging.getLogger(__name__)
+
+
+class Job:
+    """What is to be computed, apart from by whom.
+
+    Attributes:
+        path: of the worker's route.
+        units: inputs in it.
+        since: when the request came, on the monotonic clock.
+        cap: moment after which nobody wants the answer, whatever the service's limits say.
+        read: takes the items out of an answer; raises ValueError when it is not one.
+    """
+
+    __slots__ = ("body", "cap", "path", "read", "request_id", "since", "tenant", "trace", "units")
+
+    def __init__(
+        self,
+        *,
+        path: bytes,
+        body: bytes,
+        units: int,
+        request_id: bytes,
+        tenant: bytes,
+        traceparent: bytes | None,
+        since: float,
+        cap: float,
+        read: Callable[[bytes], list[Item]],
+    ) -> None:
+        self.path = path
+        self.body = body
+        self.units = units
+        self.request_id = request_id
+        self.tenant = tenant
+        self.trace = b"traceparent: %b\r\n" % traceparent if traceparent else b""
+        self.since = since
+        self.cap = cap
+        self.read = read
+
+
+def deadline(service: Service, since: float, cap: float) -> float:
+    """When a request that came at ``since`` is given up, as things stand.
+
+    While the service has no ready worker, its start may take ``start_timeout``; the time for the
+    answer itself begins once there is one.
+    """
+    if service.endpoints.ready:
+        moment = max(since, service.ready_since) + service.limits.timeout_seconds
+    else:
+        moment = since + service.limits.start_timeout_seconds
+    return moment if moment < cap else cap
+
+
+class Forward:
+    """One job on its way. Waits in ``admission``, holds a lease, receives from ``upstream``.
+
+    Args:
+        on_answer: called with the complete answer and its items.
+        on_error: called instead when the job failed for good.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_job",
+        "_lease",
+        "_on_answer",
+        "_on_error",
+        "_retries",
+        "_sent",
+        "_service",
+        "_stale",
+        "_tried",
+        "queue_seconds",
+        "since",
+    )
+
+    def __init__(
+        self,
+        service: Service,
+        job: Job,
+        on_answer: Callable[[UpstreamAnswer, list[Item]], None],
+        on_error: Callable[[ApiError], None],
+    ) -> None:
+        self._service = service
+        self._job = job
+        self._on_answer = on_answer
+        self._on_error = on_error
+        self._lease: Lease | None = None
+        self._connection: Connection | None = None
+        self._retries = 0
+        self._stale = False
+        self._sent = 0.0
+        self.since = job.since
+        self.queue_seconds = 0.0
+        self._tried: frozenset[int] = frozenset()
+
+    def __repr__(self) -> str:
+        where = f"at {self._lease.endpoint!r}" if self._lease else "waiting"
+        return f"<Forward {self._job.path.decode()} {where}>"
+
+    @property
+    def deadline(self) -> float:
+        return deadline(self._service, self._job.since, self._job.cap)
+
+    @property
+    def excluded(self) -> frozenset[int]:
+        """Incarnations of the endpoints that have failed this job."""
+        return self._tried
+
+    def start(self, now: float) -> None:
+        """Raises ApiError when the job is refused at once."""
+        self._service.retries.request(now)
+        self._service.admission.submit(self, now)
+
+    def abort(self) -> None:
+        """Nobody wants the answer any more. Nothing is called afterwards."""
+        self._service.admission.withdraw(self)
+        self._let_go()
+
+    # From admission and endpoints -----------------------------------------------------------------
+
+    def granted(self, lease: Lease) -> None:
+        job = self._job
+        now = self._sent = time.monotonic()
+        self.queue_seconds = now - job.since
+        self._lease = lease
+        pool = lease.endpoint.pool
+        left = int((self.deadline - now) * 1000)
+        data = _HEAD % (
+            job.path,
+            pool.host_header,
+            len(job.body),
+            job.request_id,
+            left if left > 1 else 1,
+            job.tenant,
+            job.trace,
+            job.body,
+        )
+        self._connection = pool.send(self, data, job.request_id)
+
+    def endpoint_lost(self) -> None:
+        self._failed("unresponsive")
+
+    def service_removed(self) -> None:
+        """The service is gone while the job waited."""
+        self._on_error(ApiError("model_not_found", "The model was removed.", param="model"))
+
+    # From upstream --------------------------------------------------------------------------------
+
+    def answered(self, answer: UpstreamAnswer) -> None:
+        assert self._lease is not None
+        now = time.monotonic()
+        endpoint = self._lease.endpoint
+        endpoint.heard(answer, now)
+        status = answer.status
+        if status == 200:
+            try:
+                items = self._job.read(answer.body)
+            except ValueError as error:
+                log.warning(
+                    "worker answer not understood",
+                    extra={"endpoint": endpoint.url, "reason": str(error)},
+                )
+                self._failed("garbage")
+                return
+            endpoint.succeeded()
+            expected = self._service.binding.answer_digest
+            if answer.digest and expected and answer.digest != expected:
+                endpoint.failed(now, f"answers with digest {answer.digest}", prove=True)
+            seconds = now - self._sent
+            self._service.admission.took(seconds)
+            self._service.tally.completed(
+                seconds if answer.service is None else answer.service, self._job.units
+            )
+            self._let_go()
+            self._on_answer(answer, items)
+        elif status == 429:
+            self._full(answer, now)
+        elif status >= 500:
+            self._ill(answer)
+        else:
+            self._let_go()
+            self._on_error(worker_error(answer))
+
+    def broke(self, cause: str) -> None:
+        if cause == "stale" and not self._stale:
+            # The worker closed an idle connection as we used it; that is nobody's fault.
+            self._stale = True
+            self._let_go()
+            self._service.admission.return_to_head(self, time.monotonic())
+        else:
+            self._failed(cause)
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _full(self, answer: UpstreamAnswer, now: float) -> None:
+        """The worker has no room: its word holds, and the job goes back to the head."""
+        assert self._lease is not None
+        retry_after = answer.retry_after or 0.1
+        self._lease.endpoint.full(retry_after, now)
+        self._let_go()
+        if now + retry_after < self.deadline or self._service.endpoints.has_room(now):
+            self._service.admission.return_to_head(self, now)
+        else:
+            self._on_error(ApiError("overloaded", "Every worker is busy.", retry_after=retry_after))
+
+    def _ill(self, answer: UpstreamAnswer) -> None:
+        assert self._lease is not None
+        error = worker_error(answer)
+        if error.code == "deadline_exceeded":
+            self._let_go()
+            self._on_error(error)
+        elif error.code in ("draining", "starting"):
+            self._lease.endpoint.not_ready(error.code)
+            self._failed("not_ready")
+        else:
+            self._failed(f"status_{answer.status}")
+
+    def _failed(self, cause: str) -> None:
+        """The attempt came to nothing: try elsewhere if that may help, or tell."""
+        assert self._lease is not None
+        now = time.monotonic()
+        service, endpoint = self._service, self._lease.endpoint
+        waitable = cause in _WAITABLE
+        self._tried |= {endpoint.incarnation}
+        if cause != "not_ready":
+            endpoint.failed(now, cause, prove=waitable)
+        self._let_go()
+        elsewhere = waitable or any(
+            other.incarnation not in self._tried for other in service.endpoints.ready
+        )
+        # A refused connection cost nobody anything, so it needs no budget.
+        if elsewhere and not service.removed and (cause == "connect" or self._may_retry(now)):
+            service.series.retries[cause] += 1
+            service.admission.return_to_head(self, now)
+            return
+        log.warning(
+            "request failed at worker",
+            extra={
+                "endpoint": endpoint.url,
+                "cause": cause,
+                "request_id": self._job.request_id.decode("latin-1"),
+            },
+        )
+        if cause == "connect":
+            self._on_error(ApiError("no_endpoint", "No worker can be reached.", retry_after=1.0))
+        else:
+            self._on_error(ApiError("upstream_failed", "The worker did not answer properly."))
+
+    def _may_retry(self, now: float) -> bool:
+        if self._retries >= MAX_RETRIES or not self._service.retries.take(now):
+            return False
+        self._retries += 1
+        return True
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        lease, self._lease = self._lease, None
+        if connection is not None and connection.serves(self):
+            connection.abort()
+        if lease is not None:
+            lease.release()

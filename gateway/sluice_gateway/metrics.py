@@ -1,0 +1,180 @@
+"""The gateway's numbers: counted cheaply on the main path, put into Prometheus' terms on a scrape.
+
+A prometheus-client child takes a lock per call; a plain list does not. So requests are counted in
+:class:`RouteSeries` and read by a collector when ``/metrics`` is asked for. Names, labels and help
+come from ``sluice_api.metric_names``.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from sluice_api import exposition, metric_names
+
+
+class RouteSeries:
+    """Requests of one service on one route: outcomes and durations."""
+
+    __slots__ = ("buckets", "seconds", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: dict[int, int] = {}
+        self.buckets = [0] * (len(metric_names.SECONDS) + 1)
+        self.seconds = 0.0
+
+    def count(self, status: int, seconds: float) -> None:
+        statuses = self.statuses
+        statuses[status] = statuses.get(status, 0) + 1
+        self.buckets[bisect_left(metric_names.SECONDS, seconds)] += 1
+        self.seconds += seconds
+
+
+class ServiceSeries:
+    """Everything counted of one service."""
+
+    __slots__ = ("bypassed", "collapsed", "ejections", "l1", "misses", "redis", "retries", "routes")
+
+    def __init__(self) -> None:
+        self.routes: dict[str, RouteSeries] = {}
+        self.retries: Counter[str] = Counter()
+        self.ejections = 0
+        self.l1 = 0
+        self.redis = 0
+        self.collapsed = 0
+        self.misses = 0
+        self.bypassed = 0
+
+    def route(self, path: str) -> RouteSeries:
+        series = self.routes.get(path)
+        if series is None:
+            series = self.routes[path] = RouteSeries()
+        return series
+
+
+class Sample:
+    """One service at the moment of a scrape."""
+
+    __slots__ = ("endpoints", "in_flight", "labels", "series", "waiting")
+
+    def __init__(
+        self,
+        labels: tuple[str, str],
+        series: ServiceSeries,
+        in_flight: int,
+        waiting: int,
+        endpoints: dict[str, int],
+    ) -> None:
+        self.labels = labels
+        self.series = series
+        self.in_flight = in_flight
+        self.waiting = waiting
+        self.endpoints = endpoints
+
+
+class Metrics:
+    """The registry and what is counted apart from any service."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._faults = exposition.counter(metric_names.GATEWAY_CACHE_FAULTS, self.registry)
+        self.unrouted = ServiceSeries()
+        """Requests that were refused before a service was found."""
+
+    def cache_fault(self, cause: str) -> None:
+        self._faults.labels(cause).inc()
+
+    def watch(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        """Collect the services' numbers through ``samples`` on each scrape."""
+        self.registry.register(_ServiceCollector(samples))
+
+    def watch_gauge(self, metric: metric_names.Metric, read: Callable[[], float]) -> None:
+        """Export ``metric`` with the value that ``read`` gives at each scrape."""
+        gauge = exposition.gauge(metric, self.registry)
+        gauge.set_function(read)
+
+    def page(self) -> bytes:
+        return exposition.expose(self.registry)
+
+
+class _ServiceCollector(Collector):
+    def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        self._samples = samples
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        samples = list(self._samples())
+        yield from _requests(samples)
+        yield from _counters(samples)
+        yield from _gauges(samples)
+
+
+def _counter(metric: metric_names.Metric) -> CounterMetricFamily:
+    return CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+
+
+def _gauge(metric: metric_names.Metric) -> GaugeMetricFamily:
+    return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+
+
+def _requests(samples: list[Sample]) -> Iterator[Metric]:
+    requests = _counter(metric_names.GATEWAY_REQUESTS)
+    duration = metric_names.GATEWAY_DURATION
+    durations = HistogramMetricFamily(duration.name, duration.help, labels=duration.labels)
+    for sample in samples:
+        for path, series in sample.series.routes.items():
+            for status, count in series.statuses.items():
+                requests.add_metric((*sample.labels, path, str(status)), count)
+            total, cumulative = 0, []
+            for bound, count in zip((*duration.buckets, "+Inf"), series.buckets, strict=True):
+                total += count
+                cumulative.append((str(bound), float(total)))
+            durations.add_metric((*sample.labels, path), cumulative, series.seconds)
+    yield requests
+    yield durations
+
+
+def _counters(samples: list[Sample]) -> Iterator[Metric]:
+    cache = _counter(metric_names.GATEWAY_CACHE)
+    retries = _counter(metric_names.GATEWAY_RETRIES)
+    ejections = _counter(metric_names.GATEWAY_EJECTIONS)
+    for sample in samples:
+        series = sample.series
+        for result, count in (
+            ("l1", series.l1),
+            ("redis", series.redis),
+            ("joined", series.collapsed),
+            ("miss", series.misses),
+            ("bypass", series.bypassed),
+        ):
+            cache.add_metric((*sample.labels, result), count)
+        for cause, count in series.retries.items():
+            retries.add_metric((*sample.labels, cause), count)
+        ejections.add_metric(sample.labels, series.ejections)
+    yield cache
+    yield retries
+    yield ejections
+
+
+def _gauges(samples: list[Sample]) -> Iterator[Metric]:
+    in_flight = _gauge(metric_names.GATEWAY_IN_FLIGHT)
+    waiting = _gauge(metric_names.GATEWAY_WAITING)
+    endpoints = _gauge(metric_names.GATEWAY_ENDPOINTS)
+    for sample in samples:
+        in_flight.add_metric(sample.labels, sample.in_flight)
+        waiting.add_metric(sample.labels, sample.waiting)
+        for state, count in sample.endpoints.items():
+            endpoints.add_metric((*sample.labels, state), count)
+    yield in_flight
+    yield waiting
+    yield endpoints

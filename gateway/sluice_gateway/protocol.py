@@ -1,0 +1,397 @@
+"""The fast edge: HTTP/1.1 for the inference routes, without a task or a header object per request.
+
+uvicorn makes one :class:`FastProtocol` per connection and keeps owning sockets, signals and
+shutdown. A connection that asks for anything but an inference route is handed to uvicorn's own
+protocol with the bytes read so far, and stays there (``fallback``). Requests of one connection are
+answered one after the other; what a client sends ahead waits in a bounded buffer.
+"""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Final, Protocol, cast
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from sluice_api.errors import ApiError, render
+from sluice_gateway.chunks import ChunkedBody
+from sluice_gateway.dispatch import Dispatcher
+from sluice_gateway.exchange import Answer, Exchange, Request
+from sluice_gateway.fallback import GuardedProtocol
+from sluice_gateway.head import MAX_HEAD_BYTES, Head, parse_head
+from sluice_gateway.settings import EdgeLimits
+
+SWEEP_SECONDS: Final = 0.25
+MAX_AHEAD_BYTES: Final = 256 * 1024
+"""What a connection may send beyond the request that is being answered."""
+
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Timed(Protocol):
+    """A connection whose times are enforced from outside."""
+
+    @property
+    def idle(self) -> bool: ...
+    def enforce_times(self, now: float) -> None: ...
+
+
+class Edge:
+    """What the connections of one server share: the way in, the limits, the clock's text.
+
+    Args:
+        limits: sizes and times a client is held to.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, limits: EdgeLimits) -> None:
+        self.dispatcher = dispatcher
+        self.limits = limits
+        self.connections: set[Timed] = set()
+        self.draining = False
+        self.date = b""
+        prefix = secrets.token_hex(6)
+        self._ids = (b"%b-%x" % (prefix.encode(), number) for number in itertools.count(1))
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._date_second = 0
+
+    def __repr__(self) -> str:
+        state = " draining" if self.draining else ""
+        return f"<Edge {len(self.connections)} connections{state}>"
+
+    def new_id(self) -> bytes:
+        return next(self._ids)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweep(loop)
+
+    def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Enforce the times of all connections; cheaper than a timer for each request."""
+        now = time.monotonic()
+        second = int(time.time())
+        if second != self._date_second:
+            self._date_second = second
+            self.date = b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
+        for connection in list(self.connections):
+            connection.enforce_times(now)
+        self._sweeping = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+    def make_protocol(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> "FastProtocol":
+        """What uvicorn calls for a new connection."""
+        return FastProtocol(
+            self,
+            server_state,
+            lambda: GuardedProtocol(config, server_state, app_state, _loop).guarded_by(self),
+        )
+
+    def make_guarded(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> GuardedProtocol:
+        """The same, for a port without inference routes."""
+        return GuardedProtocol(config, server_state, app_state, _loop).guarded_by(self)
+
+
+class FastProtocol(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_ahead", "_body", "_chunks", "_close_after",
+        "_connections", "_discarding", "_edge", "_exchange",
+        "_fallback", "_handing", "_head", "_id", "_need", "_partial", "_paused", "_since", "_state",
+        "_transport", "_write_paused", "busy",
+    )  # fmt: skip
+
+    def __init__(
+        self, edge: Edge, state: ServerState, fallback: Callable[[], asyncio.Protocol]
+    ) -> None:
+        self._edge = edge
+        self._state = state
+        self._connections: set[Any] = state.connections  # uvicorn waits until it is empty
+        self._fallback = fallback
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._ahead = b""  # not parsed yet
+        self._head: Head | None = None  # of the request that is coming in or being answered
+        self._body: list[bytes] = []
+        self._need = 0  # bytes of the body still to come
+        self._chunks: ChunkedBody | None = None
+        self._exchange: Exchange | None = None
+        self._id = b""
+        self._since = 0.0  # when the present phase began
+        self._handing = False
+        self._partial = False  # the beginning of a head has come
+        self._paused = False
+        self._write_paused = False
+        self._discarding = False
+        self._close_after = False
+        self.busy = False
+
+    def __repr__(self) -> str:
+        phase = "busy" if self.busy else "body" if self._head else "head" if self._ahead else "idle"
+        return f"<FastProtocol {phase}>"
+
+    @property
+    def idle(self) -> bool:
+        return not self.busy and self._head is None
+
+    # asyncio.Protocol ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
+        self._since = time.monotonic()
+        self._connections.add(self)
+        self._edge.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._edge.connections.discard(self)
+        if self._exchange is not None:
+            self._exchange.cancel()
+            self._exchange = None
+        self._close_after = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            return
+        if self.busy:
+            self._ahead += data
+            if len(self._ahead) > MAX_AHEAD_BYTES and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+            return
+        if self._ahead:
+            data = self._ahead + data
+            self._ahead = b""
+        self._advance(data)
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+
+    def shutdown(self) -> None:
+        """uvicorn shuts down: finish what was asked, then close."""
+        self._close_after = True
+        if not self.busy and self._head is None and not self._partial:
+            self._transport.close()
+
+    # A request coming in --------------------------------------------------------------------------
+
+    def _advance(self, data: bytes) -> None:
+        """Take ``data`` as what follows; ends when it is used up or a request is being answered."""
+        try:
+            while data and not self.busy:
+                if self._discarding or self._transport.is_closing():
+                    return
+                data = self._take_head(data) if self._head is None else self._take_body(data)
+        except ApiError as error:
+            self._reject(error)
+            return
+        if self.busy and data:
+            self._ahead = data + self._ahead
+
+    def _take_head(self, data: bytes) -> bytes:
+        """Parse a head. Returns what follows it; everything, if it is not complete."""
+        if data[:2] == b"\r\n":
+            return data[2:]  # RFC 9112 §2.2: an empty line before a request is ignored.
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            self._await_head(data)
+            return b""
+        if end > MAX_HEAD_BYTES:
+            raise ApiError("headers_too_large", f"The head has more than {MAX_HEAD_BYTES} bytes.")
+        head = parse_head(data[:end])
+        if head.route is None:
+            self._hand_over(data)
+            return b""
+        length = head.content_length
+        if length > self._edge.limits.body_bytes:
+            raise ApiError(
+                "body_too_large",
+                f"The body has {length} bytes, at most {self._edge.limits.body_bytes} are taken.",
+            )
+        self._head = head
+        self._partial = False
+        if not head.chunked and len(data) - end == length:  # The usual case: all of it, no more.
+            self._complete(data[end:])
+            return b""
+        self._since = time.monotonic()
+        if head.chunked:
+            self._chunks = ChunkedBody()
+        elif length <= len(data) - end:
+            self._complete(data[end : end + length])
+            return data[end + length :]
+        else:
+            self._need = length
+        if head.expect_continue and len(data) == end:
+            self._transport.write(_CONTINUE)
+        return data[end:]
+
+    def _await_head(self, data: bytes) -> None:
+        if len(data) > MAX_HEAD_BYTES:
+            raise ApiError("headers_too_large", f"The head has more than {MAX_HEAD_BYTES} bytes.")
+        if b"\n\n" in data:
+            raise ApiError("bad_http", "Lines must end with CRLF.")
+        if not self._partial:
+            self._partial = True
+            self._since = time.monotonic()
+        self._ahead = data
+
+    def _take_body(self, data: bytes) -> bytes:
+        if self._chunks is not None:
+            self._chunks.feed(data, self._edge.limits.body_bytes)
+            if not self._chunks.complete:
+                return b""
+            body, rest = self._chunks.body, self._chunks.rest
+            self._chunks = None
+            self._complete(body)
+            return rest
+        part = data[: self._need]
+        self._body.append(part)
+        self._need -= len(part)
+        if self._need == 0:
+            body = b"".join(self._body)
+            self._body = []
+            self._complete(body)
+        return data[len(part) :]
+
+    def _complete(self, body: bytes) -> None:
+        """The request is here in full: dispatch it."""
+        head = self._head
+        assert head is not None
+        edge = self._edge
+        self._id = head.request_id or edge.new_id()
+        self.busy = True
+        self._since = now = time.monotonic()
+        self._handing = True
+        exchange = edge.dispatcher.handle(Request(head, body, self, self._id, now))
+        self._handing = False
+        if self.busy:
+            self._exchange = exchange
+
+    def _hand_over(self, data: bytes) -> None:
+        """Not an inference route: uvicorn's own protocol takes the connection from here."""
+        self._connections.discard(self)
+        self._edge.connections.discard(self)
+        protocol = self._fallback()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(data)
+
+    # An answer going out --------------------------------------------------------------------------
+
+    def answer(self, answer: Answer) -> None:
+        """Called by the exchange, once per request."""
+        head = self._head
+        assert head is not None
+        self._head = None
+        self._exchange = None
+        self.busy = False
+        transport = self._transport
+        if transport.is_closing():
+            return
+        edge = self._edge
+        self._state.total_requests += 1
+        closing = self._close_after or edge.draining or not head.keep_alive
+        transport.write(
+            b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b"
+            % (
+                _STATUS_LINES[answer.status],
+                edge.date,
+                answer.content_type,
+                len(answer.body),
+                self._id,
+                answer.headers,
+                b"connection: close\r\n" if closing else b"",
+                answer.body,
+            )
+        )
+        if closing:
+            self._close_after = True
+            self._ahead = b""
+            transport.close()
+            return
+        self._since = time.monotonic()
+        if self._ahead and not self._handing:
+            # From the loop, so that a long pipeline of cached answers does not nest.
+            asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
+        """Go on with what was sent ahead."""
+        if self.busy or self._transport.is_closing():
+            return
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        data, self._ahead = self._ahead, b""
+        self._advance(data)
+
+    def _reject(self, error: ApiError) -> None:
+        """Answer what is not a valid request, and close: what follows it cannot be trusted."""
+        path = self._head.path if self._head is not None else "/v1"
+        request_id = (self._head.request_id if self._head else None) or self._edge.new_id()
+        rendered = render(error, path=path, request_id=request_id.decode("latin-1"))
+        lines = b"".join(b"%b: %b\r\n" % (n.encode(), v.encode()) for n, v in rendered.headers)
+        self._transport.write(
+            b"%b%bcontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close\r\n\r\n%b"
+            % (
+                _STATUS_LINES[rendered.status],
+                self._edge.date,
+                len(rendered.body),
+                request_id,
+                lines,
+                rendered.body,
+            )
+        )
+        self._close_after = True
+        self._head = None
+        self._ahead = b""
+        # Closing with unread bytes would reset the connection and lose the answer: say that no more
+        # will come, and read on until the client closes or its time is up.
+        self._discarding = True
+        self._since = time.monotonic()
+        self._transport.write_eof()
+
+    # Time -----------------------------------------------------------------------------------------
+
+    def enforce_times(self, now: float) -> None:
+        """Close, with an answer where one is due, a connection that takes too long."""
+        limits, spent = self._edge.limits, now - self._since
+        if self._discarding:
+            if spent > limits.linger_seconds:
+                self._transport.abort()
+        elif self._write_paused:
+            if spent > limits.write_seconds:
+                self._transport.abort()
+        elif self.busy or self._transport.is_closing():
+            return
+        elif self._head is not None:
+            if spent > limits.body_seconds:
+                self._reject(ApiError("request_timeout", "The body did not arrive in time."))
+        elif self._ahead:
+            if spent > limits.head_seconds:
+                self._reject(ApiError("request_timeout", "The headers did not arrive in time."))
+        elif spent > limits.keep_alive_seconds:
+            self._transport.close()

@@ -1,0 +1,347 @@
+"""Connections to one worker: kept alive, pooled, and suspicious of every byte that comes back.
+
+``forward`` sends prepared bytes through a :class:`Pool` and is told exactly once how it ended. A
+worker's answer is hostile input: sizes are bounded, framing is llhttp's strict one, a second answer
+nobody asked for poisons the connection. Nothing is streamed yet: an answer counts once complete.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Final, Protocol, cast
+
+import httptools
+
+from sluice_api import names
+from sluice_api.wire import Capacity, parse_capacity
+from sluice_gateway.timers import Timer, TimerWheel
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_BODY_BYTES: Final = 128 * 1024 * 1024
+CONNECT_SECONDS: Final = 1.0
+COMPLETE_SECONDS: Final = 10.0
+"""From an answer's first byte to its last."""
+IDLE_SECONDS: Final = 4.0
+"""Shorter than the 5 s after which uvicorn closes an idle connection."""
+
+_REQUEST_ID: Final = names.REQUEST_ID.encode()
+_DIGEST: Final = names.ANSWER_DIGEST.encode()
+_CAPACITY: Final = names.CAPACITY.encode()
+_SERVICE_TIME: Final = names.SERVICE_TIME.encode()
+_RETRY_AFTER_MS: Final = names.RETRY_AFTER_MS.encode()
+
+log = logging.getLogger(__name__)
+
+
+class UpstreamAnswer:
+    """A worker's complete answer. Header values a worker may leave out are None."""
+
+    __slots__ = ("body", "capacity", "content_type", "digest", "retry_after", "service", "status")
+
+    def __init__(self, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
+        self.status = status
+        self.body = body
+        self.content_type = headers.get(b"content-type", b"application/json")
+        self.digest = headers.get(_DIGEST, b"").decode("latin-1")
+        capacity = headers.get(_CAPACITY)
+        self.capacity: Capacity | None = None
+        if capacity is not None:
+            self.capacity = parse_capacity(capacity.decode("latin-1"))
+        self.service = _seconds(headers.get(_SERVICE_TIME), 1.0)
+        self.retry_after = _seconds(headers.get(_RETRY_AFTER_MS), 0.001) or _seconds(
+            headers.get(b"retry-after"), 1.0
+        )
+
+    def __repr__(self) -> str:
+        return f"<UpstreamAnswer {self.status} {len(self.body)} bytes>"
+
+
+def _seconds(value: bytes | None, unit: float) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value) * unit
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < 86400 else None
+
+
+class Receiver(Protocol):
+    """Who is told how a request to a worker ended; exactly one call, unless it was aborted."""
+
+    def answered(self, answer: UpstreamAnswer) -> None: ...
+
+    def broke(self, cause: str) -> None:
+        """``connect`` refused, ``stale`` idle connection, ``reset``, ``garbage`` or ``slow``."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One connection; at most one request at a time. Also the handle to abort that request."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_complete",
+        "_expected_id",
+        "_head_bytes",
+        "_head_done",
+        "_headers",
+        "_keep_alive",
+        "_outgoing",
+        "_parser",
+        "_pool",
+        "_receiver",
+        "_reused",
+        "_surplus",
+        "_timer",
+        "_transport",
+        "connecting",
+        "idle_since",
+    )
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
+        self._expected_id = b""
+        self._outgoing = b""
+        self._timer: Timer | None = None
+        self._reused = False
+        self.connecting: asyncio.Task[None] | None = None
+        self.idle_since = 0.0
+        self._reset()
+
+    def __repr__(self) -> str:
+        if self._transport is None:
+            state = "connecting" if self.connecting else "closed"
+        else:
+            state = "idle" if self._receiver is None else "busy"
+        return f"<Connection {self._pool.address} {state}>"
+
+    def _reset(self) -> None:
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._head_done = False
+        self._keep_alive = False
+        self._complete = False
+        self._surplus = False
+
+    def send(self, receiver: Receiver, data: bytes, request_id: bytes) -> None:
+        """Send one request. Before the connection stands, it is kept until it does."""
+        self._receiver = receiver
+        self._expected_id = request_id
+        if self._transport is None:
+            self._outgoing = data
+        else:
+            self._reused = True
+            self._transport.write(data)
+
+    def serves(self, receiver: Receiver) -> bool:
+        """Whether ``receiver``'s request is the one in progress."""
+        return self._receiver is receiver
+
+    def abort(self) -> None:
+        """Give up on the request in progress: the worker sees the connection close."""
+        self._receiver = None
+        self._close()
+
+    # asyncio.Protocol --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
+        self.connecting = None
+        if self._receiver is None:  # aborted in the meantime
+            self._transport.abort()
+        else:
+            self._transport.write(self._outgoing)
+            self._outgoing = b""
+
+    def data_received(self, data: bytes) -> None:
+        if self._receiver is None:
+            self._close()  # Bytes nobody asked for: whatever follows cannot be trusted.
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._break("garbage")
+            return
+        if self._complete:
+            if self._surplus:
+                self._break("garbage")
+            else:
+                self._finish()
+            return
+        if not self._head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._break("garbage")
+                return
+        if self._timer is None:
+            self._timer = self._pool.wheel.after(COMPLETE_SECONDS, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._pool.forget(self)
+        if self._receiver is not None:
+            untouched = not self._head_bytes and not self._head_done
+            self._break("stale" if self._reused and untouched else "reset")
+
+    # httptools -----------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._surplus = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._surplus:
+            return
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        if self._surplus:
+            return
+        self._head_done = True
+        self._keep_alive = self._parser.should_keep_alive()  # llhttp forgets it at the end.
+        headers = self._headers
+        length = headers.get(b"content-length")
+        if length is None:
+            # Without a length the end cannot be told from a crash.
+            if b"transfer-encoding" not in headers and self._parser.get_status_code() >= 200:
+                raise ValueError("no length")
+        elif int(length) > MAX_BODY_BYTES:
+            raise ValueError("too long")
+        echoed = headers.get(_REQUEST_ID)
+        if echoed is not None and echoed != self._expected_id:
+            raise ValueError("answer to another request")
+
+    def on_body(self, part: bytes) -> None:
+        if self._surplus:
+            return
+        self._body.append(part)
+        self._body_bytes += len(part)
+        if self._body_bytes > MAX_BODY_BYTES:
+            raise ValueError("too long")
+
+    def on_message_complete(self) -> None:
+        if self._surplus:
+            return
+        if self._parser.get_status_code() < 200:
+            self._reset()  # 100 or 103: the real answer is still to come.
+        else:
+            self._complete = True
+
+    # ---------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        receiver, parser = self._receiver, self._parser
+        assert receiver is not None
+        parts = self._body
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        answer = UpstreamAnswer(parser.get_status_code(), self._headers, body)
+        self._receiver = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._keep_alive and not self._pool.retired:
+            self._reset()
+            self._pool.keep(self)
+        else:
+            self._close()
+        receiver.answered(answer)
+
+    def _too_slow(self) -> None:
+        self._break("slow")
+
+    def _break(self, cause: str) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._close()
+        if receiver is not None:
+            receiver.broke(cause)
+
+    def refused(self) -> None:
+        """The connection could not be made."""
+        self.connecting = None
+        self._break("connect")
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        if self._transport is not None:
+            self._transport.abort()
+        self._pool.forget(self)
+
+
+class Pool:
+    """The connections to one address. How many there are is bounded by the endpoint's leases."""
+
+    def __init__(self, host: str, port: int, wheel: TimerWheel) -> None:
+        self.host = host
+        self.port = port
+        self.host_header = f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode()
+        self.wheel = wheel
+        self.retired = False
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.address} {len(self._all)} open {len(self._idle)} idle>"
+
+    def send(self, receiver: Receiver, data: bytes, request_id: bytes) -> Connection:
+        """Send a request on an idle connection, or on a new one; the result can abort it."""
+        if self._idle:
+            connection = self._idle.pop()
+            connection.send(receiver, data, request_id)
+            return connection
+        connection = Connection(self)
+        self._all.add(connection)
+        connection.send(receiver, data, request_id)
+        connection.connecting = asyncio.get_running_loop().create_task(
+            self._connect(connection), name=f"connect {self.address}"
+        )
+        return connection
+
+    async def _connect(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await loop.create_connection(lambda: connection, self.host, self.port)
+        except (OSError, TimeoutError):
+            connection.refused()
+
+    def keep(self, connection: Connection) -> None:
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def expire(self, now: float) -> None:
+        """Close what has been idle for too long; called about once a second."""
+        for connection in [c for c in self._idle if now - c.idle_since > IDLE_SECONDS]:
+            connection.abort()
+
+    def retire(self) -> None:
+        """No new requests will come: close what is idle now, the rest when it is done."""
+        self.retired = True
+        for connection in list(self._idle):
+            connection.abort()
+
+    def close(self) -> None:
+        """Abort everything."""
+        self.retired = True
+        for connection in list(self._all):
+            connection.abort()

@@ -1,0 +1,270 @@
+"""A worker without a model: speaks the contract over a real socket, and misbehaves when told to.
+
+Answers are made from the input alone (a vector of four numbers, a label by the text), so a test can
+compute what must come back. It runs on a thread of its own with its own event loop, or as a process
+(``python -m tests.support.stub_worker PORT``) where a test must kill or stop it.
+"""
+
+import array
+import asyncio
+import hashlib
+import sys
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from sluice_api import names, wire
+from sluice_api.call import Call, Input, Item
+from sluice_api.errors import ApiError, render
+from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, check_task
+from sluice_api.shapes import classify, embeddings, v2
+from sluice_api.tasks import Task
+
+DIGEST = "sha256:" + "ab" * 32
+LABELS = ["ham", "spam"]
+
+
+def vector_of(text: Input) -> "array.array[float]":
+    """The embedding the stub gives to ``text``."""
+    raw = hashlib.sha256(repr(text).encode()).digest()
+    return array.array("f", [byte / 255 for byte in raw[:4]])
+
+
+def tokens_of(text: Input) -> int:
+    return len(text.split()) if isinstance(text, str) else len(text)
+
+
+@dataclass
+class Behaviour:
+    """What the stub does; a test changes it while the stub runs."""
+
+    revision: str = "r1"
+    digest: str = DIGEST
+    tasks: list[Task] = field(default_factory=lambda: [Task.EMBEDDINGS, Task.CLASSIFICATION])
+    phase: wire.Phase = wire.Phase.READY
+    limit: int = 64
+    delay: float = 0.0
+    hang: bool = False
+    hang_probes: bool = False
+    refuse: ApiError | None = None
+    raw: bytes | None = None
+    """Sent instead of any answer to an inference request; the connection is closed after it."""
+    keep_alive: bool = True
+
+
+@dataclass
+class Seen:
+    """One inference request as it arrived."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class StubWorker:
+    """Use as a context manager; ``url`` is where it listens."""
+
+    def __init__(self, behaviour: Behaviour | None = None, port: int = 0) -> None:
+        self.behaviour = behaviour or Behaviour()
+        self.seen: list[Seen] = []
+        self.inputs: Counter[str] = Counter()
+        self.aborted = 0
+        self.running = 0
+        self.peak = 0
+        self.port = port
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stub-worker", daemon=True)
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def computed(self) -> int:
+        """Inputs computed so far."""
+        return sum(self.inputs.values())
+
+    def __enter__(self) -> "StubWorker":
+        self._thread.start()
+        assert self._started.wait(5)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop listening and cut every connection, as a crash would."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._listen())
+        self._started.set()
+        self._loop.run_forever()
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(asyncio.gather(*self._connections, return_exceptions=True))
+        self._loop.close()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            line, *rest = head.split("\r\n")
+            method, path, _ = line.split(" ")
+            headers = {}
+            for header in rest:
+                if header:
+                    name, _, value = header.partition(":")
+                    headers[name.lower()] = value.strip()
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            if method == "GET":
+                if self.behaviour.hang_probes:
+                    await asyncio.sleep(3600)
+                writer.write(self._readiness())
+                continue
+            if not await self._infer(reader, writer, Seen(path, headers, body)):
+                return
+
+    async def _infer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen
+    ) -> bool:
+        self.seen.append(seen)
+        behaviour = self.behaviour
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        try:
+            if behaviour.hang or behaviour.delay:
+                gone = asyncio.ensure_future(reader.read(1))
+                done, _ = await asyncio.wait(
+                    (gone,), timeout=None if behaviour.hang else behaviour.delay
+                )
+                if done:
+                    self.aborted += 1
+                    return False
+                gone.cancel()
+                await asyncio.gather(gone, return_exceptions=True)
+        finally:
+            self.running -= 1
+        if behaviour.raw is not None:
+            writer.write(behaviour.raw)
+            await writer.drain()
+            return False
+        writer.write(self._answer(seen))
+        return behaviour.keep_alive
+
+    def _readiness(self) -> bytes:
+        behaviour = self.behaviour
+        readiness = wire.Readiness(
+            phase=behaviour.phase,
+            model="stub",
+            revision=behaviour.revision,
+            answer_digest=behaviour.digest,
+            tasks=behaviour.tasks,
+            labels=LABELS,
+            capacity=self._capacity(),
+        )
+        status = 200 if behaviour.phase is wire.Phase.READY else 503
+        return self._response(status, msgspec.json.encode(readiness), [])
+
+    def _capacity(self) -> wire.Capacity:
+        return wire.Capacity(limit=self.behaviour.limit, in_flight=self.running)
+
+    def _answer(self, seen: Seen) -> bytes:
+        request_id = seen.headers.get(names.REQUEST_ID, "-")
+        try:
+            if self.behaviour.refuse is not None:
+                raise self.behaviour.refuse
+            body = self._compute(seen)
+        except ApiError as error:
+            rendered = render(error, path=seen.path, request_id=request_id)
+            return self._response(
+                rendered.status, rendered.body, [*rendered.headers, (names.REQUEST_ID, request_id)]
+            )
+        return self._response(
+            200,
+            body,
+            [
+                ("content-type", "application/json"),
+                (names.REQUEST_ID, request_id),
+                (names.ANSWER_DIGEST, self.behaviour.digest),
+                (names.REVISION, self.behaviour.revision),
+                (names.CAPACITY, self._capacity().header()),
+                (names.SERVICE_TIME, f"{self.behaviour.delay:.6f}"),
+            ],
+        )
+
+    def _compute(self, seen: Seen) -> bytes:
+        if seen.path.startswith(V2_PREFIX) and seen.path.endswith(V2_SUFFIX):
+            codec = v2.CODEC
+        else:
+            codec = POST_ROUTES[seen.path]
+        call = codec.parse(seen.body)
+        check_task(call, self.behaviour.tasks, "stub")
+        items = [self._item(call, index, text) for index, text in enumerate(call.inputs)]
+        return codec.render(call, call.model or "stub", items)
+
+    def _item(self, call: Call, index: int, text: Input) -> Item:
+        self.inputs[str(text)] += 1
+        if "too long" in str(text):
+            where = "input" if len(call.inputs) == 1 else f"input[{index}]"
+            raise ApiError("input_too_long", f"{where}: has 9 tokens, at most 8.", param=where)
+        if call.task == Task.EMBEDDINGS:
+            return embeddings.item(vector_of(text).tobytes(), tokens_of(text))
+        pairs = call.parameters.get("labels") or [[label, None] for label in LABELS]
+        winner = len(str(text)) % len(pairs)
+        ranked = [(pairs[winner][0], 0.75, winner)]
+        ranked += [(name, 0.25, i) for i, (name, _) in enumerate(pairs) if i != winner]
+        return classify.item(ranked, tokens_of(text))
+
+    def _response(self, status: int, body: bytes, headers: list[tuple[str, str]]) -> bytes:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        return f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode() + body
+
+
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], seconds: float = 5.0, what: str = ""
+) -> None:
+    """Wait for ``condition``, and fail when it does not come true in time."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        result = condition()
+        if not isinstance(result, bool):
+            result = await result
+        if result:
+            return
+        assert asyncio.get_running_loop().time() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+if __name__ == "__main__":
+    with StubWorker(port=int(sys.argv[1])) as worker:
+        print(worker.url, flush=True)
+        threading.Event().wait()
