@@ -1,5 +1,7 @@
 """Scaling decisions in moved time: steps, wakes, sleeps, silence, restarts, noise."""
 
+from pathlib import Path
+
 import pytest
 
 from sluice_operator.scaling.recommend import (
@@ -324,3 +326,9 @@ def test_rules_come_from_the_spec() -> None:
     spec = {"minReplicas": 1, "maxReplicas": 9, "initialReplicas": 2, "idleAfter": "5m"}
     scaling = {**spec, "target": {"concurrency": 8}}
     assert rules_of(service(scaling=scaling)) == Rules(1, 9, 2, 8, 300.0)
+
+
+def test_the_page_explains_every_rule() -> None:
+    page = (Path(__file__).parents[3] / "docs/scaling.md").read_text()
+    for rule in Rule:
+        assert f"\n| `{rule}` | " in page
