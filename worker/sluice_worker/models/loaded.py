@@ -8,7 +8,7 @@ from sluice_worker.engines.base import Engine, Unit
 from sluice_worker.tasks.base import TaskModule
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LoadedModel:
     """A model in memory, ready to be warmed up.
 
@@ -33,3 +33,7 @@ class LoadedModel:
     dtype_reason: str
     device: str
     canary: tuple[Unit, ...]
+
+    def __repr__(self) -> str:
+        offers = ", ".join(self.tasks)
+        return f"<LoadedModel {self.uri}: {offers}; {self.engine!r} in {self.dtype}>"
