@@ -82,7 +82,7 @@ async def drive(port: int, work: list[str], clients: int) -> tuple[float, list[f
     async def client(session: aiohttp.ClientSession) -> None:
         for text in queue:
             began = time.perf_counter()
-            body = {"model": "m", "input": text}
+            body = {"input": text}
             async with session.post(f"http://127.0.0.1:{port}/v1/embeddings", json=body) as answer:
                 payload = await answer.read()
                 if answer.status != 200:
