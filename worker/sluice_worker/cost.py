@@ -14,8 +14,7 @@ _MAX_UNCERTAINTY = 10.0
 """Bound on the covariance: without it, equal batches for hours make it, and so one odd batch's
 weight, grow without end."""
 
-_TRY_WIDE_EVERY = 32
-_MOST_GAIN = 64.0
+_TRY_OTHER_EVERY = 32
 
 _KNEE_FLOOR_TOKENS = 64
 """Matrix products below this waste the machine, and the straight line cannot see it."""
@@ -128,12 +127,12 @@ class CostModel:
 
 
 class Average:
-    """An exponentially weighted mean; the initial value counts as one observation."""
+    """An exponentially weighted mean; the initial value counts as ``votes`` observations."""
 
-    def __init__(self, initial: float, weight: float = 0.02) -> None:
+    def __init__(self, initial: float, *, weight: float = 0.02, votes: int = 1) -> None:
         self.value = initial
         self._weight = weight
-        self._seen = 1
+        self._seen = votes
 
     def __repr__(self) -> str:
         return f"<Average {self.value:.3g}>"
@@ -145,31 +144,42 @@ class Average:
 
 
 class WideGain:
-    """Whether all threads together answer a lone batch sooner than one thread does.
+    """How much sooner all threads together finish a batch than one thread does.
 
-    Not where the cores are shared: threads that wait for each other then wait for a neighbour. So
-    it is measured as it goes; now and then a lone batch runs the other way, to notice a change.
+    Little where the cores are shared: threads that wait for each other then wait for a neighbour.
+    So it is learnt as it goes; now and then a batch runs the other way, to notice a change.
 
     Args:
         measured: seconds on one thread over seconds on all, as the warm-up found it.
+        threads: how many all are; one odd batch cannot claim more than twice that.
     """
 
-    def __init__(self, measured: float) -> None:
-        self.gain = Average(measured, weight=0.1)
-        self._lone_batches = 0
+    def __init__(self, measured: float, threads: int) -> None:
+        # A warm-up is short and easily disturbed: that lanes lose must show in real batches.
+        self.gain = Average(min(measured, threads), weight=0.1, votes=10)
+        self._most = 2.0 * threads
+        self._choices = 0
 
     def __repr__(self) -> str:
         return f"<WideGain {self.gain.value:.2f}>"
 
-    def choose(self) -> bool:
-        """Run the next lone batch on all threads?"""
-        self._lone_batches += 1
-        return self.gain.value > 1 or self._lone_batches % _TRY_WIDE_EVERY == 0
+    def pays(self, rivals: int) -> bool:
+        """Better on all threads than side by side with as many others as there are lanes?
+
+        Args:
+            rivals: lanes there is work for; 1 for a lone batch.
+        """
+        return self.gain.value > rivals
+
+    def choose(self, rivals: int) -> bool:
+        """:meth:`pays`, and every so often the opposite."""
+        self._choices += 1
+        return self.pays(rivals) != (self._choices % _TRY_OTHER_EVERY == 0)
 
     def observe(self, narrow_seconds: float, wide_seconds: float) -> None:
         """Learn from a batch that took ``wide_seconds`` and was predicted for one thread."""
         if wide_seconds > 0:
-            self.gain.add(min(narrow_seconds / wide_seconds, _MOST_GAIN))
+            self.gain.add(min(narrow_seconds / wide_seconds, self._most))
 
 
 def _features(load: Load) -> tuple[float, float, float]:

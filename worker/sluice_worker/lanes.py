@@ -1,8 +1,8 @@
 """The threads that compute: one batch each at a time, on one or on all of the processor's cores.
 
-Two lanes with one thread each answer a queue faster than one lane with two threads, but a batch
-that is alone is answered sooner by all threads together. OpenMP keeps its thread count per calling
-thread, so a lane can do either, batch by batch. The loop decides; nothing here waits or chooses.
+Lanes of one thread side by side answer a queue faster than one lane with all threads, but a batch
+that is alone may be answered sooner by all threads together. OpenMP keeps its thread count per
+calling thread, so a lane can do either, batch by batch. The loop decides; nothing here chooses.
 """
 
 import asyncio

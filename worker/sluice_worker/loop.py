@@ -191,13 +191,13 @@ class Loop:
         """Start a batch on every free lane for which work is waiting."""
         self._dispatch_due = False
         while self.lanes.available and self.backlog.waiting:
+            if not self.lanes.idle and self.wide.pays(self.lanes.width):
+                return  # all threads together are best even for a queue: once the others end
             entries = self.backlog.take(
                 budget=self.budget(), max_size=self.rules.max_size, padded=self._padded
             )
-            if not entries:
-                return
-            alone = self.lanes.idle and not self.backlog.waiting
-            self._start(entries, wide=self.lanes.width == 1 or (alone and self.wide.choose()))
+            rivals = self.lanes.width if self.backlog.waiting else 1
+            self._start(entries, wide=self.lanes.idle and self.wide.choose(rivals))
 
     def _start(self, entries: list[Entry], *, wide: bool) -> None:
         now = self._clock()
@@ -233,7 +233,7 @@ class Loop:
 
     def _learn(self, batch: Running, outcome: Outcome) -> None:
         # Predictions are about a queue, and a queue is answered by narrow lanes.
-        if not batch.wide or self.lanes.width == 1:
+        if self.lanes.width == 1 or not batch.wide:
             self.cost.observe(batch.load, outcome.seconds)
         else:
             self.wide.observe(self.cost.predict(batch.load), outcome.seconds)

@@ -80,7 +80,7 @@ def connect(worker: Worker, model: "LoadedModel", warmth: "Warmth") -> None:
     lanes = Lanes(
         model.engine,
         threads=warmth.threads,
-        width=warmth.width,
+        width=warmth.threads,
         set_threads=warmth.set_threads,
     )
     rules = Rules(

@@ -2,8 +2,8 @@
 
 ``startup`` calls :func:`warm_up` on the thread that loaded the model. The canary units are run
 together, then all but the longest again: the answers must be finite and the same, whatever the
-neighbours in the batch. The same units on all lanes side by side decide how many lanes there are;
-one run per unit seeds the cost model. Some 800 short tokens in all, because a cold start waits.
+neighbours in the batch. The same units on all lanes side by side tell what spreading a batch over
+all threads gains; one run per unit seeds the cost model. Some 800 tokens, because a start waits.
 """
 
 import logging
@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-4
 """Relative and absolute; batches of other sizes take other kernels, which round differently."""
 
-LANES_MUST_GAIN = 0.9
-"""Narrow lanes are taken unless they are clearly slower: they suffer least from neighbours."""
-
 
 @dataclass(frozen=True, slots=True)
 class Warmth:
@@ -35,14 +32,12 @@ class Warmth:
     Attributes:
         threads: of the processor; ``set_threads`` sets how many of them one batch uses.
         cost: seeded, for the lanes chosen.
-        width: how many lanes answer a queue fastest.
-        wide: whether a lone batch is better spread over all threads.
+        wide: how much all threads together gain over one of several side by side.
     """
 
     threads: int
     set_threads: SetThreads
     cost: CostModel
-    width: int
     wide: WideGain
 
 
@@ -55,20 +50,15 @@ def warm_up(
     first = engine.run(canary)
     wide_seconds, second = _timed(engine, shorter)
     check(first[: len(shorter)], second)
-    lanes_gain = wide_gain = 1.0
-    if threads > 1:
-        wide_seconds, beside_seconds = _compare(engine, shorter, threads, set_threads, wide_seconds)
-        lanes_gain = threads * wide_seconds / beside_seconds
-        wide_gain = beside_seconds / wide_seconds
-    width = threads if lanes_gain > LANES_MUST_GAIN else 1
+    gain = _gain(engine, shorter, threads, set_threads, wide_seconds) if threads > 1 else 1.0
     cost = CostModel()
-    set_threads(threads // width)
+    set_threads(1)
     for unit in canary:
         seconds, _ = _timed(engine, (unit,))
         cost.observe(load_of([unit.tokens], engine.computed_tokens([unit.tokens])), seconds)
     set_threads(threads)
-    log.info("warm", extra={"lanes": width, "lanes_gain": lanes_gain, "cost": repr(cost)})
-    return Warmth(threads, set_threads, cost, width, WideGain(wide_gain))
+    log.info("warm", extra={"threads": threads, "wide_gain": gain, "cost": repr(cost)})
+    return Warmth(threads, set_threads, cost, WideGain(gain, threads))
 
 
 def check(first: Sequence[Array], second: Sequence[Array]) -> None:
@@ -85,14 +75,14 @@ def check(first: Sequence[Array], second: Sequence[Array]) -> None:
             )
 
 
-def _compare(
+def _gain(
     engine: Engine,
     units: Sequence[Unit],
     threads: int,
     set_threads: SetThreads,
     wide_seconds: float,
-) -> tuple[float, float]:
-    """Seconds to compute ``units`` on all threads, and on each of them side by side.
+) -> float:
+    """Seconds on one thread, beside others that do the same, over seconds on all threads.
 
     The better of two turns each: what a neighbour on the machine disturbs only ever takes longer.
     """
@@ -109,7 +99,7 @@ def _compare(
             beside.append(time.monotonic() - started)
             again, _arrays = _timed(engine, units)
             wide_seconds = min(wide_seconds, again)
-    return wide_seconds, min(beside)
+    return min(beside) / wide_seconds
 
 
 def _timed(engine: Engine, units: Sequence[Unit]) -> tuple[float, list[Array]]:

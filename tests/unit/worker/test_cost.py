@@ -118,12 +118,18 @@ def test_an_average_gives_its_initial_value_one_vote() -> None:
 
 
 def test_wide_batches_end_where_they_do_not_pay_and_come_back_where_they_do() -> None:
-    wide = WideGain(1.8)
-    assert wide.choose()
+    wide = WideGain(1.8, 2)
+    assert wide.choose(rivals=1)
+    assert not wide.choose(rivals=2)  # two lanes beat one and a half
     for _ in range(30):
         wide.observe(narrow_seconds=0.1, wide_seconds=0.5)
-    chosen = [wide.choose() for _ in range(100)]
+    chosen = [wide.choose(rivals=1) for _ in range(100)]
     assert 1 <= sum(chosen) <= 4  # tried now and then, or a change would go unnoticed
     for _ in range(30):
-        wide.observe(narrow_seconds=0.1, wide_seconds=0.06)
-    assert all(wide.choose() for _ in range(10))
+        wide.observe(narrow_seconds=0.1, wide_seconds=0.04)
+    assert wide.pays(rivals=2)
+    assert 1 <= [wide.choose(rivals=2) for _ in range(100)].count(False) <= 4
+
+
+def test_a_disturbed_warm_up_does_not_end_the_lanes() -> None:
+    assert not WideGain(15.0, 2).pays(rivals=2)

@@ -25,6 +25,16 @@ class Clock:
         return self.now
 
 
+class FixedGain(WideGain):
+    """A toy's batches take no time, so what they gain is set, not learnt."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__(gain, threads=8)
+
+    def observe(self, narrow_seconds: float, wide_seconds: float) -> None:
+        pass
+
+
 class Bench:
     """One loop and the parts a test looks at."""
 
@@ -41,7 +51,7 @@ class Bench:
         self.loop = Loop(
             self.lanes,
             cost,
-            WideGain(2.0),
+            FixedGain(1.8),
             Rules(0.1, 8, max_backlog),
             Metrics(),
             Progress(),
@@ -126,10 +136,17 @@ async def test_alone_takes_all_threads_and_a_queue_one_each(make: Make) -> None:
 
 async def test_alone_takes_one_thread_where_more_do_not_pay(make: Make) -> None:
     bench = make(threads=2, width=2)
-    bench.loop.wide = WideGain(0.2)
+    bench.loop.wide = FixedGain(0.2)
     for number in range(5):
         await soon(bench.submit(f"alone {number}").done)
     assert bench.threads_used == [1] * 5
+
+
+async def test_a_queue_takes_all_threads_where_that_beats_the_lanes(make: Make) -> None:
+    bench = make(threads=2, width=2)
+    bench.loop.wide = FixedGain(3.0)
+    await soon(bench.submit(*("q" * 50 + str(n) for n in range(6))).done)
+    assert set(bench.threads_used) == {2}
 
 
 async def test_nothing_starts_beside_a_wide_batch(make: Make) -> None:
