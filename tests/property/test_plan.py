@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice_api.inference_service import InferenceService, revision_of
-from sluice_api.quantities import parse_duration
 from sluice_api.service_files import parse_service
 from sluice_api.spec_errors import SpecError
 from sluice_operator import crd
 from sluice_operator.plan import notes, service_entry, worker_environment
 from sluice_operator.scaling.rules import rules_of
+from sluice_worker.settings import read_settings
 from tests.support.cel_rules import broken_rules
 from tests.support.resources import document
 from tests.support.structural_schema import with_defaults
@@ -79,7 +79,13 @@ def test_both_judges_agree_and_what_passes_can_be_planned(spec: dict[str, Any]) 
 def check_plan(service: InferenceService) -> None:
     environment = worker_environment(service)
     assert all(environment.values())
-    assert parse_duration(environment["SLUICE_MAX_BACKLOG"]) == service.spec.limits.timeout
+    settings = read_settings([], environment)
+    model, batching = service.spec.model, service.spec.batching
+    assert settings.max_input_tokens == model.max_input_tokens
+    assert settings.model_revision == (model.revision or None)
+    assert settings.max_backlog_seconds == service.spec.limits.timeout
+    if batching.latency_goal is not None:
+        assert settings.batch_latency_goal_seconds == batching.latency_goal
     entry = service_entry(service)
     assert entry.revision == environment["SLUICE_REVISION"] == revision_of(service)
     assert entry.cache.ttl_seconds == service.spec.cache.ttl
