@@ -21,10 +21,12 @@ class Load:
     """What came of it.
 
     Attributes:
+        rate: requests a second from now on.
         seconds: of each good answer.
         failures: status and body, or exception, of each other one.
     """
 
+    rate: float
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -40,9 +42,9 @@ def open_loop(url: str, rate: float, *, model: str = "minilm", words: int = 8) -
     Args:
         words: length of each input.
     """
-    load, stop = Load(), threading.Event()
+    load, stop = Load(rate), threading.Event()
     thread = threading.Thread(
-        target=lambda: asyncio.run(_run(load, f"{url}/v1/embeddings", rate, model, words, stop)),
+        target=lambda: asyncio.run(_run(load, f"{url}/v1/embeddings", model, words, stop)),
         daemon=True,
     )
     thread.start()
@@ -50,15 +52,13 @@ def open_loop(url: str, rate: float, *, model: str = "minilm", words: int = 8) -
         yield load
     finally:
         stop.set()
-        thread.join(120)
+        thread.join(160)
         assert not thread.is_alive(), "answers are outstanding"
 
 
-async def _run(
-    load: Load, url: str, rate: float, model: str, words: int, stop: threading.Event
-) -> None:
+async def _run(load: Load, url: str, model: str, words: int, stop: threading.Event) -> None:
     connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=90)
+    timeout = aiohttp.ClientTimeout(total=150)
     async with (
         aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
         asyncio.TaskGroup() as tasks,
@@ -67,7 +67,7 @@ async def _run(
         while not stop.is_set():
             text = f"{next(_numbers)} " + "parcel " * (words - 1)
             tasks.create_task(_ask(load, session, url, {"model": model, "input": text}))
-            due += 1 / rate
+            due += 1 / load.rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 

@@ -50,6 +50,8 @@ class UpProcess:
         self.state = state
         self.out: list[str] = []
         self.err: list[str] = []
+        self._admin_ports: dict[str, int] = {}
+        self._answers: dict[str, float] = {}
         self._readers = [
             threading.Thread(target=_collect, args=(process.stdout, self.out), daemon=True),
             threading.Thread(target=_collect, args=(process.stderr, self.err), daemon=True),
@@ -62,8 +64,8 @@ class UpProcess:
 
     @property
     def text(self) -> str:
-        """Everything it has printed, for messages."""
-        return "\n".join([*self.out, *self.err])
+        """The last of what it has printed, for messages."""
+        return "\n".join([*self.out, *self.err[-60:]])
 
     @property
     def url(self) -> str:
@@ -116,22 +118,29 @@ class UpProcess:
         ]
         return services
 
-    def answered_by_workers(self, seen: dict[str, float]) -> None:
-        """Note in ``seen`` how many requests each worker has answered well, by its own count."""
+    def count_answers(self) -> dict[str, float]:
+        """How many embedding requests each worker has answered well, by its own count.
+
+        Workers keep their last count when they end, so this must be asked while they still run;
+        one that left the table runs on for half a second without getting anything new.
+        """
         for url, process in self.workers().items():
-            app = int(url.rsplit(":", 1)[1])
-            for port in _ports(process) - {app}:
-                try:
-                    page = _get(f"http://127.0.0.1:{port}/metrics")
-                except OSError:
-                    continue
-                seen[url] = sum(
-                    float(line.rsplit(" ", 1)[1])
-                    for line in page.splitlines()
-                    if line.startswith("sluice_worker_requests_total{")
-                    and 'route="/v1/embeddings"' in line
-                    and 'status="200"' in line
-                )
+            if url not in self._admin_ports:
+                for port in _ports(process) - {int(url.rsplit(":", 1)[1])}:
+                    self._admin_ports[url] = port
+        for url, port in self._admin_ports.items():
+            try:
+                page = _get(f"http://127.0.0.1:{port}/metrics")
+            except OSError:
+                continue
+            self._answers[url] = sum(
+                float(line.rsplit(" ", 1)[1])
+                for line in page.splitlines()
+                if line.startswith("sluice_worker_requests_total{")
+                and 'route="/v1/embeddings"' in line
+                and 'status="200"' in line
+            )
+        return dict(self._answers)
 
     # Requests --------------------------------------------------------------------------------
 
@@ -144,6 +153,10 @@ class UpProcess:
         )
         with urllib.request.urlopen(request, timeout=timeout) as response:
             return {"headers": dict(response.headers), "body": json.load(response)}
+
+    def models(self) -> list[str]:
+        """What the gateway says it serves."""
+        return sorted(model["id"] for model in json.loads(_get(f"{self.url}/v1/models"))["data"])
 
     # The end ---------------------------------------------------------------------------------
 

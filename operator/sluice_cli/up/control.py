@@ -192,14 +192,14 @@ class Control:
 
     def _announce(self) -> None:
         """Say, once, that the first answer can be given."""
-        services = [s for s in self._each() if s.answers]
+        services = self._each()
         if self._announced or self._gateway.ready_at is None:
             return
-        if services or all(s.settled for s in self._each()):
+        if any(s.answers for s in services) or all(s.settled for s in services):
             self._announced = True
             self._view.say(f"ready {self._gateway.url}")
             for service in services:
-                if service.spec.spec.access.public:
+                if service.spec.spec.access.public and (service.answers or service.settled):
                     for line in curl_lines(self._gateway.url, service.label, service.tasks):
                         self._view.say(line)
 
