@@ -175,7 +175,7 @@ class ResponseCache:
         """Keep the answer to ``key`` here and, without waiting for it, in Redis."""
         spread = self._random.uniform(1 - _JITTER, 1 + _JITTER)
         ttl = min(ttl_seconds * spread, MAX_TTL_SECONDS)
-        if ttl <= 0 or len(item.json) > envelope.MAX_ENTRY_BYTES:
+        if not ttl > 0 or len(item.json) > envelope.MAX_ENTRY_BYTES:
             return
         self._keep(key, envelope.Opened(item, now, now + ttl), now)
         if self._redis is not None and self._redis.takes_writes:

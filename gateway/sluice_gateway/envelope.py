@@ -23,8 +23,10 @@ _FORMAT: Final = 1
 _COMPRESSED: Final = 1
 _COMPRESS_FROM: Final = 1024
 _WORTH: Final = 0.7
-"""Compress only when this share or less remains. Base64 of floats shrinks to 0.76 at best, and
+"""Compress only when this share or less remains: base64 of floats shrinks to 0.76 at best, and
 inflating it on every hit costs more than the bytes do."""
+_DENSE_SYMBOLS: Final = 56
+"""Different bytes in a sample from which on it is taken for base64 or the like, without trying."""
 
 _HEADER: Final = struct.Struct(">BBIddI")  # format, flags, tokens, created, expires, payload length
 _MAC_BYTES: Final = 32
@@ -74,8 +76,13 @@ def unseal(mac: Mac, key: bytes, value: object, now: float) -> Opened | Fault:
 
 
 def _pack(payload: bytes) -> tuple[bytes, int]:
-    if len(payload) >= _COMPRESS_FROM:
-        packed = zlib.compress(payload, 1)
+    middle = len(payload) // 2
+    if len(payload) >= _COMPRESS_FROM and (
+        len(set(payload[middle - 256 : middle + 256])) < _DENSE_SYMBOLS
+    ):
+        # A small window and little memory: starting a full-sized one costs more than the work.
+        packer = zlib.compressobj(1, zlib.DEFLATED, 12, 4)
+        packed = packer.compress(payload) + packer.flush()
         if len(packed) <= len(payload) * _WORTH:
             return packed, _COMPRESSED
     return payload, 0

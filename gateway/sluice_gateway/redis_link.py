@@ -77,14 +77,12 @@ class Link(asyncio.Protocol):
     def send(self, commands: bytes, count: int, on_replies: OnReplies, *, write: bool) -> bool:
         """Send ``count`` encoded commands with the rest of this turn.
 
-        Returns False, having done nothing, when the link is lost or owes too much already.
+        Returns False, having done nothing, when the link is lost or, for reads, owes too much
+        already; writes are bounded by the queue they come from.
         """
         size = len(commands)
-        if (
-            not self.usable
-            or self.pending + count > MAX_PENDING
-            or self.pending_bytes + size > MAX_PENDING_BYTES
-        ):
+        full = self.pending + count > MAX_PENDING or self.pending_bytes + size > MAX_PENDING_BYTES
+        if not self.usable or (full and not write):
             return False
         deadline = self._loop.time() + self._budget
         self._calls.append(_Call(count, size, on_replies, deadline, write))

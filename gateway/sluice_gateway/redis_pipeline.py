@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from sluice_api import names
 from sluice_gateway.redis_address import Address, parse_address
-from sluice_gateway.redis_link import MAX_PENDING_BYTES, Failure, Link, OnReplies
+from sluice_gateway.redis_link import Failure, Link, OnReplies
+from sluice_gateway.redis_writes import WriteQueue
 
 __all__ = ["Failure", "OnReplies", "RedisPipeline"]
 
@@ -90,6 +91,7 @@ class RedisPipeline:
         self._budget = budget_seconds
         self._pauses = pauses_seconds
         self._link: Link | None = None
+        self._writes: WriteQueue | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._writes_from = 0.0
@@ -117,13 +119,7 @@ class RedisPipeline:
     @property
     def takes_writes(self) -> bool:
         """A value that is sealed now has a chance to be stored."""
-        link = self._link
-        return (
-            link is not None
-            and link.usable
-            and link.pending_bytes < MAX_PENDING_BYTES // 2  # The other half is for reads.
-            and asyncio.get_running_loop().time() >= self._writes_from
-        )
+        return self.up and asyncio.get_running_loop().time() >= self._writes_from
 
     def get(self, keys: list[bytes], on_replies: OnReplies) -> None:
         """Read ``keys`` in one round trip.
@@ -150,9 +146,10 @@ class RedisPipeline:
             len(expiry),
             expiry,
         )
-        link = self._link
-        if not self.takes_writes or link is None or not link.send(command, 1, _ignore, write=True):
-            self._faults("busy" if self.up else "down")
+        if self._writes is None or not self.takes_writes:
+            self._faults("down")
+        elif not self._writes.put(command):
+            self._faults("busy")
 
     def distrust(self) -> None:
         """A reply was not what it should have been: drop the connection, and what it still owes."""
@@ -179,6 +176,8 @@ class RedisPipeline:
 
     async def _hold(self) -> tuple[str, float]:
         """Try to make one link and use it to its end; returns why it ended and its seconds."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             link = await self._connect()
         except _Unusable as refusal:
@@ -187,15 +186,13 @@ class RedisPipeline:
             return type(error).__name__, 0.0
         finally:
             self._tried.set()
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        self._link = link
+        self._link, self._writes = link, WriteQueue(link)
         _log.info("redis is up", extra={"redis": self._address.shown})
         try:
             cause = await _beat(link)
         finally:
             link.drop("closed")
-            self._link = None
+            self._link = self._writes = None
         return cause, loop.time() - began
 
     async def _connect(self) -> Link:

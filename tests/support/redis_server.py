@@ -19,7 +19,7 @@ class RedisServer:
     """A server without persistence. It can be stopped, killed and started anew in its place."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.path = folder / "redis.sock"
         self._log = folder / "redis.log"
         self._command = [
@@ -93,7 +93,7 @@ def running_redis(*options: str) -> Iterator[RedisServer]:
             server.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from sluice_gateway.redis_address import parse_address
 from sluice_gateway.redis_link import MAX_PENDING
 from sluice_gateway.redis_pipeline import Failure, RedisPipeline
 from tests.support.event_loops import eventually, on_uvloop
-from tests.support.redis_server import RedisServer, running_redis
+from tests.support.redis_server import RedisServer, free_port, running_redis
 
 Replies = list[Any] | Failure
 
@@ -26,8 +28,9 @@ def server() -> Iterator[RedisServer]:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[tuple[RedisPipeline, Counter[str]]]:
+    """A pipeline with a budget that a busy machine does not exceed."""
     faults: Counter[str] = Counter()
-    pipeline = RedisPipeline(url, faults=lambda cause: faults.update([cause]))
+    pipeline = RedisPipeline(url, faults=lambda cause: faults.update([cause]), budget_seconds=2)
     await pipeline.start()
     try:
         yield pipeline, faults
@@ -99,11 +102,34 @@ async def test_more_than_it_may_owe_is_refused_at_once(server: RedisServer) -> N
         heard: list[Replies] = []
         pipeline.get([b"k"] * (MAX_PENDING + 1), heard.append)
         assert heard == [Failure("busy")] and faults == {"busy": 1}
-        for _ in range(100):
-            pipeline.set(b"big", bytes(200_000), 60)
-        assert faults["busy"] > 50 and pipeline.up
-        assert await get(pipeline, b"absent") == [None], "reads keep their room"
-        await eventually(lambda: pipeline.takes_writes)
+
+
+@on_uvloop
+async def test_a_flood_of_writes_is_bounded_paced_and_keeps_no_read_waiting(
+    server: RedisServer,
+) -> None:
+    with server.client() as client:
+        client.flushall()
+        async with connected(server.unix_url) as (pipeline, faults):
+            for number in range(100):
+                pipeline.set(b"big %d" % number, bytes(200_000), 60)
+            refused = faults["busy"]
+            assert 10 <= refused <= 20, "16 MiB may wait"
+            assert await get(pipeline, b"absent") == [None]
+            assert client.dbsize() < 50, "a read must not wait for what was written before it"
+            await eventually(lambda: client.dbsize() == 100 - refused)
+            assert pipeline.up and faults == {"busy": refused}
+
+
+@on_uvloop
+async def test_writes_go_on_after_reads_filled_the_link(server: RedisServer) -> None:
+    with server.client() as client:
+        client.flushall()
+        async with connected(server.unix_url) as (pipeline, faults):
+            pipeline.get([b"absent"] * MAX_PENDING, lambda _: None)
+            pipeline.set(b"late", b"x", 60)
+            await eventually(lambda: client.exists("late") == 1)
+            assert not faults
 
 
 @on_uvloop
@@ -172,6 +198,36 @@ def test_tls_verifies_unless_told_otherwise() -> None:
     assert strict is not None and strict.check_hostname
     loose = parse_address("rediss://example?ssl_cert_reqs=none").tls
     assert loose is not None and not loose.check_hostname
+
+
+def test_over_tls_the_certificate_must_fit(tmp_path: Path) -> None:
+    certificate, key = str(tmp_path / "tls.crt"), str(tmp_path / "tls.key")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+    @on_uvloop
+    async def run(port: int) -> None:
+        trusted = f"?ssl_ca_certs={certificate}"
+        async with connected(f"rediss://localhost:{port}{trusted}") as (pipeline, faults):
+            assert pipeline.up
+            pipeline.set(b"k", b"v" * 100_000, 60)
+            assert await get(pipeline, b"k") == [b"v" * 100_000]
+            assert not faults
+        for refused in (f"localhost:{port}", f"127.0.0.1:{port}{trusted}"):
+            async with connected(f"rediss://{refused}") as (pipeline, _):
+                assert not pipeline.up
+
+    port = free_port()
+    options = ("--tls-port", str(port), "--tls-auth-clients", "no")
+    with running_redis(*options, "--tls-cert-file", certificate, "--tls-key-file", key):
+        run(port)
 
 
 @pytest.mark.parametrize(

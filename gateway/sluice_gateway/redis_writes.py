@@ -1,0 +1,52 @@
+"""Writes to Redis, held back so that reads never wait behind many of them.
+
+``redis_pipeline.py`` has one for each link. A list of two thousand answers is megabytes to store at
+once; on one connection a lookup would stand behind all of it. So only a window of unanswered writes
+is on its way, and the others wait here, bounded.
+"""
+
+from collections import deque
+from functools import partial
+from typing import Any, Final
+
+from sluice_gateway.redis_link import Failure, Link
+
+WINDOW_BYTES: Final = 256 * 1024
+"""On its way at once; 2 ms of a gigabit network."""
+MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
+
+
+class WriteQueue:
+    """Write commands for one link, first in, first out; they are lost with it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._sent_bytes = 0
+
+    def put(self, command: bytes) -> bool:
+        """Write without waiting; False, having done nothing, when too much is waiting."""
+        if self._waiting_bytes + len(command) > MAX_WAITING_BYTES:
+            return False
+        self._waiting.append(command)
+        self._waiting_bytes += len(command)
+        self._send()
+        return True
+
+    def _send(self) -> None:
+        while self._waiting and self._sent_bytes < WINDOW_BYTES:
+            command = self._waiting[0]
+            if not self._link.send(command, 1, partial(self._sent, len(command)), write=True):
+                return  # Lost, and this queue with it.
+            self._waiting.popleft()
+            self._waiting_bytes -= len(command)
+            self._sent_bytes += len(command)
+
+    def _sent(self, size: int, _: list[Any] | Failure) -> None:
+        """One more is answered; what went wrong has been counted."""
+        self._sent_bytes -= size
+        self._send()
+
+    def __repr__(self) -> str:
+        return f"<WriteQueue {len(self._waiting)} waiting, {self._sent_bytes} bytes on their way>"
