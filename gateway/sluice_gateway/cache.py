@@ -77,6 +77,7 @@ class ResponseCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._keyring = keyring
+        self._secrets = range(len(keyring.proving))
         self._local: LocalCache[envelope.Opened | Alias] = LocalCache(l1_bytes)
         self._redis = redis
         self._faults = faults
@@ -128,48 +129,38 @@ class ResponseCache:
         if self._redis is None or None not in hits:
             on_done(hits)
             return _nothing
-        lookup = _Lookup(hits, on_done)
         asked = [
-            (i, secret) for i, hit in enumerate(hits) if hit is None for secret in self._secrets
+            (index, number, _part(keys[index], number))
+            for index, hit in enumerate(hits)
+            if hit is None
+            for number in self._secrets
         ]
-        redis_keys = [_redis_key(_part(keys[i], secret)) for i, secret in asked]
-        self._redis.get(redis_keys, partial(self._read, lookup, keys, asked))
+        lookup = _Lookup(keys, hits, asked, on_done)
+        redis_keys = [_redis_key(part) for _, _, part in asked]
+        self._redis.get(redis_keys, partial(self._read, lookup))
         return lookup.cancel
 
-    @property
-    def _secrets(self) -> range:
-        return range(len(self._keyring.proving))
-
-    def _read(
-        self,
-        lookup: "_Lookup",
-        keys: list[bytes],
-        asked: list[tuple[int, int]],
-        replies: list[object] | Failure,
-    ) -> None:
-        """Take what is proven out of the replies of Redis; ``asked`` says what each one is for."""
+    def _read(self, lookup: "_Lookup", replies: list[object] | Failure) -> None:
+        """Take what is proven out of the replies of Redis, and answer."""
         now = self._clock()
         if isinstance(replies, list):
-            for (index, secret), reply in zip(asked, replies, strict=True):
-                if reply is not None and lookup.hits[index] is None:
-                    opened = self._open(_part(keys[index], secret), secret, reply, now)
-                    if opened is not None:
-                        lookup.hits[index] = _hit(opened, now, "redis")
-                        self._keep(keys[index], opened, now)
+            for (index, number, part), reply in zip(lookup.asked, replies, strict=True):
+                if reply is None or isinstance(reply, Failure):
+                    continue  # Not there, or named and counted by the pipeline.
+                opened = envelope.unseal(self._keyring.proving[number], part, reply, now)
+                if not isinstance(opened, envelope.Opened):
+                    self._doubt(opened)
+                elif lookup.hits[index] is None:
+                    lookup.hits[index] = _hit(opened, now, "redis")
+                    self._keep(lookup.keys[index], opened, now)
         lookup.done()
 
-    def _open(self, part: bytes, secret: int, reply: object, now: float) -> envelope.Opened | None:
-        if isinstance(reply, Failure):  # Named and counted by the pipeline.
-            return None
-        opened = envelope.unseal(self._keyring.proving[secret], part, reply, now)
-        if isinstance(opened, envelope.Opened):
-            return opened
-        self._faults(opened)
-        if opened == "not_proven" and self._redis is not None:
+    def _doubt(self, fault: envelope.Fault) -> None:
+        self._faults(fault)
+        if fault == "not_proven" and self._redis is not None:
             # Either the value or the order of replies is not what it should be. The order would
             # stay wrong, so nothing more is read from this connection.
             self._redis.distrust()
-        return None
 
     def store(self, key: bytes, item: Item, ttl_seconds: float, now: float) -> None:
         """Keep the answer to ``key`` here and, without waiting for it, in Redis."""
@@ -222,12 +213,25 @@ class ResponseCache:
 
 
 class _Lookup:
-    """One caller that waits for the replies of Redis."""
+    """One caller that waits for the replies of Redis.
 
-    __slots__ = ("_on_done", "hits")
+    Attributes:
+        asked: what each reply is for: index in ``keys``, number of the secret, that part of the
+            key.
+    """
 
-    def __init__(self, hits: Hits, on_done: Callable[[Hits], None]) -> None:
+    __slots__ = ("_on_done", "asked", "hits", "keys")
+
+    def __init__(
+        self,
+        keys: list[bytes],
+        hits: Hits,
+        asked: list[tuple[int, int, bytes]],
+        on_done: Callable[[Hits], None],
+    ) -> None:
+        self.keys = keys
         self.hits = hits
+        self.asked = asked
         self._on_done: Callable[[Hits], None] | None = on_done
 
     def cancel(self) -> None:

@@ -63,15 +63,14 @@ def unseal(mac: Mac, key: bytes, value: object, now: float) -> Opened | Fault:
         return "truncated"
     if value[0] != _FORMAT:
         return "format"
-    body = value[:-_MAC_BYTES]
-    if not compare_digest(mac(key + body), value[-_MAC_BYTES:]):
+    if not compare_digest(mac(key + value[:-_MAC_BYTES]), value[-_MAC_BYTES:]):
         return "not_proven"
-    _, flags, tokens, created, expires, length = _HEADER.unpack_from(body)
+    _, flags, tokens, created, expires, length = _HEADER.unpack_from(value)
     if expires <= now:
         return "expired"
-    if length != len(body) - _HEADER.size:
+    if length != len(value) - _SMALLEST:
         return "truncated"
-    payload = _unpack(body[_HEADER.size :], flags)
+    payload = _unpack(value[_HEADER.size : -_MAC_BYTES], flags)
     return "too_large" if payload is None else Opened(Item(payload, tokens), created, expires)
 
 
