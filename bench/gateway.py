@@ -243,7 +243,7 @@ def redis() -> Iterator[str]:
 def peers(redis_url: str) -> list[Peer]:
     def with_redis(ports: list[int], port: int) -> Any:
         # No memory of its own, so that every hit really comes from Redis.
-        return sluice(ports, port, "--redis-url", redis_url, "--l1-bytes", "0")
+        return sluice(ports, port, "--redis-url", redis_url, "--cache-mib", "0")
 
     def full(ports: list[int], port: int) -> Any:
         return sluice(ports, port, "--redis-url", redis_url)
