@@ -189,6 +189,15 @@ def test_malformed_http_is_refused_and_closed(worker: WorkerProcess, request_byt
 
 
 @pytest.mark.parametrize(
+    "head", [b"x: " + b"y" * 70_000, b"\r\n".join(b"x%d: y" % n for n in range(9000))]
+)
+def test_a_head_without_end_is_refused(worker: WorkerProcess, head: bytes) -> None:
+    answer = exchange(worker, b"GET /readyz HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "headers_too_large"
+
+
+@pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"input": 7}', b"\xff\xfe", b'{"input":"x"' + b"}" * 2, b"null"]
 )
 async def test_malformed_bodies_are_refused(worker: WorkerProcess, body: bytes) -> None:

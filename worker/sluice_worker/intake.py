@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from sluice_api.call import Call
-from sluice_api.errors import ApiError
 from sluice_api.routes import check_task
 from sluice_api.tasks import Task
+from sluice_worker.admission import overloaded
 from sluice_worker.cost import Average
-from sluice_worker.loop import Loop, overloaded
+from sluice_worker.loop import Loop
 from sluice_worker.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -150,16 +150,3 @@ class Intake:
     def close(self) -> None:
         """End the pool's threads; does not wait for what they do."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def own_name(asked: str, service: str) -> bool:
-    """Whether the model name in a request means this worker's service.
-
-    ``name`` and ``namespace/name`` both do; a worker does not know its namespace.
-    """
-    return asked.rpartition("/")[2] == service.rpartition("/")[2]
-
-
-def not_here(asked: str, service: str) -> ApiError:
-    """The refusal of a name that belongs to another service."""
-    return ApiError("model_not_found", f"model: got {asked!r}, this worker serves {service!r}.")

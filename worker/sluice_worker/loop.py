@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from sluice_api.errors import ApiError
 from sluice_api.wire import Capacity
 from sluice_worker import batching
+from sluice_worker.admission import Reservation, Reserved, judge, overloaded
 from sluice_worker.backlog import Backlog, Entry, Job
 from sluice_worker.cost import Average, CostModel, Load, WideGain, load_of
 from sluice_worker.engines.base import Unit
@@ -82,7 +83,7 @@ class Loop:
         self.running: list[Running] = []
         self.requests = 0
         """Being answered now, tokenising and rendering included; counted by the intake."""
-        self.reserved_seconds = 0.0
+        self.reserved = Reserved()
         self.unit_tokens = Average(32.0)
         self.job_units = Average(1.0)
         self._padded = lanes.engine.computed_tokens((1, 2)) > 3
@@ -96,13 +97,13 @@ class Loop:
 
     def predicted_wait(self, now: float) -> float:
         """Seconds until everything that was accepted is computed."""
-        ahead = self.backlog.cost_seconds + self.reserved_seconds
+        ahead = self.backlog.cost_seconds + self.reserved.seconds
         for batch in self.running:
             left = max(0.0, batch.started + batch.predicted_seconds - now)
             ahead += left * self.lanes.share(batch.wide) * self.lanes.width
         return ahead / self.lanes.width
 
-    def admit(self, tokens: int, units: int, deadline: float) -> "Reservation":
+    def admit(self, tokens: int, units: int, deadline: float) -> Reservation:
         """Decide at once whether a request may come in, and set its predicted work aside.
 
         Args:
@@ -114,7 +115,7 @@ class Loop:
         """
         seconds = units * self.cost.unit_seconds(max(1, tokens // units), self.budget())
         self._judge(seconds, units, deadline)
-        return Reservation(self, seconds)
+        return self.reserved.hold(seconds)
 
     def _judge(self, seconds: float, units: int, deadline: float) -> None:
         now = self._clock()
@@ -264,48 +265,3 @@ class Loop:
             for waiter in entry.waiters:
                 waiter.job.fail(ApiError("internal_error", "The model failed on this input."))
                 self.backlog.abandon(waiter.job)
-
-
-class Reservation:
-    """Predicted work of a request that is being tokenised; held as a context."""
-
-    __slots__ = ("_loop", "_seconds")
-
-    def __init__(self, loop: Loop, seconds: float) -> None:
-        self._loop = loop
-        self._seconds = seconds
-
-    def __repr__(self) -> str:
-        return f"<Reservation {self._seconds:.3f} s>"
-
-    def __enter__(self) -> None:
-        self._loop.reserved_seconds += self._seconds
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.reserved_seconds = max(0.0, self._loop.reserved_seconds - self._seconds)
-
-
-def judge(*, wait: float, own: float, left: float, max_backlog: float) -> None:
-    """Refuse what cannot be answered in time. All in seconds; raises :class:`ApiError`.
-
-    Args:
-        wait: predicted until the request would begin.
-        own: predicted for the request itself.
-        left: until its deadline.
-    """
-    if left <= 0 or own > left:
-        raise ApiError(
-            "deadline_exceeded",
-            f"The request needs about {own:.1f} s of computing and has {max(left, 0):.1f} s.",
-        )
-    if wait > max_backlog or wait + own > left:
-        raise overloaded(wait)
-
-
-def overloaded(wait: float) -> ApiError:
-    """The refusal that says how long the work ahead will take."""
-    return ApiError(
-        "overloaded",
-        f"Work for {wait:.2f} s is waiting already.",
-        retry_after=max(wait, 0.001),
-    )

@@ -31,6 +31,8 @@ Start = Callable[[Worker], Coroutine[Any, Any, None]]
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
+LINGER_SECONDS = 1.0
+MAX_HEAD_BYTES = 64 * 1024
 
 
 def bind(settings: Settings) -> tuple[socket.socket, socket.socket]:
@@ -78,16 +80,46 @@ def _inherited(descriptor: int, flag: str) -> socket.socket:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's own, but what is not HTTP is answered from the catalogue too."""
+    """uvicorn's own, with a bound on the head, and its refusals from the catalogue too."""
+
+    _head_bytes = 0
+    _refused = False
+
+    def data_received(self, data: bytes) -> None:
+        if not self._refused:
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(name + value)
+        super().on_header(name, value)
+
+    def _count(self, part: bytes) -> None:
+        self._head_bytes += len(part) + 4
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("the head is too large")  # the parser passes it on as its own error
 
     def send_400_response(self, msg: str) -> None:
-        error = ApiError("bad_http", "The request could not be parsed.")
+        if self._head_bytes > MAX_HEAD_BYTES:
+            error = ApiError("headers_too_large", f"More than {MAX_HEAD_BYTES} bytes.")
+        else:
+            error = ApiError("bad_http", "The request could not be parsed.")
         rendered = render(error, path="", request_id=request_ids.accept(None))
         lines = [STATUS_LINE[rendered.status], b"connection: close\r\n"]
         headers = [*rendered.headers, ("content-length", str(len(rendered.body)))]
         lines += [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers]
         self.transport.write(b"".join([*lines, b"\r\n", rendered.body]))
-        self.transport.close()
+        # Closing while the client still sends would reset the connection and lose the answer.
+        self._refused = True
+        self.transport.write_eof()
+        self.timeout_keep_alive_task = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
 
 class Server(uvicorn.Server):

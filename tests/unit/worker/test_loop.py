@@ -10,7 +10,7 @@ from sluice_worker.backlog import Job
 from sluice_worker.cost import CostModel, Load, WideGain
 from sluice_worker.lanes import Lanes
 from sluice_worker.lifecycle import Progress
-from sluice_worker.loop import Loop, Rules, judge
+from sluice_worker.loop import Loop, Rules
 from sluice_worker.metrics import Metrics
 from tests.support.worker_fakes import NOT_A_NUMBER, POISON, ToyEngine, unit
 
@@ -305,23 +305,3 @@ async def test_capacity_is_what_runs_plus_a_batch_of_requests(make: Make) -> Non
     per_batch = min(8, bench.loop.budget() / 25) / 2
     assert capacity.limit == pytest.approx(3 * per_batch, abs=1)
     assert capacity.header().startswith(f"{capacity.limit};0;")
-
-
-@pytest.mark.parametrize(
-    ("wait", "own", "left", "code"),
-    [
-        (0.0, 0.1, 1.0, None),
-        (4.9, 0.1, 30.0, None),
-        (5.1, 0.1, 30.0, "overloaded"),
-        (0.95, 0.1, 1.0, "overloaded"),
-        (0.0, 1.1, 1.0, "deadline_exceeded"),
-        (0.0, 0.0, -0.1, "deadline_exceeded"),
-    ],
-)
-def test_who_is_refused(wait: float, own: float, left: float, code: str | None) -> None:
-    try:
-        judge(wait=wait, own=own, left=left, max_backlog=5.0)
-        found = None
-    except ApiError as error:
-        found = error.code
-    assert found == code

@@ -302,7 +302,7 @@ async def test_draining_ends_readiness_first_and_acceptance_later(client: Client
 
 async def test_overload_flips_no_probe(client: Client) -> None:
     assert client.worker.intake is not None
-    client.worker.intake.loop.reserved_seconds = 1e6
+    client.worker.intake.loop.reserved.seconds = 1e6
     reply = await client.post("/v1/embeddings", EMBED)
     assert (reply.status, reply.code()) == (429, "overloaded")
     assert float(reply.headers["retry-after"]) == pytest.approx(1e6)

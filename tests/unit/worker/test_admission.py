@@ -1,0 +1,39 @@
+"""Refusals follow from four numbers, and reserved work is given back."""
+
+import pytest
+
+from sluice_api.errors import ApiError
+from sluice_worker.admission import Reserved, judge
+
+
+@pytest.mark.parametrize(
+    ("wait", "own", "left", "code"),
+    [
+        (0.0, 0.1, 1.0, None),
+        (4.9, 0.1, 30.0, None),
+        (5.1, 0.1, 30.0, "overloaded"),
+        (0.95, 0.1, 1.0, "overloaded"),
+        (0.0, 1.1, 1.0, "deadline_exceeded"),
+        (0.0, 0.0, -0.1, "deadline_exceeded"),
+    ],
+)
+def test_who_is_refused(wait: float, own: float, left: float, code: str | None) -> None:
+    try:
+        judge(wait=wait, own=own, left=left, max_backlog=5.0)
+        found = None
+    except ApiError as error:
+        found = error.code
+    assert found == code
+
+
+def test_a_refusal_says_when_the_work_ahead_will_be_done() -> None:
+    with pytest.raises(ApiError) as refused:
+        judge(wait=7.25, own=0.1, left=30.0, max_backlog=5.0)
+    assert refused.value.retry_after == 7.25
+
+
+def test_reserved_work_adds_up_and_is_given_back() -> None:
+    reserved = Reserved()
+    with reserved.hold(2.0), reserved.hold(0.5):
+        assert reserved.seconds == 2.5
+    assert reserved.seconds == 0.0

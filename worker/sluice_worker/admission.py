@@ -1,0 +1,69 @@
+"""Who may come in: decided at once from predicted seconds, before any work is done.
+
+The loop measures the wait and calls :func:`judge`; the work of requests that are still being
+tokenised is held in :class:`Reserved`, so that a burst cannot slip in unseen.
+"""
+
+from sluice_api.errors import ApiError
+
+
+def judge(*, wait: float, own: float, left: float, max_backlog: float) -> None:
+    """Refuse what cannot be answered in time. All in seconds.
+
+    Args:
+        wait: predicted until the request would begin.
+        own: predicted for the request itself.
+        left: until its deadline.
+    Raises:
+        ApiError: ``overloaded`` with the predicted wait, or ``deadline_exceeded`` when even an
+            idle worker would need longer than the caller waits.
+    """
+    if left <= 0 or own > left:
+        raise ApiError(
+            "deadline_exceeded",
+            f"The request needs about {own:.1f} s of computing and has {max(left, 0):.1f} s.",
+        )
+    if wait > max_backlog or wait + own > left:
+        raise overloaded(wait)
+
+
+def overloaded(wait: float) -> ApiError:
+    """The refusal that says how long the work ahead will take."""
+    return ApiError(
+        "overloaded",
+        f"Work for {wait:.2f} s is waiting already.",
+        retry_after=max(wait, 0.001),
+    )
+
+
+class Reserved:
+    """The summed predicted work of requests that are being tokenised."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Reserved {self.seconds:.3f} s>"
+
+    def hold(self, seconds: float) -> "Reservation":
+        """Set ``seconds`` of work aside for as long as the returned context is open."""
+        return Reservation(self, seconds)
+
+
+class Reservation:
+    """One request's part of what is reserved."""
+
+    __slots__ = ("_reserved", "_seconds")
+
+    def __init__(self, reserved: Reserved, seconds: float) -> None:
+        self._reserved = reserved
+        self._seconds = seconds
+
+    def __repr__(self) -> str:
+        return f"<Reservation {self._seconds:.3f} s>"
+
+    def __enter__(self) -> None:
+        self._reserved.seconds += self._seconds
+
+    def __exit__(self, *_: object) -> None:
+        self._reserved.seconds = max(0.0, self._reserved.seconds - self._seconds)
