@@ -149,6 +149,12 @@ class DemandWindow:
         if not self._gateways:
             self._complete_since = None
 
+    def settle(self) -> None:
+        """What came so far is over: the service goes to sleep, and wakes for what comes then."""
+        for gateway in self._gateways.values():
+            gateway.slices.clear()
+            gateway.slices.append(_Slice())
+
     def traffic(self, now: float) -> Traffic:
         """The sum at ``now``."""
         for name, gateway in list(self._gateways.items()):

@@ -179,7 +179,10 @@ class Recommender:
         self._needs.add(workers.ordered if inputs.stay is None else inputs.stay, now)
         seen = _known_seconds(traffic, traffic.complete_since or 0.0)
         peak = self._needs.highest(down_window(inputs.cold_start), now)
-        return bound(self.rules, choose(self.rules, inputs, peak, seen, self.proven))
+        decision = bound(self.rules, choose(self.rules, inputs, peak, seen, self.proven))
+        if decision.rule is Rule.IDLE:
+            self._demand.settle()
+        return decision
 
     def _learn(self, traffic: Traffic, workers: WorkerCounts, now: float) -> None:
         self._capacity.reported(traffic.service_seconds)
@@ -303,7 +306,7 @@ def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -
 
 def _choose_asleep(inputs: Inputs) -> Decision:
     if inputs.asked:
-        reason = f"{inputs.held} requests are held"
+        reason = f"requests held: {inputs.held}"
         return Decision(max(1, inputs.need or 1), Rule.WAKE, reason, inputs)
     return Decision(0, Rule.STEADY, "asleep, nobody asks", inputs)
 
@@ -312,7 +315,7 @@ def _why_more(inputs: Inputs) -> tuple[Rule, str]:
     capacity = inputs.capacity or math.inf
     if math.ceil(inputs.arrivals / (capacity * UTILISATION) - 1e-9) >= (inputs.need or 0):
         return Rule.ARRIVALS, _load(inputs)
-    return Rule.BACKLOG, f"{inputs.held} requests wait, {_load(inputs)}"
+    return Rule.BACKLOG, f"requests held: {inputs.held}, {_load(inputs)}"
 
 
 def _load(inputs: Inputs) -> str:

@@ -112,6 +112,15 @@ def test_a_wake_orders_the_right_number_at_once() -> None:
     assert 6 <= decision.desired <= 10
 
 
+def test_a_wake_is_not_for_what_came_before_the_sleep() -> None:
+    running = Running(Rules(max_replicas=20, idle_after=2.0))
+    running.seconds(30, rate=200)
+    running.seconds(5)
+    assert running.ordered == 0
+    assert running.second(rate=1).desired == 1
+    assert {d.desired for d in running.seconds(20, rate=1)} == {1}
+
+
 def test_a_single_request_wakes_one() -> None:
     running = Running(Rules(max_replicas=20), ordered=0)
     record = running.gateway.record(interval_seconds=0.05, arrivals=1, held=1, wake=True)
