@@ -151,7 +151,7 @@ async def test_full_under_load(server: RedisServer, tmp_path: Path) -> None:
             await load.more("hit")
             await load.more("miss")
             assert await gateway.metric(FAULTS, cause="oom") >= 1
-            assert await gateway.metric(UP) == 1
+            await is_up(gateway, True)
 
 
 @on_uvloop
@@ -163,7 +163,7 @@ async def test_absent_at_start_and_found_later(tmp_path: Path) -> None:
         await asyncio.to_thread(server.start)
         try:
             await load.more("hit")
-            assert await gateway.metric(UP) == 1
+            await is_up(gateway, True)
         finally:
             server.close()
 
@@ -202,14 +202,16 @@ async def test_emptied_with_hot_texts(server: RedisServer, tmp_path: Path) -> No
     texts = [f"hot {number}" for number in range(5)]
     with StubWorker() as worker, gateway_with(server.unix_url, tmp_path / "a", worker) as gateway:
         await gateway.ready("stub")
-        assert [await ask(gateway, text) for text in texts] == ["miss"] * 5
+        for text in texts:
+            await ask(gateway, text)
         await stored(server, 5)
-        assert [await ask(gateway, text) for text in texts] == ["hit"] * 5
-        worker.behaviour.delay = 0.3
+        await until_hit(gateway, texts[0])
+        worker.behaviour.delay = 0.5
         with server.client() as client:
             client.flushall()
+        worker.inputs.clear()
         await asyncio.gather(*(ask(gateway, text) for text in texts * 40))
-        assert worker.inputs == Counter(dict.fromkeys(texts, 2))
+        assert worker.inputs == Counter(texts)
 
 
 @on_uvloop
@@ -225,12 +227,21 @@ async def test_gateways_share_answers_by_their_secret(server: RedisServer, tmp_p
             await gateway.ready("stub")
         assert await ask(one, "shared") == "miss"
         await stored(server, 1)
-        assert await ask(two, "shared") == "hit"
+        await until_hit(two, "shared")
         assert await ask(stranger, "shared") == "miss"
 
 
 async def ask(gateway: GatewayProcess, text: str) -> str:
     return check(text, await gateway.post("/v1/embeddings", asking(text)))
+
+
+async def until_hit(gateway: GatewayProcess, text: str) -> None:
+    """Ask until Redis answers: on a busy machine it may be late, and then it is not waited for."""
+
+    async def hit() -> bool:
+        return await ask(gateway, text) == "hit"
+
+    await until(hit, 10, "a hit")
 
 
 async def stored(server: RedisServer, count: int) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from sluice_gateway.cache import Hits, ResponseCache
 from sluice_gateway.keys import Keyring
+from sluice_gateway.redis_pipeline import BUDGET_SECONDS
 from tests.support import fault_proxy
 from tests.support.event_loops import eventually, on_uvloop
 from tests.support.fault_proxy import Fault, running_proxy
@@ -25,7 +26,7 @@ from tests.support.response_cache import item_of, key_of, look, open_cache, sett
 
 EAGER = (0.0, 0.001)
 """Pauses between connections where a test breaks hundreds of them."""
-PATIENT = 0.25
+PATIENT = 0.5
 """Far above the budget of 25 ms, for a machine that does other things too; far below a hang."""
 
 
@@ -46,7 +47,7 @@ async def timed(cache: ResponseCache, *texts: str) -> tuple[Hits, float]:
 
 @on_uvloop
 async def test_a_stopped_redis_costs_one_budget_and_then_nothing(server: RedisServer) -> None:
-    async with open_cache(server.unix_url) as (cache, faults):
+    async with open_cache(server.unix_url, budget_seconds=BUDGET_SECONDS) as (cache, faults):
         await settled(cache, "stopped")
         server.freeze()
         try:
@@ -68,7 +69,7 @@ async def test_a_stopped_redis_costs_one_budget_and_then_nothing(server: RedisSe
 
 @on_uvloop
 async def test_a_stopped_redis_is_noticed_without_any_request(server: RedisServer) -> None:
-    async with open_cache(server.unix_url) as (cache, _):
+    async with open_cache(server.unix_url, budget_seconds=BUDGET_SECONDS) as (cache, _):
         server.freeze()
         try:
             await eventually(lambda: not cache.redis_up)
@@ -78,7 +79,7 @@ async def test_a_stopped_redis_is_noticed_without_any_request(server: RedisServe
 
 @on_uvloop
 async def test_killed_and_restarted_again_and_again(server: RedisServer) -> None:
-    async with open_cache(server.tcp_url) as (cache, faults):
+    async with open_cache(server.tcp_url, budget_seconds=BUDGET_SECONDS) as (cache, faults):
         for number in range(3):
             await settled(cache, f"round {number}")
             pending = [asyncio.ensure_future(timed(cache, "unknown")) for _ in range(50)]
@@ -113,7 +114,8 @@ async def test_a_black_hole_does_not_hold_up_the_start() -> None:
         hole.bind(("127.0.0.1", 0))
         hole.listen()
         began = time.monotonic()
-        async with open_cache(f"redis://127.0.0.1:{hole.getsockname()[1]}") as (cache, _):
+        url = f"redis://127.0.0.1:{hole.getsockname()[1]}"
+        async with open_cache(url, budget_seconds=BUDGET_SECONDS) as (cache, _):
             assert time.monotonic() - began < 1
             assert await look(cache, "a") == [None]
 
@@ -145,12 +147,11 @@ def test_let_in_or_not(login: str, cause: str | None) -> None:
     async def run(server: RedisServer) -> None:
         url = server.tcp_url.replace("//", f"//{login}")
         async with open_cache(url) as (cache, faults):
-            assert cache.redis_up == (cause is None)
-            if cause is not None:
-                assert faults[cause] >= 1
-                assert await look(cache, "a") == [None]
-            else:
+            if cause is None:
                 await settled(cache, "a")
+            else:
+                await eventually(lambda: faults[cause] >= 2)  # It goes on trying.
+                assert not cache.redis_up and await look(cache, "a") == [None]
 
     with running_redis("--requirepass", "secret") as closed:
         run(closed)
@@ -187,13 +188,13 @@ async def test_emptied_under_load(server: RedisServer) -> None:
 @on_uvloop
 async def test_slow_is_given_up_and_leaves_no_queue(server: RedisServer) -> None:
     with server.client() as client:
-        async with open_cache(server.unix_url) as (cache, faults):
+        async with open_cache(server.unix_url, budget_seconds=BUDGET_SECONDS) as (cache, faults):
             await settled(cache, "slow")
             for _ in range(3):
                 await eventually(lambda: cache.redis_up)
-                client.client_pause(150, all=True)
+                client.client_pause(400, all=True)
                 hits, seconds = await timed(cache, "slow")
-                assert hits == [None] and seconds < PATIENT
+                assert hits == [None] and seconds < 0.3
             assert faults["timeout"] >= 3
             assert await eventually(lambda: cache.redis_up) < 5
             assert (await look(cache, "slow"))[0] is not None
@@ -201,12 +202,12 @@ async def test_slow_is_given_up_and_leaves_no_queue(server: RedisServer) -> None
 
 @on_uvloop
 async def test_our_own_standstill_is_not_taken_for_a_slow_redis(server: RedisServer) -> None:
-    async with open_cache(server.unix_url) as (cache, faults):
+    async with open_cache(server.unix_url, budget_seconds=BUDGET_SECONDS) as (cache, faults):
         await settled(cache, "stall")
         lookup = asyncio.ensure_future(look(cache, "stall"))
         await asyncio.sleep(0)  # Sent at the end of this turn …
         await asyncio.sleep(0)
-        time.sleep(0.1)  # noqa: ASYNC251 - … and answered while the loop stands still.
+        time.sleep(0.2)  # noqa: ASYNC251 - … and answered while the loop stands still.
         (hit,) = await lookup
         assert hit is not None and not faults
 
@@ -318,7 +319,10 @@ async def test_a_broken_stream_never_shifts_answers(
     texts = [f"stream {number}" for number in range(40)]
     async with (
         running_proxy(server.path) as proxy,
-        open_cache(proxy.url, pauses_seconds=EAGER) as (cache, faults),
+        open_cache(proxy.url, budget_seconds=BUDGET_SECONDS, pauses_seconds=EAGER) as (
+            cache,
+            faults,
+        ),
     ):
         await settled(cache, *texts)
         proxy.fault = make(rng)
@@ -367,7 +371,7 @@ async def test_a_storm_of_cancelled_lookups_delivers_nothing_to_anybody_else(
     wrong = 0
     async with (
         running_proxy(server.path) as proxy,
-        open_cache(proxy.url, budget_seconds=1, pauses_seconds=EAGER) as (cache, faults),
+        open_cache(proxy.url, budget_seconds=5, pauses_seconds=EAGER) as (cache, faults),
     ):
         await settled(cache, *texts)
         proxy.delay_seconds = lambda: rng.random() * 0.003

@@ -43,10 +43,13 @@ async def open_cache(
     *,
     l1_bytes: int = 0,
     ring: Keyring = RING,
-    budget_seconds: float = 0.025,
+    budget_seconds: float = 2.0,
     pauses_seconds: tuple[float, ...] | None = None,
 ) -> AsyncIterator[tuple[ResponseCache, Counter[str]]]:
-    """A started cache and its count of faults. Without L1 by default, so that Redis is asked."""
+    """A started cache and its count of faults.
+
+    By default without L1, so that Redis is asked, and with a budget that a busy machine keeps.
+    """
     faults: Counter[str] = Counter()
 
     def count(cause: str) -> None:
