@@ -70,9 +70,8 @@ def test_weights_dtype_limit_and_templates_count(folder: Path, tiny: Path) -> No
 def test_sharded_weights_answer_alike(folder: Path, tiny: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    weight_map = {
-        name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(tensors)
-    }
+    shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    weight_map = {name: shards[place % 2] for place, name in enumerate(tensors)}
     for shard in shards:
         part = {name: tensors[name] for name in tensors if weight_map[name] == shard}
         save_file(part, folder / shard, {"format": "pt"})
