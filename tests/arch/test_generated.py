@@ -1,5 +1,7 @@
 """The CRD and the reference pages equal their source."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from sluice_operator import crd
@@ -19,3 +21,11 @@ def test_a_changed_or_missing_file_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "docs/errors.md").write_text("something else")
     (tmp_path / "docs/metrics.md").unlink()
     assert crd.differing(tmp_path) == ["docs/errors.md", "docs/metrics.md"]
+
+
+def test_the_command_that_make_calls() -> None:
+    command = [sys.executable, "-m", "sluice_operator.crd"]
+    checked = subprocess.run([*command, "--check"], capture_output=True, text=True, timeout=60)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert printed.stdout == (ROOT / f"manifests/crd/{crd.CRD_NAME}.yaml").read_text()
