@@ -67,7 +67,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Option:
+class Option:
     """One setting: its field, flag, variable, default as text, and how it is read."""
 
     field: str
@@ -124,9 +124,9 @@ def _task(value: str) -> Task | None:
     return None if _choice("auto", *Task)(value) == "auto" else Task(value)
 
 
-_OPTIONS = (
-    _Option("model_uri", "--model", names.ENV_MODEL_URI, None, _text, "where the weights are"),
-    _Option(
+OPTIONS = (
+    Option("model_uri", "--model", names.ENV_MODEL_URI, None, _text, "where the weights are"),
+    Option(
         "model_revision",
         "--model-revision",
         names.ENV_MODEL_REVISION,
@@ -134,11 +134,11 @@ _OPTIONS = (
         lambda value: value or None,
         "commit, tag or version of the weights",
     ),
-    _Option("name", "--name", names.ENV_MODEL_NAME, "", str, "name of the service"),
-    _Option("task", "--task", names.ENV_TASK, "auto", _task, "auto, or a task"),
-    _Option("dtype", "--dtype", names.ENV_DTYPE, "auto", _text, "auto, float32, bfloat16, …"),
-    _Option("device", "--device", names.ENV_DEVICE, "auto", _text, "auto, cpu, cuda"),
-    _Option(
+    Option("name", "--name", names.ENV_MODEL_NAME, "", str, "name of the service"),
+    Option("task", "--task", names.ENV_TASK, "auto", _task, "auto, or a task"),
+    Option("dtype", "--dtype", names.ENV_DTYPE, "auto", _text, "auto, float32, bfloat16, …"),
+    Option("device", "--device", names.ENV_DEVICE, "auto", _text, "auto, cpu, cuda"),
+    Option(
         "max_input_tokens",
         "--max-input-tokens",
         names.ENV_MAX_INPUT_TOKENS,
@@ -146,8 +146,8 @@ _OPTIONS = (
         lambda value: None if value == "auto" else _whole(1, 10**6)(value),
         "longest input; auto for the model's own limit",
     ),
-    _Option("revision", "--revision", names.ENV_REVISION, "", str, "digest of the spec"),
-    _Option(
+    Option("revision", "--revision", names.ENV_REVISION, "", str, "digest of the spec"),
+    Option(
         "batch_latency_goal_seconds",
         "--batch-latency-goal",
         names.ENV_BATCH_LATENCY_GOAL,
@@ -155,7 +155,7 @@ _OPTIONS = (
         _or_auto(_duration(0.001, 600), _AUTO_LATENCY_GOAL_SECONDS),
         "how long one batch may take",
     ),
-    _Option(
+    Option(
         "batch_max_size",
         "--batch-max-size",
         names.ENV_BATCH_MAX_SIZE,
@@ -163,7 +163,7 @@ _OPTIONS = (
         _or_auto(_whole(1, 4096), _AUTO_MAX_SIZE),
         "inputs in one batch",
     ),
-    _Option(
+    Option(
         "max_backlog_seconds",
         "--max-backlog",
         names.ENV_MAX_BACKLOG,
@@ -171,8 +171,8 @@ _OPTIONS = (
         _duration(0.01, 3600),
         "predicted wait beyond which requests are refused",
     ),
-    _Option("host", "--host", names.ENV_WORKER_HOST, "127.0.0.1", _text, "address of both ports"),
-    _Option(
+    Option("host", "--host", names.ENV_WORKER_HOST, "127.0.0.1", _text, "address of both ports"),
+    Option(
         "port",
         "--port",
         names.ENV_WORKER_PORT,
@@ -180,7 +180,7 @@ _OPTIONS = (
         _whole(0, 65535),
         "application port",
     ),
-    _Option(
+    Option(
         "admin_port",
         "--admin-port",
         names.ENV_WORKER_ADMIN_PORT,
@@ -188,9 +188,9 @@ _OPTIONS = (
         _whole(0, 65535),
         "port of probes and metrics",
     ),
-    _Option("fd", "--fd", None, None, _whole(3, 2**20), "inherited listening socket"),
-    _Option("admin_fd", "--admin-fd", None, None, _whole(3, 2**20), "the same for the admin port"),
-    _Option(
+    Option("fd", "--fd", None, None, _whole(3, 2**20), "inherited listening socket"),
+    Option("admin_fd", "--admin-fd", None, None, _whole(3, 2**20), "the same for the admin port"),
+    Option(
         "max_body_bytes",
         "--max-body-bytes",
         names.ENV_WORKER_MAX_BODY,
@@ -198,7 +198,7 @@ _OPTIONS = (
         _whole(1024, 2**30),
         "largest request body",
     ),
-    _Option(
+    Option(
         "threads",
         "--threads",
         names.ENV_WORKER_THREADS,
@@ -206,7 +206,7 @@ _OPTIONS = (
         lambda value: None if value == "auto" else _whole(1, 1024)(value),
         "threads to compute with; auto for what quota and affinity allow",
     ),
-    _Option(
+    Option(
         "timeout_seconds",
         "--timeout",
         names.ENV_WORKER_TIMEOUT,
@@ -214,7 +214,7 @@ _OPTIONS = (
         _duration(0.1, 3600),
         "deadline of requests that bring none",
     ),
-    _Option(
+    Option(
         "drain_grace_seconds",
         "--drain-grace",
         names.ENV_DRAIN_GRACE,
@@ -222,7 +222,7 @@ _OPTIONS = (
         _duration(0, 600),
         "after SIGTERM, how long new requests are still accepted",
     ),
-    _Option(
+    Option(
         "drain_timeout_seconds",
         "--drain-timeout",
         names.ENV_DRAIN_TIMEOUT,
@@ -230,7 +230,7 @@ _OPTIONS = (
         _duration(0, 3600),
         "how long accepted requests may take after that",
     ),
-    _Option("log_format", "--log", names.ENV_LOG, "text", _choice("text", "json"), "text or json"),
+    Option("log_format", "--log", names.ENV_LOG, "text", _choice("text", "json"), "text or json"),
 )
 _OPTIONAL = {"fd", "admin_fd"}
 
@@ -240,7 +240,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     parser = argparse.ArgumentParser(
         prog="sluice-worker", description="Serve one model over HTTP.", exit_on_error=False
     )
-    for option in _OPTIONS:
+    for option in OPTIONS:
         variable = f" [{option.variable}]" if option.variable else ""
         default = f" (default {option.default})" if option.default else ""
         parser.add_argument(option.flag, dest=option.field, help=option.help + variable + default)
@@ -250,13 +250,13 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         raise SettingsError(f"{error}. See sluice-worker --help.") from None
     if unknown:
         raise SettingsError(f"{unknown[0]}: this flag is not known. See sluice-worker --help.")
-    values = {option.field: _value(option, given, environment) for option in _OPTIONS}
+    values = {option.field: _value(option, given, environment) for option in OPTIONS}
     if not values["name"]:
         values["name"] = values["model_uri"].rstrip("/").rpartition("/")[2] or "model"
     return Settings(**values)
 
 
-def _value(option: _Option, given: argparse.Namespace, environment: Mapping[str, str]) -> Any:
+def _value(option: Option, given: argparse.Namespace, environment: Mapping[str, str]) -> Any:
     text: str | None = getattr(given, option.field)
     source = option.flag
     if text is None and option.variable is not None and environment.get(option.variable):

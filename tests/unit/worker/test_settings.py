@@ -1,10 +1,12 @@
 """Settings: who wins, what is checked, and that a refusal names variable, value and what fits."""
 
+from pathlib import Path
+
 import pytest
 
 from sluice_api import names
 from sluice_api.tasks import Task
-from sluice_worker.settings import Settings, SettingsError, read_settings
+from sluice_worker.settings import OPTIONS, Settings, SettingsError, read_settings
 
 MODEL = {names.ENV_MODEL_URI: "file:///models/minilm"}
 
@@ -95,3 +97,15 @@ def test_unknown_and_incomplete_flags_are_refused(arguments: list[str]) -> None:
 def test_the_model_is_required() -> None:
     with pytest.raises(SettingsError, match=f"{names.ENV_MODEL_URI}: required.*--model"):
         read_settings([], {})
+
+
+def test_the_documentation_lists_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "worker.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `--")]
+    expected = [
+        f"| `{option.flag}` "
+        f"| {f'`{option.variable}`' if option.variable else '–'} "
+        f"| {f'`{option.default}`' if option.default else '–'} | {option.help} |"
+        for option in OPTIONS
+    ]
+    assert rows == expected
