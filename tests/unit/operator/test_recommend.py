@@ -163,6 +163,22 @@ def test_no_wake_right_after_falling_asleep() -> None:
     assert [d.desired for d in decisions] == [1] + [0] * 29
 
 
+def test_a_lull_does_not_take_all_that_a_minute_needed() -> None:
+    running = Running(Rules(max_replicas=20))
+    running.seconds(120, rate=100)
+    decisions = running.seconds(40)
+    assert decisions[28].desired == 4
+    # 20 s of 100 stand in the last minute: 33 a second, which one replica should not carry.
+    assert decisions[39].desired == 2
+
+
+def test_what_a_gateway_held_before_it_fell_silent_wakes_nobody() -> None:
+    running = Running(Rules(), ordered=0)
+    running.recommender.observe(running.gateway.record(held=5, wake=True), 1.0)
+    running.now = 30.0
+    assert running.decide().desired == 0
+
+
 def test_minimum_replicas_never_sleep() -> None:
     running = Running(Rules(min_replicas=2), ordered=2)
     running.seconds(10, rate=10)
