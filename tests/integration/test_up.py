@@ -13,12 +13,14 @@ from tests.support.open_loop import open_loop
 from tests.support.up_process import UpProcess, alive, manifest, running_up, write
 
 IDLE = {"minReplicas": 0, "maxReplicas": 2, "idleAfter": "2s"}
+PATIENT = {"timeout": "2m"}
+"""So that a slow machine is late and not wrong."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("manifests")
-    write(made / "minilm.yaml", manifest(scaling=IDLE))
+    write(made / "minilm.yaml", manifest(scaling=IDLE, limits=PATIENT))
     return made
 
 
@@ -54,14 +56,14 @@ def test_asleep_it_answers_from_the_cache_and_only_a_new_request_wakes_it(up: Up
     assert len(up.embed("wake up")["body"]["data"][0]["embedding"]) == 384
     assert len(up.ready_workers()) == 1
     (wake,) = [line for line in up.err if " starts: " in line][len(starts) :]
-    assert "1 requests are held" in wake
+    assert "held" in wake
 
 
 def test_it_scales_out_under_load_and_back_to_zero(up: UpProcess, folder: Path) -> None:
     workers = set(up.workers())
-    # Patient, so that a slow machine is late and not wrong.
-    patient = {"scaling": IDLE | {"target": {"concurrency": 1}}, "limits": {"timeout": "2m"}}
-    write(folder / "minilm.yaml", manifest(**patient))
+    eager = IDLE | {"target": {"concurrency": 1}}
+    changed = manifest(scaling=eager, limits=PATIENT | {"maxWaiting": 5000}, cache={"ttl": "1h"})
+    write(folder / "minilm.yaml", changed)
     with open_loop(up.url, rate=5, words=60) as load:
 
         def ordered() -> bool:
@@ -71,7 +73,7 @@ def test_it_scales_out_under_load_and_back_to_zero(up: UpProcess, folder: Path) 
         up.until(ordered, "a second worker", 60)
         load.rate = 5
         up.until(lambda: len(up.ready_workers()) == 2, "two ready workers", 60)
-        assert workers <= set(up.workers())  # A change of scaling and limits restarts nobody.
+        assert workers <= set(up.workers())  # Such a change restarts nobody.
     assert load.failures == []
     assert load.sent > 10
     up.until(lambda: _asleep(up), "sleep", 60)
@@ -83,8 +85,8 @@ def test_a_new_revision_takes_over_under_load_without_a_failed_request(
     up.embed("be awake")
     revision = up.table()[0]["revision"]
     before, old = up.count_answers(), list(up.workers().values())
-    with open_loop(up.url, rate=25) as load:
-        changed = manifest(scaling=IDLE)
+    with open_loop(up.url, rate=10) as load:
+        changed = manifest(scaling=IDLE, limits=PATIENT)
         changed["spec"]["model"]["maxInputTokens"] = 128
         write(folder / "minilm.yaml", changed)
 

@@ -50,6 +50,7 @@ class UpProcess:
         self.state = state
         self.out: list[str] = []
         self.err: list[str] = []
+        self._ports: dict[int, set[int]] = {}
         self._admin_ports: dict[str, int] = {}
         self._answers: dict[str, float] = {}
         self._readers = [
@@ -79,7 +80,7 @@ class UpProcess:
         while not (value := condition()):
             assert self.process.poll() is None, f"sluice up ended before {what}:\n{self.text}"
             assert time.monotonic() < deadline, f"no {what} within {seconds} s:\n{self.text}"
-            time.sleep(0.02)
+            time.sleep(0.1)  # Looking at processes costs what they could compute with.
         return value
 
     def until_ready(self) -> None:
@@ -102,8 +103,9 @@ class UpProcess:
         """The workers in the gateway's table, by URL."""
         by_port = {}
         for child in self.children():
-            for port in _ports(child):
-                by_port[port] = child
+            if not self._ports.get(child.pid):
+                self._ports[child.pid] = _ports(child)
+            by_port |= dict.fromkeys(self._ports[child.pid], child)
         urls = [e["url"] for service in self.table() for e in service["endpoints"]]
         found = {url: by_port.get(int(url.rsplit(":", 1)[1])) for url in urls}
         return {url: process for url, process in found.items() if process is not None}
@@ -126,7 +128,7 @@ class UpProcess:
         """
         for url, process in self.workers().items():
             if url not in self._admin_ports:
-                for port in _ports(process) - {int(url.rsplit(":", 1)[1])}:
+                for port in self._ports[process.pid] - {int(url.rsplit(":", 1)[1])}:
                     self._admin_ports[url] = port
         for url, port in self._admin_ports.items():
             try:

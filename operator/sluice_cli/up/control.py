@@ -6,6 +6,7 @@ gateway reads. It owns every service, worker and task; the others only tell it t
 """
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,7 @@ from sluice_cli.up.service import LocalService
 from sluice_cli.up.settings import Settings
 from sluice_cli.up.state import StateFolder
 from sluice_cli.up.status import row_of
+from sluice_cli.up.supervisor import Exit
 from sluice_cli.up.view import View
 from sluice_cli.up.worker import start_worker
 from sluice_operator.plan import notes
@@ -162,15 +164,19 @@ class Control:
     async def _start(self, service: LocalService, template: str, reason: str) -> None:
         name, number = service.next_name()
         self._view.event(service.label, f"{name} starts: {reason}")
-        service.workers[name] = await start_worker(
-            name,
-            number,
-            template,
-            service.environment(template),
-            session=self._session,
-            on_line=lambda line: self._view.line(name, line),
-            on_change=self._wake.set,
-        )
+        try:
+            service.workers[name] = await start_worker(
+                name,
+                number,
+                template,
+                service.environment(template),
+                session=self._session,
+                on_line=lambda line: self._view.line(name, line),
+                on_change=self._wake.set,
+            )
+        except OSError as error:  # No process, memory or descriptor is left.
+            failed = Exit(os.EX_OSERR, f"cannot be started: {error.strerror}")
+            service.note_crash(name, template, failed, 0.0, self._turned_at)
 
     def _room(self, service: LocalService) -> Room:
         workers = [w for s in self._each() for w in s.workers.values()]

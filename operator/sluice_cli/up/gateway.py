@@ -27,6 +27,19 @@ _POLL_SECONDS = 0.1
 _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 
+def gateway_arguments(settings: Settings, state: StateFolder) -> list[str]:
+    """What the gateway is told on its command line, its sockets aside."""
+    arguments = [
+        *("--discovery", f"static:{state.table_path}"),
+        *("--cache-secret", str(state.secret_path)),
+        # Spelt out, because otherwise it would take SLUICE_HOST, which may have been overruled.
+        *("--host", settings.host),
+    ]
+    if settings.allow_anonymous_network:
+        arguments.append("--allow-anonymous-network")
+    return arguments
+
+
 class Gateway:
     """Owns the gateway process. :meth:`keep_running` is a task of ``control.py``.
 
@@ -108,9 +121,7 @@ class Gateway:
         return await spawn(
             "gateway",
             [
-                *("-m", "sluice_gateway"),
-                *("--discovery", f"static:{self._state.table_path}"),
-                *("--cache-secret", str(self._state.secret_path)),
+                *("-m", "sluice_gateway", *gateway_arguments(self._settings, self._state)),
                 *("--fd", str(app.fileno()), "--admin-fd", str(admin.fileno())),
             ],
             env=environment,

@@ -17,10 +17,10 @@ def manifests(paths: Sequence[Path]) -> list[Path]:
     """The files that ``paths`` name: files as they are, the YAML files of folders, sorted."""
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        try:
             found += sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
-        else:
-            found.append(path)
+        except OSError:
+            found.append(path)  # No folder, or one that is just going: reading it will tell.
     return found
 
 

@@ -40,6 +40,8 @@ def run(make_settings: Callable[[], Settings]) -> int:
             StateFolder(settings.state_dir) as state,
         ):
             return asyncio.run(_serve(settings, specs, state, app, admin))
+    except KeyboardInterrupt:  # Before there was anything to end.
+        return _FORCED
     except (UpError, SpecError, OSError) as error:
         print(f"sluice up: {error}", file=sys.stderr)
         return _FAILED

@@ -263,11 +263,17 @@ class LocalService:
             self._view.event(self.label, f"{worker.name} ended")
             return
         ready_seconds = now - worker.ready_at if worker.ready_at is not None else 0.0
-        crashes = after_crash(self._crashes.get(worker.template), ready_seconds, now)
-        self._crashes[worker.template] = crashes
-        self.failure = worker.exit
+        self.note_crash(worker.name, worker.template, worker.exit, ready_seconds, now)
+
+    def note_crash(
+        self, name: str, template: str, ended: Exit, ready_seconds: float, now: float
+    ) -> None:
+        """A worker of ``template`` ended unasked, after having been ready for so long."""
+        crashes = after_crash(self._crashes.get(template), ready_seconds, now)
+        self._crashes[template] = crashes
+        self.failure = ended
         when = f"in {crashes.backoff_seconds:.0f} s" if crashes.backoff_seconds else "now"
-        self._view.problem(self.label, f"{worker.name} {worker.exit.describe()} – restart {when}")
+        self._view.problem(self.label, f"{name} {ended.describe()} – restart {when}")
 
     # What others see -------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ def row_of(service: LocalService) -> Row:
     completions = sum(d.completions for d in service.recent)
     computed = sum(d.service_seconds for d in service.recent)
     seconds = sum(d.interval_seconds for d in service.recent)
-    failure = service.failure.describe() if service.failure and not ready else ""
+    leader = _furthest(service)
     return Row(
         service=service.label,
         revision=revision_in(service.serving or service.template or ""),
@@ -35,24 +35,41 @@ def row_of(service: LocalService) -> Row:
         hit_share=hits / (arrivals + hits) if arrivals + hits else None,
         compute_seconds=computed / completions if completions else None,
         held=service.held,
-        decision=service.plan.obstacle or failure or service.why,
+        decision=" · ".join(filter(None, _troubles(service, ready))) or service.why,
+        progress=leader.readiness.progress if busy and leader and leader.readiness else None,
     )
 
 
 def _state(service: LocalService, ready: int) -> tuple[str, bool]:
     """One or two words, and whether somebody may be waiting for them to change."""
-    starting = [w for w in service.workers.values() if w.phase == Phase.STARTING]
+    leader = _furthest(service)
     if service.template is None:
         return "removing", True
     if ready and service.template != service.serving:
-        return f"rolling out {revision_in(service.template)}", True
+        new = revision_in(service.template)
+        if service.failure is not None:
+            return f"ready, {new}: {service.failure.reason}", False
+        return f"rolling out {new}", True
     if ready:
         return "ready", False
-    if starting:
-        return max(starting, key=_progress).state, True
+    if leader is not None:
+        return leader.state, True
     if service.failure is not None:
         return service.failure.reason, False
     return ("waiting", True) if service.wanted_replicas else ("asleep", False)
+
+
+def _troubles(service: LocalService, ready: int) -> tuple[str, str]:
+    """What went wrong with the workers that are missing, and what that keeps from being done."""
+    missing = not ready or service.template != service.serving
+    failure = service.failure.describe() if service.failure and missing else ""
+    return failure, service.plan.obstacle
+
+
+def _furthest(service: LocalService) -> Worker | None:
+    """The starting worker that will be ready first."""
+    starting = [w for w in service.workers.values() if w.phase == Phase.STARTING]
+    return max(starting, key=_progress, default=None)
 
 
 def _progress(worker: Worker) -> tuple[int, float]:

@@ -20,6 +20,7 @@ from sluice_cli.up.settings import LogLevel
 
 PROGRESS_SECONDS = 5.0
 """How often a plain view says that something is still going on."""
+_BAR_WIDTH = 10
 LINES_PER_SECOND = 50
 """Lines of one child that are shown; a child that writes more must not drown the others."""
 
@@ -31,6 +32,7 @@ class Row:
     Attributes:
         state: ``ready``, ``asleep``, ``loading 45%``, or the reason of a failure.
         busy: something is going on that somebody may be waiting for.
+        progress: how far it is, 0–1; None when that cannot be told.
         rate: requests per second, answers from the cache included; None when unknown.
         hit_share: answers from the cache, 0–1; None when there were none.
         compute_seconds: of one request at a worker, mean, without queueing.
@@ -48,6 +50,7 @@ class Row:
     compute_seconds: float | None = None
     held: int = 0
     decision: str = ""
+    progress: float | None = None
 
 
 class View(Protocol):
@@ -150,8 +153,8 @@ class PlainView:
             kind = row.state.split(" ")[0]
             if kind != state or now - at >= PROGRESS_SECONDS:
                 self._shown[row.service] = (kind, now)
-                waiting = f", {row.held} requests wait" if row.held else ""
-                self.event(row.service, f"{row.state} ({row.ready}/{row.wanted} ready{waiting})")
+                held = f", {row.held} held" if row.held else ""
+                self.event(row.service, f"{row.state} ({row.ready}/{row.wanted} ready{held})")
 
     def _print(self, source: str, text: str) -> None:
         print(f"{source:<12} {text}", file=sys.stderr, flush=True)
@@ -204,12 +207,12 @@ def table(rows: Sequence[Row]) -> Table:
         shown.add_column(heading, no_wrap=True)
     for heading in ("READY", "REQ/S", "CACHE", "COMPUTE", "HELD"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("LAST DECISION", ratio=1, no_wrap=True, overflow="ellipsis")
+    shown.add_column("LAST DECISION", ratio=1, overflow="fold")
     for row in rows:
         shown.add_row(
             Text(row.service),
             row.revision,
-            Text(row.state, _colour(row)),
+            Text(row.state + _bar(row.progress), _colour(row)),
             f"{row.ready}/{row.wanted}",
             _figure(row.rate, "{:.1f}"),
             _figure(row.hit_share, "{:.0%}"),
@@ -224,6 +227,13 @@ def _colour(row: Row) -> str:
     if row.busy:
         return "yellow"
     return {"ready": "green", "asleep": "blue"}.get(row.state, "red")
+
+
+def _bar(progress: float | None) -> str:
+    if progress is None:
+        return ""
+    filled = round(progress * _BAR_WIDTH)
+    return " " + "━" * filled + "╌" * (_BAR_WIDTH - filled)
 
 
 def _figure(value: float | None, form: str, factor: float = 1.0) -> str:

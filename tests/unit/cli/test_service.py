@@ -137,7 +137,7 @@ def test_a_worker_that_ended_unasked_is_counted_and_shown(
     assert row.decision == "ModelNotFound, exit code 64: no such folder"
     service.plan = plan_instances(service.wanted(), service.fleet(3.5), PLENTY, 3.5)
     assert service.plan.actions == []
-    assert row_of(service).decision == "restart in 2 s, after 3 crashes"
+    assert row_of(service).decision.endswith("folder · restart in 2 s, after 3 crashes")
     assert "restart in 2 s" in capsys.readouterr().err
     later = plan_instances(service.wanted(), service.fleet(5.1), PLENTY, 5.1)
     assert [type(action) for action in later.actions] == [Start]

@@ -10,7 +10,7 @@ from sluice_cli.up.settings import LogLevel
 from sluice_cli.up.view import Budget, LiveView, PlainView, Row, choose_view, table
 
 READY = Row("minilm", "abc", "ready", False, 1, 1, 12.34, 0.5, 0.0042, 0, "12.3 req/s")
-LOADING = Row("minilm", "abc", "loading 10%", True, 0, 1, held=3)
+LOADING = Row("minilm", "abc", "loading 10%", True, 0, 1, held=3, progress=0.1)
 
 
 def _err(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -53,9 +53,9 @@ def test_progress_is_told_when_it_changes_its_kind_and_now_and_then(
     view.show([replace(LOADING, state="warming")], 7.5)
     view.show([READY], 8.0)
     assert [line.split(maxsplit=1)[1] for line in _err(capsys)] == [
-        "loading 10% (0/1 ready, 3 requests wait)",
-        "warming (0/1 ready, 3 requests wait)",
-        "warming (0/1 ready, 3 requests wait)",
+        "loading 10% (0/1 ready, 3 held)",
+        "warming (0/1 ready, 3 held)",
+        "warming (0/1 ready, 3 held)",
     ]
 
 
@@ -76,7 +76,16 @@ def test_the_table_shows_every_figure() -> None:
     console.print(table([READY, LOADING]))
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    for word in ("minilm", "ready", "1/1", "12.3", "50%", "4.2 ms", "12.3 req/s", "loading 10%"):
+    for word in (
+        "minilm",
+        "ready",
+        "1/1",
+        "12.3",
+        "50%",
+        "4.2 ms",
+        "12.3 req/s",
+        "loading 10% ━╌╌╌╌╌╌╌╌╌",
+    ):
         assert word in text
     assert "–" in text  # Unknown is not zero.
 
