@@ -213,3 +213,5 @@ def test_token_types_follow_the_tokenizers_configuration(
     tokenizer = {} if names is None else {"model_input_names": names}
     files = {"config.json": BERT, "tokenizer_config.json": tokenizer}
     assert described(tmp_path, files).token_types is expected
+    files["config.json"] = {**BERT, "type_vocab_size": 1}
+    assert not described(tmp_path, files).token_types

@@ -134,6 +134,22 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
         load(f"file://{folder}", device="cpu")
 
 
+def test_more_positions_than_there_are_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 500}))
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ModelRejected, match="128 positions"):
+        load(f"file://{folder}", device="cpu")
+
+
+def test_sizes_left_to_defaults_are_left_to_transformers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["num_attention_heads"]
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 32}))
+    with pytest.raises(ModelRejected, match="transformers"):  # Its default of 12 does not fit 32.
+        load(f"file://{folder}", device="cpu")
+
+
 def test_unknown_code_is_never_run(folder: Path) -> None:
     marker = folder / "ran"
     (folder / "modeling_evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass EvilModel: ...\n")

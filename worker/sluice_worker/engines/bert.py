@@ -20,6 +20,9 @@ from sluice_worker.engines.packing import Packed
 from sluice_worker.models.description import Description, position_offset
 from sluice_worker.models.errors import ModelRejected
 
+_SPELLINGS = ({"num_attention_heads", "num_hidden_layers"}, {"n_heads", "n_layers"})
+"""What a configuration must say itself; one that leaves it to a default goes to transformers."""
+
 Activation = Callable[[Tensor], Tensor]
 
 _tanh_gelu: Activation = partial(gelu, approximate="tanh")
@@ -98,6 +101,7 @@ def serves(description: Description) -> bool:
     config = description.config
     return (
         description.model_type in _FAMILIES
+        and any(sizes <= config.keys() for sizes in _SPELLINGS)
         and _hidden_activation(config) in _ACTIVATIONS
         and config.get("position_embedding_type", "absolute") == "absolute"
         and not config.get("is_decoder")
@@ -130,7 +134,7 @@ class BertNetwork:
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self._activation = _ACTIVATIONS[_hidden_activation(config)]
         self._offset = position_offset(config)
-        self._read_embeddings(weights, config)
+        self._read_embeddings(weights, config, description.max_tokens)
         depth = int(config.get("num_hidden_layers") or config["n_layers"])
         self._layers = [_read_layer(weights, family, index) for index in range(depth)]
         self._head: tuple[_Affine, Activation, _Affine] | None = None
@@ -144,7 +148,9 @@ class BertNetwork:
                     f"{labels} labels. Save model and configuration together."
                 )
 
-    def _read_embeddings(self, weights: "_Weights", config: Mapping[str, Any]) -> None:
+    def _read_embeddings(
+        self, weights: "_Weights", config: Mapping[str, Any], max_tokens: int
+    ) -> None:
         self._words = weights.tensor("embeddings.word_embeddings.weight")
         if self._words.shape[0] < int(config.get("vocab_size", 0)):
             raise ModelRejected(
@@ -152,6 +158,12 @@ class BertNetwork:
                 f"{config['vocab_size']}. Save model and configuration together."
             )
         self._positions = weights.tensor("embeddings.position_embeddings.weight")
+        room = self._positions.shape[0] - self._offset
+        if room < max_tokens:
+            raise ModelRejected(
+                f"The weights know {room} positions, config.json allows {max_tokens} tokens. "
+                "Save model and configuration together."
+            )
         self._types = weights.optional("embeddings.token_type_embeddings.weight")
         self._embedding_norm = weights.affine("embeddings.LayerNorm")
         self._project = None

@@ -103,7 +103,7 @@ def describe(manifest: Manifest, max_input_tokens: int | None) -> Description:
         pooling=_pooling(manifest, modules) if head == "none" else None,
         classifier=_classifier(config) if head == "sequence" else None,
         lower_case=bool(sentence.get("do_lower_case", False)),
-        token_types="token_type_ids" in tokenizer.get("model_input_names", ["token_type_ids"]),
+        token_types=_token_types(config, tokenizer),
     )
 
 
@@ -151,6 +151,12 @@ def _max_tokens(
     given = [possible, sentence.get("max_seq_length"), tokenizer.get("model_max_length")]
     bounds = [int(bound) for bound in given if bound and bound < _UNBOUNDED_TOKENS]
     return min(bounds, default=_DEFAULT_TOKENS)
+
+
+def _token_types(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> bool:
+    """Unless the tokenizer's configuration leaves them out, or the model knows one type only."""
+    named = "token_type_ids" in tokenizer.get("model_input_names", ["token_type_ids"])
+    return named and config.get("type_vocab_size", 2) > 1
 
 
 def _pooling(manifest: Manifest, modules: list[dict[str, str]] | None) -> Pooling:
