@@ -49,15 +49,17 @@ class StaticDiscovery:
         self.path = path
         self.read_at = 0.0
         self.failing = False
+        self.tables = 0
         self._seen: tuple[int, ...] | None = None
 
     def __repr__(self) -> str:
         state = "failing" if self.failing else "good"
-        return f"<StaticDiscovery {self.path.name} {state}>"
+        return f"<StaticDiscovery {self.path.name} {state}, {self.tables} read>"
 
     def first(self) -> wire.ServiceTable:
         self._seen = self._stamp()
         table = read_table(self.path)
+        self.tables += 1
         self.read_at = time.monotonic()
         return table
 
@@ -82,6 +84,7 @@ class StaticDiscovery:
                 continue
             self.failing = False
             self.read_at = time.monotonic()
+            self.tables += 1
             apply(table)
             log.info("service table applied", extra={"services": len(table.services)})
 

@@ -15,19 +15,14 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
-from sluice_api.call import Item, split_items
+from sluice_api.call import Item
 from sluice_api.errors import ApiError
-from sluice_api.routes import (
-    CANONICAL_ROUTES,
-    V2_PREFIX,
-    V2_SUFFIX,
-    canonical_body,
-    check_task,
-)
+from sluice_api.routes import V2_PREFIX, V2_SUFFIX, check_task
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Authenticator, Tenant
 from sluice_gateway.cache import Hit, ResponseCache
 from sluice_gateway.coalesce import Flights, Result
+from sluice_gateway.computation import Computation
 from sluice_gateway.exchange import (
     JSON,
     Answer,
@@ -36,14 +31,13 @@ from sluice_gateway.exchange import (
     error_answer,
     hit_headers,
 )
-from sluice_gateway.forward import Forward, Job, deadline
+from sluice_gateway.forward import Forward, deadline
 from sluice_gateway.head import PLAIN
 from sluice_gateway.keys import Keyring, item_keys
 from sluice_gateway.metrics import ServiceSeries
 from sluice_gateway.services import Binding, Services
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.upstream import UpstreamAnswer
-from sluice_gateway.worker_errors import at_caller
 
 NOT_MINE: Final = frozenset((400, 404, 413, 504))
 """A leader's failure with one of these may come from its own inputs or its own deadline."""
@@ -181,8 +175,12 @@ class Dispatcher:
         path = request.head.path
         if request.head.model is not None:
             path = V2_PREFIX + quote(service.name) + V2_SUFFIX
-        job = self._job(exchange, path, request.body, exchange.missing, _no_items)
-        forward = Forward(service, job, partial(self._step, exchange, self._passed), exchange.fail)
+        forward = Forward(
+            service,
+            exchange.job(path.encode(), request.body, exchange.missing, _no_items),
+            partial(self._step, exchange, self._passed),
+            exchange.fail,
+        )
         exchange.stops.append(forward.abort)
         self._set_deadline(exchange)
         service.tally.arrived()
@@ -198,120 +196,27 @@ class Dispatcher:
     def _join(self, exchange: Exchange) -> None:
         """Wait for each missing input's answer; compute those that nobody computes yet."""
         led: list[int] = []
-        computation = _Computation()
+        computation = Computation(exchange, led, self._cache, self._flights, self._arrive)
         for index, item in enumerate(exchange.items):
             if item is None:
                 leads, exchange.leave[index] = self._flights.join(
                     exchange.keys[index],
-                    partial(self._step, exchange, self._arrived, index),
+                    partial(self._arrive, exchange, index),
                     computation.abandoned,
                 )
                 if leads:
                     led.append(index)
-        exchange.led = frozenset(led)
+        exchange.led = led
         exchange.collapsed = exchange.missing - len(led)
         exchange.service.series.collapsed += exchange.collapsed
         if led:
-            computation.keys = len(led)
-            self._compute(exchange, led, computation)
-
-    def _compute(
-        self, exchange: Exchange, indexes: list[int], shared: "_Computation | None"
-    ) -> None:
-        """Have a worker answer the inputs at ``indexes``, for all who wait or for one alone."""
-        request, call, service = exchange.request, exchange.call, exchange.service
-        assert call.task is not None
-        whole = call.passthrough and len(indexes) == len(call.inputs)
-        if whole:
-            path, body = request.head.path, request.body
-            read: Callable[[bytes], list[Item]] = partial(call.codec.extract, call)
-        else:
-            path = CANONICAL_ROUTES[call.task]
-            body = canonical_body(call, [call.inputs[index] for index in indexes])
-            read = partial(split_items, expected=len(indexes))
-        forward = Forward(
-            service,
-            self._job(exchange, path, body, len(indexes), read),
-            lambda answer, items: self._computed(
-                exchange, indexes, answer, items, whole=whole, shared=shared is not None
-            ),
-            lambda error: self._not_computed(
-                exchange,
-                indexes,
-                error if whole else at_caller(error, call, indexes),
-                shared=shared is not None,
-            ),
-        )
-        if shared is not None:
-            shared.forward = forward
-        else:
-            exchange.stops.append(forward.abort)
-        service.tally.arrived()
-        try:
-            forward.start(time.monotonic())
-        except ApiError as error:
-            self._not_computed(exchange, indexes, error, shared=shared is not None)
-
-    def _job(
-        self,
-        exchange: Exchange,
-        path: str,
-        body: bytes,
-        units: int,
-        read: Callable[[bytes], list[Item]],
-    ) -> Job:
-        request = exchange.request
-        return Job(
-            path=path.encode(),
-            body=body,
-            units=units,
-            request_id=request.id,
-            tenant=exchange.tenant.wire_hash,
-            traceparent=request.head.traceparent,
-            since=request.received,
-            cap=_cap(exchange),
-            read=read,
-        )
+            computation.start()
 
     # store, answer --------------------------------------------------------------------------------
 
-    def _computed(
-        self,
-        exchange: Exchange,
-        indexes: list[int],
-        answer: UpstreamAnswer,
-        items: list[Item],
-        *,
-        whole: bool,
-        shared: bool,
-    ) -> None:
-        """Store what a worker answered and hand it to everybody who waits for it."""
-        binding, keys = exchange.binding, exchange.keys
-        now, ttl = time.time(), binding.cache.ttl_seconds
-        # Another digest than the key's would be found later as something that it is not.
-        proven = answer.digest == binding.answer_digest
-        exchange.worker_seconds = answer.service
-        if proven:
-            exchange.stored = True
-            exchange.expires = min(exchange.expires or now + ttl, now + ttl)
-        if whole and shared:
-            exchange.raw = answer.body
-        for index, item in zip(indexes, items, strict=True):
-            if proven:
-                self._cache.store(keys[index], item, ttl, now)
-            if shared:
-                self._flights.resolve(keys[index], item)
-            else:
-                self._step(exchange, self._arrived, index, item)
-
-    def _not_computed(
-        self, exchange: Exchange, indexes: list[int], error: ApiError, *, shared: bool
-    ) -> None:
-        if not shared:
-            exchange.fail(error)
-            return
-        for index in indexes:
-            self._flights.fail(exchange.keys[index], error)
+    def _arrive(self, exchange: Exchange, index: int, result: Result) -> None:
+        """Called by a flight or a computation with the answer to one input, or its failure."""
+        self._step(exchange, self._arrived, index, result)
 
     def _arrived(self, exchange: Exchange, index: int, result: Result) -> None:
         """One missing input's answer is there, or its computation failed."""
@@ -324,7 +229,9 @@ class Dispatcher:
             # Once: what is still missing is computed for this caller alone, with its own deadline.
             missing = [i for i, item in enumerate(exchange.items) if item is None]
             exchange.stop_waiting()
-            self._compute(exchange, missing, None)
+            computation = Computation(exchange, missing, self._cache, None, self._arrive)
+            exchange.stops.append(computation.stop)
+            computation.start()
         else:
             raise result
 
@@ -332,9 +239,9 @@ class Dispatcher:
         call, head = exchange.call, exchange.request.head
         named = head.model if head.model is not None else call.model
         body = exchange.answer_items(named if named is not None else exchange.service.name)
-        found = exchange.hits == len(call.inputs) or exchange.stored
-        # Without a name, which service was meant depends on which services there are.
-        if found and named is not None and exchange.expires:
+        # Only what was asked for again is worth a second place in memory; and without a name, which
+        # service is meant depends on which services there are.
+        if named is not None and exchange.hits == len(call.inputs):
             self._cache.remember(
                 head.path,
                 exchange.tenant.scope,
@@ -348,12 +255,12 @@ class Dispatcher:
     # Time, errors, records ------------------------------------------------------------------------
 
     def _set_deadline(self, exchange: Exchange) -> None:
-        moment = deadline(exchange.service, exchange.request.received, _cap(exchange))
+        moment = deadline(exchange.service, exchange.request.received, exchange.cap)
         exchange.timer = self._wheel.at(moment, partial(self._step, exchange, self._expired))
 
     def _expired(self, exchange: Exchange) -> None:
         service, now = exchange.service, time.monotonic()
-        if now < deadline(service, exchange.request.received, _cap(exchange)):
+        if now < deadline(service, exchange.request.received, exchange.cap):
             self._set_deadline(exchange)  # Its service became ready meanwhile, or stopped being so.
         elif service.endpoints.ready:
             raise ApiError("deadline_exceeded", "The deadline of the request has passed.")
@@ -396,29 +303,6 @@ class Dispatcher:
         series.route(request.head.route.path).count(status, seconds)
         if self._access_log is not None:
             self._access_log.record(request, service, status, seconds)
-
-
-class _Computation:
-    """Ends a shared forward when nobody waits for any of its keys any more."""
-
-    __slots__ = ("forward", "keys")
-
-    def __init__(self) -> None:
-        self.forward: Forward | None = None
-        self.keys = 0
-
-    def abandoned(self) -> None:
-        self.keys -= 1
-        if self.keys == 0 and self.forward is not None:
-            self.forward.abort()
-
-
-def _cap(exchange: Exchange) -> float:
-    """The last moment at which anybody could want the answer."""
-    limits = exchange.service.limits
-    longest = limits.start_timeout_seconds + limits.timeout_seconds
-    asked = exchange.request.head.deadline_seconds
-    return exchange.request.received + (longest if asked is None else min(asked, longest))
 
 
 def _no_items(body: bytes) -> list[Item]:

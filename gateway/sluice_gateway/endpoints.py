@@ -187,6 +187,7 @@ class EndpointSet:
         self.ready: list[Endpoint] = []
         self.revision = ""
         self.answer_digest = ""
+        self.digest_learnt = False
         self.ejections = 0
         self.on_room = on_room
         self._on_change = on_change
@@ -257,6 +258,9 @@ class EndpointSet:
         if told.revision != self.revision:
             return f"revision {told.revision}, the service is at {self.revision}"
         if self.answer_digest and told.answer_digest != self.answer_digest:
+            others = [ready for ready in self.ready if ready is not endpoint]
+            if self.digest_learnt and not others:
+                return ""  # What was learnt from workers that are gone binds nobody.
             return f"answer digest {told.answer_digest}, the revision has {self.answer_digest}"
         return ""
 

@@ -14,6 +14,7 @@ from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError, render
 from sluice_gateway.auth import Tenant
 from sluice_gateway.cache import Hit
+from sluice_gateway.forward import Job
 from sluice_gateway.head import Head
 from sluice_gateway.metrics import ServiceSeries
 from sluice_gateway.services import Binding, Service
@@ -64,6 +65,7 @@ class Exchange:
     Attributes:
         items: per input its answer, or None while it is missing.
         raw: a worker's answer that is the caller's answer byte for byte.
+        cap: the last moment at which anybody could want the answer.
         cancel_lookup: stops the cache from calling back.
         leave: per coalesced input, how to stop waiting for it.
         led: indexes of the inputs whose computation this exchange started for all who wait.
@@ -72,9 +74,31 @@ class Exchange:
     """
 
     __slots__ = (
-        "binding", "call", "cancel_lookup", "collapsed", "done", "expires", "hits", "items",
-        "keys", "leave", "led", "missing", "oldest", "on_done", "queue_seconds", "raw", "reason",
-        "request", "service", "stops", "stored", "tenant", "timer", "worker_seconds",
+        "binding",
+        "call",
+        "cancel_lookup",
+        "cap",
+        "collapsed",
+        "done",
+        "expires",
+        "hits",
+        "items",
+        "keys",
+        "leave",
+        "led",
+        "missing",
+        "oldest",
+        "on_done",
+        "queue_seconds",
+        "raw",
+        "reason",
+        "request",
+        "service",
+        "stops",
+        "stored",
+        "tenant",
+        "timer",
+        "worker_seconds",
     )  # fmt: skip
 
     def __init__(self, request: Request, tenant: Tenant, service: Service, call: Call) -> None:
@@ -82,6 +106,10 @@ class Exchange:
         self.tenant = tenant
         self.service = service
         self.binding: Binding = service.binding
+        limits = service.spec.limits
+        longest = limits.start_timeout_seconds + limits.timeout_seconds
+        asked = request.head.deadline_seconds
+        self.cap = request.received + (longest if asked is None or asked > longest else asked)
         self.call = call
         self.keys: list[bytes] = []
         self.items: list[Item | None] = []
@@ -100,12 +128,27 @@ class Exchange:
         self.timer: Timer | None = None
         self.cancel_lookup: Callable[[], None] | None = None
         self.leave: dict[int, Callable[[], None]] = {}
-        self.led: frozenset[int] = frozenset()
+        self.led: list[int] = []
         self.stops: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         name = f"{self.service.namespace}/{self.service.name}"
         return f"<Exchange {name} {self.missing} of {len(self.call.inputs)} missing>"
+
+    def job(self, path: bytes, body: bytes, units: int, read: Callable[[bytes], list[Item]]) -> Job:
+        """What a worker is asked on behalf of this exchange."""
+        request = self.request
+        return Job(
+            path=path,
+            body=body,
+            units=units,
+            request_id=request.id,
+            tenant=self.tenant.wire_hash,
+            traceparent=request.head.traceparent,
+            since=request.received,
+            cap=self.cap,
+            read=read,
+        )
 
     # Coming in ------------------------------------------------------------------------------------
 
@@ -151,22 +194,24 @@ class Exchange:
             self.finish(error_answer(error, self.request))
 
     def finish(self, answer: Answer) -> None:
-        self.done = True
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.on_done is not None:
-            self.on_done(self, answer.status)
+        self._end(answer.status)
         self.request.caller.answer(answer)
 
     def cancel(self) -> None:
         """The caller is gone: nothing is answered, and what only it wanted is stopped."""
         if not self.done:
-            self.done = True
-            if self.timer is not None:
-                self.timer.cancel()
             self._let_go()
-            if self.on_done is not None:
-                self.on_done(self, 499)  # As nginx logs it; never on the wire.
+            self._end(499)  # As nginx logs it; never on the wire.
+
+    def _end(self, status: int) -> None:
+        self.done = True
+        if self.timer is not None:
+            self.timer.cancel()
+        # Without these, what is left of an exchange would be cycles for the garbage collector.
+        self.timer = None
+        self.stops.clear()
+        if self.on_done is not None:
+            self.on_done(self, status)
 
     def stop_waiting(self) -> None:
         """Leave what others compute; what only this exchange waited for is stopped."""

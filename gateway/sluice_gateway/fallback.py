@@ -24,7 +24,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """One client connection in uvicorn's hands."""
 
     _edge: "Edge"
-    _head_bytes = 0
+    _head_bytes = 0  # received while the head is incomplete
+    _header_bytes = 0
     _in_head = False
     _head_since = 0.0
 
@@ -51,23 +52,28 @@ class GuardedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+            if self._too_large():
                 self._send(ApiError("headers_too_large", "The head is larger than is accepted."))
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._header_bytes = 0
         self._head_since = time.monotonic()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if self._too_large():
+            raise ValueError("head too large")  # llhttp stops; uvicorn calls send_400_response.
         self._in_head = False
-        if len(self.headers) > MAX_HEADERS:
-            raise ValueError("too many headers")  # llhttp stops; uvicorn calls send_400_response.
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        if not self._in_head and self.headers is not None and len(self.headers) > MAX_HEADERS:
-            self._send(ApiError("headers_too_large", f"More than {MAX_HEADERS} headers."))
+        if self._too_large():
+            self._send(ApiError("headers_too_large", "The head is larger than is accepted."))
         else:
             self._send(ApiError("bad_http", "The request could not be parsed."))
 
@@ -75,6 +81,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Times of body and keep-alive are enforced by the routes and by uvicorn."""
         if self._in_head and now - self._head_since > self._edge.limits.head_seconds:
             self._send(ApiError("request_timeout", "The headers did not arrive in time."))
+
+    def _too_large(self) -> bool:
+        return self._in_head and (
+            max(self._head_bytes, self._header_bytes) > MAX_HEAD_BYTES
+            or len(self.headers) > MAX_HEADERS
+        )
 
     def _send(self, error: ApiError) -> None:
         rendered = render(error, path="/v1", request_id=self._edge.new_id().decode())

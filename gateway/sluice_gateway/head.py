@@ -115,6 +115,8 @@ def parse_head(raw: bytes) -> Head:
         pass  # An offer to upgrade may be ignored; the request is answered as HTTP/1.1.
     except httptools.HttpParserError as error:
         raise ApiError("bad_http", f"{error}.") from None
+    if raw[: raw.find(b"\r\n")].count(b" ") != 2:
+        raise ApiError("bad_http", "The request line is not METHOD TARGET HTTP/1.1.")
     if not collected.complete:
         raise ApiError("bad_http", "The head ends where none may end.")
     if len(collected.headers) > MAX_HEADERS:

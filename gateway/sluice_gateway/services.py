@@ -78,7 +78,7 @@ class Service:
         self._wheel = wheel
         self._urgent = urgent
         self._learnt_tasks: list[Task] = []
-        self._learnt_digests: dict[str, str] = {}
+        self._learnt_digest = ("", "")  # revision, digest
         self._was_ready = False
         self.binding = self._bind()
 
@@ -140,6 +140,7 @@ class Service:
         """Follow the table. Returns the endpoints that came and those that went."""
         self.spec = spec
         self.admission.limits = spec.limits
+        self.endpoints.digest_learnt = not spec.answer_digest
         changes = self.endpoints.apply(spec.endpoints, spec.revision, self._digest())
         self._rebind()
         return changes
@@ -161,7 +162,10 @@ class Service:
     # ---------------------------------------------------------------------------------------------
 
     def _digest(self) -> str:
-        return self.spec.answer_digest or self._learnt_digests.get(self.spec.revision, "")
+        if self.spec.answer_digest:
+            return self.spec.answer_digest
+        revision, digest = self._learnt_digest
+        return digest if revision == self.spec.revision else ""
 
     def _bind(self) -> Binding:
         return Binding(
@@ -201,9 +205,10 @@ class Service:
         self._learnt_tasks = told.tasks
         if told.answer_digest:
             self.tally.answer_digests[told.revision] = told.answer_digest
-            if not self._digest():
-                self._learnt_digests = {told.revision: told.answer_digest}
+            if not self.spec.answer_digest:
+                self._learnt_digest = (told.revision, told.answer_digest)
                 self.endpoints.answer_digest = told.answer_digest
+                self.endpoints.digest_learnt = True
         self._rebind()
 
     def _room(self) -> None:

@@ -201,6 +201,23 @@ class GatewayProcess:
         told = (await self.get("/internal/services", admin=True)).json()
         return {entry["name"]: entry for entry in told["services"]}
 
+    async def follow(self, services: list[wire.Service], *, ready: bool = True) -> None:
+        """Replace the table, and wait until the gateway lives by it."""
+        before = await self._tables()
+        self.write(services)
+        deadline = time.monotonic() + 10
+        while await self._tables() == before:
+            assert time.monotonic() < deadline, self.log[-4000:]
+            await asyncio.sleep(0.01)
+        for each in services if ready else []:
+            await self.ready(each.name, len(each.endpoints))
+
+    async def _tables(self) -> str:
+        told: str = (await self.get("/internal/services", admin=True)).json()["parts"][
+            "StaticDiscovery"
+        ]
+        return told
+
     async def ready(self, name: str, count: int = 1, seconds: float = 10.0) -> None:
         """Wait until exactly ``count`` workers of the service are ready."""
         deadline = time.monotonic() + seconds

@@ -33,7 +33,9 @@ def make_app(
     edge: Edge, services: Services, authenticator: Authenticator, health: Health
 ) -> FastAPI:
     """The application behind every connection that is not on the fast path."""
-    app = FastAPI(title="Sluice", version=VERSION, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Sluice", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     problems.install(app, edge.new_id)
     _add_models(app, services, authenticator)
     _add_v2(app, services, authenticator, health)

@@ -1,0 +1,133 @@
+"""Some inputs of an exchange at a worker: how they are asked for, and who is told the answers.
+
+``dispatch`` starts a :class:`Computation` for the inputs that it could neither find nor join. Its
+results go into the cache and, when it is shared, to everybody who waits for the same keys; it stops
+once nobody does any more.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from sluice_api.call import Item, split_items
+from sluice_api.errors import ApiError
+from sluice_api.routes import CANONICAL_ROUTES, canonical_body
+from sluice_gateway.cache import ResponseCache
+from sluice_gateway.coalesce import Flights, Result
+from sluice_gateway.exchange import Exchange
+from sluice_gateway.forward import Forward, Job
+from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_errors import at_caller
+
+_CANONICAL: Final = {task: path.encode() for task, path in CANONICAL_ROUTES.items()}
+
+
+class Computation:
+    """The inputs of ``exchange`` at ``indexes`` (complete when it starts), in one request.
+
+    Args:
+        flights: where the results land for all who wait; None when they are for this exchange only.
+        on_result: called with index and result for each input, when ``flights`` is None.
+    """
+
+    __slots__ = (
+        "_cache",
+        "_exchange",
+        "_flights",
+        "_forward",
+        "_indexes",
+        "_on_result",
+        "_wanted",
+        "_whole",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        indexes: list[int],
+        cache: ResponseCache,
+        flights: Flights | None,
+        on_result: Callable[[Exchange, int, Result], None],
+    ) -> None:
+        self._exchange = exchange
+        self._indexes = indexes
+        self._cache = cache
+        self._flights = flights
+        self._on_result = on_result
+        self._wanted = 0
+        self._whole = False
+        self._forward: Forward | None = None
+
+    def __repr__(self) -> str:
+        return f"<Computation of {len(self._indexes)} inputs, {self._wanted} wanted>"
+
+    def start(self) -> None:
+        """Queue it. A refusal is a result like any other."""
+        exchange, call = self._exchange, self._exchange.call
+        self._wanted = len(self._indexes)
+        self._whole = call.passthrough and self._wanted == len(call.inputs)
+        exchange.service.tally.arrived()
+        self._forward = Forward(exchange.service, self._job(), self._answered, self._failed)
+        try:
+            self._forward.start(time.monotonic())
+        except ApiError as error:
+            self._failed(error)
+
+    def abandoned(self) -> None:
+        """Nobody waits for one of the keys any more."""
+        self._wanted -= 1
+        if self._wanted == 0:
+            self.stop()
+
+    def stop(self) -> None:
+        if self._forward is not None:
+            self._forward.abort()
+            self._forward = None
+
+    def _job(self) -> Job:
+        """The caller's own body where the worker's answer to it will do, else the inputs alone."""
+        exchange = self._exchange
+        request, call = exchange.request, exchange.call
+        if self._whole:
+            path, body = request.head.path.encode(), request.body
+            read: Callable[[bytes], list[Item]] = partial(call.codec.extract, call)
+        else:
+            assert call.task is not None
+            path = _CANONICAL[call.task]
+            body = canonical_body(call, [call.inputs[index] for index in self._indexes])
+            read = partial(split_items, expected=len(self._indexes))
+        return exchange.job(path, body, len(self._indexes), read)
+
+    def _answered(self, answer: UpstreamAnswer, items: list[Item]) -> None:
+        """Store the items and hand them out."""
+        self._forward = None
+        exchange, flights = self._exchange, self._flights
+        binding, keys = exchange.binding, exchange.keys
+        now, ttl = time.time(), binding.cache.ttl_seconds
+        # Another digest than the key's would be found later as something that it is not.
+        proven = answer.digest == binding.answer_digest
+        exchange.worker_seconds = answer.service
+        if proven:
+            exchange.stored = True
+            exchange.expires = min(exchange.expires or now + ttl, now + ttl)
+        if self._whole and flights is not None:
+            exchange.raw = answer.body
+        for index, item in zip(self._indexes, items, strict=True):
+            if proven:
+                self._cache.store(keys[index], item, ttl, now)
+            if flights is not None:
+                flights.resolve(keys[index], item)
+            else:
+                self._on_result(exchange, index, item)
+
+    def _failed(self, error: ApiError) -> None:
+        self._forward = None
+        exchange = self._exchange
+        if not self._whole:
+            error = at_caller(error, exchange.call, self._indexes)
+        for index in self._indexes:
+            if self._flights is not None:
+                self._flights.fail(exchange.keys[index], error)
+            else:
+                self._on_result(exchange, index, error)
