@@ -77,19 +77,7 @@ def load(
     report(Phase.LOADING, 0.6, "reading weights")
     engine = _build(manifest, description, canary, kind.name, chosen)
     report(Phase.LOADING, 1.0, "loaded")
-    log.info(
-        "model loaded",
-        extra={
-            "uri": uri,
-            "version": snapshot.version,
-            "manifest": manifest.digest,
-            "engine": repr(engine),
-            "tasks": [str(name) for name in tasks],
-            "dtype": kind.name,
-            "dtype_reason": kind.reason,
-        },
-    )
-    return LoadedModel(
+    model = LoadedModel(
         uri=uri,
         tasks=tasks,
         engine=engine,
@@ -102,6 +90,21 @@ def load(
         device=chosen,
         canary=canary,
     )
+    _log(model, snapshot.version, manifest)
+    return model
+
+
+def _log(model: LoadedModel, version: str | None, manifest: Manifest) -> None:
+    fields = {
+        "uri": model.uri,
+        "version": version,
+        "manifest": manifest.digest,
+        "engine": repr(model.engine),
+        "tasks": list(model.tasks),
+        "dtype": model.dtype,
+        "dtype_reason": model.dtype_reason,
+    }
+    log.info("model loaded", extra=fields)
 
 
 def answer_parts(manifest: Manifest, dtype: str, max_tokens: int) -> dict[str, object]:
