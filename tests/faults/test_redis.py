@@ -202,14 +202,24 @@ async def test_slow_is_given_up_and_leaves_no_queue(server: RedisServer) -> None
 
 @on_uvloop
 async def test_our_own_standstill_is_not_taken_for_a_slow_redis(server: RedisServer) -> None:
-    async with open_cache(server.unix_url, budget_seconds=BUDGET_SECONDS) as (cache, faults):
-        await settled(cache, "stall")
-        lookup = asyncio.ensure_future(look(cache, "stall"))
-        await asyncio.sleep(0)  # Sent at the end of this turn …
-        await asyncio.sleep(0)
-        time.sleep(0.2)  # noqa: ASYNC251 - … and answered while the loop stands still.
-        (hit,) = await lookup
-        assert hit is not None and not faults
+    """After a standstill the loop looks at its timers before it looks at its sockets."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+
+        def stand_still() -> None:
+            loop.remove_reader(ours)
+            time.sleep(0.2)
+
+        async with open_cache(server.unix_url, budget_seconds=BUDGET_SECONDS) as (cache, faults):
+            await settled(cache, "stall")
+            loop.add_reader(ours, stand_still)
+            lookup = asyncio.ensure_future(look(cache, "stall"))
+            await asyncio.sleep(0)
+            theirs.send(b"now")
+            (hit,) = await lookup
+            assert hit is not None and not faults
 
 
 # Somebody else writes to Redis ------------------------------------------------------------------

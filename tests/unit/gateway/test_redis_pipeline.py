@@ -75,25 +75,44 @@ async def test_says_who_it_is_and_uses_the_database_it_was_given(server: RedisSe
             assert client.info("keyspace")["db3"]["keys"] == 1
 
 
-@on_uvloop
-async def test_commands_of_one_turn_leave_in_one_write() -> None:
-    chunks: list[bytes] = []
+@asynccontextmanager
+async def listening(chunks: list[bytes], extra: bytes = b"") -> AsyncIterator[str]:
+    """A server that writes down what it is sent and has nothing for any key; yields its URL.
+
+    ``extra`` is sent after the first answer that is not part of the greeting.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 20):
             chunks.append(data)
             commands = data.count(b"GET\r\n") + data.count(b"CLIENT\r\n")
-            writer.write(b"$-1\r\n" * commands)
+            writer.write(b"$-1\r\n" * commands + (b"" if b"CLIENT" in data else extra))
         writer.close()
 
-    fake = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = fake.sockets[0].getsockname()[1]
-    async with connected(f"redis://127.0.0.1:{port}") as (pipeline, _):
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@on_uvloop
+async def test_commands_of_one_turn_leave_in_one_write() -> None:
+    chunks: list[bytes] = []
+    async with listening(chunks) as url, connected(url) as (pipeline, _):
         chunks.clear()
         answers = await asyncio.gather(*(get(pipeline, b"k%d" % n) for n in range(100)))
         assert answers == [[None]] * 100
         assert len(chunks) == 1 and chunks[0].count(b"GET") == 100
-    fake.close()
+
+
+@pytest.mark.parametrize("extra", [b"$-1\r\n", b"+OK\r\n", b"-ERR what\r\n", b"?", b"\0\0"])
+@on_uvloop
+async def test_a_reply_that_nobody_asked_for_ends_the_link(extra: bytes) -> None:
+    async with listening([], extra) as url, connected(url) as (pipeline, _):
+        link = pipeline._link
+        assert link is not None and await get(pipeline, b"k") == [None]
+        assert await link.lost in ("desync", "protocol")
 
 
 @on_uvloop
