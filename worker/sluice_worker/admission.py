@@ -4,6 +4,8 @@ The loop measures the wait and calls :func:`judge`; the work of requests that ar
 tokenised is held in :class:`Reserved`, so that a burst cannot slip in unseen.
 """
 
+from typing import Self
+
 from sluice_api.errors import ApiError
 
 
@@ -46,12 +48,13 @@ class Reserved:
         return f"<Reserved {self.seconds:.3f} s>"
 
     def hold(self, seconds: float) -> "Reservation":
-        """Set ``seconds`` of work aside for as long as the returned context is open."""
+        """Set ``seconds`` of work aside, from now until the reservation is released."""
+        self.seconds += seconds
         return Reservation(self, seconds)
 
 
 class Reservation:
-    """One request's part of what is reserved."""
+    """One request's part of what is reserved; leaving its context releases it at the latest."""
 
     __slots__ = ("_reserved", "_seconds")
 
@@ -62,8 +65,13 @@ class Reservation:
     def __repr__(self) -> str:
         return f"<Reservation {self._seconds:.3f} s>"
 
-    def __enter__(self) -> None:
-        self._reserved.seconds += self._seconds
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the work back: it is queued, and counted there, or it will not be done."""
         self._reserved.seconds = max(0.0, self._reserved.seconds - self._seconds)
+        self._seconds = 0.0

@@ -1,7 +1,8 @@
 """From a parsed call to the body of its answer: admit, tokenise, compute, finish, render.
 
-``routes`` calls :meth:`Intake.answer`; the computing in between is the loop's. Tokenising and
-rendering happen on a small thread pool, so that one long text delays nobody's probe.
+``routes`` calls :meth:`Intake.admit`, then :meth:`Intake.answer`; the computing in between is the
+loop's. Tokenising and rendering happen on a small thread pool, so that one long text delays
+nobody's probe.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sluice_api.call import Call
 from sluice_api.routes import check_task
 from sluice_api.tasks import Task
-from sluice_worker.admission import overloaded
+from sluice_worker.admission import Reservation, overloaded
 from sluice_worker.cost import Average
 from sluice_worker.loop import Loop
 from sluice_worker.metrics import Metrics
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_ON_POOL = 1024
-"""Requests being tokenised or rendered at once, waiting for a thread included."""
+"""Requests being tokenised or rendered at once; beyond it newcomers are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +70,36 @@ class Intake:
     def __repr__(self) -> str:
         return f"<Intake {', '.join(self.tasks)}; {self._on_pool} on the pool, {self.loop!r}>"
 
-    async def answer(self, call: Call, model: str, deadline: float) -> Answer:
-        """Answer ``call``; ``model`` is the name the answer carries.
+    def admit(self, call: Call, deadline: float) -> Reservation:
+        """Let a call in, or refuse it before any work is done for it.
 
-        Cancelling this coroutine withdraws the request: what only it wanted is not computed.
+        The reservation is to be held as a context around :meth:`answer`.
 
         Args:
             deadline: monotonic seconds.
         Raises:
-            ApiError: when the call is wrong, or cannot be answered in time.
+            ApiError: when the model does not do what is asked, or cannot do it in time.
         """
         check_task(call, list(self.tasks), self._service)
         assert call.task is not None
-        reservation = self.loop.admit(*self._estimate(call, call.task), deadline)
+        if self._on_pool >= MAX_ON_POOL:
+            self.metrics.refused.labels("overloaded").inc()
+            raise overloaded(self.loop.predicted_wait(time.monotonic()))
+        return self.loop.admit(*self._estimate(call, call.task), deadline)
+
+    async def answer(
+        self, call: Call, model: str, deadline: float, reservation: Reservation
+    ) -> Answer:
+        """Answer an admitted call; ``model`` is the name the answer carries.
+
+        Cancelling this coroutine withdraws the request: what only it wanted is not computed.
+        Raises ApiError when an input is wrong or the exact work turns out too much.
+        """
+        assert call.task is not None
         self.loop.requests += 1
         try:
-            with reservation:
-                prepared = await self._off_loop(lambda: self._prepare(call))
+            prepared = await self._off_loop(lambda: self._prepare(call))
+            reservation.release()
             self._learn(call, call.task, prepared)
             arrays, seconds = await self._compute(prepared, deadline)
             items_of = prepared.finish
@@ -108,9 +122,6 @@ class Intake:
         return arrays, job.service_seconds
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
-        if self._on_pool >= MAX_ON_POOL:
-            self.metrics.refused.labels("overloaded").inc()
-            raise overloaded(self.loop.predicted_wait(time.monotonic()))
         self._on_pool += 1
         done = asyncio.get_running_loop().run_in_executor(self._pool, work)
         done.add_done_callback(self._left_pool)

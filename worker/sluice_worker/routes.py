@@ -111,9 +111,12 @@ async def infer(
     call = codec.parse(body)
     asked = named or call.model or service
     _check_name(asked, service)
-    answer = await attend(
-        intake.answer(call, asked, deadline), receive, seconds=deadline - time.monotonic()
-    )
+    with intake.admit(call, deadline) as reservation:
+        answer = await attend(
+            intake.answer(call, asked, deadline, reservation),
+            receive,
+            seconds=deadline - time.monotonic(),
+        )
     return Response(200, answer.body, service_seconds=answer.service_seconds)
 
 

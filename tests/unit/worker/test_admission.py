@@ -32,8 +32,10 @@ def test_a_refusal_says_when_the_work_ahead_will_be_done() -> None:
     assert refused.value.retry_after == 7.25
 
 
-def test_reserved_work_adds_up_and_is_given_back() -> None:
+def test_reserved_work_adds_up_and_is_given_back_once() -> None:
     reserved = Reserved()
-    with reserved.hold(2.0), reserved.hold(0.5):
+    with reserved.hold(2.0) as one, reserved.hold(0.5):
         assert reserved.seconds == 2.5
+        one.release()
+        assert reserved.seconds == 0.5
     assert reserved.seconds == 0.0

@@ -310,6 +310,20 @@ async def test_overload_flips_no_probe(client: Client) -> None:
     assert (await client.get("/livez")).status == 200
 
 
+async def test_nothing_stays_reserved_whatever_becomes_of_a_request(client: Client) -> None:
+    assert client.worker.intake is not None
+    loop = client.worker.intake.loop
+    await client.post("/v1/embeddings", EMBED)
+    await client.post("/v1/embeddings", {"input": [[1, 2]]})  # the toy refuses it when tokenising
+    await client.post("/v1/embeddings", {"input": POISON})
+    await client.post("/v1/embeddings", EMBED, headers={names.DEADLINE_MS: "0"})
+    client.gone.set()
+    await client.call("POST", "/v1/embeddings", EMBED)
+    assert loop.reserved.seconds == 0
+    assert loop.requests == 0
+    assert client.worker.exchanges == 0
+
+
 async def test_models_and_v2_metadata(client: Client) -> None:
     (entry,) = (await client.get("/v1/models")).json()["data"]
     assert (entry["id"], entry["state"], entry["tasks"]) == ("toy", "ready", ["embeddings"])
