@@ -25,9 +25,9 @@ MAX_TTL_SECONDS: Final = 30 * 86400.0
 _PREFIX: Final = names.REDIS_CACHE_PREFIX.encode()
 _JITTER: Final = 0.1
 """Share by which a time to live is varied, so that what was stored together expires apart."""
-_ITEM_BYTES: Final = 300
+_ITEM_BYTES: Final = 200
 """What an item's key and objects take beside the text itself."""
-_ALIAS_BYTES: Final = 450
+_ALIAS_BYTES: Final = 230
 
 
 class Hit(NamedTuple):

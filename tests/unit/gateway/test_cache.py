@@ -1,6 +1,7 @@
 """The two layers as one cache: who answers, for how long, and what is never shared."""
 
 import time
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -190,6 +191,21 @@ def test_aliases_and_answers_share_one_bound() -> None:
         cache.remember(ROUTE, ANNA, b"%d" % number, bytes(500), None, clock.now + 60)
         assert cache.l1_bytes <= 100_000
     assert cache.l1_bytes > 90_000
+
+
+def test_counted_bytes_are_what_the_process_takes() -> None:
+    clock = Clock()
+    cache = local_cache(clock, l1_bytes=1 << 28)
+    tracemalloc.start()
+    try:
+        for number in range(5000):
+            text = b"%08d" % number
+            cache.store(text * 4, Item(text * 40, 1000 + number), 60, clock.now)
+            cache.remember(ROUTE, ANNA, text * 40, text * 50, None, clock.now + 60)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.8 < taken / cache.l1_bytes < 1.1
 
 
 def test_too_large_an_answer_has_no_alias() -> None:
