@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.open_loop import open_loop
-from tests.support.up_process import UpProcess, alive, manifest, running_up, write
+from tests.support.up_process import MINILM, UpProcess, alive, manifest, running_up, write
 
 IDLE = {"minReplicas": 0, "maxReplicas": 2, "idleAfter": "2s"}
 PATIENT = {"timeout": "2m"}
@@ -109,6 +109,22 @@ def test_an_invalid_file_changes_nothing_and_says_why(up: UpProcess, folder: Pat
     up.embed("still here")
     assert up.table()[0]["revision"] == before[0]["revision"]
     (folder / "minilm.yaml").write_text(good)
+
+
+def test_a_revision_that_cannot_start_leaves_the_old_one_serving(
+    up: UpProcess, folder: Path
+) -> None:
+    good = (folder / "minilm.yaml").read_text()
+    up.embed("be awake again")
+    before = up.table()[0]["revision"]
+    (folder / "minilm.yaml").write_text(good.replace(MINILM, "file:///no/such/folder"))
+    up.until(lambda: up.said("ModelNotFound, exit code 64"), "the reason")
+    up.embed("answered by the old one")
+    assert up.table()[0]["revision"] == before
+    (folder / "minilm.yaml").write_text(good)
+    up.until(lambda: up.said(f"new revision {before}"), "the way back")
+    up.embed("and again")
+    assert up.table()[0]["revision"] == before
 
 
 def test_a_service_comes_and_goes_with_its_file(up: UpProcess, folder: Path) -> None:
