@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -74,6 +75,22 @@ def test_it_ends_cleanly_while_a_model_is_loading(tmp_path: Path, number: signal
         children = _two_children(up)
         assert up.end(number) == 0
         assert alive(children) == []
+
+
+def test_ctrl_c_still_answers_what_is_held_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
+    write(tmp_path / "minilm.yaml", manifest(scaling={"initialReplicas": 0}))
+    for signals, code in ((1, 0), (2, 130)):
+        with running_up(tmp_path / "state", tmp_path) as up, ThreadPoolExecutor(1) as pool:
+            up.until_ready()
+            held = pool.submit(up.embed, "who wakes you?")
+            children = _two_children(up)
+            up.process.send_signal(signal.SIGINT)
+            up.until(lambda up=up: up.said("stopping"), "stopping")
+            if signals == 2:
+                up.process.send_signal(signal.SIGINT)
+            assert up.process.wait(60) == code
+            assert (held.exception(10) is None) == (signals == 1)
+            assert alive(children) == []
 
 
 def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
