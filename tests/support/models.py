@@ -48,6 +48,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 16},
     "modernbert": {"local_attention": 32, "global_attn_every_n_layers": 2},
     "mpnet": _AFTER_PADDING,
+    "convbert": {"embedding_size": 16},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
 }
 """Model type → what its configuration needs beside the common sizes."""

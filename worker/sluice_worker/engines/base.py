@@ -4,6 +4,7 @@ An engine knows tensors and no HTTP; the loop knows queues and no tensors; a tas
 of a text and neither of the others.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,6 +32,13 @@ class Unit:
     @property
     def tokens(self) -> int:
         return len(self.ids)
+
+
+def unit_of(ids: tuple[int, ...], type_ids: tuple[int, ...] | None) -> Unit:
+    """A unit whose key is exactly its content, so that equal work is recognised as such."""
+    if type_ids is None:
+        return Unit(ids, None, b"p" + array("i", ids).tobytes())
+    return Unit(ids, type_ids, b"t" + array("i", ids).tobytes() + bytes(type_ids))
 
 
 class Engine(Protocol):

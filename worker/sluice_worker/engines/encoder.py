@@ -63,12 +63,16 @@ class PaddedEngine:
     Args:
         model: a transformers model: a bare encoder where ``pooling`` is given, or else one with a
             sequence classification head.
+        padding: False batches texts of equal length only, for models that padding changes.
     """
 
     name = "padded"
 
-    def __init__(self, model: Any, pooling: Pooling | None, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, pooling: Pooling | None, device: torch.device, *, padding: bool = True
+    ) -> None:
         self._model = model
+        self._padding = padding
         self._pooling = pooling
         self._device = device
         self._pad_id = model.config.pad_token_id or 0
@@ -80,14 +84,15 @@ class PaddedEngine:
     @torch.inference_mode()
     def run(self, units: Sequence[Unit]) -> list[Array]:
         answers: dict[int, Array] = {}
-        for bucket in buckets([unit.tokens for unit in units]):
+        for bucket in buckets([unit.tokens for unit in units], padding=self._padding):
             rows = self._forward([units[index] for index in bucket])
             answers.update(zip(bucket, _in_order(rows, range(len(bucket))), strict=True))
         return [answers[index] for index in range(len(units))]
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return sum(
-            len(bucket) * max(lengths[index] for index in bucket) for bucket in buckets(lengths)
+            len(bucket) * max(lengths[index] for index in bucket)
+            for bucket in buckets(lengths, padding=self._padding)
         )
 
     def _forward(self, units: list[Unit]) -> Tensor:
@@ -110,18 +115,20 @@ class PaddedEngine:
         return pool(hidden, batch, self._pooling.mode, normalize=self._pooling.normalize)
 
 
-def buckets(lengths: Sequence[int]) -> list[list[int]]:
+def buckets(lengths: Sequence[int], *, padding: bool = True) -> list[list[int]]:
     """Indices of ``lengths``, shortest first, cut where padding would begin to cost.
 
-    A text joins the bucket before it while that adds at most an eighth of padding.
+    A text joins the bucket before it while that adds at most an eighth of padding, or none at all
+    where ``padding`` is not allowed.
     """
     result: list[list[int]] = []
     real = 0
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
         length = lengths[index]
         real += length
-        padding = (len(result[-1]) + 1) * length - real if result else 0
-        if not result or padding > max(_FREE_PADDING_TOKENS, real * _PADDING_SHARE):
+        added = (len(result[-1]) + 1) * length - real if result else 0
+        allowed = max(_FREE_PADDING_TOKENS, real * _PADDING_SHARE) if padding else 0
+        if not result or added > allowed:
             result.append([])
             real = length
         result[-1].append(index)

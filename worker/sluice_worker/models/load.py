@@ -15,7 +15,7 @@ from sluice_api.digests import answer_digest
 from sluice_api.tasks import Task
 from sluice_api.wire import Phase
 from sluice_worker import device as hardware
-from sluice_worker.engines.base import Unit
+from sluice_worker.engines.base import Unit, unit_of
 from sluice_worker.models.description import Description, describe
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.loaded import LoadedModel
@@ -23,7 +23,7 @@ from sluice_worker.models.manifest import SENTENCE_FILES, TOKENIZER_FILES, Manif
 from sluice_worker.models.sources.base import Report, silent
 from sluice_worker.models.sources.registry import PINNED_CONTENT, fetch
 from sluice_worker.models.tokenizer import Tokenizer, load_tokenizer
-from sluice_worker.tasks.base import Material, TaskModule, unit_of
+from sluice_worker.tasks.base import Material, TaskModule
 from sluice_worker.tasks.registry import offered
 
 if TYPE_CHECKING:

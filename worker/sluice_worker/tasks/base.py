@@ -3,7 +3,6 @@
 A task is a module with ``TASK``, ``offers`` and ``build``, and a line in ``tasks.registry``.
 """
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,13 +44,6 @@ class Material:
 
     description: Description
     tokenizer: Tokenizer
-
-
-def unit_of(ids: tuple[int, ...], type_ids: tuple[int, ...] | None) -> Unit:
-    """A unit whose key is exactly its content, so that equal work is recognised as such."""
-    if type_ids is None:
-        return Unit(ids, None, b"p" + array("i", ids).tobytes())
-    return Unit(ids, type_ids, b"t" + array("i", ids).tobytes() + bytes(type_ids))
 
 
 def place(call: Call, index: int) -> str:

@@ -8,10 +8,10 @@ from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.shapes.embeddings import item
 from sluice_api.tasks import Task
-from sluice_worker.engines.base import Array
+from sluice_worker.engines.base import Array, unit_of
 from sluice_worker.models.description import Description
 from sluice_worker.models.tokenizer import Encoded, Tokenizer
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, place, unit_of
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, place
 
 TASK = Task.EMBEDDINGS
 

@@ -11,10 +11,10 @@ import numpy as np
 from sluice_api.call import Call, Item
 from sluice_api.shapes.classify import item
 from sluice_api.tasks import Task
-from sluice_worker.engines.base import Array
+from sluice_worker.engines.base import Array, unit_of
 from sluice_worker.models.description import Classifier, Description
 from sluice_worker.models.tokenizer import Encoded, Tokenizer
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, place, text_of, unit_of
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, place, text_of
 from sluice_worker.tasks.labels import Labels, labels_of
 from sluice_worker.tasks.ranking import Scores, rank, softmax
 
