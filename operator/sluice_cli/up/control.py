@@ -64,6 +64,7 @@ class Control:
         self._wake = asyncio.Event()
         self._turned_at = 0.0
         self._announced = False
+        self._trouble = ""
         self._gateway = Gateway(
             settings,
             state,
@@ -191,10 +192,14 @@ class Control:
 
     def _publish(self) -> None:
         table = wire.ServiceTable(services=[e for s in self._each() if (e := s.entry())])
+        trouble = ""
         try:
             self._state.write_table(table)
         except OSError as error:
-            self._view.problem("state", f"the table cannot be written: {error.strerror}")
+            trouble = f"the table cannot be written, the gateway keeps the last: {error.strerror}"
+        if trouble and trouble != self._trouble:
+            self._view.problem("state", trouble)
+        self._trouble = trouble
 
     def _announce(self) -> None:
         """Say, once, that the first answer can be given."""

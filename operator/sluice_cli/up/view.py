@@ -166,8 +166,15 @@ class LiveView(PlainView):
     def __init__(self, level: LogLevel, console: Console) -> None:
         super().__init__(level)
         self._console = console
-        # We draw when something changed, so no thread of its own is needed.
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        # We draw when something changed, so no thread of its own is needed; and what goes to
+        # stdout must arrive there, also when only stderr is a terminal.
+        self._live = Live(
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from sluice_cli.main import app
 
+ROOT = Path(__file__).parents[3]
 GOOD = """\
 apiVersion: sluice.dev/v1alpha1
 kind: InferenceService
@@ -39,9 +40,10 @@ def test_version() -> None:
     assert _run("--version") == (0, f"sluice {version('sluice')}\n")
 
 
-def test_every_option_of_up_has_a_variable() -> None:
+def test_every_option_of_up_has_a_variable_and_is_documented() -> None:
     code, text = _run("up", "--help", env={"COLUMNS": "200"})
     assert code == 0
+    page = (ROOT / "docs" / "local-mode.md").read_text()
     for name in (
         "SLUICE_HOST",
         "SLUICE_PORT",
@@ -53,6 +55,12 @@ def test_every_option_of_up_has_a_variable() -> None:
         "SLUICE_ALLOW_ANONYMOUS_NETWORK",
     ):
         assert name in text
+        assert f"`{name}`" in page
+
+
+def test_the_examples_are_valid() -> None:
+    code, text = _run("validate", ROOT / "manifests" / "examples")
+    assert (code, "default/minilm: valid" in text) == (0, True), text
 
 
 def test_validate_accepts_and_names_the_revision(manifest: Path) -> None:

@@ -102,6 +102,14 @@ def test_a_live_view_prints_lines_above_its_table_and_survives_markup() -> None:
     assert "[bold]boom" in text
 
 
+def test_a_live_view_leaves_stdout_to_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with LiveView(LogLevel.INFO, console) as view:
+        view.show([READY], 0.0)
+        view.say("ready http://127.0.0.1:8080")
+    assert capsys.readouterr().out == "ready http://127.0.0.1:8080\n"
+
+
 def test_the_view_follows_the_option_and_else_the_terminal() -> None:
     assert isinstance(choose_view(True, LogLevel.INFO), LiveView)
     for live in (False, None):  # Under pytest stderr is no terminal.
