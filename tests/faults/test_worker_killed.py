@@ -12,7 +12,9 @@ from tests.support.worker_process import MINILM, WorkerProcess, wait_for
 
 
 def test_a_killed_worker_leaves_nothing_behind(tmp_path: Path) -> None:
-    with WorkerProcess(MINILM, environment={"TMPDIR": str(tmp_path)}) as worker:
+    with WorkerProcess(
+        MINILM, "--max-backlog", "5m", "--timeout", "5m", environment={"TMPDIR": str(tmp_path)}
+    ) as worker:
         worker.wait_ready()
         family = [psutil.Process(worker.process.pid)]
         family += family[0].children(recursive=True)
