@@ -1,4 +1,4 @@
-"""Log lines: constant message, fields that vary, and a reader that stops reading costs no answer."""
+"""Log lines: constant message, varying fields; a reader that stops reading costs no answer."""
 
 import json
 import logging
