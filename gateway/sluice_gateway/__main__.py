@@ -12,12 +12,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
-import uvloop
-
 from sluice_api import names
 from sluice_gateway import settings
-from sluice_gateway.app import Gateway
-from sluice_gateway.discovery import TableError
 from sluice_gateway.logs import configure
 from sluice_gateway.settings import Settings, SettingsError
 
@@ -29,22 +25,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         configure(given.log_level)
         public = listen(given.host, given.port, given.fd, "--port")
         admin = listen(given.admin_host, given.admin_port, given.admin_fd, "--admin-port")
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(given, public, admin))
-    except (SettingsError, TableError, ValueError) as error:
+        run(given, public, admin)
+    except (SettingsError, ValueError) as error:
         print(f"sluice-gateway: {error}", file=sys.stderr)  # noqa: T201 - for the person at the shell
         sys.exit(names.EXIT_BAD_CONFIGURATION)
 
 
-async def _run(given: Settings, public: socket.socket, admin: socket.socket) -> None:
-    gateway = Gateway(given)
+def run(given: Settings, public: socket.socket, admin: socket.socket) -> None:
+    """Serve on two listening sockets. Raises ValueError when there is nothing to begin with."""
+    # Imported late: what is wrong with the settings is told without waiting for a web framework.
+    import uvloop
+
+    from sluice_gateway.app import Gateway
+
+    async def serve() -> None:
+        gateway = Gateway(given)
+        freeze()
+        logging.getLogger(__name__).info("starting", extra={"pid": os.getpid()})
+        await gateway.serve(public, admin)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+
+
+def freeze() -> None:
+    """Tune the garbage collector: the main path makes no cycles."""
     # What exists now lives as long as the process: the collector need not look at it again, nor
     # run after every few hundred requests.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    logging.getLogger(__name__).info("starting", extra={"pid": os.getpid()})
-    await gateway.serve(public, admin)
 
 
 def listen(host: str, port: int, fd: int | None, option: str) -> socket.socket:

@@ -24,7 +24,7 @@ MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 
-class TableError(Exception):
+class TableError(ValueError):
     """The source says nothing that can be used; the message says where and why."""
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sluice_api import names
 
@@ -78,6 +78,9 @@ class Settings:
                 raise SettingsError(f"--{name.replace('_', '-')}: needs seconds, 0 or more.")
         if self.cache_bytes < 0 or self.limits.body_bytes <= 0:
             raise SettingsError("--cache-mib and --max-body-mib: need a positive number.")
+        for name in ("head_seconds", "body_seconds", "keep_alive_seconds"):
+            if not 0 < getattr(self.limits, name) < math.inf:
+                raise SettingsError(f"--{name.replace('_', '-')}: needs seconds, more than 0.")
         if not self.allow_anonymous_network:
             for host in (self.host, self.admin_host):
                 if not is_loopback(host):
@@ -117,9 +120,14 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             values[name] = value
     if "discovery" not in values:
         raise SettingsError("--discovery is required: static:FILE, a table of services.")
-    body_mib = values.pop("max_body_mib", None)
-    if body_mib is not None:
-        values["limits"] = EdgeLimits(body_bytes=body_mib * MEBIBYTE)
+    limits: dict[str, Any] = {
+        name: values.pop(name)
+        for name in ("head_seconds", "body_seconds", "keep_alive_seconds")
+        if name in values
+    }
+    if "max_body_mib" in values:
+        limits["body_bytes"] = values.pop("max_body_mib") * MEBIBYTE
+    values["limits"] = EdgeLimits(**limits)
     cache_mib = values.pop("cache_mib", None)
     if cache_mib is not None:
         values["cache_bytes"] = cache_mib * MEBIBYTE
@@ -165,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache-secret", type=Path, metavar="FILE", help="secret of the cache; made if missing")
     add("--cache-mib", type=int, help="memory for cached answers in this process (64)")
     add("--max-body-mib", type=int, help="largest request body taken (16)")
+    add("--head-seconds", type=float, help="for a request's headers to arrive (10)")
+    add("--body-seconds", type=float, help="for a request's body to arrive (30)")
+    add("--keep-alive-seconds", type=float, help="an idle connection is kept (75)")
     add("--access-log", action=argparse.BooleanOptionalAction, help="one JSON line per request")
     add("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
     add("--drain-delay", type=float, metavar="SECONDS", help="from SIGTERM to closing the port (0)")

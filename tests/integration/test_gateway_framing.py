@@ -68,7 +68,8 @@ SMUGGLING = {
     "NUL": POST + b"x: a\x00b\r\ncontent-length: 3\r\n\r\nabc",
     "no host": b"POST /v1/embeddings HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc",
     "two hosts": POST + b"host: u\r\ncontent-length: 3\r\n\r\nabc",
-    "HTTP/1.0 chunked": b"POST /v1/embeddings HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "HTTP/1.0 chunked": POST.replace(b"1.1", b"1.0")
+    + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "HTTP/2.0": b"POST /v1/embeddings HTTP/2.0\r\nhost: t\r\n\r\n",
     "HTTP/1.9": b"POST /v1/embeddings HTTP/1.9\r\nhost: t\r\n\r\n",
     "no version": b"POST /v1/embeddings\r\nhost: t\r\n\r\n",

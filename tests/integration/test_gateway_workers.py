@@ -1,0 +1,430 @@
+"""Workers that are slow, full, ill or gone: what the callers of the gateway see of it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from sluice_api import wire
+from sluice_api.errors import ApiError
+from tests.support.gateway_process import ROOT, Client, GatewayProcess, Reply, request, service
+from tests.support.stub_worker import Behaviour, StubWorker, until, vector_of
+
+PATH = "/v1/embeddings"
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with GatewayProcess(tmp_path_factory.mktemp("gateway"), []) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def gateway(process: GatewayProcess) -> AsyncIterator[GatewayProcess]:
+    await process.follow([])
+    yield process
+    assert '"level":"error"' not in process.log
+
+
+def ask(text: str) -> dict[str, Any]:
+    return {"model": "emb", "input": text}
+
+
+def right(reply: Reply, text: str) -> bool:
+    return reply.status == 200 and reply.json()["data"][0]["embedding"] == vector_of(text).tolist()
+
+
+class WorkerProcess:
+    """The stub in a process of its own, to be killed or stopped."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.stub_worker", str(port)],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().decode().strip()
+        self.port = int(self.url.rpartition(":")[2])
+
+    def __enter__(self) -> "WorkerProcess":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
+
+
+class Load:
+    """Unique questions over a few connections until stopped; every answer is checked."""
+
+    def __init__(self, gateway: GatewayProcess, connections: int = 8) -> None:
+        self._gateway = gateway
+        self._connections = connections
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.right = 0
+        self.wrong: list[Reply] = []
+        self.slowest = 0.0
+
+    async def __aenter__(self) -> "Load":
+        for number in range(self._connections):
+            self._tasks.append(asyncio.create_task(self._run(number)))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+
+    async def _run(self, number: int) -> None:
+        async with await self._gateway.client() as client:
+            while not self._stop.is_set():
+                text = f"{secrets.token_hex(8)} {number}"
+                began = time.monotonic()
+                reply = await client.post(PATH, ask(text))
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                if right(reply, text):
+                    self.right += 1
+                else:
+                    self.wrong.append(reply)
+
+    async def more(self, count: int = 100, seconds: float = 20.0) -> None:
+        """Wait for ``count`` more right answers."""
+        target = self.right + count
+        await until(lambda: self.right >= target or bool(self.wrong), seconds, "no answers")
+        assert not self.wrong, self.wrong[:3]
+
+
+async def test_killed_worker_costs_no_request(gateway: GatewayProcess) -> None:
+    with WorkerProcess() as one, WorkerProcess() as two:
+        await gateway.follow([service("emb", [one.url, two.url])])
+        async with Load(gateway) as load:
+            await load.more()
+            one.signal(signal.SIGKILL)
+            await load.more()
+            await gateway.ready("emb", 1)
+    assert not load.wrong
+
+
+async def test_only_worker_restarted_costs_no_request(gateway: GatewayProcess) -> None:
+    with contextlib.ExitStack() as workers:
+        first = workers.enter_context(WorkerProcess())
+        await gateway.follow([service("emb", [first.url])])
+        async with Load(gateway) as load:
+            await load.more()
+            first.signal(signal.SIGKILL)
+            await gateway.ready("emb", 0)
+            workers.enter_context(WorkerProcess(first.port))
+            await load.more()
+    assert not load.wrong
+
+
+async def test_stopped_worker_costs_no_request(gateway: GatewayProcess) -> None:
+    with WorkerProcess() as one, WorkerProcess() as two:
+        await gateway.follow([service("emb", [one.url, two.url])])
+        async with Load(gateway) as load:
+            await load.more()
+            one.signal(signal.SIGSTOP)
+            await gateway.ready("emb", 1, seconds=10)
+            await load.more()
+            one.signal(signal.SIGCONT)
+            await gateway.ready("emb", 2)
+            await load.more()
+    assert not load.wrong
+    assert load.slowest < 10
+
+
+GARBAGE = {
+    "not HTTP": b"hello\r\n\r\n",
+    "nothing": b"",
+    "half a head": b"HTTP/1.1 200 OK\r\ncontent-le",
+    "no length": b"HTTP/1.1 200 OK\r\n\r\n{}",
+    "early close": b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{",
+    "bad length": b"HTTP/1.1 200 OK\r\ncontent-length: abc\r\n\r\n{}",
+    "huge length": b"HTTP/1.1 200 OK\r\ncontent-length: 999999999999\r\n\r\n{}",
+    "two lengths": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{} ",
+    "bad chunk": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    "huge head": b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\ncontent-length: 2\r\n\r\n{}",
+    "two answers": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}" * 2,
+    "another's answer": b"HTTP/1.1 200 OK\r\nx-request-id: zzz\r\ncontent-length: 2\r\n\r\n{}",
+    "not JSON": b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc",
+    "not UTF-8": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n\xff\xfe",
+    "wrong shape": b'HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{"data":[]}',
+    "odd status": b"HTTP/1.1 777 X\r\ncontent-length: 2\r\n\r\n{}",
+    "redirect": b"HTTP/1.1 302 X\r\nlocation: http://x/\r\ncontent-length: 0\r\n\r\n",
+    "upgrade": b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_garbage_from_the_only_worker(gateway: GatewayProcess, name: str) -> None:
+    with StubWorker(Behaviour(raw=GARBAGE[name])) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        reply = await gateway.post(PATH, ask("g"), x_sluice_deadline_ms="3000")
+        assert (reply.status, reply.json()["error"]["code"]) == (502, "upstream_failed"), reply
+        assert reply.headers["x-should-retry"] == "true"
+        worker.behaviour.raw = None
+        text = f"after {name}"
+        assert right(await gateway.post(PATH, ask(text)), text)
+
+
+async def test_garbage_from_one_of_two_workers_is_not_seen(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(raw=GARBAGE["bad chunk"])) as ill, StubWorker() as well:
+        await gateway.follow([service("emb", [ill.url, well.url])])
+        async with Load(gateway, 4) as load:
+            await load.more(200)
+        states = {e["url"]: e["state"] for e in (await gateway.services())["emb"]["endpoints"]}
+        assert states[ill.url] == "ejected"
+        assert await gateway.metric("sluice_gateway_ejections_total", service="emb") >= 1
+    assert not load.wrong
+
+
+async def test_error_storm_of_one_worker_is_bounded(gateway: GatewayProcess) -> None:
+    error = ApiError("internal_error", "Broken.")
+    with StubWorker(Behaviour(refuse=error)) as ill, StubWorker() as one, StubWorker() as two:
+        await gateway.follow([service("emb", [ill.url, one.url, two.url])])
+        async with Load(gateway, 4) as load:
+            await load.more(300)
+        assert not load.wrong
+        assert len(ill.seen) < 60
+
+
+async def test_equal_questions_are_computed_once(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(delay=0.3)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        replies = await asyncio.gather(*[gateway.post(PATH, ask("same")) for _ in range(20)])
+        assert all(right(reply, "same") for reply in replies)
+        assert worker.computed == 1
+        statuses = sorted(reply.headers["cache-status"] for reply in replies)
+        assert statuses.count("Sluice; fwd=miss; stored") == 1
+        assert statuses.count("Sluice; fwd=miss; collapsed") == 19
+
+
+async def test_client_gone_stops_the_worker(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(hang=True)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        for fallback in (False, True):
+            client = await gateway.client()
+            if fallback:
+                await client.get("/livez")
+            client.send(request(PATH, ask("gone")))
+            await until(lambda: worker.running == 1)
+            client.close()
+            await until(lambda: worker.running == 0, what="upstream not aborted")
+        assert worker.aborted == 2
+        (endpoint,) = (await gateway.services())["emb"]["endpoints"]
+        assert endpoint["inFlight"] == 0
+
+
+async def test_leader_gone_does_not_stop_the_followers(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(delay=0.5)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        leader = await gateway.client()
+        leader.send(request(PATH, ask("shared")))
+        await until(lambda: worker.running == 1)
+        follower = asyncio.create_task(gateway.post(PATH, ask("shared")))
+        await joined(gateway, 2)
+        leader.close()
+        assert right(await follower, "shared")
+        assert worker.computed == 1 and worker.aborted == 0
+
+
+async def joined(gateway: GatewayProcess, waiting: int) -> None:
+    async def seen() -> bool:
+        told = (await gateway.get("/internal/services", admin=True)).json()["parts"]["Flights"]
+        return f"{waiting} waiting" in told
+
+    await until(seen)
+
+
+async def test_leaders_short_deadline_is_not_the_followers(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(delay=0.6)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        leader = asyncio.create_task(gateway.post(PATH, ask("late"), x_sluice_deadline_ms="250"))
+        await until(lambda: worker.running == 1)
+        follower = asyncio.create_task(gateway.post(PATH, ask("late")))
+        reply = await leader
+        assert (reply.status, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert right(await follower, "late")
+        assert worker.computed == 1
+
+
+async def test_neighbours_bad_input_does_not_fail_the_follower(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(delay=0.3)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        body = {"model": "emb", "input": ["good", "too long"]}
+        leader = asyncio.create_task(gateway.post(PATH, body))
+        await until(lambda: worker.running == 1)
+        follower = asyncio.create_task(gateway.post(PATH, ask("good")))
+        assert (await leader).status == 400
+        assert right(await follower, "good")
+
+
+async def test_deadline(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(hang=True)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        began = time.monotonic()
+        reply = await gateway.post(PATH, ask("d"), x_sluice_deadline_ms="300")
+        assert (reply.status, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert 0.29 < time.monotonic() - began < 1.5
+        await until(lambda: worker.aborted == 1)
+        limits = wire.LimitRules(timeout_seconds=0.2)
+        await gateway.follow([service("emb", [worker.url], limits=limits)])
+        assert (await gateway.post(PATH, ask("d"))).status == 504
+
+
+async def test_worker_gets_no_more_than_it_can_hold(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(limit=2, delay=0.05)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        texts = [f"w{number}" for number in range(12)]
+        replies = await asyncio.gather(*[gateway.post(PATH, ask(text)) for text in texts])
+        assert all(right(reply, text) for reply, text in zip(replies, texts, strict=True))
+        assert worker.peak == 2
+
+
+async def test_full_queue_is_refused_at_once(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(limit=1, delay=1.0)) as worker:
+        limits = wire.LimitRules(waiting=2)
+        await gateway.follow([service("emb", [worker.url], limits=limits)])
+        running = [asyncio.create_task(gateway.post(PATH, ask(f"q{n}"))) for n in range(3)]
+
+        async def queued() -> bool:
+            return bool((await gateway.services())["emb"]["waiting"] == 2)
+
+        await until(queued)
+        began = time.monotonic()
+        reply = await gateway.post(PATH, ask("one too many"))
+        assert time.monotonic() - began < 0.5
+        assert (reply.status, reply.json()["error"]["code"]) == (429, "overloaded")
+        assert int(reply.headers["retry-after"]) >= 1
+        assert reply.headers["x-should-retry"] == "true"
+        assert {r.status for r in await asyncio.gather(*running)} == {200}
+
+
+async def test_workers_own_refusal_goes_to_another_or_back_to_the_queue(
+    gateway: GatewayProcess,
+) -> None:
+    full = ApiError("overloaded", "Full.", retry_after=0.2)
+    with StubWorker(Behaviour(refuse=full)) as busy, StubWorker() as free:
+        await gateway.follow([service("emb", [busy.url, free.url])])
+        async with Load(gateway, 4) as load:
+            await load.more(100)
+        assert not load.wrong
+        await gateway.follow([service("emb", [busy.url])])
+        alone = asyncio.create_task(gateway.post(PATH, ask("patient")))
+        seen = len(busy.seen)
+        await until(lambda: len(busy.seen) > seen + 1)
+        busy.behaviour.refuse = None
+        assert right(await alone, "patient")
+        busy.behaviour.refuse = full
+        reply = await gateway.post(PATH, ask("hasty"), x_sluice_deadline_ms="100")
+        assert (reply.status, reply.json()["error"]["code"]) == (429, "overloaded")
+        assert reply.headers["retry-after-ms"] == "200"
+
+
+async def test_sleeping_service_holds_requests_and_wakes(gateway: GatewayProcess) -> None:
+    await gateway.follow([service("emb", [])])
+    assert (await gateway.get("/v1/models/emb")).json()["state"] == "asleep"
+    async with await Client.open(gateway.admin_port) as stream:
+        stream.send(b"GET /internal/demand HTTP/1.1\r\nhost: t\r\n\r\n")
+        await stream.reader.readuntil(b"\r\n\r\n")
+        began = time.monotonic()
+        held = [asyncio.create_task(gateway.post(PATH, ask(f"z{n}"))) for n in range(5)]
+        record = await next_demand(stream, lambda r: r.get("wake", False))
+        assert time.monotonic() - began < 0.5
+        assert record["held"] >= 1 and record["service"] == "emb"
+        assert (await gateway.get("/v1/models/emb")).json()["state"] == "starting"
+        with StubWorker() as worker:
+            gateway.write([service("emb", [worker.url])])
+            for number, reply in enumerate(await asyncio.gather(*held)):
+                assert right(reply, f"z{number}")
+
+
+async def next_demand(stream: Client, wanted: Any) -> dict[str, Any]:
+    async with asyncio.timeout(5):
+        while True:
+            size = int(await stream.reader.readline(), 16)
+            chunk = await stream.reader.readexactly(size)
+            await stream.reader.readline()
+            for line in chunk.splitlines():
+                record: dict[str, Any] = json.loads(line)
+                if wanted(record):
+                    return record
+
+
+async def test_start_that_takes_too_long(gateway: GatewayProcess) -> None:
+    limits = wire.LimitRules(start_timeout_seconds=0.3)
+    await gateway.follow([service("emb", [], limits=limits)])
+    reply = await gateway.post(PATH, ask("x"))
+    assert (reply.status, reply.json()["error"]["code"]) == (503, "starting")
+    assert int(reply.headers["retry-after"]) >= 1
+
+
+async def test_sleeping_service_is_answered_from_the_cache(gateway: GatewayProcess) -> None:
+    digest = f"sha256:{secrets.token_hex(32)}"
+    with StubWorker(Behaviour(digest=digest)) as worker:
+        await gateway.follow([service("emb", [worker.url], answer_digest=digest)])
+        await gateway.post(PATH, ask("kept"))
+    tasks = worker.behaviour.tasks
+    await gateway.follow([service("emb", [], answer_digest=digest, tasks=tasks)])
+    reply = await gateway.post(PATH, ask("kept"))
+    assert right(reply, "kept")
+    assert reply.headers["cache-status"].startswith("Sluice; hit")
+
+
+async def test_removed_endpoint_finishes_what_it_has(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(delay=0.5)) as old, StubWorker() as new:
+        await gateway.follow([service("emb", [old.url])])
+        running = asyncio.create_task(gateway.post(PATH, ask("running")))
+        await until(lambda: old.running == 1)
+        await gateway.follow([service("emb", [new.url])])
+        for number in range(5):
+            assert right(await gateway.post(PATH, ask(f"n{number}")), f"n{number}")
+        assert right(await running, "running")
+        assert len(old.seen) == 1
+
+
+async def test_removed_service_tells_those_who_wait(gateway: GatewayProcess) -> None:
+    await gateway.follow([service("emb", [])])
+    held = asyncio.create_task(gateway.post(PATH, ask("x")))
+
+    async def waiting() -> bool:
+        return bool((await gateway.services())["emb"]["waiting"] == 1)
+
+    await until(waiting)
+    await gateway.follow([])
+    assert (await held).status == 404
+
+
+async def test_worker_that_drains_gets_nothing_new(gateway: GatewayProcess) -> None:
+    with StubWorker() as leaving, StubWorker() as staying:
+        await gateway.follow([service("emb", [leaving.url, staying.url])])
+        leaving.behaviour.phase = wire.Phase.DRAINING
+        leaving.behaviour.refuse = ApiError("draining", "Leaving.")
+        async with Load(gateway, 4) as load:
+            await load.more(100)
+        assert not load.wrong
+        assert len(leaving.seen) < 30
+
+
+async def test_worker_that_closes_idle_connections_costs_nothing(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(keep_alive=False)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        async with Load(gateway, 4) as load:
+            await load.more(200)
+    assert not load.wrong
