@@ -22,7 +22,6 @@ MAX_PENDING: Final = 20_000
 MAX_PENDING_BYTES: Final = 2 * 1024 * 1024
 
 _STALL_SECONDS: Final = 0.005
-_GRACE_SECONDS: Final = 0.001
 _INCOMPLETE: Final = object()
 
 
@@ -173,10 +172,10 @@ class Link(asyncio.Protocol):
         if late >= 0 and (late < _STALL_SECONDS or self._graced):
             self.drop("timeout")
             return
-        # A timer that is very late says that our own loop stood still: the reply may lie in the
-        # socket, which the loop reads before the next timer.
+        # A timer that is very late says that our own loop stood still: the reply may lie unread in
+        # the socket, or the command may never have left. Once, the budget begins anew.
         self._graced = late >= 0
-        when = now + _GRACE_SECONDS if self._graced else self._calls[0].deadline
+        when = now + self._budget if self._graced else self._calls[0].deadline
         self._timer = self._loop.call_at(when, self._expire)
 
     def __repr__(self) -> str:
