@@ -5,7 +5,7 @@ from typing import Any
 
 from sluice_api.call import Call, Codec
 from sluice_api.routes import POST_ROUTES
-from sluice_worker.models.loaded import LoadedModel
+from sluice_worker.loaded import LoadedModel
 
 
 def ask(model: LoadedModel, route: str, body: dict[str, Any]) -> Any:

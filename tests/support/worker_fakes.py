@@ -15,7 +15,7 @@ from sluice_api.errors import ApiError
 from sluice_api.shapes import embeddings
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, Unit
-from sluice_worker.models.loaded import LoadedModel
+from sluice_worker.loaded import LoadedModel
 from sluice_worker.tasks.base import Prepared
 
 POISON = "☠"

@@ -18,7 +18,7 @@ from sluice_worker.routes import Worker
 from sluice_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from sluice_worker.models.loaded import LoadedModel
+    from sluice_worker.loaded import LoadedModel
     from sluice_worker.warmup import Warmth
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def _load(settings: Settings, lifecycle: Lifecycle) -> "tuple[LoadedModel, Warmt
     # the batch's time on shared ones; lanes of one thread never wait for each other at all.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    from sluice_worker.models.load import load
+    from sluice_worker.loader import load
     from sluice_worker.warmup import warm_up
 
     model = load(

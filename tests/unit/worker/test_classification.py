@@ -9,9 +9,9 @@ import transformers
 
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
+from sluice_worker.loaded import LoadedModel
+from sluice_worker.loader import load
 from sluice_worker.models.errors import ModelRejected
-from sluice_worker.models.load import load
-from sluice_worker.models.loaded import LoadedModel
 from tests.support import models
 from tests.support.model_calls import ask
 

@@ -10,8 +10,8 @@ import transformers
 
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
-from sluice_worker.models.load import load
-from sluice_worker.models.loaded import LoadedModel
+from sluice_worker.loaded import LoadedModel
+from sluice_worker.loader import load
 from sluice_worker.models.sources.base import silent
 from sluice_worker.models.sources.registry import fetch
 from tests.support.model_calls import ask

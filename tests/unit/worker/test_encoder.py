@@ -13,8 +13,8 @@ import transformers
 from sluice_worker.engines.base import Array, Unit, unit_of
 from sluice_worker.engines.encoder import PackedEngine, PaddedEngine, buckets
 from sluice_worker.engines.selection import difference
-from sluice_worker.models.load import load
-from sluice_worker.models.loaded import LoadedModel
+from sluice_worker.loaded import LoadedModel
+from sluice_worker.loader import load
 from tests.support import models
 
 TOLERANCE = 1e-5

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sluice_api.wire import Phase
+from sluice_worker.loader import load
 from sluice_worker.models import errors
-from sluice_worker.models.load import load
 from sluice_worker.models.manifest import verify
 from sluice_worker.models.sources import hub
 from sluice_worker.models.sources.base import silent

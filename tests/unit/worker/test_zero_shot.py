@@ -11,8 +11,8 @@ import transformers
 from sluice_api.errors import ApiError
 from sluice_api.shapes import classify
 from sluice_api.tasks import Task
-from sluice_worker.models.load import load
-from sluice_worker.models.loaded import LoadedModel
+from sluice_worker.loaded import LoadedModel
+from sluice_worker.loader import load
 from sluice_worker.tasks.labels import MAX_PAIRS
 from sluice_worker.tasks.zero_shot_vectors import VectorMemory
 from tests.support import models

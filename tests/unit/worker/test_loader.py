@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from sluice_api.wire import Phase
 from sluice_worker.engines.encoder import PackedEngine
+from sluice_worker.loader import load
 from sluice_worker.models.errors import BadConfiguration, ModelRejected
-from sluice_worker.models.load import load
 from tests.support import models
 
 
@@ -181,7 +181,7 @@ def test_a_bert_is_served_without_transformers(folder: Path) -> None:
     """Its modelling code is more than half of a cold start."""
     program = (
         "import sys\n"
-        "from sluice_worker.models.load import load\n"
+        "from sluice_worker.loader import load\n"
         f"model = load('file://{folder}', device='cpu')\n"
         "assert model.engine.run(model.canary)\n"
         "heavy = {'transformers', 'torch._dynamo', 'sympy', 'huggingface_hub'} & set(sys.modules)\n"

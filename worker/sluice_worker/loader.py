@@ -16,9 +16,9 @@ from sluice_api.tasks import Task
 from sluice_api.wire import Phase
 from sluice_worker import device as hardware
 from sluice_worker.engines.base import Unit, unit_of
+from sluice_worker.loaded import LoadedModel
 from sluice_worker.models.description import Description, describe
 from sluice_worker.models.errors import ModelRejected
-from sluice_worker.models.loaded import LoadedModel
 from sluice_worker.models.manifest import SENTENCE_FILES, TOKENIZER_FILES, Manifest, verify
 from sluice_worker.models.sources.base import Report, silent
 from sluice_worker.models.sources.registry import PINNED_CONTENT, fetch
