@@ -39,14 +39,13 @@ def two_choices(
     count = len(ready)
     if count == 0:
         return None
-    first = ready[int(random() * count)]
+    index = int(random() * count)
+    first = ready[index]
     best = first if _fits(first, excluded, now) else None
     if count > 1:
-        second = ready[int(random() * count)]
-        if (
-            second is not first
-            and _fits(second, excluded, now)
-            and (best is None or second.in_flight * best.limit < best.in_flight * second.limit)
+        second = ready[(index + 1 + int(random() * (count - 1))) % count]
+        if _fits(second, excluded, now) and (
+            best is None or second.in_flight * best.limit < best.in_flight * second.limit
         ):
             best = second
         if best is None:

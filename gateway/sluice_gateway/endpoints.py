@@ -119,6 +119,8 @@ class Endpoint:
 
     def failed(self, now: float, reason: str, *, prove: bool) -> None:
         """A request failed here. With ``prove``, it must pass a probe before it gets another."""
+        if self.state is State.EJECTED:
+            return  # Requests that were still on their way; this has been judged.
         self._failures += 1
         if self._failures >= FAILURES_TO_EJECT and self._owner.may_eject():
             self._failures = 0

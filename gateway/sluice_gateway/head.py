@@ -83,12 +83,14 @@ class Head(NamedTuple):
 class _Collector:
     """httptools' callbacks for one head."""
 
-    __slots__ = ("complete", "headers", "target")
+    __slots__ = ("complete", "headers", "keep_alive", "parser", "target")
 
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
         self.target = b""
         self.complete = False
+        self.keep_alive = False
+        self.parser = httptools.HttpRequestParser(self)
 
     def on_url(self, part: bytes) -> None:
         self.target += part
@@ -98,6 +100,7 @@ class _Collector:
 
     def on_headers_complete(self) -> None:
         self.complete = True
+        self.keep_alive = self.parser.should_keep_alive()  # llhttp forgets it after the message.
 
 
 @lru_cache(maxsize=1024)
@@ -108,7 +111,7 @@ def parse_head(raw: bytes) -> Head:
     because where the next request begins cannot be trusted.
     """
     collected = _Collector()
-    parser = httptools.HttpRequestParser(collected)
+    parser = collected.parser
     try:
         parser.feed_data(raw)
     except httptools.HttpParserUpgrade:
@@ -132,7 +135,7 @@ def parse_head(raw: bytes) -> Head:
     chunked = b"transfer-encoding" in headers
     if chunked and (version == "1.0" or headers[b"transfer-encoding"].lower() != b"chunked"):
         raise ApiError("bad_http", "Transfer-Encoding must be chunked, in HTTP/1.1 only.")
-    return _head(parser, collected.target, headers, chunked)
+    return _head(collected, headers, chunked)
 
 
 def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -148,13 +151,12 @@ def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def _head(
-    parser: httptools.HttpRequestParser,
-    target: bytes,
+    collected: _Collector,
     headers: dict[bytes, bytes],
     chunked: bool,
 ) -> Head:
-    method = parser.get_method()
-    path, route, model = _route(method, target)
+    method = collected.parser.get_method()
+    path, route, model = _route(method, collected.target)
     request_id = headers.get(names.REQUEST_ID.encode())
     if request_id is not None and not _REQUEST_ID.fullmatch(request_id):
         request_id = None
@@ -173,7 +175,7 @@ def _head(
         model=model,
         content_length=int(headers.get(b"content-length", b"0")),
         chunked=chunked,
-        keep_alive=parser.should_keep_alive(),
+        keep_alive=collected.keep_alive,
         expect_continue=headers.get(b"expect", b"").lower() == b"100-continue",
         request_id=request_id,
         traceparent=traceparent,

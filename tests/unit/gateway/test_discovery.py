@@ -1,0 +1,71 @@
+"""Tables: YAML and JSON mean the same, and what is wrong is said with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from sluice_gateway.discovery import StaticDiscovery, TableError, read_table
+
+GOOD = """
+services:
+- name: emb
+  revision: r1
+  answerDigest: "sha256:1"
+  tasks: [embeddings]
+  public: true
+  limits: {waiting: 5, timeoutSeconds: 2}
+  endpoints:
+  - {url: "http://127.0.0.1:1", revision: r1}
+"""
+
+
+def test_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
+    yaml, json = tmp_path / "t.yaml", tmp_path / "t.json"
+    yaml.write_text(GOOD)
+    json.write_text(
+        '{"services":[{"name":"emb","revision":"r1","answerDigest":"sha256:1",'
+        '"tasks":["embeddings"],"public":true,"limits":{"waiting":5,"timeoutSeconds":2},'
+        '"endpoints":[{"url":"http://127.0.0.1:1","revision":"r1"}],"unknown":1}]}'
+    )
+    assert read_table(yaml) == read_table(json)
+    assert read_table(yaml).services[0].limits.timeout_seconds == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "truncated"),
+        ("services: [", "flow"),
+        ("services: 1", "Expected `array`"),
+        ("services: [{name: a}]", "revision"),
+        ("services: [{name: a, revision: ''}]", "revision is empty"),
+        ("services: [{name: a/b, revision: r}]", r"services\[0\]"),
+        ("services: [{name: a, revision: r}, {name: a, revision: r}]", "twice"),
+        (
+            "services: [{name: a, revision: r, endpoints: [{url: x, revision: r}]}]",
+            r"endpoints\[0\].url",
+        ),
+        ("services: [{name: a, revision: r, limits: {waiting: -1}}]", "waiting"),
+        ("services: !!python/object:os.system {}", "could not determine a constructor"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "t"
+    path.write_text(text)
+    with pytest.raises(TableError, match=told):
+        read_table(path)
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="No such file"):
+        read_table(tmp_path / "none")
+    (tmp_path / "empty").write_text("")
+    assert read_table(tmp_path / "empty").services == []
+
+
+def test_first_counts(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(GOOD)
+    discovery = StaticDiscovery(path)
+    assert discovery.first().services[0].name == "emb"
+    assert repr(discovery) == "<StaticDiscovery t.yaml good, 1 read>"

@@ -1,0 +1,66 @@
+"""The timer wheel on a real loop: never early, once, and not after cancel."""
+
+import asyncio
+import time
+
+from sluice_gateway.timers import RESOLUTION_SECONDS, TimerWheel
+
+
+async def test_fires_in_time_and_once() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    fired: list[float] = []
+    began = time.monotonic()
+    for delay in (0.05, 0.0, 0.02):
+        wheel.after(delay, lambda delay=delay: fired.append(delay))  # type: ignore[misc]
+    done = asyncio.Event()
+    wheel.after(0.08, done.set)
+    await asyncio.wait_for(done.wait(), 5)
+    assert time.monotonic() - began >= 0.08
+    assert fired == [0.0, 0.02, 0.05]
+    assert repr(wheel) == "<TimerWheel 0 pending>"
+
+
+async def test_never_early() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    late: list[float] = []
+    done = asyncio.Event()
+    for number in range(50):
+        moment = time.monotonic() + number * 0.001
+
+        def fire(moment: float = moment) -> None:
+            late.append(time.monotonic() - moment)
+            if len(late) == 50:
+                done.set()
+
+        wheel.at(moment, fire)
+    await asyncio.wait_for(done.wait(), 5)
+    assert min(late) >= 0
+
+
+async def test_cancelled_does_not_fire() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    fired: list[str] = []
+    timer = wheel.after(0.01, lambda: fired.append("cancelled"))
+    timer.cancel()
+    timer.cancel()
+    done = asyncio.Event()
+    wheel.after(3 * RESOLUTION_SECONDS, done.set)
+    await asyncio.wait_for(done.wait(), 5)
+    assert fired == []
+
+
+async def test_broken_callback_stops_nobody(caplog: object) -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    done = asyncio.Event()
+    wheel.after(0.0, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    wheel.after(0.03, done.set)
+    await asyncio.wait_for(done.wait(), 5)
+
+
+async def test_close_drops_everything() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    fired: list[int] = []
+    wheel.after(0.0, lambda: fired.append(1))
+    wheel.close()
+    await asyncio.sleep(3 * RESOLUTION_SECONDS)
+    assert fired == []
