@@ -1,7 +1,8 @@
 """``python -m sluice_gateway``: read settings, open both ports, run one gateway process.
 
 Ports are bound before anything else starts, so that a taken one is a clear error and no half of a
-gateway. Exit codes: 0 after a signal, 78 when it cannot start as it is told to.
+gateway. Exit codes: 0 after a signal, 1 after a failure of its own, 78 when it cannot start
+as it is told to.
 """
 
 import asyncio
@@ -25,27 +26,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         configure(given.log_level)
         public = listen(given.host, given.port, given.fd, "--port")
         admin = listen(given.admin_host, given.admin_port, given.admin_fd, "--admin-port")
-        run(given, public, admin)
+        well = run(given, public, admin)
     except (SettingsError, ValueError) as error:
         print(f"sluice-gateway: {error}", file=sys.stderr)  # noqa: T201 - for the person at the shell
         sys.exit(names.EXIT_BAD_CONFIGURATION)
+    sys.exit(0 if well else 1)
 
 
-def run(given: Settings, public: socket.socket, admin: socket.socket) -> None:
-    """Serve on two listening sockets. Raises ValueError when there is nothing to begin with."""
+def run(given: Settings, public: socket.socket, admin: socket.socket) -> bool:
+    """Serve on two listening sockets until asked to stop; False when it stopped by itself.
+
+    Raises ValueError when there is nothing to begin with.
+    """
     # Imported late: what is wrong with the settings is told without waiting for a web framework.
     import uvloop
 
     from sluice_gateway.app import Gateway
 
-    async def serve() -> None:
+    async def serve() -> bool:
         gateway = Gateway(given)
         freeze()
         logging.getLogger(__name__).info("starting", extra={"pid": os.getpid()})
         await gateway.serve(public, admin)
+        return not gateway.failed
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
+        return runner.run(serve())
 
 
 def freeze() -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -30,9 +31,11 @@ from sluice_gateway.control.health import Health
 from sluice_gateway.demand import DemandFeed
 from sluice_gateway.discovery import StaticDiscovery
 from sluice_gateway.dispatch import Dispatcher
+from sluice_gateway.edge import Edge
+from sluice_gateway.fallback import make_guarded
 from sluice_gateway.keys import Keyring
 from sluice_gateway.metrics import Metrics, Sample
-from sluice_gateway.protocol import Edge
+from sluice_gateway.protocol import make_fast
 from sluice_gateway.redis_pipeline import RedisPipeline
 from sluice_gateway.services import Services
 from sluice_gateway.settings import Settings
@@ -77,6 +80,7 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
+        self.failed = False
         self.health = Health()
         self.wheel = TimerWheel(loop)
         self.metrics = Metrics()
@@ -182,6 +186,7 @@ class Gateway:
     def _part_ended(self, task: "asyncio.Task[None]") -> None:
         """A part that must run for ever has ended: the process is of no use without it."""
         if not task.cancelled() and not self.health.draining:
+            self.failed = True
             log.critical(
                 "a part of the gateway ended",
                 exc_info=task.exception(),
@@ -205,7 +210,7 @@ class Gateway:
     def _server(self, app: FastAPI, *, owns_signals: bool) -> _Server:
         config = uvicorn.Config(
             app,
-            http=self.edge.make_protocol if owns_signals else self.edge.make_guarded,  # type: ignore[arg-type]
+            http=partial(make_fast if owns_signals else make_guarded, self.edge),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,

@@ -106,8 +106,8 @@ class Endpoint:
     def heard(self, answer: UpstreamAnswer, now: float) -> None:
         """An answer came, whatever it says: take the capacity from it."""
         self.answered_at = now
-        if answer.capacity is not None:
-            self.limit = answer.capacity.limit
+        if answer.limit is not None:
+            self.limit = answer.limit
 
     def succeeded(self) -> None:
         self._failures = 0

@@ -5,31 +5,43 @@ port uses it alone. What uvicorn does not bound – head size, number of headers
 is bounded by overriding its parser callbacks.
 """
 
+import asyncio
 import time
-from typing import TYPE_CHECKING, Final, Self
+from typing import Any, Final, Self
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from sluice_api.errors import ApiError, render
+from sluice_gateway.edge import Edge
 from sluice_gateway.head import MAX_HEAD_BYTES, MAX_HEADERS
-
-if TYPE_CHECKING:
-    from sluice_gateway.protocol import Edge
 
 _STATUS: Final = {400: b"400 Bad Request", 408: b"408 Request Timeout"}
 _TOO_LARGE: Final = b"431 Request Header Fields Too Large"
 
 
+def make_guarded(
+    edge: Edge,
+    config: Config,
+    server_state: ServerState,
+    app_state: dict[str, Any],
+    _loop: asyncio.AbstractEventLoop | None = None,
+) -> "GuardedProtocol":
+    """A protocol for a port without inference routes; uvicorn calls it, ``edge`` bound before."""
+    return GuardedProtocol(config, server_state, app_state, _loop).guarded_by(edge)
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One client connection in uvicorn's hands."""
 
-    _edge: "Edge"
+    _edge: Edge
     _head_bytes = 0  # received while the head is incomplete
     _header_bytes = 0
     _in_head = False
     _head_since = 0.0
 
-    def guarded_by(self, edge: "Edge") -> Self:
+    def guarded_by(self, edge: Edge) -> Self:
         """Have ``edge`` enforce the times of this connection."""
         self._edge = edge
         return self

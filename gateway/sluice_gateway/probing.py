@@ -73,15 +73,10 @@ async def watch(endpoint: Endpoint) -> None:
         try:
             answer = await probe(endpoint)
         except ProbeFailed as failure:
-            cause = str(failure)
             # An answer to a request meanwhile is a sign of life: busy is not dead.
-            silences = silences + 1 if endpoint.answered_at == before else 0
-            if cause != "silent":
-                endpoint.unresponsive(f"probe: {cause}") if cause == "connect" else None
-                if cause not in ("connect", "stale"):
-                    endpoint.not_ready(f"probe: {cause}")
-            elif silences >= SILENCES_TO_LOSE or endpoint.state is not State.READY:
-                endpoint.unresponsive(f"no answer within {TIMEOUT_SECONDS} s")
+            alive = endpoint.answered_at != before
+            silences = 0 if alive else silences + 1
+            _take_failure(endpoint, str(failure), silences)
         else:
             silences = 0
             _take(endpoint, answer)
@@ -105,6 +100,17 @@ def _pause(endpoint: Endpoint, out_seconds: float) -> float:
         seconds = PATIENT_SECONDS
     # Spread, or a thousand workers that started together are probed together for ever.
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311
+
+
+def _take_failure(endpoint: Endpoint, cause: str, silences: int) -> None:
+    if cause == "stale":
+        return  # The worker closed an idle connection; the next probe makes a new one.
+    if cause == "connect":
+        endpoint.unresponsive("the connection was refused")
+    elif cause != "silent":
+        endpoint.not_ready(f"/readyz: {cause}")
+    elif silences >= SILENCES_TO_LOSE or endpoint.state is not State.READY:
+        endpoint.unresponsive(f"no answer within {TIMEOUT_SECONDS} s")
 
 
 def _take(endpoint: Endpoint, answer: UpstreamAnswer) -> None:

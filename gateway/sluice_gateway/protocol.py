@@ -7,26 +7,21 @@ answered one after the other; what a client sends ahead waits in a bounded buffe
 """
 
 import asyncio
-import itertools
-import secrets
 import time
 from collections.abc import Callable
-from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from sluice_api.errors import ApiError, render
 from sluice_gateway.chunks import ChunkedBody
-from sluice_gateway.dispatch import Dispatcher
+from sluice_gateway.edge import Edge
 from sluice_gateway.exchange import Answer, Exchange, Request
 from sluice_gateway.fallback import GuardedProtocol
 from sluice_gateway.head import MAX_HEAD_BYTES, Head, parse_head
-from sluice_gateway.settings import EdgeLimits
 
-SWEEP_SECONDS: Final = 0.25
 MAX_AHEAD_BYTES: Final = 256 * 1024
 """What a connection may send beyond the request that is being answered."""
 
@@ -37,80 +32,19 @@ _STATUS_LINES: Final = {
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Timed(Protocol):
-    """A connection whose times are enforced from outside."""
-
-    @property
-    def idle(self) -> bool: ...
-    def enforce_times(self, now: float) -> None: ...
-
-
-class Edge:
-    """What the connections of one server share: the way in, the limits, the clock's text.
-
-    Args:
-        limits: sizes and times a client is held to.
-    """
-
-    def __init__(self, dispatcher: Dispatcher, limits: EdgeLimits) -> None:
-        self.dispatcher = dispatcher
-        self.limits = limits
-        self.connections: set[Timed] = set()
-        self.draining = False
-        self.date = b""
-        prefix = secrets.token_hex(6)
-        self._ids = (b"%b-%x" % (prefix.encode(), number) for number in itertools.count(1))
-        self._sweeping: asyncio.TimerHandle | None = None
-        self._date_second = 0
-
-    def __repr__(self) -> str:
-        state = " draining" if self.draining else ""
-        return f"<Edge {len(self.connections)} connections{state}>"
-
-    def new_id(self) -> bytes:
-        return next(self._ids)
-
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweep(loop)
-
-    def close(self) -> None:
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Enforce the times of all connections; cheaper than a timer for each request."""
-        now = time.monotonic()
-        second = int(time.time())
-        if second != self._date_second:
-            self._date_second = second
-            self.date = b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
-        for connection in list(self.connections):
-            connection.enforce_times(now)
-        self._sweeping = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
-
-    def make_protocol(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> "FastProtocol":
-        """What uvicorn calls for a new connection."""
-        return FastProtocol(
-            self,
-            server_state,
-            lambda: GuardedProtocol(config, server_state, app_state, _loop).guarded_by(self),
-        )
-
-    def make_guarded(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> GuardedProtocol:
-        """The same, for a port without inference routes."""
-        return GuardedProtocol(config, server_state, app_state, _loop).guarded_by(self)
+def make_fast(
+    edge: Edge,
+    config: Config,
+    server_state: ServerState,
+    app_state: dict[str, Any],
+    _loop: asyncio.AbstractEventLoop | None = None,
+) -> "FastProtocol":
+    """A protocol for a new connection; uvicorn calls it, ``edge`` being bound before."""
+    return FastProtocol(
+        edge,
+        server_state,
+        lambda: GuardedProtocol(config, server_state, app_state, _loop).guarded_by(edge),
+    )
 
 
 class FastProtocol(asyncio.Protocol):

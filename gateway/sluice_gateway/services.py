@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 from sluice_api import names, wire
@@ -261,9 +262,7 @@ class Services:
             came, gone = service.update(spec)
             self._stop_probing(gone)
             for endpoint in came:
-                self._probes[endpoint] = asyncio.get_running_loop().create_task(
-                    watch(endpoint), name=f"probe {endpoint.url}"
-                )
+                self._probe(endpoint)
         self._only.clear()
         return orphans
 
@@ -314,6 +313,19 @@ class Services:
         if service is None:
             raise ApiError("model_required", "Which model is meant cannot be told.", param="model")
         return service
+
+    def _probe(self, endpoint: Endpoint) -> None:
+        probe = asyncio.get_running_loop().create_task(
+            watch(endpoint), name=f"probe {endpoint.url}"
+        )
+        self._probes[endpoint] = probe
+        probe.add_done_callback(partial(self._probe_ended, endpoint))
+
+    def _probe_ended(self, endpoint: Endpoint, probe: "asyncio.Task[None]") -> None:
+        """Probes end by being cancelled only; anything else is a bug, and costs one endpoint."""
+        if not probe.cancelled() and self._probes.get(endpoint) is probe:
+            log.error("probe ended", exc_info=probe.exception(), extra={"endpoint": endpoint.url})
+            endpoint.not_ready("it is not probed any more")
 
     def _stop_probing(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:

@@ -8,12 +8,13 @@ nobody asked for poisons the connection. Nothing is streamed yet: an answer coun
 import asyncio
 import logging
 import time
+from functools import lru_cache
 from typing import Final, Protocol, cast
 
 import httptools
 
 from sluice_api import names
-from sluice_api.wire import Capacity, parse_capacity
+from sluice_api.wire import parse_capacity
 from sluice_gateway.timers import Timer, TimerWheel
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -36,24 +37,30 @@ log = logging.getLogger(__name__)
 class UpstreamAnswer:
     """A worker's complete answer. Header values a worker may leave out are None."""
 
-    __slots__ = ("body", "capacity", "content_type", "digest", "retry_after", "service", "status")
+    __slots__ = ("body", "content_type", "digest", "limit", "retry_after", "service", "status")
 
     def __init__(self, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
         self.status = status
         self.body = body
         self.content_type = headers.get(b"content-type", b"application/json")
         self.digest = headers.get(_DIGEST, b"").decode("latin-1")
-        capacity = headers.get(_CAPACITY)
-        self.capacity: Capacity | None = None
-        if capacity is not None:
-            self.capacity = parse_capacity(capacity.decode("latin-1"))
+        self.limit = _limit(headers.get(_CAPACITY, b""))
         self.service = _seconds(headers.get(_SERVICE_TIME), 1.0)
-        self.retry_after = _seconds(headers.get(_RETRY_AFTER_MS), 0.001) or _seconds(
-            headers.get(b"retry-after"), 1.0
-        )
+        self.retry_after: float | None = None
+        if status != 200:
+            self.retry_after = _seconds(headers.get(_RETRY_AFTER_MS), 0.001) or _seconds(
+                headers.get(b"retry-after"), 1.0
+            )
 
     def __repr__(self) -> str:
         return f"<UpstreamAnswer {self.status} {len(self.body)} bytes>"
+
+
+@lru_cache(maxsize=1024)
+def _limit(capacity: bytes) -> int | None:
+    """How many requests the worker wants at most, from its capacity header."""
+    parsed = parse_capacity(capacity.decode("latin-1"))
+    return parsed.limit if parsed is not None else None
 
 
 def _seconds(value: bytes | None, unit: float) -> float | None:

@@ -14,8 +14,8 @@ from sluice_gateway.control import problems
 from sluice_gateway.control.health import Health
 from sluice_gateway.control.models import VERSION
 from sluice_gateway.demand import DemandFeed
+from sluice_gateway.edge import Edge
 from sluice_gateway.metrics import Metrics
-from sluice_gateway.protocol import Edge
 from sluice_gateway.services import Service, Services
 
 

@@ -17,8 +17,8 @@ from sluice_api.routes import POST_ROUTES, V2_PREFIX
 from sluice_gateway import exchange
 from sluice_gateway.control import models
 from sluice_gateway.dispatch import Dispatcher
+from sluice_gateway.edge import Edge
 from sluice_gateway.head import Head, parse_head
-from sluice_gateway.protocol import Edge
 
 
 class _Waiting:

@@ -15,7 +15,7 @@ from sluice_gateway.auth import Authenticator, Tenant
 from sluice_gateway.control import inference, models, problems
 from sluice_gateway.control.health import Health
 from sluice_gateway.control.models import VERSION
-from sluice_gateway.protocol import Edge
+from sluice_gateway.edge import Edge
 from sluice_gateway.services import Service, Services, full_name
 
 _OUTPUTS = {
