@@ -108,11 +108,10 @@ class FastProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             return
-        if self.busy:
+        if self.busy or self._write_paused:
             self._ahead += data
-            if len(self._ahead) > MAX_AHEAD_BYTES and not self._paused:
-                self._paused = True
-                self._transport.pause_reading()
+            if len(self._ahead) > MAX_AHEAD_BYTES:
+                self._pause()
             return
         if self._ahead:
             data = self._ahead + data
@@ -120,10 +119,13 @@ class FastProtocol(asyncio.Protocol):
         self._advance(data)
 
     def pause_writing(self) -> None:
+        """The client takes its answers too slowly: nothing more is read until it catches up."""
         self._write_paused = True
+        self._pause()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        asyncio.get_running_loop().call_soon(self._resume)
 
     def shutdown(self) -> None:
         """uvicorn shuts down: finish what was asked, then close."""
@@ -136,14 +138,14 @@ class FastProtocol(asyncio.Protocol):
     def _advance(self, data: bytes) -> None:
         """Take ``data`` as what follows; ends when it is used up or a request is being answered."""
         try:
-            while data and not self.busy:
+            while data and not self.busy and not self._write_paused:
                 if self._discarding or self._transport.is_closing():
                     return
                 data = self._take_head(data) if self._head is None else self._take_body(data)
         except ApiError as error:
             self._reject(error)
             return
-        if self.busy and data:
+        if data:
             self._ahead = data + self._ahead
 
     def _take_head(self, data: bytes) -> bytes:
@@ -272,9 +274,14 @@ class FastProtocol(asyncio.Protocol):
             # From the loop, so that a long pipeline of cached answers does not nest.
             asyncio.get_running_loop().call_soon(self._resume)
 
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
     def _resume(self) -> None:
         """Go on with what was sent ahead."""
-        if self.busy or self._transport.is_closing():
+        if self.busy or self._write_paused or self._transport.is_closing():
             return
         if self._paused:
             self._paused = False

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 
 from tests.support.gateway_process import Client, GatewayProcess, request, service
-from tests.support.stub_worker import StubWorker, vector_of
+from tests.support.stub_worker import StubWorker, until, vector_of
 
 PATH = "/v1/embeddings"
 POST = b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\n"
@@ -145,6 +146,28 @@ async def test_what_is_sent_ahead_is_bounded(client: Client, worker: StubWorker)
         assert client.writer.transport.get_write_buffer_size() > len(flood) / 2
     finally:
         worker.behaviour.delay = 0.0
+
+
+async def test_client_that_does_not_read_is_not_read_either(client: Client) -> None:
+    texts = ["wide " * 20] * 500
+    body_of_many = msgspec.json.encode({"model": "emb", "input": texts})
+    answered = await client.post(PATH, body_of_many)
+    client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    flood = request(PATH, body_of_many) * 400
+    client.send(flood)
+    transport = client.writer.transport
+    sizes = [0, 1]
+
+    def settled() -> bool:
+        sizes.append(transport.get_write_buffer_size())
+        return len(set(sizes[-30:])) == 1
+
+    await until(settled)
+    left = sizes[-1]
+    assert left > len(flood) / 2
+    client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+    for _ in range(400):
+        assert len((await client.reply()).body) == len(answered.body)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
