@@ -1,7 +1,8 @@
 """The worker beside transformers as it is usually served: natural lengths, 16 clients, one machine.
 
-The real MiniLM, texts of log-normal length (median 24 tokens), the same list for everyone, every
-text once. Nothing is cached. Peers: one forward per request, and dynamic batches of 16 padded to
+Embeddings by the real MiniLM, and classification by a model of its shape with random weights; texts
+of log-normal length (median 24 tokens), the same list for everyone, every text once, nothing
+cached. Peers: one forward per request, and dynamic batches of 16 padded to
 the longest, both with FastAPI and transformers. Ratios within one run count.
 """
 
@@ -35,6 +36,20 @@ def model_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
+def classifier_folder(folder: Path) -> Path:
+    """A classifier of MiniLM's shape and tokenizer. What it says means nothing; its cost does."""
+    from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
+
+    source = model_folder()
+    config = AutoConfig.from_pretrained(source, num_labels=4)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+ROUTES = {"embeddings": "/v1/embeddings", "classification": "/v1/classify"}
+
+
 def texts(count: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     lengths = [min(230, max(3, round(rng.lognormvariate(3.18, 0.8)))) for _ in range(count)]
@@ -54,17 +69,16 @@ class Peer:
     memory: float = 0
 
 
-def peers() -> list[Peer]:
-    folder = model_folder()
+def peers(task: str, folder: Path) -> list[Peer]:
     padded = str(Path(__file__).parent / "peers" / "padded_server.py")
 
     def usual(batch: int) -> Callable[[int], list[str]]:
-        return lambda port: [sys.executable, padded, str(folder), str(port), str(batch)]
+        return lambda port: [sys.executable, padded, str(folder), str(port), str(batch), task]
 
     def ours(port: int) -> list[str]:
         return [
             sys.executable, "-m", "sluice_worker", "--model", f"file://{folder}",
-            "--task", "embeddings", "--host", "127.0.0.1", "--port", str(port),
+            "--task", task, "--host", "127.0.0.1", "--port", str(port),
             "--admin-port", str(free_port()),
         ]  # fmt: skip
 
@@ -75,7 +89,7 @@ def peers() -> list[Peer]:
     ]
 
 
-async def drive(port: int, work: list[str], clients: int) -> tuple[float, list[float]]:
+async def drive(url: str, work: list[str], clients: int) -> tuple[float, list[float]]:
     """Closed loop; returns the whole time and each request's, in seconds."""
     queue, took = iter(work), []
 
@@ -83,7 +97,7 @@ async def drive(port: int, work: list[str], clients: int) -> tuple[float, list[f
         for text in queue:
             began = time.perf_counter()
             body = {"input": text}
-            async with session.post(f"http://127.0.0.1:{port}/v1/embeddings", json=body) as answer:
+            async with session.post(url, json=body) as answer:
                 payload = await answer.read()
                 if answer.status != 200:
                     raise RuntimeError(payload.decode())
@@ -106,23 +120,52 @@ def is_ready(port: int) -> bool:
         return False
 
 
-def run_once(peer: Peer, work: list[str], lone: list[str]) -> None:
+def run_once(peer: Peer, task: str, work: list[str], lone: list[str]) -> None:
     port = free_port()
+    url = f"http://127.0.0.1:{port}{ROUTES[task]}"
     began = time.perf_counter()
     with Process(peer.command(port), None) as process:
         process.wait_for(lambda: is_ready(port), 120)
         peer.ready.append(time.perf_counter() - began)
-        asyncio.run(drive(port, lone[:8], 1))
+        asyncio.run(drive(url, lone[:8], 1))
         before = process.cpu_seconds()
-        seconds, took = asyncio.run(drive(port, work, CLIENTS))
+        seconds, took = asyncio.run(drive(url, work, CLIENTS))
         peer.cpu.append((process.cpu_seconds() - before) / len(work) * 1e3)
         peer.rates.append(len(work) / seconds)
         took.sort()
         peer.p50.append(took[len(took) // 2] * 1e3)
         peer.p99.append(took[int(len(took) * 0.99)] * 1e3)
-        _, alone = asyncio.run(drive(port, lone, 1))
+        _, alone = asyncio.run(drive(url, lone, 1))
         peer.lone.append(measure.median(alone) * 1e3)
         peer.memory = max(peer.memory, process.memory_mib())
+
+
+def measure_task(task: str, folder: Path, rounds: int, count: int) -> list[Peer]:
+    chosen = peers(task, folder)
+    for number in range(rounds):
+        for peer in chosen:
+            run_once(peer, task, texts(count, seed=number), texts(40, seed=1000 + number))
+    base = chosen[0]
+    measure.table(
+        f"Worker, {task}: MiniLM's shape, natural lengths, {CLIENTS} clients, {count} texts",
+        ["server", "req/s", "x", "CPU ms", "x", "p50 ms", "p99 ms", "lone ms", "ready s", "MiB"],
+        [
+            [
+                peer.name,
+                f"{measure.median(peer.rates):.0f}",
+                f"{measure.median(peer.rates) / measure.median(base.rates):.2f}",
+                f"{measure.median(peer.cpu):.1f}",
+                f"{measure.median(base.cpu) / measure.median(peer.cpu):.2f}",
+                f"{measure.median(peer.p50):.0f}",
+                f"{measure.median(peer.p99):.0f}",
+                f"{measure.median(peer.lone):.1f}",
+                f"{measure.median(peer.ready):.1f}",
+                f"{peer.memory:.0f}",
+            ]
+            for peer in chosen
+        ],
+    )
+    return chosen
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -130,43 +173,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=600)
     options = parser.parse_args(arguments)
-    chosen = peers()
-    for number in range(options.rounds):
-        for peer in chosen:
-            run_once(peer, texts(options.texts, seed=number), texts(40, seed=1000 + number))
-    base = measure.median(chosen[0].rates)
-    measure.table(
-        f"Worker: MiniLM, natural lengths, {CLIENTS} clients, {options.texts} texts",
-        [
-            "server",
-            "req/s",
-            "x first",
-            "p50 ms",
-            "p99 ms",
-            "lone ms",
-            "CPU ms/req",
-            "ready s",
-            "MiB",
-        ],
-        [
-            [
-                peer.name,
-                f"{measure.median(peer.rates):.0f}",
-                f"{measure.median(peer.rates) / base:.2f}",
-                f"{measure.median(peer.p50):.0f}",
-                f"{measure.median(peer.p99):.0f}",
-                f"{measure.median(peer.lone):.1f}",
-                f"{measure.median(peer.cpu):.1f}",
-                f"{measure.median(peer.ready):.1f}",
-                f"{peer.memory:.0f}",
-            ]
-            for peer in chosen
-        ],
-    )
+    with measure.folder() as folder:
+        results = {
+            "embeddings": measure_task("embeddings", model_folder(), options.rounds, options.texts),
+            "classification": measure_task(
+                "classification", classifier_folder(folder), options.rounds, options.texts
+            ),
+        }
     measure.save(
         "worker",
         {
-            "peers": [
+            task: [
                 {
                     "name": peer.name,
                     "rates": peer.rates,
@@ -179,6 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
                 }
                 for peer in chosen
             ]
+            for task, chosen in results.items()
         },
     )
 
