@@ -22,7 +22,7 @@ install: $(CACHED)-dev ## Make the virtual environment with everything in it
 
 .PHONY: run
 run: ## Serve the example model on http://127.0.0.1:8080 (options: ARGS="--port 9000")
-	@[ -e $(CACHED)-dev ] || $(MAKE) --no-print-directory $(CACHED)-local
+	@$(MAKE) --no-print-directory $(CACHED)-$$([ -e $(CACHED)-dev ] && echo dev || echo local)
 	@exec .venv/bin/sluice up manifests/examples/minilm.yaml $(ARGS)
 
 # Checks -------------------------------------------------------------------------------------------
@@ -70,4 +70,4 @@ requirements: ## Pin the newest versions again, with hashes
 
 .PHONY: clean
 clean: ## Remove the virtual environment and every cache
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bench/results
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache bench/results
