@@ -115,7 +115,22 @@ class Endpoint(_Message, kw_only=True):
     """One worker. It gets traffic once its own ``/readyz`` agrees on revision and digest."""
 
     url: str
-    revision: str
+    revision: str = ""
+    """Empty: the service's own."""
+
+
+class Failure(_Message, kw_only=True):
+    """Why a service has no worker and will not have one by waiting.
+
+    Attributes:
+        reason: one word for programs, such as ``ModelNotFound``.
+        message: one or two sentences, safe to be shown to callers.
+        retry_after_seconds: when another try is made; callers are told.
+    """
+
+    reason: str
+    message: str
+    retry_after_seconds: Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Service(_Message, kw_only=True):
@@ -127,6 +142,7 @@ class Service(_Message, kw_only=True):
         public: open to callers without credentials.
         tenants: who else may call it.
         endpoints: every worker that exists, ready or not.
+        failure: set while no worker can be started; void as soon as an endpoint is ready.
     """
 
     name: str
@@ -139,12 +155,13 @@ class Service(_Message, kw_only=True):
     cache: CacheRules = msgspec.field(default_factory=CacheRules)
     limits: LimitRules = msgspec.field(default_factory=LimitRules)
     endpoints: list[Endpoint] = []
+    failure: Failure | None = None
 
 
 class ServiceTable(_Message, kw_only=True):
     """The file behind ``--discovery static:FILE`` (YAML or JSON)."""
 
-    services: list[Service] = []
+    services: list[Service]
 
 
 # gateway → operator ------------------------------------------------------------------------------
