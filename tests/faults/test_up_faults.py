@@ -108,7 +108,11 @@ def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again(tmp_path: Pat
     write(tmp_path / "broken.yaml", broken)
     with running_up(tmp_path / "state", tmp_path) as up:
         up.until(lambda: up.said("ModelNotFound, exit code 64"), "the reason", 60)
-        up.until(lambda: up.said("broken-2 starts"), "the next try", 30)
+        up.until(lambda: up.said("broken-2 starts: again, after ModelNotFound"), "a new try", 30)
+        failure = up.table()[0]["failure"]
+        assert failure["reason"] == "ModelNotFound"
+        assert f"file://{tmp_path}/missing" in failure["message"]
+        assert failure["retryAfterSeconds"] >= 1
         assert up.out == []
         assert up.end() == 0
 

@@ -20,6 +20,7 @@ from sluice_api.service_files import load_files
 from sluice_api.spec_errors import SpecError
 from sluice_cli.up import host
 from sluice_cli.up.demand import follow
+from sluice_cli.up.exits import Exit
 from sluice_cli.up.gateway import Gateway
 from sluice_cli.up.instances import ALIVE, Phase, Room
 from sluice_cli.up.plan import Action, Kill, Promote, Retire, Start, Stop, plan_instances
@@ -29,7 +30,6 @@ from sluice_cli.up.service import LocalService
 from sluice_cli.up.settings import Settings
 from sluice_cli.up.state import StateFolder
 from sluice_cli.up.status import row_of
-from sluice_cli.up.supervisor import Exit
 from sluice_cli.up.view import View
 from sluice_cli.up.worker import start_worker
 from sluice_operator.plan import notes
@@ -164,6 +164,8 @@ class Control:
 
     async def _start(self, service: LocalService, template: str, reason: str) -> None:
         name, number = service.next_name()
+        if failure := service.failure_of(template):
+            reason = f"again, after {failure.cause}"
         self._view.event(service.label, f"{name} starts: {reason}")
         try:
             service.workers[name] = await start_worker(

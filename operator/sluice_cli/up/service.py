@@ -11,10 +11,10 @@ from sluice_api.digests import revision_digest
 from sluice_api.inference_service import InferenceService
 from sluice_api.tasks import Task
 from sluice_cli.up import host
+from sluice_cli.up.exits import Exit
 from sluice_cli.up.instances import ALIVE, Crashes, Fleet, Phase, Wanted, after_crash
 from sluice_cli.up.plan import Plan
 from sluice_cli.up.state import Learnt, StateFolder
-from sluice_cli.up.supervisor import Exit
 from sluice_cli.up.view import View
 from sluice_cli.up.worker import Worker
 from sluice_operator.plan import service_entry, worker_environment
@@ -23,6 +23,9 @@ from sluice_operator.scaling.rules import rules_of
 
 MEMORY_HINT_BYTES = 1 << 30
 """What a worker is taken to need before one has been measured: the libraries, a small model."""
+HOPELESS_CRASHES = 2
+"""Ends without a known reason after which callers are not held any more: one may be an accident."""
+MIN_RETRY_SECONDS = 1.0
 _RECENT_RECORDS = 5
 
 
@@ -51,7 +54,6 @@ class LocalService:
         workers: every process that has not ended, by name.
         plan: the last one.
         recent: the gateway's last records of it.
-        failure: how a worker ended unasked, if none has become ready since.
     """
 
     def __init__(self, spec: InferenceService, state: StateFolder, view: View, now: float) -> None:
@@ -62,13 +64,13 @@ class LocalService:
         self.workers: dict[str, Worker] = {}
         self.plan = Plan([])
         self.recent: deque[wire.Demand] = deque(maxlen=_RECENT_RECORDS)
-        self.failure: Exit | None = None
         self._specs = {template: spec}
         self._state = state
         self._view = view
         self._recommenders = {template: Recommender(rules_of(spec), now)}
         self._decisions: dict[str, Decision] = {}
         self._crashes: dict[str, Crashes] = {}
+        self._failures: dict[str, Exit] = {}
         self._welcomed: set[str] = set()
         self._started = 0
 
@@ -99,6 +101,17 @@ class LocalService:
         return self._learnt().tasks
 
     @property
+    def failure(self) -> Exit | None:
+        """How a worker of the file's revision, else of the one that serves, ended unasked.
+
+        None once another one of the same revision has become ready.
+        """
+        return self.failure_of(self.template) or self.failure_of(self.serving)
+
+    def failure_of(self, template: str | None) -> Exit | None:
+        return self._failures.get(template or "")
+
+    @property
     def answers(self) -> bool:
         """The gateway has a worker for it now."""
         return bool(self.recent) and self.recent[-1].ready_endpoints > 0
@@ -106,7 +119,12 @@ class LocalService:
     @property
     def settled(self) -> bool:
         """It sleeps, and nothing is to be done before somebody asks."""
-        return not self.workers and not self.wanted_replicas and self.failure is None
+        return not self.workers and not self.trying
+
+    @property
+    def trying(self) -> bool:
+        """Workers are wanted, of whichever revision."""
+        return any(decision.desired for decision in self._decisions.values())
 
     # What is wanted --------------------------------------------------------------------------
 
@@ -121,7 +139,7 @@ class LocalService:
             recommender.rules = rules_of(spec)
         # A change is a new chance, also for a model folder that was put right in the meantime.
         self._crashes.pop(template, None)
-        self.failure = None
+        self._failures.clear()
         if before != template:
             self._view.event(self.label, f"new revision {revision_in(template)}")
 
@@ -214,7 +232,11 @@ class LocalService:
         self._forget_all_but(template)
 
     def _forget_all_but(self, *templates: str | None) -> None:
-        for known in (self._specs, self._recommenders, self._decisions, self._crashes):
+        by_template = (
+            *(self._specs, self._recommenders, self._decisions),
+            *(self._crashes, self._failures),
+        )
+        for known in by_template:
             for template in known.keys() - set(templates):
                 del known[template]
 
@@ -233,7 +255,7 @@ class LocalService:
         assert told is not None
         if worker.name not in self._welcomed:
             self._welcomed.add(worker.name)
-            self.failure = None
+            self._failures.pop(worker.template, None)
             assert worker.ready_at is not None
             seconds = worker.ready_at - worker.started_at
             for recommender in self._recommenders.values():
@@ -271,7 +293,7 @@ class LocalService:
         """A worker of ``template`` ended unasked, after having been ready for so long."""
         crashes = after_crash(self._crashes.get(template), ready_seconds, now)
         self._crashes[template] = crashes
-        self.failure = ended
+        self._failures[template] = ended
         when = f"in {crashes.backoff_seconds:.0f} s" if crashes.backoff_seconds else "now"
         self._view.problem(self.label, f"{name} {ended.describe()} – restart {when}")
 
@@ -294,7 +316,29 @@ class LocalService:
         )
         # Its rules are those of the file now; its answers are those of the revision that serves.
         entry.revision = revision_in(self.serving)
+        entry.failure = self._failure_for_callers()
         return entry
+
+    def _failure_for_callers(self) -> wire.Failure | None:
+        """Why a request would wait in vain; None while one that is held may soon be answered."""
+        if not self.trying or any(w.phase == Phase.READY for w in self.workers.values()):
+            return None  # Asleep, it is tried again when somebody asks.
+        # During a rollout either of the two may still come to answer.
+        if not all(self._hopeless(template) for template in (self.serving, self.template)):
+            return None
+        assert self.template is not None
+        ended, crashes = self._failures[self.template], self._crashes[self.template]
+        return wire.Failure(
+            reason=ended.reason,
+            message=ended.tell_callers(self.spec.spec.model.uri),
+            retry_after_seconds=max(MIN_RETRY_SECONDS, crashes.backoff_seconds),
+        )
+
+    def _hopeless(self, template: str | None) -> bool:
+        ended = self.failure_of(template)
+        if ended is None or template is None:
+            return False
+        return ended.explained or self._crashes[template].count >= HOPELESS_CRASHES
 
     def worker_bytes(self) -> int:
         """Memory one more worker will need: as much as the largest there is."""

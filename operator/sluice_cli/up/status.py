@@ -54,14 +54,14 @@ def _state(service: LocalService, ready: int) -> tuple[str, bool]:
         return "ready", False
     if leader is not None:
         return leader.state, True
-    if service.failure is not None:
+    if service.failure is not None and service.trying:
         return service.failure.reason, False
     return ("waiting", True) if service.wanted_replicas else ("asleep", False)
 
 
 def _troubles(service: LocalService, ready: int) -> tuple[str, str]:
     """What went wrong with the workers that are missing, and what that keeps from being done."""
-    missing = not ready or service.template != service.serving
+    missing = service.trying and (not ready or service.template != service.serving)
     failure = service.failure.describe() if service.failure and missing else ""
     return failure, service.plan.obstacle
 

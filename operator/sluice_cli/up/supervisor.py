@@ -9,51 +9,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from sluice_api import names
+from sluice_cli.up.exits import Exit
 from sluice_cli.up.loglines import Lines
 
 _GUARD = Path(__file__).with_name("guard.py")
 _TAIL_SECONDS = 1.0
 """How long output is awaited once the process has ended: a grandchild may hold the pipe open."""
-
-_REASONS = {
-    names.EXIT_MODEL_NOT_FOUND: "ModelNotFound",
-    names.EXIT_MODEL_DOWNLOAD_FAILED: "ModelDownloadFailed",
-    names.EXIT_MODEL_REJECTED: "ModelRejected",
-    names.EXIT_BAD_CONFIGURATION: "InvalidSpec",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a process ended.
-
-    Attributes:
-        code: its exit code; negative for the signal that ended it.
-        last_line: the last line it wrote; empty when it wrote none.
-    """
-
-    code: int
-    last_line: str = ""
-
-    @property
-    def reason(self) -> str:
-        """One of the platform's reasons, for tables."""
-        return _REASONS.get(self.code, "CrashLoop")
-
-    def describe(self) -> str:
-        """One line for people: reason, code, last words."""
-        if self.code < 0:
-            how = f"ended by {signal.Signals(-self.code).name}"
-            if self.code == -signal.SIGKILL:
-                how += " (out of memory, or killed by hand)"
-        else:
-            known = _REASONS.get(self.code)
-            how = f"{known}, exit code {self.code}" if known else f"exit code {self.code}"
-        return f"{how}: {self.last_line}" if self.last_line else how
 
 
 class Child:

@@ -14,9 +14,10 @@ import aiohttp
 import msgspec
 
 from sluice_api import names, wire
+from sluice_cli.up.exits import Exit
 from sluice_cli.up.instances import Instance, Phase
 from sluice_cli.up.sockets import listen, url_of
-from sluice_cli.up.supervisor import Child, Exit, spawn
+from sluice_cli.up.supervisor import Child, spawn
 
 STARTING_PROBE_SECONDS = 0.1
 READY_PROBE_SECONDS = 1.0

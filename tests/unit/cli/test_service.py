@@ -8,13 +8,13 @@ import pytest
 from sluice_api import names, wire
 from sluice_api.inference_service import InferenceService
 from sluice_api.tasks import Task
+from sluice_cli.up.exits import Exit
 from sluice_cli.up.instances import Phase
 from sluice_cli.up.plan import Start, plan_instances
 from sluice_cli.up.service import LocalService, revision_in, template_of
 from sluice_cli.up.settings import LogLevel
 from sluice_cli.up.state import Learnt, StateFolder
 from sluice_cli.up.status import row_of
-from sluice_cli.up.supervisor import Exit
 from sluice_cli.up.view import PlainView
 from sluice_cli.up.worker import Worker
 from tests.support.fleets import PLENTY
@@ -141,6 +141,87 @@ def test_a_worker_that_ended_unasked_is_counted_and_shown(
     assert "restart in 2 s" in capsys.readouterr().err
     later = plan_instances(service.wanted(), service.fleet(5.1), PLENTY, 5.1)
     assert [type(action) for action in later.actions] == [Start]
+
+
+def _fail(service: LocalService, ended: Exit, now: float) -> None:
+    """A worker ends before it was ready."""
+    worker = _add(service)
+    worker.phase, worker.ready_at, worker.exit = Phase.STARTING, None, ended
+    service.take_note(now)
+    service.decide(now)
+
+
+def _told(service: LocalService) -> wire.Failure | None:
+    entry = service.entry()
+    assert entry is not None
+    return entry.failure
+
+
+def test_callers_are_told_of_a_model_that_cannot_be_loaded_until_one_is_ready(
+    service: LocalService,
+) -> None:
+    service.decide(0.5)
+    service.promote(template_of(service.spec))
+    assert _told(service) is None
+    _fail(service, Exit(names.EXIT_MODEL_NOT_FOUND, "no folder /srv/secret/models"), 1.0)
+    assert _told(service) == wire.Failure(
+        reason="ModelNotFound",
+        message=f"There is no model at {service.spec.spec.model.uri}.",
+        retry_after_seconds=1.0,
+    )
+    for second in (2.0, 3.0, 4.0):
+        _fail(service, Exit(names.EXIT_MODEL_NOT_FOUND), second)
+    failure = _told(service)
+    assert failure is not None
+    assert failure.retry_after_seconds == 4.0
+    _add(service)
+    service.take_note(5.0)
+    assert _told(service) is None
+
+
+def test_one_crash_may_be_an_accident_and_two_are_told(service: LocalService) -> None:
+    service.decide(0.5)
+    service.promote(template_of(service.spec))
+    _fail(service, Exit(-9), 1.0)
+    assert _told(service) is None
+    _fail(service, Exit(1, "Traceback in /srv/app.py"), 2.0)
+    failure = _told(service)
+    assert failure is not None
+    assert failure.reason == "CrashLoop"
+    assert "/srv" not in failure.message
+
+
+def test_a_failure_is_not_told_while_another_revision_may_still_answer(
+    service: LocalService,
+) -> None:
+    old = template_of(service.spec)
+    service.decide(0.5)
+    service.promote(old)
+    service.change(_spec(model={"uri": "python://nowhere"}), 1.0)
+    service.decide(1.0)
+    assert service.template is not None
+    service.note_crash("m-1", service.template, Exit(names.EXIT_MODEL_NOT_FOUND), 0.0, 2.0)
+    assert _told(service) is None
+    assert service.failure is not None
+    service.note_crash("m-2", old, Exit(names.EXIT_MODEL_REJECTED), 0.0, 3.0)
+    failure = _told(service)
+    assert failure is not None
+    assert "python://nowhere" in failure.message
+    service.change(service.spec, 4.0)
+    assert _told(service) is None, "a change is a new chance"
+
+
+def test_a_service_that_sleeps_after_a_failure_is_asleep_and_may_be_asked(
+    state: StateFolder,
+) -> None:
+    service = LocalService(
+        _spec(scaling={"initialReplicas": 0}), state, PlainView(LogLevel.WARNING), 0.0
+    )
+    service.decide(0.5)
+    service.promote(template_of(service.spec))
+    _fail(service, Exit(names.EXIT_MODEL_NOT_FOUND), 1.0)
+    assert _told(service) is None
+    assert (row_of(service).state, service.settled) == ("asleep", True)
 
 
 def test_an_end_that_was_asked_for_is_no_crash(service: LocalService) -> None:

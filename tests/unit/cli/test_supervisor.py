@@ -10,8 +10,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from sluice_api import names
-from sluice_cli.up.supervisor import Child, Exit, spawn
+from sluice_cli.up.exits import Exit
+from sluice_cli.up.supervisor import Child, spawn
 
 
 async def _spawn(code: str, lines: list[str], **options: object) -> Child:
@@ -56,7 +56,7 @@ async def test_terminate_and_kill() -> None:
     child.kill()
     ended = await asyncio.wait_for(child.wait(), 10)
     assert ended.code == -signal.SIGKILL
-    assert ended.describe() == "ended by SIGKILL (out of memory, or killed by hand): draining"
+    assert ended.describe() == "ended by SIGKILL (out of memory, or killed by hand)"
     child.kill()  # Nothing is left to signal; nothing happens.
 
 
@@ -105,26 +105,6 @@ async def test_a_child_dies_with_a_parent_that_was_killed() -> None:
     parent.kill()
     await parent.wait()
     await _until(lambda: not _runs(pid))
-
-
-@pytest.mark.parametrize(
-    ("ended", "reason", "text"),
-    [
-        (
-            Exit(names.EXIT_MODEL_NOT_FOUND, "no such folder"),
-            "ModelNotFound",
-            "ModelNotFound, exit",
-        ),
-        (Exit(names.EXIT_MODEL_REJECTED), "ModelRejected", "ModelRejected, exit code 66"),
-        (Exit(names.EXIT_BAD_CONFIGURATION), "InvalidSpec", "InvalidSpec, exit code 78"),
-        (Exit(1, "boom"), "CrashLoop", "exit code 1: boom"),
-        (Exit(0), "CrashLoop", "exit code 0"),
-        (Exit(-signal.SIGSEGV), "CrashLoop", "ended by SIGSEGV"),
-    ],
-)
-def test_exits_are_explained(ended: Exit, reason: str, text: str) -> None:
-    assert ended.reason == reason
-    assert ended.describe().startswith(text)
 
 
 def _runs(pid: int) -> bool:
