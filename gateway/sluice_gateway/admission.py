@@ -12,7 +12,7 @@ from collections.abc import Callable, Set
 from typing import Final, Protocol
 
 from sluice_api.errors import ApiError
-from sluice_api.wire import LimitRules
+from sluice_api.wire import Failure, LimitRules
 from sluice_gateway.endpoints import EndpointSet, Holder, Lease
 from sluice_gateway.timers import Timer, TimerWheel
 
@@ -37,11 +37,14 @@ class Waiter(Holder, Protocol):
     @property
     def excluded(self) -> Set[int]: ...
     def granted(self, lease: Lease) -> None: ...
-    def service_removed(self) -> None: ...
+    def refused(self, error: ApiError) -> None: ...
 
 
 class Admission:
     """The queue of one service. Times are of the monotonic clock.
+
+    Attributes:
+        failure: why no endpoint will become ready; nobody is held while it stands.
 
     Args:
         on_first: called when the queue stops being empty.
@@ -55,6 +58,7 @@ class Admission:
         on_first: Callable[[], None],
     ) -> None:
         self.limits = limits
+        self.failure: Failure | None = None
         self.start_seconds = DEFAULT_START_SECONDS
         self._endpoints = endpoints
         self._wheel = wheel
@@ -102,8 +106,12 @@ class Admission:
         self._waiting.pop(waiter, None)
 
     def pump(self) -> None:
-        """Give away whatever room there is, oldest first."""
+        """Give away whatever room there is, oldest first; refuse all when there will be none."""
         if not self._waiting or self._pumping:
+            return
+        if error := self._hopeless():
+            for waiter in self.drain():
+                waiter.refused(error)
             return
         self._pumping = True
         now = time.monotonic()
@@ -160,7 +168,15 @@ class Admission:
         if self._unblock is not None:
             self._unblock.cancel()
 
+    def _hopeless(self) -> ApiError | None:
+        failure = self.failure
+        if failure is None or self._endpoints.ready:
+            return None
+        return ApiError("model_failed", failure.message, retry_after=failure.retry_after_seconds)
+
     def _check_room(self, waiter: Waiter, now: float) -> None:
+        if error := self._hopeless():
+            raise error
         ready = bool(self._endpoints.ready)
         if len(self._waiting) >= self.limits.waiting:
             raise ApiError(

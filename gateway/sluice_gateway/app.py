@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from sluice_api import metric_names, wire
+from sluice_api.errors import ApiError
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Anonymous
 from sluice_gateway.cache import ResponseCache
@@ -196,7 +197,7 @@ class Gateway:
 
     def _apply(self, table: wire.ServiceTable) -> None:
         for waiter in self.services.apply(table):
-            waiter.service_removed()
+            waiter.refused(ApiError("model_not_found", "The model was removed.", param="model"))
 
     async def _announce(self, listening: socket.socket) -> None:
         """Become ready once the port answers over a real connection, and say so."""

@@ -8,18 +8,21 @@ a file; ``kubernetes`` will watch. Made by ``app``.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
 import msgspec
 import yaml
 
-from sluice_api import wire
+from sluice_api import names, wire
 from sluice_gateway.endpoints import split_url
 
 POLL_SECONDS: Final = 0.05
 MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
+MAX_TOLD: Final = 20
+"""Unknown members named in one log line."""
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +109,49 @@ def read_table(path: Path) -> wire.ServiceTable:
     if len(text) > MAX_TABLE_BYTES:
         raise TableError(f"{path}: larger than {MAX_TABLE_BYTES} bytes")
     try:
-        if text.lstrip()[:1] == b"{":
-            table = msgspec.json.decode(text, type=wire.ServiceTable)
-        else:
-            table = msgspec.convert(yaml.safe_load(text) or {}, wire.ServiceTable)
+        is_json = text.lstrip()[:1] == b"{"
+        given = msgspec.json.decode(text) if is_json else yaml.safe_load(text)
+        if isinstance(given, dict) and given.get("kind") == names.KIND:
+            raise TableError(
+                f"{path}: this is an {names.KIND}, not a table of services. "
+                f"Run `sluice up {path.name}`."
+            )
+        table = msgspec.convert(given, wire.ServiceTable)
     except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise TableError(f"{path}: {' '.join(str(error).split())}") from None
     _check(table, path)
+    # Not an error: a table written by a newer version may say more than this one knows.
+    if unknown := list(unknown_members(given, wire.ServiceTable)):
+        log.warning(
+            "service table has members that are not known and were ignored",
+            extra={"path": str(path), "members": unknown[:MAX_TOLD], "count": len(unknown)},
+        )
     return table
+
+
+def unknown_members(given: Any, kind: type[msgspec.Struct], where: str = "") -> Iterator[str]:
+    """Paths of the members of ``given``, as decoded, that ``kind`` does not have."""
+    for name, value in given.items():
+        path = f"{where}.{name}" if where else str(name)
+        if name not in _members(kind):
+            yield path
+        elif inner := _members(kind)[name]:
+            if isinstance(value, list):
+                for index, entry in enumerate(value):
+                    yield from unknown_members(entry, inner, f"{path}[{index}]")
+            elif value is not None:
+                yield from unknown_members(value, inner, path)
+
+
+@cache
+def _members(kind: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct] | None]:
+    """By name on the wire: the message that a member holds, one or a list; None for the rest."""
+    members: dict[str, type[msgspec.Struct] | None] = {}
+    for member in msgspec.structs.fields(kind):
+        types = (member.type, *get_args(member.type))
+        structs = (t for t in types if isinstance(t, type) and issubclass(t, msgspec.Struct))
+        members[member.encode_name] = next(structs, None)
+    return members
 
 
 def _check(table: wire.ServiceTable, path: Path) -> None:

@@ -267,7 +267,7 @@ class Dispatcher:
         else:
             raise ApiError(
                 "starting",
-                "No worker became ready while the request could wait.",
+                service.trouble or "No worker became ready while the request could wait.",
                 retry_after=service.admission.retry_after(now),
             )
 

@@ -7,6 +7,7 @@ endpoint that broke a connection must prove itself to a probe again before it ge
 """
 
 import itertools
+import logging
 import random
 import time
 from collections.abc import Callable, Set
@@ -26,6 +27,8 @@ MAX_EJECT_SECONDS: Final = 30.0
 MAX_EJECTED_SHARE: Final = 0.5
 
 _incarnations = itertools.count(1)
+
+log = logging.getLogger(__name__)
 
 
 class State(StrEnum):
@@ -193,6 +196,7 @@ class EndpointSet:
         self.ejections = 0
         self.on_room = on_room
         self._on_change = on_change
+        self._applying = False
         self._wheel = wheel
 
     def __repr__(self) -> str:
@@ -223,7 +227,7 @@ class EndpointSet:
         self, wanted: list[wire.Endpoint], revision: str, answer_digest: str
     ) -> tuple[list[Endpoint], list[Endpoint]]:
         """Follow the table. Returns the endpoints that came and those that went."""
-        urls = {entry.url: entry.revision for entry in wanted}
+        urls = {entry.url: entry.revision or revision for entry in wanted}
         gone = [e for e in self.all.values() if urls.get(e.url) != e.revision]
         for endpoint in gone:
             del self.all[endpoint.url]
@@ -235,11 +239,14 @@ class EndpointSet:
                 self.all[url] = endpoint = Endpoint(url, endpoint_revision, self, pool)
                 came.append(endpoint)
         self.revision, self.answer_digest = revision, answer_digest
+        # One change to those who watch: a roll-out is not a moment without ready endpoints.
+        self._applying = True
         for endpoint in gone:
             endpoint.retire()
         for endpoint in self.all.values():
             if endpoint.state in (State.READY, State.MISMATCH):
                 self.admit(endpoint)
+        self._applying = False
         self.changed()
         return came, gone
 
@@ -247,6 +254,11 @@ class EndpointSet:
         """Let a proven endpoint in, if it is what the service is meant to be."""
         problem = self._mismatch(endpoint)
         if problem:
+            if problem != endpoint.message and not self._of_another_revision(endpoint):
+                log.warning(
+                    "worker is not what the table says and gets no requests",
+                    extra={"endpoint": endpoint.url, "reason": problem},
+                )
             endpoint.enter(State.MISMATCH, problem)
         elif endpoint.state is not State.GONE:
             endpoint.enter(State.READY)
@@ -260,10 +272,26 @@ class EndpointSet:
         if told.revision != self.revision:
             return f"revision {told.revision}, the service is at {self.revision}"
         if self.answer_digest and told.answer_digest != self.answer_digest:
-            others = [ready for ready in self.ready if ready is not endpoint]
+            ready = (e for e in self.all.values() if e.state is State.READY)
+            others = [other for other in ready if other is not endpoint]
             if self.digest_learnt and not others:
                 return ""  # What was learnt from workers that are gone binds nobody.
             return f"answer digest {told.answer_digest}, the revision has {self.answer_digest}"
+        return ""
+
+    def _of_another_revision(self, endpoint: Endpoint) -> bool:
+        """It is what the table says of it, and before or after its turn in a roll-out."""
+        told = endpoint.readiness
+        return told is not None and told.revision == endpoint.revision != self.revision
+
+    def mismatch(self) -> str:
+        """What callers may know about endpoints that are not what they should be, or nothing."""
+        for endpoint in self.all.values():
+            told = endpoint.readiness
+            if endpoint.state is State.MISMATCH and told is not None:
+                if told.revision != self.revision:
+                    return "A worker answers, but for another revision of the model."
+                return "A worker answers, but it has loaded something else than this revision."
         return ""
 
     def may_eject(self) -> bool:
@@ -271,6 +299,8 @@ class EndpointSet:
         return out + 1 <= len(self.all) * MAX_EJECTED_SHARE
 
     def changed(self) -> None:
+        if self._applying:
+            return
         self.ready = [e for e in self.all.values() if e.state is State.READY]
         self._on_change()
 

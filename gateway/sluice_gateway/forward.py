@@ -175,9 +175,9 @@ class Forward:
     def endpoint_lost(self) -> None:
         self._failed("unresponsive")
 
-    def service_removed(self) -> None:
-        """The service is gone while the job waited."""
-        self._on_error(ApiError("model_not_found", "The model was removed.", param="model"))
+    def refused(self, error: ApiError) -> None:
+        """Waiting on is in vain."""
+        self._on_error(error)
 
     # From upstream --------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from sluice_api import names, wire
 from sluice_api.errors import ApiError
+from sluice_api.routes import USE_LABELS
 from sluice_api.tasks import DETERMINISM, Determinism, Task
 from sluice_gateway.admission import Admission, Waiter
 from sluice_gateway.auth import Tenant, may_call
@@ -102,10 +103,21 @@ class Service:
         return self.spec.limits
 
     @property
-    def state(self) -> Literal["ready", "starting", "asleep"]:
+    def state(self) -> Literal["ready", "starting", "asleep", "failed"]:
         if self.endpoints.ready:
             return "ready"
+        if self.spec.failure is not None:
+            return "failed"
         return "starting" if self.endpoints.all or self.held else "asleep"
+
+    @property
+    def trouble(self) -> str:
+        """Why nobody can answer, in words for callers; empty where it is a matter of time."""
+        if self.endpoints.ready:
+            return ""
+        if self.spec.failure is not None:
+            return self.spec.failure.message
+        return self.endpoints.mismatch()
 
     @property
     def ready_endpoints(self) -> int:
@@ -141,6 +153,7 @@ class Service:
         """Follow the table. Returns the endpoints that came and those that went."""
         self.spec = spec
         self.admission.limits = spec.limits
+        self.admission.failure = spec.failure
         self.endpoints.digest_learnt = not spec.answer_digest
         changes = self.endpoints.apply(spec.endpoints, spec.revision, self._digest())
         self._rebind()
@@ -238,7 +251,7 @@ class Services:
         self._wheel = wheel
         self._urgent = urgent
         self._by_name: dict[tuple[str, str], Service] = {}
-        self._only: dict[tuple[str, Task | None], Service | None] = {}
+        self._only: dict[tuple[str, Task | None], Service | tuple[str, str]] = {}
         self._probes: dict[Endpoint, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
@@ -271,7 +284,8 @@ class Services:
 
         Raises:
             ApiError: ``model_not_found``, also where it exists but is not this caller's to see;
-                ``model_required`` when no name was given and the choice is not clear.
+                ``model_required`` when no name was given and the choice is not clear;
+                ``task_not_supported`` when there is none to choose from.
         """
         if model is None:
             return self._the_only(tenant, task)
@@ -303,16 +317,17 @@ class Services:
 
     def _the_only(self, tenant: Tenant, task: Task | None) -> Service:
         key = (tenant.name, task)
-        if key in self._only:
-            service = self._only[key]
-        else:
-            offers = [s for s in self.visible(tenant) if task is None or _offers(s, task)]
-            service = offers[0] if len(offers) == 1 else None
-            if all(offer.tasks for offer in offers):  # Otherwise there is more to be learnt.
-                self._only[key] = service
-        if service is None:
-            raise ApiError("model_required", "Which model is meant cannot be told.", param="model")
-        return service
+        found = self._only.get(key)
+        if found is None:
+            visible = self.visible(tenant)
+            offers = [service for service in visible if task is None or _offers(service, task)]
+            found = offers[0] if len(offers) == 1 else _no_choice(task, offers, visible)
+            if all(service.tasks for service in visible):  # Otherwise there is more to be learnt.
+                self._only[key] = found
+        if isinstance(found, Service):
+            return found
+        code, message = found
+        raise ApiError(code, message, param="model")
 
     def _probe(self, endpoint: Endpoint) -> None:
         probe = asyncio.get_running_loop().create_task(
@@ -336,6 +351,18 @@ class Services:
 
 def _offers(service: Service, task: Task) -> bool:
     return not service.tasks or task in service.tasks
+
+
+def _no_choice(task: Task | None, offers: list[Service], visible: list[Service]) -> tuple[str, str]:
+    """Why a request without a model cannot be served: an error's code and message."""
+    if len(offers) > 1:
+        some = ", ".join(full_name(service) for service in offers[:3])
+        more = " and others" if len(offers) > 3 else ""
+        return "model_required", f"model: required, because {some}{more} do {task or 'this'}."
+    hint = ""
+    if task is Task.CLASSIFICATION and any(_offers(s, Task.ZERO_SHOT) for s in visible):
+        hint = f"; for zero-shot classification, {USE_LABELS}"
+    return "task_not_supported", f"None of the services you may call does {task}{hint}."
 
 
 def full_name(service: Service) -> str:

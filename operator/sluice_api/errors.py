@@ -170,6 +170,16 @@ _KINDS: Final = (
         openai_type="server_error",
     ),
     Kind(
+        "model_failed",
+        503,
+        "The model cannot be started",
+        "Its workers fail for the reason in the message, so waiting for one would be in vain.",
+        "Have the service's owner correct it; another start is tried after the time in "
+        "Retry-After.",
+        retryable=True,
+        openai_type="server_error",
+    ),
+    Kind(
         "no_endpoint",
         503,
         "No worker can answer now",

@@ -17,7 +17,7 @@ import pytest
 from sluice_api import wire
 from sluice_api.errors import ApiError
 from tests.support.gateway_process import ROOT, Client, GatewayProcess, Reply, request, service
-from tests.support.stub_worker import Behaviour, StubWorker, until, vector_of
+from tests.support.stub_worker import DIGEST, Behaviour, StubWorker, until, vector_of
 
 PATH = "/v1/embeddings"
 
@@ -428,3 +428,49 @@ async def test_worker_that_closes_idle_connections_costs_nothing(gateway: Gatewa
         async with Load(gateway, 4) as load:
             await load.more(200)
     assert not load.wrong
+
+
+async def test_a_failed_model_refuses_at_once_and_still_answers_from_the_cache(
+    gateway: GatewayProcess,
+) -> None:
+    failure = wire.Failure(reason="ModelNotFound", message="No such file.", retry_after_seconds=9)
+    with StubWorker() as worker:
+        await gateway.follow([service("emb", [worker.url], answer_digest=DIGEST)])
+        assert right(await gateway.post(PATH, ask("known")), "known")
+    asleep = service("emb", [], answer_digest=DIGEST)
+    await gateway.follow([asleep])
+    held = asyncio.create_task(gateway.post(PATH, ask("held")))
+    await until(lambda: _waiting(gateway, 1), what="held")
+    asleep.failure = failure
+    await gateway.follow([asleep])
+    for reply in (await held, await gateway.post(PATH, ask("new"))):
+        assert (reply.status, reply.headers["retry-after"]) == (503, "9")
+        assert reply.headers["x-should-retry"] == "true"
+        error = reply.json()["error"]
+        assert error["code"] == "model_failed" and "No such file." in error["message"]
+    assert right(await gateway.post(PATH, ask("known")), "known")
+    card = (await gateway.get("/v1/models/emb")).json()
+    assert (card["state"], card["reason"]) == ("failed", "ModelNotFound")
+    assert card["message"] == "No such file."
+    with StubWorker() as worker:
+        cured = service("emb", [worker.url], answer_digest=DIGEST, failure=failure)
+        await gateway.follow([cured])
+        assert right(await gateway.post(PATH, ask("cured")), "cured")
+
+
+async def test_a_worker_of_another_revision_is_named_as_the_reason(
+    gateway: GatewayProcess,
+) -> None:
+    with StubWorker(Behaviour(revision="r9")) as worker:
+        limits = wire.LimitRules(start_timeout_seconds=0.5)
+        await gateway.follow([service("emb", [worker.url], limits=limits)], ready=False)
+        reply = await gateway.post(PATH, ask("x"))
+        assert (reply.status, reply.json()["error"]["code"]) == (503, "starting")
+        assert "another revision" in reply.json()["error"]["message"]
+        assert "another revision" in (await gateway.get("/v1/models/emb")).json()["message"]
+        (endpoint,) = (await gateway.services())["emb"]["endpoints"]
+        assert "r1" in endpoint["message"] and "r9" in endpoint["message"]
+
+
+async def _waiting(gateway: GatewayProcess, count: int) -> bool:
+    return bool((await gateway.services())["emb"]["waiting"] == count)

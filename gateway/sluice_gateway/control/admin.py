@@ -71,6 +71,7 @@ def _service(service: Service) -> dict[str, Any]:
         "namespace": service.namespace,
         "name": service.name,
         "state": service.state,
+        "message": service.trouble,
         "revision": service.revision,
         "answerDigest": service.binding.answer_digest,
         "tasks": list(service.tasks),

@@ -22,9 +22,12 @@ class ModelCard(BaseModel):
     owned_by: str = Field(description="The namespace.", examples=["default"])
     tasks: list[Task] = Field(description="What it can do, the one it is made for first.")
     revision: str = Field(description="Digest of everything that can change an answer.")
-    state: Literal["ready", "starting", "asleep"] = Field(
-        description="A model that is asleep is woken by the first request for it."
+    state: Literal["ready", "starting", "asleep", "failed"] = Field(
+        description="A model that is asleep is woken by the first request for it. "
+        "One that failed answers 503 until a start succeeds."
     )
+    reason: str = Field(default="", description="Of state `failed`: one word for programs.")
+    message: str = Field(default="", description="Why no worker can answer, where that is known.")
 
 
 class ModelList(BaseModel):

@@ -65,12 +65,15 @@ def _add_models(app: FastAPI, services: Services, authenticator: Authenticator) 
 
 
 def _card(service: Service) -> models.ModelCard:
+    failure = service.spec.failure
     return models.ModelCard(
         id=full_name(service),
         owned_by=service.namespace,
         tasks=list(service.tasks),
         revision=service.revision,
         state=service.state,
+        reason=failure.reason if failure is not None and service.state == "failed" else "",
+        message=service.trouble,
     )
 
 
@@ -93,7 +96,7 @@ def _add_v2(app: FastAPI, services: Services, authenticator: Authenticator, heal
     async def model_ready(request: Request, name: str, response: Response) -> models.V2ModelReady:
         """Ready to be asked: a model that is asleep is woken by the request."""
         service = services.resolve(name, _tenant(request, authenticator), None)
-        ready = service.state != "starting"
+        ready = service.state not in ("starting", "failed")
         response.status_code = 200 if ready else 503
         return models.V2ModelReady(name=full_name(service), ready=ready)
 

@@ -22,12 +22,14 @@ class Waiting:
         self.deadline = self.since + 30 if deadline is None else self.since + deadline
         self.excluded: frozenset[int] = frozenset()
         self.lease: Lease | None = None
+        self.refusal: ApiError | None = None
 
     def granted(self, lease: Lease) -> None:
         self.lease = lease
 
     def endpoint_lost(self) -> None: ...
-    def service_removed(self) -> None: ...
+    def refused(self, error: ApiError) -> None:
+        self.refusal = error
 
 
 class Queue:
@@ -160,3 +162,17 @@ async def test_start_time_is_learnt(queue: Queue) -> None:
     waiting.since -= 1.0
     queue.worker(1)
     assert queue.admission.start_seconds == pytest.approx((before + 1.0) / 2, abs=0.1)
+
+
+async def test_nobody_is_held_for_a_model_that_failed(queue: Queue) -> None:
+    held = queue.submit()
+    failure = wire.Failure(reason="ModelNotFound", message="Gone.", retry_after_seconds=7)
+    queue.admission.failure = failure
+    queue.endpoints.apply([], "r", "")
+    assert held.refusal is not None and len(queue.admission) == 0
+    assert (held.refusal.code, held.refusal.message) == ("model_failed", "Gone.")
+    with pytest.raises(ApiError) as refused:
+        queue.submit()
+    assert (refused.value.code, refused.value.retry_after) == ("model_failed", 7)
+    queue.worker(4)
+    assert queue.submit().lease is not None

@@ -1,5 +1,6 @@
 """Tables: YAML and JSON mean the same, and what is wrong is said with its place."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ services:
   public: true
   limits: {waiting: 5, timeoutSeconds: 2}
   endpoints:
-  - {url: "http://127.0.0.1:1", revision: r1}
+  - url: "http://127.0.0.1:1"
+    revision: r1
 """
 
 
@@ -46,6 +48,11 @@ def test_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
             r"endpoints\[0\].url",
         ),
         ("services: [{name: a, revision: r, limits: {waiting: -1}}]", "waiting"),
+        ("services: [{name: a, revision: r, failure: {reason: X}}]", "message"),
+        ("service: []", "missing required field `services`"),
+        ("", "missing required field `services`"),
+        ("[]", "Expected `object`"),
+        ("kind: InferenceService\nmetadata: {name: a}", "this is an InferenceService.*sluice up t"),
         ("services: !!python/object:os.system {}", "could not determine a constructor"),
     ],
 )
@@ -56,11 +63,30 @@ def test_bad_tables(tmp_path: Path, text: str, told: str) -> None:
         read_table(path)
 
 
-def test_missing_and_empty(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="No such file"):
         read_table(tmp_path / "none")
-    (tmp_path / "empty").write_text("")
-    assert read_table(tmp_path / "empty").services == []
+
+
+def test_unknown_members_are_told_by_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(GOOD)
+    with caplog.at_level(logging.WARNING):
+        read_table(path)
+        assert not caplog.records
+        path.write_text(
+            "version: 2\n"
+            + GOOD.replace("public", "pubic").replace("waiting", "wating")
+            + "    x: 1"
+        )
+        assert read_table(path).services[0].public is False
+    (record,) = caplog.records
+    assert record.__dict__["members"] == [
+        "version",
+        "services[0].pubic",
+        "services[0].limits.wating",
+        "services[0].endpoints[0].x",
+    ]
 
 
 def test_first_counts(tmp_path: Path) -> None:

@@ -157,3 +157,40 @@ def test_urls() -> None:
     for bad in ("https://a:1", "http://a", "a:1", "http://a:b", "http://a:1/x", "http://:1"):
         with pytest.raises(ValueError, match="http://HOST:PORT"):
             split_url(bad)
+
+
+async def test_a_roll_out_is_one_change_and_never_a_moment_without_ready_endpoints() -> None:
+    changes: list[int] = []
+    wheel = TimerWheel(asyncio.get_running_loop())
+    endpoints = EndpointSet(wheel, lambda: changes.append(len(endpoints.ready)), lambda: None)
+    old = wire.Endpoint(url="http://127.0.0.1:1", revision="r")
+    new = wire.Endpoint(url="http://127.0.0.1:2", revision="r2")
+    endpoints.apply([old, new], "r", "")
+    one, two = endpoints.all.values()
+    one.proved(ready(), NOW)
+    two.proved(ready(revision="r2"), NOW)
+    assert two.state is State.MISMATCH
+    changes.clear()
+    endpoints.apply([old, new], "r2", "")
+    assert changes == [1] and endpoints.ready == [two]
+
+
+async def test_a_mismatch_is_told_once_with_both_values(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    endpoints, (one,) = await make(1)
+    for _ in range(3):
+        one.proved(ready(digest="e"), NOW)
+    one.proved(ready(revision="other"), NOW)
+    digest, revision = [record.__dict__["reason"] for record in caplog.records]
+    assert "digest e," in digest and "has d" in digest
+    assert "revision r," in revision and "worker other" in revision
+    assert endpoints.mismatch() == "A worker answers, but for another revision of the model."
+
+
+async def test_an_endpoint_is_of_the_services_revision_unless_it_says_otherwise() -> None:
+    endpoints, _ = await make(0)
+    endpoints.apply([wire.Endpoint(url="http://127.0.0.1:1")], "r7", "")
+    (one,) = endpoints.all.values()
+    one.proved(ready(revision="r7"), NOW)
+    assert one.state is State.READY
