@@ -50,7 +50,7 @@ def test_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
         ("services: [{name: a, revision: r, limits: {waiting: -1}}]", "waiting"),
         ("services: [{name: a, revision: r, failure: {reason: X}}]", "message"),
         ("service: []", "missing required field `services`"),
-        ("", "missing required field `services`"),
+        ("", "Expected `object`, got `null`"),
         ("[]", "Expected `object`"),
         ("kind: InferenceService\nmetadata: {name: a}", "this is an InferenceService.*sluice up t"),
         ("services: !!python/object:os.system {}", "could not determine a constructor"),
