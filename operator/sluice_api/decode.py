@@ -8,15 +8,26 @@ import re
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
+from sluice_api import type_words
 from sluice_api.errors import ApiError
+from sluice_api.type_words import Step
 
 T = TypeVar("T")
 
-_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+MAX_SHOWN = 80
+"""Characters of the caller's own that a message repeats."""
+
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`(?P<path>[^`]*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+|\.\.\.)\]")
-_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
-_MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
+_UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<name>.*)`$", re.DOTALL)
+_SURROGATES = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # both halves
+    rb"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    rb"|\\."
+)
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -24,47 +35,95 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise explain(str(error), body) from None
+        raise explain(str(error), body, inspect.type_info(decoder.type)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError("invalid_json", f"The body is not valid JSON: {error}.") from None
+        raise _syntax_error(error, body) from None
     except RecursionError:
-        raise ApiError("invalid_json", "The body nests too deeply.") from None
+        raise _too_deep() from None
 
 
-def explain(message: str, body: bytes) -> ApiError:
-    """Turn msgspec's message about ``body`` into an error of the catalogue."""
-    match = _PATH.match(message)
-    what = match["what"] if match else message
-    steps = _steps(match["path"] or "") if match else []
-    path = _dotted(steps)
+def explain(message: str, body: bytes, root: inspect.Type) -> ApiError:
+    """Turn msgspec's message about ``body``, which is no ``root``, into one of the catalogue."""
+    what, steps, is_key = _read_path(message)
+    path, kind = _dotted(steps), type_words.type_at(root, steps)
     try:
         value: Any = msgspec.json.decode(body)
+    except msgspec.ValidationError:  # Valid JSON with a number that no computer holds.
+        where = path if "out of range" in what else ""
+        message = f"{where or 'The body'}: holds a number that is out of range."
+        return ApiError("invalid_field", message, param=where or None)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # The type was wrong before the syntax was; the syntax is what to repair first.
-        return ApiError("invalid_json", f"The body is not valid JSON: {error}.")
+        return _syntax_error(error, body)
     except RecursionError:
-        return ApiError("invalid_json", "The body nests too deeply.")
+        return _too_deep()
+    if is_key and kind is not None:
+        kind = type_words.key_type(kind)
     if unknown := _UNKNOWN.search(what):
-        name = f"{path}.{unknown['name']}" if path else unknown["name"]
-        return ApiError("unknown_field", f"{name}: this field is not known here.", param=name)
+        name = _cut(f"{path}.{unknown['name']}" if path else unknown["name"])
+        known = f"; known are {', '.join(type_words.members(kind))}" if kind else ""
+        return ApiError("unknown_field", f"{name}: this field is not known{known}.", param=name)
     if missing := _MISSING.search(what):
         name = f"{path}.{missing['name']}" if path else missing["name"]
         return ApiError("missing_field", f"{name}: this field is required.", param=name)
+    got = shown(_lookup(value, steps))
     if not path:
-        return ApiError("invalid_json", f"The body must be a JSON object: {what}.")
-    return ApiError(
-        "invalid_field", f"{path}: got {_shown(_lookup(value, steps))}. {what}.", param=path
-    )
+        return ApiError("invalid_json", f"The body must be a JSON object, got {got}.")
+    place = f"a name in {path}" if is_key else path
+    allowed = f", allowed {type_words.one(kind)}" if kind else ""
+    return ApiError("invalid_field", f"{place}: got {got}{allowed}.", param=path)
 
 
-def _steps(path: str) -> list[str | int]:
-    steps: list[str | int] = []
+def shown(value: Any) -> str:
+    """``value`` as JSON, shortened: what a message says was given."""
+    return _cut(msgspec.json.encode(value).decode())
+
+
+def _syntax_error(error: Exception, body: bytes) -> ApiError:
+    """What is wrong with a body that is no JSON, and at which byte where that can be told."""
+    reason = str(error).removeprefix("JSON is malformed: ")
+    if not body.strip():
+        return ApiError("invalid_json", "The body is empty.")
+    if isinstance(error, UnicodeDecodeError):
+        reason = f"it is not UTF-8 (byte {_not_utf8(body)})"
+    elif "surrogate" in reason or "truncated" in reason:
+        halves = (match for match in _SURROGATES.finditer(body) if match["half"])
+        if half := next(halves, None):
+            escape = half["half"].decode()
+            reason = f"{escape} is half a character (byte {half.start()}); write both or none"
+        elif "truncated" in reason:
+            reason = f"it ends before it is complete (byte {len(body)})"
+    return ApiError("invalid_json", f"The body is not valid JSON: {reason}.")
+
+
+def _not_utf8(body: bytes) -> int:
+    """Where it stops being text. The decoder's own position counts from the string's beginning."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(body)
+
+
+def _too_deep() -> ApiError:
+    return ApiError("invalid_json", "The body nests too deeply.")
+
+
+def _read_path(message: str) -> tuple[str, list[Step], bool]:
+    """What msgspec says, where, and whether it says so of an object's name."""
+    match = _PATH.match(message)
+    assert match is not None
+    return match["what"], _steps(match["path"] or ""), match["key"] is not None
+
+
+def _steps(path: str) -> list[Step]:
+    steps: list[Step] = []
     for name, index in _STEP.findall(path):
         steps.append(name if name else (int(index) if index != "..." else "..."))
     return steps
 
 
-def _dotted(steps: list[str | int]) -> str:
+def _dotted(steps: list[Step]) -> str:
     text = ""
     for step in steps:
         if isinstance(step, int):
@@ -76,7 +135,7 @@ def _dotted(steps: list[str | int]) -> str:
     return text
 
 
-def _lookup(value: Any, steps: list[str | int]) -> Any:
+def _lookup(value: Any, steps: list[Step]) -> Any:
     for step in steps:
         try:
             value = value[step]
@@ -85,6 +144,5 @@ def _lookup(value: Any, steps: list[str | int]) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 80 else text[:77] + "..."
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

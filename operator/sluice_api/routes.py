@@ -31,6 +31,9 @@ CANONICAL_ROUTES: dict[Task, str] = {
 }
 """The route whose answers hold whole items; what the gateway asks when it needs some of them."""
 
+USE_LABELS = "use POST /v1/classify with parameters.labels"
+"""What to do where a classifier is missed and a zero-shot model is there."""
+
 
 def canonical_body(call: Call, inputs: list[Input]) -> bytes:
     """The body that asks the canonical route of ``call.task`` for ``inputs`` alone.
@@ -62,7 +65,15 @@ def check_task(call: Call, tasks: list[Task], service: str) -> None:
         v2.with_task(call, tasks[0])
     if call.task in tasks:
         return
-    if call.task == Task.CLASSIFICATION and Task.ZERO_SHOT in tasks:
+    zero_shot_only = call.task == Task.CLASSIFICATION and Task.ZERO_SHOT in tasks
+    if zero_shot_only and call.codec in (small.CLASSIFY_TEXT, small.PREDICT):
+        raise ApiError(
+            "task_not_supported",
+            f"Model {service!r} classifies zero-shot only, and this route takes no labels:"
+            f" {USE_LABELS}.",
+            param="model",
+        )
+    if zero_shot_only:
         raise ApiError(
             "missing_field",
             f"parameters.labels: required, because model {service!r} classifies zero-shot only.",

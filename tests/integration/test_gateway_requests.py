@@ -237,6 +237,22 @@ async def test_model_may_be_left_out_only_when_it_is_clear(
     await gateway.follow([service("emb", [worker.url]), service("more", [worker.url])])
     reply = await gateway.post("/v1/embeddings", {"input": "x"})
     assert (reply.status, reply.json()["error"]["code"]) == (400, "model_required")
+    assert "required, because emb, more do embeddings" in reply.json()["error"]["message"]
+
+
+async def test_model_left_out_where_nothing_does_the_task(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(tasks=[Task.EMBEDDINGS, Task.ZERO_SHOT])) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        for _ in range(2):  # The second answer is remembered, and the same.
+            reply = await gateway.post("/classify", {"text": "x"})
+            assert (reply.status, reply.json()["code"]) == (400, "task_not_supported")
+            assert reply.json()["detail"].startswith(
+                "None of the services you may call does classification; for zero-shot"
+                " classification, use POST /v1/classify with parameters.labels."
+            )
+        named = await gateway.post("/predict", {"text": "x", "model": "emb"})
+        assert named.json()["code"] == "task_not_supported"
+        assert "use POST /v1/classify with parameters.labels" in named.json()["detail"]
 
 
 async def test_task_that_the_model_does_not_do(gateway: GatewayProcess) -> None:

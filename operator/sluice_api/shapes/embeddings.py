@@ -17,6 +17,7 @@ from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Dimensions = Annotated[int, msgspec.Meta(ge=1, le=65536)]
 
 
 class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,7 +26,7 @@ class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
     input: str | list[str | TokenId | list[TokenId]]
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
+    dimensions: Dimensions | None = None
     user: str | None = None
     truncate: bool = False
 

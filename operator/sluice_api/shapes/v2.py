@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from sluice_api.call import Call, Codec, Input, Item, check_inputs
-from sluice_api.decode import decode
+from sluice_api.decode import decode, shown
 from sluice_api.errors import ApiError
 from sluice_api.shapes import classify, embeddings
 from sluice_api.tasks import Task
@@ -38,7 +38,7 @@ class V2Output(msgspec.Struct, forbid_unknown_fields=True):
 
 class V2Parameters(classify.ClassifyParameters, forbid_unknown_fields=True):
     task: Task | None = None
-    dimensions: int | None = None
+    dimensions: embeddings.Dimensions | None = None
 
 
 class V2Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -91,7 +91,7 @@ class V2Codec:
                 if name not in known:
                     raise ApiError(
                         "invalid_field",
-                        f"outputs[{index}].name: got {name!r}, has {', '.join(known)}.",
+                        f"outputs[{index}].name: got {shown(name)}, allowed {', '.join(known)}.",
                         param=f"outputs[{index}].name",
                     )
             outputs = [known[name] for name in options.outputs]
@@ -140,23 +140,23 @@ def _parameters(given: V2Parameters, task: Task) -> dict[str, Any]:
 
 def _texts(request: V2Request) -> list[Input]:
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT_NAME:
-        got = ", ".join(tensor.name for tensor in request.inputs) or "none"
+        got = shown([tensor.name for tensor in request.inputs])
         raise ApiError(
             "invalid_field",
-            f"inputs: got {got}, needs exactly one tensor named {INPUT_NAME!r}.",
+            f"inputs: got {got}, allowed exactly one tensor, named {INPUT_NAME}.",
             param="inputs",
         )
     tensor = request.inputs[0]
     if tensor.datatype != "BYTES":
         raise ApiError(
             "invalid_field",
-            f"inputs[0].datatype: got {tensor.datatype!r}, needs 'BYTES'.",
+            f"inputs[0].datatype: got {shown(tensor.datatype)}, allowed BYTES.",
             param="inputs[0].datatype",
         )
     if tensor.shape not in ([len(tensor.data)], [len(tensor.data), 1]):
         raise ApiError(
             "invalid_field",
-            f"inputs[0].shape: got {tensor.shape}, needs [{len(tensor.data)}] for "
+            f"inputs[0].shape: got {shown(tensor.shape)}, allowed [{len(tensor.data)}] for "
             f"{len(tensor.data)} elements of data.",
             param="inputs[0].shape",
         )
@@ -164,7 +164,7 @@ def _texts(request: V2Request) -> list[Input]:
         if not isinstance(value, str):
             raise ApiError(
                 "invalid_field",
-                f"inputs[0].data[{index}]: got {type(value).__name__}, needs a string.",
+                f"inputs[0].data[{index}]: got {shown(value)}, allowed a text.",
                 param=f"inputs[0].data[{index}]",
             )
     return list(tensor.data)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice_api import routes
-from sluice_api.call import MAX_INPUTS, Call, Item
+from sluice_api.call import MAX_INPUTS, Call, Codec, Item
 from sluice_api.errors import ApiError
 from sluice_api.shapes import classify, embeddings, small, v2
 from sluice_api.tasks import Task
@@ -260,6 +260,9 @@ def test_v2_writes_labels_and_only_the_outputs_asked_for() -> None:
         ({"datatype": "FP32"}, "inputs[0].datatype"),
         ({"shape": [2]}, "inputs[0].shape"),
         ({"data": [1]}, "inputs[0].data[0]"),
+        ({"shape": list(range(5000))}, "inputs[0].shape"),
+        ({"name": "n" * 5000}, "inputs"),
+        ({"datatype": "D" * 5000}, "inputs[0].datatype"),
     ],
 )
 def test_v2_errors_name_the_tensor(change: dict[str, Any], param: str) -> None:
@@ -267,6 +270,7 @@ def test_v2_errors_name_the_tensor(change: dict[str, Any], param: str) -> None:
     with pytest.raises(ApiError) as caught:
         v2.CODEC.parse(body(inputs=[tensor]))
     assert caught.value.param == param
+    assert len(caught.value.message) < 200
 
 
 def test_a_task_the_service_does_not_offer_is_refused() -> None:
@@ -278,10 +282,21 @@ def test_a_task_the_service_does_not_offer_is_refused() -> None:
         routes.check_task(plain, [Task.EMBEDDINGS, Task.ZERO_SHOT], "m")
 
 
+@pytest.mark.parametrize("codec", [small.CLASSIFY_TEXT, small.PREDICT])
+def test_a_route_without_labels_asks_for_none(codec: Codec) -> None:
+    plain = codec.parse(body(text="a"))
+    with pytest.raises(ApiError) as caught:
+        routes.check_task(plain, [Task.EMBEDDINGS, Task.ZERO_SHOT], "m")
+    assert caught.value.code == "task_not_supported"
+    assert "use POST /v1/classify with parameters.labels" in caught.value.message
+
+
 def test_v2_parameters_must_fit_the_task() -> None:
     call: Call = v2.CODEC.parse(v2_body(["a"], parameters={"top_k": 2}))
     with pytest.raises(ApiError, match="top_k: not a parameter of embeddings"):
         routes.check_task(call, [Task.EMBEDDINGS], "m")
+    with pytest.raises(ApiError, match="dimensions: got 0, allowed a whole number"):
+        v2.CODEC.parse(v2_body(["a"], parameters={"dimensions": 0}))
     call = v2.CODEC.parse(v2_body(["a"], parameters={"dimensions": 2}))
     with pytest.raises(ApiError, match="dimensions: not a parameter of classification"):
         routes.check_task(call, [Task.CLASSIFICATION], "m")

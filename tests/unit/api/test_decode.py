@@ -1,0 +1,179 @@
+"""What a caller is told about a body that does not fit: in plain words, never a library's."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice_api import routes
+from sluice_api.call import Codec
+from sluice_api.errors import ApiError
+from sluice_api.shapes import classify, embeddings, small, v2
+
+CODECS = [*routes.POST_ROUTES.values(), v2.CODEC]
+
+
+def refusal(codec: Codec, body: bytes | dict[str, Any]) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        codec.parse(body if isinstance(body, bytes) else json.dumps(body).encode())
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("codec", "more", "message"),
+    [
+        (
+            embeddings.CODEC,
+            {"encoding_format": "int8"},
+            'encoding_format: got "int8", allowed "base64" or "float".',
+        ),
+        (
+            embeddings.CODEC,
+            {"input": 5},
+            "input: got 5, allowed a text or a list of texts, whole numbers or lists of whole"
+            " numbers.",
+        ),
+        (
+            embeddings.CODEC,
+            {"input": [-1]},
+            "input[0]: got -1, allowed a text, a whole number from 0 to 2147483647 or a list of"
+            " whole numbers.",
+        ),
+        (
+            embeddings.CODEC,
+            {"dimensions": 1.5},
+            "dimensions: got 1.5, allowed a whole number from 1 to 65536.",
+        ),
+        (embeddings.CODEC, {"truncate": "yes"}, 'truncate: got "yes", allowed true or false.'),
+        (embeddings.CODEC, {"user": ["me"]}, 'user: got ["me"], allowed a text.'),
+        (
+            embeddings.CODEC,
+            {"inptu": "x"},
+            "inptu: this field is not known; known are input, model, encoding_format, dimensions,"
+            " user, truncate.",
+        ),
+        (classify.CODEC, {"parameters": 5}, "parameters: got 5, allowed an object."),
+        (
+            classify.CODEC,
+            {"parameters": {"labels": 5}},
+            "parameters.labels: got 5, allowed a list of texts or an object.",
+        ),
+        (
+            classify.CODEC,
+            {"parameters": {"labels": [""]}},
+            'parameters.labels[0]: got "", allowed a text of 1 to 1024 characters.',
+        ),
+        (
+            classify.CODEC,
+            {"parameters": {"labels": {"": "x"}}},
+            'a name in parameters.labels: got {"":"x"}, allowed a text of 1 to 1024 characters.',
+        ),
+        (
+            classify.CODEC,
+            {"parameters": {"labels": {"k": 1}}},
+            'parameters.labels[...]: got {"k":1}, allowed a text of 1 to 1024 characters.',
+        ),
+        (
+            classify.CODEC,
+            {"parameters": {"hypothesis_template": "t" * 2000}},
+            f'parameters.hypothesis_template: got "{"t" * 76}..., allowed a text of at most 1024'
+            " characters.",
+        ),
+    ],
+)
+def test_a_field_says_what_it_got_and_what_it_takes(
+    codec: Codec, more: dict[str, Any], message: str
+) -> None:
+    assert refusal(codec, {"input": "a"} | more).message == message
+
+
+def test_a_task_is_one_of_the_tasks() -> None:
+    error = refusal(v2.CODEC, {"inputs": [], "parameters": {"task": "chat"}})
+    assert error.message == (
+        'parameters.task: got "chat", allowed "embeddings", "classification" or "zero-shot".'
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "The body is empty."),
+        (b" \r\n", "The body is empty."),
+        (b"5", "The body must be a JSON object, got 5."),
+        (b'{"input": "a', "not valid JSON: it ends before it is complete (byte 12)."),
+        (b'{"input": "a"} x', "not valid JSON: trailing characters (byte 16)."),
+        (b'{"input": NaN}', "not valid JSON: invalid character (byte 10)."),
+        (b'{"input": "\xff"}', "not valid JSON: it is not UTF-8 (byte 11)."),
+        (b'{"input": "\\ud800"}', r"\ud800 is half a character (byte 11); write both or none."),
+        (b'{"input": "\\uDC00"}', r"\uDC00 is half a character (byte 11); write both or none."),
+        (
+            b'{"model": "\\\\ud800 \\ud83d\\ude00", "input": "\\ud83d"}',
+            r"\ud83d is half a character (byte 44); write both or none.",
+        ),
+        (b"[" * 9999, "The body nests too deeply."),
+        # Both are wrong: the syntax is what to repair first.
+        (b'{"input": 5, "model": "\\ud800"}', r"\ud800 is half a character (byte 23)"),
+        (b'{"input": 5, oops', "not valid JSON: object keys must be strings (byte 13)."),
+    ],
+)
+def test_what_is_no_json_is_told_with_its_place(body: bytes, message: str) -> None:
+    error = refusal(embeddings.CODEC, body)
+    assert error.code == "invalid_json"
+    assert message in error.message
+
+
+@pytest.mark.parametrize(
+    ("body", "param"), [(b'{"input": 1e999}', "input"), (b'{"input": 5, "x": 1e999}', None)]
+)
+def test_a_number_that_no_computer_holds(body: bytes, param: str | None) -> None:
+    error = refusal(embeddings.CODEC, body)
+    assert (error.code, error.param) == ("invalid_field", param)
+    assert error.message == f"{param or 'The body'}: holds a number that is out of range."
+
+
+def test_a_long_name_is_not_repeated_in_full() -> None:
+    error = refusal(embeddings.CODEC, {"input": "a", "x" * 9999: 1})
+    assert error.code == "unknown_field"
+    assert len(error.message) < 300
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("\ud800")
+)
+FIELDS = {
+    field
+    for shape in (embeddings.EmbeddingsRequest, classify.ClassifyRequest, small.PredictRequest)
+    for field in shape.__struct_fields__
+}
+V2_FIELDS = {*v2.V2Request.__struct_fields__, *v2.V2Input.__struct_fields__}
+NAMES = st.sampled_from(sorted({*FIELDS, *V2_FIELDS, *v2.V2Parameters.__struct_fields__}))
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(NAMES | st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.sampled_from(CODECS),
+    st.dictionaries(NAMES, VALUES, max_size=5).map(lambda o: json.dumps(o).encode())
+    | VALUES.map(lambda value: json.dumps(value).encode())
+    | st.binary(max_size=40),
+    st.integers(0, 3),
+)
+def test_any_body_is_read_or_refused_from_the_catalogue(
+    codec: Codec, body: bytes, cut: int
+) -> None:
+    refused = None
+    try:
+        codec.parse(body[: len(body) - cut])
+    except ApiError as error:
+        refused = error
+    if refused is not None:
+        assert refused.status == 400
+        assert "`" not in refused.message or b"`" in body
