@@ -59,7 +59,8 @@ def load(
     Raises:
         ModelError: one of its subclasses, with an exit code and the next step.
     """
-    report(Phase.DOWNLOADING, None, f"looking for {uri}")
+    # Only a source that really downloads says so.
+    report(Phase.LOADING, None, f"looking for {uri}")
     snapshot = fetch(uri, revision or None, report)
     pinned = revision if revision and revision.startswith(PINNED_CONTENT) else None
     report(Phase.LOADING, 0.0, "verifying files")
@@ -99,8 +100,8 @@ def _log(model: LoadedModel, version: str | None, manifest: Manifest) -> None:
         "uri": model.uri,
         "version": version,
         "manifest": manifest.digest,
-        "engine": repr(model.engine),
-        "tasks": list(model.tasks),
+        "engine": model.engine.name,
+        "tasks": ",".join(model.tasks),
         "dtype": model.dtype,
         "dtype_reason": model.dtype_reason,
     }

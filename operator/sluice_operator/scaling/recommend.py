@@ -291,7 +291,7 @@ def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -
     if proven and rules.min_replicas == 0 and inputs.idle >= alive:
         return decided(0, Rule.IDLE, f"no request for {inputs.idle:.0f} s of {alive:.0f} s")
     if inputs.need is None:
-        return decided(ordered, Rule.HOLD, "no answer has been seen to learn from")
+        return decided(ordered, Rule.HOLD, _nothing_learnt(inputs))
     enough = max(inputs.need, 1)
     if enough >= ordered:
         return decided(ordered, Rule.STEADY, _load(inputs))
@@ -302,6 +302,12 @@ def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -
     if lower >= ordered:
         return decided(ordered, Rule.WINDOW, f"{peak} were needed within {window:.0f} s")
     return decided(lower, Rule.DOWN, f"{lower} have been enough for {window:.0f} s")
+
+
+def _nothing_learnt(inputs: Inputs) -> str:
+    if inputs.arrivals or inputs.held or inputs.in_flight:
+        return "no answer has been seen to learn from"
+    return "ready, nobody has asked yet" if inputs.workers.ready else "no replica is ready yet"
 
 
 def _choose_asleep(inputs: Inputs) -> Decision:

@@ -236,6 +236,16 @@ def test_before_any_gateway_has_reported_the_number_is_held() -> None:
     assert (decision.desired, decision.rule, decision.hold) == (3, Rule.HOLD, True)
 
 
+def test_a_number_that_nothing_is_known_about_is_held_and_says_what_is_missing() -> None:
+    running = Running(Rules(), proven=False)
+    record = running.gateway.served(0, capacity=40.0)
+    running.recommender.observe(record, 1.0)
+    reasons = [running.decide(ready=ready).reason for ready in (0, 1)]
+    assert reasons == ["no replica is ready yet", "ready, nobody has asked yet"]
+    decision = running.second(held=1)
+    assert (decision.rule, decision.reason) == (Rule.HOLD, "no answer has been seen to learn from")
+
+
 def test_a_new_revision_proves_itself_and_then_sleeps() -> None:
     running = Running(Rules(initial_replicas=2, idle_after=10.0), ordered=0, proven=False)
     assert running.decide(ready=0).rule is Rule.INITIAL

@@ -1,6 +1,7 @@
 """Loading as a whole: what is reported, what is refused, what the answer digest binds."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sluice_api.wire import Phase
 from sluice_worker.engines.encoder import PackedEngine
 from sluice_worker.loader import load
+from sluice_worker.logs import TextFormatter
 from sluice_worker.models.errors import BadConfiguration, ModelRejected
 from tests.support import models
 
@@ -40,6 +42,17 @@ def test_progress_rises_to_the_end(folder: Path) -> None:
     assert progress[0] == 0
     assert progress[-1] == 1
     assert all(message for _, _, message in seen)
+    assert {phase for phase, _, _ in seen} == {Phase.LOADING}, "nothing was downloaded"
+
+
+def test_what_was_loaded_is_told_in_plain_words(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "sluice_worker"):
+        load(f"file://{folder}", device="cpu")
+    (line,) = [TextFormatter().format(r) for r in caplog.records if r.message == "model loaded"]
+    assert " engine=packed tasks=embeddings,zero-shot " in line
+    assert "<" not in line
 
 
 def test_the_same_content_elsewhere_has_the_same_digest(tiny: Path, folder: Path) -> None:
