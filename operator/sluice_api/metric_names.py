@@ -138,20 +138,6 @@ WORKER_INFO = Metric(
     ("version", "model", "revision", "answer_digest", "dtype", "device", "threads", "engine"),
 )
 
-# scaling -----------------------------------------------------------------------------------------
-
-SCALING_DESIRED = Metric(
-    "sluice_scaling_desired_replicas", "gauge", "Replicas wanted.", ("namespace", "service")
-)
-SCALING_READY = Metric(
-    "sluice_scaling_ready_replicas", "gauge", "Replicas ready.", ("namespace", "service")
-)
-SCALING_RESTARTS = Metric(
-    "sluice_worker_restarts_total",
-    "counter",
-    "Worker processes that ended unasked.",
-    ("namespace", "service"),
-)
 
 ALL: tuple[Metric, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Metric)
