@@ -42,8 +42,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def yaml_files(paths: Iterable[Path | str]) -> list[Path]:
+    """The files that ``paths`` name: files as they are, the YAML files of folders, sorted."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        try:
+            found += sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
+        except OSError:
+            found.append(path)  # No folder, or one that is just going: reading it will tell.
+    return found
+
+
 def load_files(paths: Iterable[Path | str]) -> list[InferenceService]:
-    """The services of all files, in order; a file may hold several documents.
+    """The services of all files and folders, in order; a file may hold several documents.
 
     Raises :class:`SpecError` with every problem of every file: unreadable, not YAML, not an
     InferenceService, fields that do not fit, two services of one name, no service at all.
@@ -51,8 +62,8 @@ def load_files(paths: Iterable[Path | str]) -> list[InferenceService]:
     services: dict[str, InferenceService] = {}
     sources: dict[str, str] = {}
     problems: list[Problem] = []
-    for path in paths:
-        for source, document in _documents(Path(path), problems):
+    for path in map(Path, paths):
+        for source, document in _documents(path, problems):
             try:
                 service = parse_service(document, source)
             except SpecError as error:
@@ -98,7 +109,18 @@ def parse_service(document: object, source: str) -> InferenceService:
 
 
 def _documents(path: Path, problems: list[Problem]) -> Iterator[tuple[str, object]]:
-    """Each document of a file with the name messages give it; what fails goes to ``problems``."""
+    """Each document of a file or folder with the name messages give it.
+
+    What fails goes to ``problems``.
+    """
+    files = yaml_files([path])
+    if not files:
+        problems.append(Problem(str(path), "", "", "holds no .yaml or .yml file."))
+    for file in files:
+        yield from _documents_of_file(file, problems)
+
+
+def _documents_of_file(path: Path, problems: list[Problem]) -> Iterator[tuple[str, object]]:
     try:
         text = _read(path)
         nodes = list(yaml.compose_all(text, Loader=_Loader))

@@ -142,10 +142,9 @@ def validate(files: Files) -> None:
     from sluice_api.inference_service import revision_of
     from sluice_api.service_files import load_files
     from sluice_api.spec_errors import SpecError
-    from sluice_cli.up.reload import manifests
 
     try:
-        services = load_files(manifests(files))
+        services = load_files(files)
     except SpecError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None

@@ -25,7 +25,7 @@ from sluice_cli.up.gateway import Gateway
 from sluice_cli.up.instances import ALIVE, Phase, Room
 from sluice_cli.up.plan import Action, Kill, Promote, Retire, Start, Stop, plan_instances
 from sluice_cli.up.quickstart import curl_lines
-from sluice_cli.up.reload import changes, manifests
+from sluice_cli.up.reload import changes
 from sluice_cli.up.service import LocalService
 from sluice_cli.up.settings import Settings
 from sluice_cli.up.state import StateFolder
@@ -227,8 +227,7 @@ class Control:
     async def _watch_files(self) -> None:
         async for _ in changes(self._settings.files):
             try:
-                paths = await asyncio.to_thread(manifests, self._settings.files)
-                self._new_specs = await asyncio.to_thread(load_files, paths)
+                self._new_specs = await asyncio.to_thread(load_files, self._settings.files)
             except (SpecError, OSError) as error:
                 self._view.problem("files", f"{error}\nWhat ran goes on as it was.")
             self._wake.set()

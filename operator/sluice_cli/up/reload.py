@@ -8,26 +8,17 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from sluice_api.service_files import yaml_files
+
 POLL_SECONDS = 0.25
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
-def manifests(paths: Sequence[Path]) -> list[Path]:
-    """The files that ``paths`` name: files as they are, the YAML files of folders, sorted."""
-    found: list[Path] = []
-    for path in paths:
-        try:
-            found += sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
-        except OSError:
-            found.append(path)  # No folder, or one that is just going: reading it will tell.
-    return found
-
-
 def fingerprint(paths: Sequence[Path]) -> Fingerprint:
     """What changes when a file is written, replaced, added or removed."""
     marks = []
-    for path in manifests(paths):
+    for path in yaml_files(paths):
         try:
             stat = path.stat()
         except OSError:

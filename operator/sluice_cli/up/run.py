@@ -15,7 +15,6 @@ from sluice_api.service_files import load_files
 from sluice_api.spec_errors import SpecError
 from sluice_cli.up.control import Control
 from sluice_cli.up.errors import UpError
-from sluice_cli.up.reload import manifests
 from sluice_cli.up.settings import Settings
 from sluice_cli.up.sockets import listen
 from sluice_cli.up.state import StateFolder
@@ -31,9 +30,7 @@ def run(make_settings: Callable[[], Settings]) -> int:
     """Run until a signal comes; the exit code. Errors are printed, not raised."""
     try:
         settings = make_settings()
-        specs = load_files(manifests(settings.files))
-        if not specs:
-            raise UpError("FILE: the folder holds no .yaml file.")
+        specs = load_files(settings.files)
         with (
             listen(settings.host, settings.port, option="--port") as app,
             listen(_ADMIN_HOST, settings.admin_port, option="--admin-port") as admin,

@@ -34,6 +34,23 @@ def test_documents_and_files_in_order(tmp_path: Path) -> None:
     assert [s.metadata.name for s in load_files([first, str(second)])] == ["b", "a", "c"]
 
 
+def test_folders_stand_for_their_yaml_files(tmp_path: Path) -> None:
+    write(tmp_path, service_text("b"), "b.yml")
+    write(tmp_path, service_text("a"), "a.yaml")
+    single = write(tmp_path, service_text("c"), "notes.txt")
+    assert [s.metadata.name for s in load_files([tmp_path, single])] == ["a", "b", "c"]
+
+
+def test_a_folder_without_services_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    found = problems(tmp_path, tmp_path / "empty")
+    assert found == [
+        f"{tmp_path}: holds no .yaml or .yml file.",
+        f"{tmp_path / 'empty'}: holds no .yaml or .yml file.",
+    ]
+
+
 def test_every_problem_is_listed(tmp_path: Path) -> None:
     path = write(
         tmp_path,
@@ -122,7 +139,7 @@ def test_bytes_that_are_no_text_and_too_many_of_them(tmp_path: Path) -> None:
     (tmp_path / "large.yaml").write_text("#" * (MAX_FILE_BYTES + 1))
     assert "cannot be read" in problems(tmp_path / "latin.yaml")[0]
     assert "larger than 1048576 bytes" in problems(tmp_path / "large.yaml")[0]
-    assert "cannot be read" in problems(tmp_path)[0]
+    assert len(problems(tmp_path)) == 2
 
 
 def test_deep_nesting_is_an_error_and_no_crash(tmp_path: Path) -> None:

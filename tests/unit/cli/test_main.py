@@ -89,7 +89,8 @@ def test_up_refuses_a_missing_file_and_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, text = _up(tmp_path / "empty")
     assert code == 1
-    assert "holds no .yaml file" in text
+    assert "holds no .yaml or .yml file" in text
+    assert _run("validate", tmp_path / "empty")[0] == 1
 
 
 def test_up_refuses_a_taken_port_by_option_and_by_variable(manifest: Path) -> None:

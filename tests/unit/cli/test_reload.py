@@ -6,14 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sluice_cli.up.reload import changes, fingerprint, manifests
-
-
-def test_folders_stand_for_their_yaml_files(tmp_path: Path) -> None:
-    for name in ("b.yml", "a.yaml", "notes.txt"):
-        (tmp_path / name).write_text("x")
-    single = tmp_path / "notes.txt"
-    assert manifests([tmp_path, single]) == [tmp_path / "a.yaml", tmp_path / "b.yml", single]
+from sluice_cli.up.reload import changes, fingerprint
 
 
 @pytest.mark.parametrize("change", ["write", "replace", "add", "remove"])
