@@ -6,6 +6,7 @@ reference pages walk them through :meth:`Section.fields`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -14,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from sluice_api.fields import Kind
+from sluice_api.spec_errors import Refused
 from sluice_api.spec_rules import Rule
 
 
@@ -62,6 +64,33 @@ class Section(BaseModel):
             raise PydanticCustomError("rules", "rules are broken", {"problems": broken})
         return self
 
+    @classmethod
+    def broken_rules(cls, value: object) -> Iterator[tuple[str, str]]:
+        """Field and message of every rule that ``value``, as read from a file, breaks.
+
+        Fields that do not fit are left aside, and so is a rule that needs one of them: what is
+        wrong with one field hides nothing about the others.
+        """
+        given = value if isinstance(value, dict) else {}
+        readable = SimpleNamespace()
+        for name, field in cls.model_fields.items():
+            written = given.get(field.alias)
+            kind = _kind(field)
+            try:
+                if written is not None and kind is not None:
+                    setattr(readable, name, kind.parse(written))
+                elif written is None and not field.is_required():
+                    setattr(readable, name, field.get_default(call_default_factory=True))
+            except Refused:
+                continue
+        for rule in cls.rules:
+            try:
+                found = rule.check(readable)
+            except AttributeError:
+                continue
+            if found:
+                yield rule.field, found
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the resource, every default spelt out."""
         return self.model_dump(by_alias=True, mode="json")
@@ -73,9 +102,13 @@ class Section(BaseModel):
             yield _describe(field)
 
 
+def _kind(field: FieldInfo) -> Kind | None:
+    return next((extra for extra in field.metadata if isinstance(extra, Kind)), None)
+
+
 def _describe(field: FieldInfo) -> SectionField:
     assert field.alias is not None
-    kind = next((extra for extra in field.metadata if isinstance(extra, Kind)), None)
+    kind = _kind(field)
     required = field.is_required()
     default = None
     if kind is not None and not required:

@@ -6,6 +6,7 @@ safe loader, made stricter in one point: a key that stands twice is an error, no
 
 import difflib
 from collections.abc import Hashable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,13 +100,13 @@ def parse_service(document: object, source: str) -> InferenceService:
         got = shown(document["kind"])
         message = f"got {got}, allowed {names.KIND}. Keep other kinds in files of their own."
         raise SpecError([Problem(source, name, "kind", message)])
+    written = {key: value for key, value in document.items() if key != "status"}
     try:
-        return InferenceService.model_validate(
-            {key: value for key, value in document.items() if key != "status"}
-        )
+        return InferenceService.model_validate(written)
     except ValidationError as error:
-        found = list(_problems(error, source, name))
-        raise SpecError(found) from None
+        found = chain(_problems(error), _broken_rules(InferenceService, written, []))
+        problems = [Problem(source, name, ".".join(path), message) for path, message in found]
+        raise SpecError(problems) from None
 
 
 def _documents(path: Path, problems: list[Problem]) -> Iterator[tuple[str, object]]:
@@ -175,13 +176,12 @@ def _name_of(document: object) -> str:
     return f"{metadata.get('namespace') or names.DEFAULT_NAMESPACE}/{metadata['name']}"
 
 
-def _problems(error: ValidationError, source: str, name: str) -> Iterator[Problem]:
+def _problems(error: ValidationError) -> Iterator[tuple[list[str], str]]:
+    """Path and message of everything that does not fit by itself."""
     for detail in error.errors(include_url=False):
         path = [str(step) for step in detail["loc"]]
         context = detail.get("ctx", {})
         if detail["type"] == "rules":
-            for field, message in context["problems"]:
-                yield Problem(source, name, ".".join([*path, field]), message)
             continue
         if detail["type"] == "missing":
             message = f"required, and not given. {_missing_hint(path)}"
@@ -192,7 +192,23 @@ def _problems(error: ValidationError, source: str, name: str) -> Iterator[Proble
         else:
             allowed = ", ".join(_known_fields(path))
             message = f"got {shown(detail['input'])}, allowed a mapping with {allowed}."
-        yield Problem(source, name, ".".join(path), message)
+        yield path, message
+
+
+def _broken_rules(
+    section: type[Section], value: object, path: list[str]
+) -> Iterator[tuple[list[str], str]]:
+    """Path and message of everything that does not fit together, in a section and below it.
+
+    Read from the document again, because pydantic asks no rule of a section with another fault.
+    """
+    for name, message in section.broken_rules(value):
+        yield [*path, name], message
+    if not isinstance(value, dict):
+        return
+    for field in section.fields():
+        if isinstance(field.content, type) and not field.is_list:
+            yield from _broken_rules(field.content, value.get(field.name), [*path, field.name])
 
 
 def _missing_hint(path: list[str]) -> str:

@@ -57,7 +57,8 @@ def test_every_problem_is_listed(tmp_path: Path) -> None:
         service_text(
             "minilm",
             "    dtpye: float32\n"
-            "  scaling: {minReplicas: 5, maxReplicas: 4, initialReplicas: 6}\n"
+            "  scaling: {minReplicas: 5, maxReplicas: 4, initialReplicas: 6,"
+            " idleAfter: 5 minutes}\n"
             "  limits: {timeout: 30}\n"
             "  cashe: {}\n"
             "  batching: 5\n",
@@ -67,13 +68,29 @@ def test_every_problem_is_listed(tmp_path: Path) -> None:
     limit = "allowed 0 to spec.scaling.maxReplicas (4). Raise maxReplicas or lower"
     assert problems(path) == [
         f"{where}model.dtpye: this field does not exist; did you mean dtype?",
-        f"{where}scaling.minReplicas: got 5, {limit} minReplicas.",
-        f"{where}scaling.initialReplicas: got 6, {limit} initialReplicas.",
+        f"{where}scaling.idleAfter: got 5 minutes, allowed a duration, 1s to 24h or auto."
+        " Write it like 500ms, 90s, 1m30s or 2h.",
         f"{where}batching: got 5, allowed a mapping with latencyGoal, maxSize.",
         f"{where}limits.timeout: got 30, allowed a duration, 100ms to 1h."
         " Add the unit, such as 30s.",
         f"{where}cashe: this field does not exist; did you mean cache?",
+        f"{where}scaling.minReplicas: got 5, {limit} minReplicas.",
+        f"{where}scaling.initialReplicas: got 6, {limit} initialReplicas.",
     ]
+
+
+def test_a_rule_waits_only_for_the_fields_it_reads(tmp_path: Path) -> None:
+    path = write(tmp_path, service_text("a", "  scaling: {maxReplicas: 0, initialReplicas: 6}\n"))
+    [problem] = problems(path)
+    assert "scaling.maxReplicas: got 0, allowed 1 to 1000" in problem
+    path = write(tmp_path, service_text("a", "  scaling: {maxReplicas: 2, minReplicas: 5, x: 1}\n"))
+    unknown, too_many = problems(path)
+    assert "scaling.x: this field does not exist" in unknown
+    assert "scaling.minReplicas: got 5, allowed 0 to spec.scaling.maxReplicas (2)" in too_many
+    path = write(
+        tmp_path, service_text("a", "  scaling: {minReplicas: 5, target: {concurrency: none}}\n")
+    )
+    assert len(problems(path)) == 2
 
 
 def test_problems_of_all_files_are_listed(tmp_path: Path) -> None:
