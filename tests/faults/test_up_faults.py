@@ -119,11 +119,11 @@ def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again(tmp_path: Pat
 
 def test_a_gateway_that_cannot_start_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     write(tmp_path / "minilm.yaml", manifest())
-    with running_up(tmp_path / "state", tmp_path, env={"SLUICE_CACHE_MIB": "many"}) as up:
+    with running_up(tmp_path / "state", tmp_path, env={"SLUICE_GATEWAY_CACHE_MIB": "many"}) as up:
         assert up.process.wait(60) == 1
         assert up.end() == 1
         assert up.said("sluice up: The gateway cannot start: InvalidSpec, exit code 78")
-        assert up.said("SLUICE_CACHE_MIB")
+        assert up.said("SLUICE_GATEWAY_CACHE_MIB")
 
 
 def _two_children(up: UpProcess) -> list[psutil.Process]:

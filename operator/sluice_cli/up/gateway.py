@@ -13,6 +13,7 @@ from collections.abc import Callable
 import aiohttp
 
 from sluice_api import names
+from sluice_cli.up.environment import GATEWAY_KNOBS, environment_of
 from sluice_cli.up.errors import UpError
 from sluice_cli.up.instances import Crashes, after_crash
 from sluice_cli.up.settings import Settings
@@ -32,8 +33,7 @@ def gateway_arguments(settings: Settings, state: StateFolder) -> list[str]:
     arguments = [
         *("--discovery", f"static:{state.table_path}"),
         *("--cache-secret", str(state.secret_path)),
-        # Spelt out, because otherwise it would take SLUICE_HOST, which may have been overruled.
-        *("--host", settings.host),
+        *("--host", settings.host),  # It listens on our sockets; this is what it is judged by.
     ]
     if settings.allow_anonymous_network:
         arguments.append("--allow-anonymous-network")
@@ -114,17 +114,16 @@ class Gateway:
 
     async def _start(self) -> Child:
         app, admin = self._sockets
-        environment = dict(os.environ)
-        if self._settings.redis_url:
-            # Not an argument: it may hold a password, and arguments are public.
-            environment[names.ENV_REDIS_URL] = self._settings.redis_url
+        redis_url = self._settings.redis_url
+        # Not an argument: it may hold a password, and arguments are public.
+        planned = {names.ENV_REDIS_URL: redis_url} if redis_url else {}
         return await spawn(
             "gateway",
             [
                 *("-m", "sluice_gateway", *gateway_arguments(self._settings, self._state)),
                 *("--fd", str(app.fileno()), "--admin-fd", str(admin.fileno())),
             ],
-            env=environment,
+            env=environment_of(planned, GATEWAY_KNOBS, os.environ),
             fds=[app.fileno(), admin.fileno()],
             on_line=self._on_line,
         )

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sluice_cli.up.errors import UpError
 from sluice_cli.up.sockets import is_loopback
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 class LogLevel(StrEnum):
@@ -45,5 +48,23 @@ class Settings:
                 f"--host: got {self.host!r}, which other machines can reach, and callers need no "
                 "credentials. Use 127.0.0.1, or add --allow-anonymous-network if that is meant."
             )
+        _check_redis_url(self.redis_url)
         if self.port == self.admin_port and self.port != 0:
             raise UpError(f"--admin-port: got {self.port}, which is --port too. Choose another.")
+
+
+def _check_redis_url(url: str | None) -> None:
+    """Find here what would end the gateway once workers are loading. Never repeats the URL."""
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        if parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise UpError("--redis-url: its port cannot be read, needs 1 to 65535.") from None
+    if "://" not in url or parts.scheme not in _REDIS_SCHEMES:
+        got = f"{parts.scheme}://" if "://" in url else "an address without a scheme"
+        raise UpError(f"--redis-url: got {got}, needs redis://, rediss:// or unix://.")
+    if parts.scheme == "unix" and not parts.path:
+        raise UpError("--redis-url: needs the path of the socket, such as unix:///run/redis.sock.")

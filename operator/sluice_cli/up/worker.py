@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from sluice_api import names, wire
+from sluice_cli.up.environment import WORKER_KNOBS, environment_of
 from sluice_cli.up.exits import Exit
 from sluice_cli.up.instances import Instance, Phase
 from sluice_cli.up.sockets import listen, url_of
@@ -26,21 +27,6 @@ STUCK_SECONDS = 60.0
 """A worker that denies being live for so long is ended. It says so itself only after a while."""
 
 _LOOPBACK = "127.0.0.1"
-_OWN = frozenset(
-    {
-        names.ENV_MODEL_URI,
-        names.ENV_MODEL_REVISION,
-        names.ENV_MODEL_NAME,
-        names.ENV_TASK,
-        names.ENV_DTYPE,
-        names.ENV_DEVICE,
-        names.ENV_MAX_INPUT_TOKENS,
-        names.ENV_REVISION,
-        names.ENV_BATCH_LATENCY_GOAL,
-        names.ENV_BATCH_MAX_SIZE,
-    }
-)
-"""What the InferenceService decides; never taken over from the environment of ``sluice up``."""
 
 _decode_readiness = msgspec.json.Decoder(wire.Readiness).decode
 
@@ -195,11 +181,10 @@ async def start_worker(
     """
     with listen(_LOOPBACK, 0, option="--port") as app, listen(_LOOPBACK, 0, option="--port") as adm:
         worker = Worker(name, number, template, environment, url_of(app), url_of(adm))
-        inherited = {key: value for key, value in os.environ.items() if key not in _OWN}
         child = await spawn(
             name,
             ["-m", "sluice_worker", "--fd", str(app.fileno()), "--admin-fd", str(adm.fileno())],
-            env={**inherited, **environment},
+            env=environment_of(environment, WORKER_KNOBS, os.environ),
             fds=[app.fileno(), adm.fileno()],
             on_line=on_line,
         )
