@@ -14,9 +14,10 @@ import sys
 from collections.abc import Sequence
 
 from sluice_api import names
+from sluice_api.settings import SettingsError
 from sluice_gateway import settings
 from sluice_gateway.logs import configure
-from sluice_gateway.settings import Settings, SettingsError
+from sluice_gateway.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,24 +1,28 @@
 """What one gateway process is told: options, environment, defaults; checked once, then frozen.
 
-Every option is also an environment variable, ``--redis-url`` as ``SLUICE_REDIS_URL``; the command
-line wins. ``__main__`` reads them; nothing else looks at the environment.
+``--help`` and ``docs/gateway.md`` show the table of options. ``__main__`` reads them; nothing else
+looks at the environment.
 """
 
-import argparse
 import ipaddress
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from sluice_api import names
-
-MEBIBYTE: Final = 1024 * 1024
-
-
-class SettingsError(Exception):
-    """The process cannot start as it is told to; the message says what to change."""
+from sluice_api.settings import (
+    MEBIBYTE,
+    Option,
+    SettingsError,
+    choice,
+    duration,
+    mebibytes,
+    read_options,
+    switch,
+    text,
+    whole,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class EdgeLimits:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One gateway process.
+    """One gateway process. Raises SettingsError when it would be open to a network by accident.
 
     Attributes:
         discovery: ``static:FILE``.
@@ -67,20 +71,6 @@ class Settings:
     limits: EdgeLimits = field(default_factory=EdgeLimits)
 
     def __post_init__(self) -> None:
-        kind, _, rest = self.discovery.partition(":")
-        if kind != "static" or not rest:
-            raise SettingsError(f"--discovery: got {self.discovery!r}, needs static:FILE.")
-        for name in ("port", "admin_port"):
-            if not 0 <= getattr(self, name) <= 65535:
-                raise SettingsError(f"--{name.replace('_', '-')}: needs a number from 0 to 65535.")
-        for name in ("drain_delay", "drain_grace"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise SettingsError(f"--{name.replace('_', '-')}: needs seconds, 0 or more.")
-        if self.cache_bytes < 0 or self.limits.body_bytes <= 0:
-            raise SettingsError("--cache-mib and --max-body-mib: need a positive number.")
-        for name in ("head_seconds", "body_seconds", "keep_alive_seconds"):
-            if not 0 < getattr(self.limits, name) < math.inf:
-                raise SettingsError(f"--{name.replace('_', '-')}: needs seconds, more than 0.")
         if not self.allow_anonymous_network:
             for host in (self.host, self.admin_host):
                 if not is_loopback(host):
@@ -99,85 +89,113 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Settings from the command line and the environment.
-
-    Raises SettingsError; ends the process for ``--help`` and unknown options, as argparse does.
-    """
-    parser = _parser()
-    given = vars(parser.parse_args(arguments))
-    values = {}
-    for action in parser._actions:
-        name = action.dest
-        if name == "help":
-            continue
-        value = given[name]
-        if value is None:
-            text = environment.get("SLUICE_" + name.upper())
-            if text:
-                value = _convert(action, "SLUICE_" + name.upper(), text)
-        if value is not None:
-            values[name] = value
-    if "discovery" not in values:
-        raise SettingsError("--discovery is required: static:FILE, a table of services.")
-    limits: dict[str, Any] = {
-        name: values.pop(name)
-        for name in ("head_seconds", "body_seconds", "keep_alive_seconds")
-        if name in values
-    }
-    if "max_body_mib" in values:
-        limits["body_bytes"] = values.pop("max_body_mib") * MEBIBYTE
-    values["limits"] = EdgeLimits(**limits)
-    cache_mib = values.pop("cache_mib", None)
-    if cache_mib is not None:
-        values["cache_bytes"] = cache_mib * MEBIBYTE
-    return Settings(**values)
-
-
-def _convert(action: argparse.Action, name: str, text: str) -> object:
-    if isinstance(action, argparse.BooleanOptionalAction):
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise SettingsError(f"{name}: got {text!r}, needs true or false.")
-        return text.lower() in ("true", "1")
-    convert = action.type if callable(action.type) else str
-    try:
-        value: object = convert(text)
-    except ValueError:
-        raise SettingsError(f"{name}: got {text!r}, which cannot be read.") from None
-    if action.choices is not None and value not in action.choices:
-        raise SettingsError(f"{name}: got {text!r}, needs one of {', '.join(action.choices)}.")
+def _discovery(value: str) -> str:
+    kind, _, rest = value.partition(":")
+    if kind != "static" or not rest:
+        raise ValueError("static:FILE")
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sluice-gateway",
-        description="Serve many models under one address. Each option is also read from the "
-        "environment: --redis-url as SLUICE_REDIS_URL, and so on.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--discovery", metavar="static:FILE", help="where the table of services is")
-    add("--host", help="address for applications (127.0.0.1)")
-    add("--port", type=int, help="port for applications (8080; 0: any free one)")
-    add("--fd", type=int, help="an open listening socket, instead of --host and --port")
-    add("--admin-host", help="address for metrics, demand and docs (127.0.0.1)")
-    add("--admin-port", type=int, help="port for metrics, demand and docs (8081; 0: any)")
-    add("--admin-fd", type=int, help="an open listening socket for the admin port")
-    add(
+def _own(
+    field: str,
+    flag: str,
+    default: str | None,
+    read: Callable[[str], Any],
+    meaning: str,
+    *,
+    optional: bool = False,
+) -> Option:
+    """An option whose variable is the gateway's own, so that workers beside it do not take it."""
+    variable = "SLUICE_GATEWAY_" + flag[2:].upper().replace("-", "_")
+    return Option(field, flag, variable, default, read, meaning, optional)
+
+
+_fd = whole(3, 2**20)
+_wait = duration(0.001, 3600)
+
+OPTIONS: Final = (
+    _own("discovery", "--discovery", None, _discovery, "where the services are: static:FILE"),
+    _own("host", "--host", "127.0.0.1", text, "address for applications"),
+    _own("port", "--port", str(names.APP_PORT), whole(0, 65535), "its port; 0 for any free one"),
+    Option("fd", "--fd", None, None, _fd, "listening socket instead of the two above", True),
+    _own("admin_host", "--admin-host", "127.0.0.1", text, "address for metrics, demand, health"),
+    _own(
+        "admin_port",
+        "--admin-port",
+        str(names.ADMIN_PORT),
+        whole(0, 65535),
+        "its port; 0 for any free one",
+    ),
+    Option(
+        "admin_fd", "--admin-fd", None, None, _fd, "listening socket instead of the two above", True
+    ),
+    _own(
+        "allow_anonymous_network",
         "--allow-anonymous-network",
-        action=argparse.BooleanOptionalAction,
-        help="serve callers without credentials on other addresses than loopback",
-    )
-    add("--redis-url", help="shared response cache; without it each process has its own")
-    add("--cache-secret", type=Path, metavar="FILE", help="secret of the cache; made if missing")
-    add("--cache-mib", type=int, help="memory for cached answers in this process (64)")
-    add("--max-body-mib", type=int, help="largest request body taken (16)")
-    add("--head-seconds", type=float, help="for a request's headers to arrive (10)")
-    add("--body-seconds", type=float, help="for a request's body to arrive (30)")
-    add("--keep-alive-seconds", type=float, help="an idle connection is kept (75)")
-    add("--access-log", action=argparse.BooleanOptionalAction, help="one JSON line per request")
-    add("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
-    add("--drain-delay", type=float, metavar="SECONDS", help="from SIGTERM to closing the port (0)")
-    add("--drain-grace", type=float, metavar="SECONDS", help="for requests in flight then (30)")
-    return parser
+        "false",
+        switch,
+        "serve callers without credentials on other addresses than loopback",
+    ),
+    Option(
+        "redis_url",
+        "--redis-url",
+        names.ENV_REDIS_URL,
+        None,
+        text,
+        "shared response cache; without it each process has its own",
+        True,
+    ),
+    _own(
+        "cache_secret",
+        "--cache-secret",
+        None,
+        Path,
+        "file with the secret of the cache; made if missing",
+        optional=True,
+    ),
+    _own(
+        "cache_bytes",
+        "--cache-mib",
+        "64",
+        mebibytes(0, 2**20),
+        "mebibytes of cached answers in this process",
+    ),
+    _own(
+        "body_bytes",
+        "--max-body-mib",
+        "16",
+        mebibytes(1, 1024),
+        "mebibytes of the largest request body",
+    ),
+    _own("head_seconds", "--head-timeout", "10s", _wait, "for a request's headers to arrive"),
+    _own("body_seconds", "--body-timeout", "30s", _wait, "for a request's body to arrive"),
+    _own("keep_alive_seconds", "--keep-alive", "75s", _wait, "an idle connection is kept"),
+    _own("access_log", "--access-log", "false", switch, "one JSON line per request"),
+    _own(
+        "log_level",
+        "--log-level",
+        "info",
+        choice("debug", "info", "warning", "error"),
+        "debug, info, warning or error",
+    ),
+    _own(
+        "drain_delay",
+        "--drain-delay",
+        "0s",
+        duration(0, 3600),
+        "from SIGTERM, not ready any more, until no connection is taken",
+    ),
+    _own("drain_grace", "--drain-grace", "30s", duration(0, 3600), "for requests in flight then"),
+)
+_LIMITS: Final = ("body_bytes", "head_seconds", "body_seconds", "keep_alive_seconds")
+
+
+def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from the command line and the environment.
+
+    Raises SettingsError; ends the process for ``--help``, as argparse does.
+    """
+    description = "Serve many models under one address."
+    values = read_options("sluice-gateway", description, OPTIONS, arguments, environment)
+    limits = EdgeLimits(**{name: values.pop(name) for name in _LIMITS})
+    return Settings(**values, limits=limits)

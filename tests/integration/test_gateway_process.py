@@ -72,9 +72,9 @@ def test_what_cannot_be_is_refused(table: Path, options: list[str], told: str) -
 
 
 def test_bad_environment_is_refused(table: Path) -> None:
-    ended = run(SLUICE_DISCOVERY=f"static:{table}", SLUICE_PORT="abc")
+    ended = run(SLUICE_GATEWAY_DISCOVERY=f"static:{table}", SLUICE_GATEWAY_PORT="abc")
     assert ended.returncode == 78
-    assert "SLUICE_PORT" in ended.stderr
+    assert "SLUICE_GATEWAY_PORT" in ended.stderr
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ async def test_drain_delay_keeps_serving_but_is_not_ready(
     worker: StubWorker, tmp_path: Path
 ) -> None:
     table = [service("emb", [worker.url])]
-    with GatewayProcess(tmp_path, table, "--drain-delay", "1.5") as gateway:
+    with GatewayProcess(tmp_path, table, "--drain-delay", "1500ms") as gateway:
         await gateway.ready("emb")
         client = await gateway.client()
         assert (await client.post(PATH, BODY)).status == 200
@@ -206,7 +206,7 @@ async def test_drain_delay_keeps_serving_but_is_not_ready(
 async def test_grace_time_ends(tmp_path: Path) -> None:
     with (
         StubWorker(Behaviour(hang=True)) as worker,
-        GatewayProcess(tmp_path, [service("emb", [worker.url])], "--drain-grace", "1") as gateway,
+        GatewayProcess(tmp_path, [service("emb", [worker.url])], "--drain-grace", "1s") as gateway,
     ):
         await gateway.ready("emb")
         client = await gateway.client()
@@ -218,7 +218,7 @@ async def test_grace_time_ends(tmp_path: Path) -> None:
 
 
 async def test_slow_clients(worker: StubWorker, tmp_path: Path) -> None:
-    options = ("--head-seconds", "0.5", "--body-seconds", "0.5", "--keep-alive-seconds", "1")
+    options = ("--head-timeout", "500ms", "--body-timeout", "500ms", "--keep-alive", "1s")
     with GatewayProcess(tmp_path, [service("emb", [worker.url])], *options) as gateway:
         for fallback in (False, True):
             for sent in (b"POST /v1/embeddings HTTP/1.1\r\nhost", request(PATH, BODY)[:-1]):

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from sluice_api import names
+from sluice_api.settings import SettingsError
 from sluice_worker.lifecycle import Lifecycle
 from sluice_worker.logs import start_logging
 from sluice_worker.metrics import Metrics
 from sluice_worker.models.errors import ModelError
 from sluice_worker.routes import Worker
 from sluice_worker.server import bind, serve
-from sluice_worker.settings import SettingsError, read_settings
+from sluice_worker.settings import read_settings
 from sluice_worker.startup import start
 
 LOG_SECONDS = 1.0

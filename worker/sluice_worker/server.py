@@ -21,9 +21,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sluice_api import request_ids
 from sluice_api.errors import ApiError, render
+from sluice_api.settings import SettingsError
 from sluice_worker.app import Application, administration, application
 from sluice_worker.routes import Worker
-from sluice_worker.settings import Settings, SettingsError
+from sluice_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """Tables: YAML and JSON mean the same, and what is wrong is said with its place."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,20 @@ def test_first_counts(tmp_path: Path) -> None:
     discovery = StaticDiscovery(path)
     assert discovery.first().services[0].name == "emb"
     assert repr(discovery) == "<StaticDiscovery t.yaml good, 1 read>"
+
+
+def test_the_documented_tables_mean_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
+    tables = []
+    for block in re.findall(r"^```yml\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / "services.yml").write_text(block)
+        tables.append(read_table(tmp_path / "services.yml"))
+    assert not caplog.records
+    short, long = (table.services[0] for table in tables)
+    # The page says of the long one that it spells the defaults, but for what the short one says.
+    assert (short.public, long.public) == (True, False)
+    assert (short.endpoints[0].revision, long.endpoints[0].revision) == ("", "first")
+    long.public, long.endpoints = short.public, short.endpoints
+    assert short == long

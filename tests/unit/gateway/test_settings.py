@@ -1,8 +1,11 @@
 """Settings: options over environment over defaults, and refusals that say what to change."""
 
+from pathlib import Path
+
 import pytest
 
-from sluice_gateway.settings import MEBIBYTE, Settings, SettingsError, is_loopback, read
+from sluice_api.settings import MEBIBYTE, SettingsError
+from sluice_gateway.settings import OPTIONS, Settings, is_loopback, read
 
 STATIC = ["--discovery", "static:x.yaml"]
 
@@ -15,14 +18,15 @@ def test_defaults() -> None:
 
 
 def test_command_line_wins_over_environment() -> None:
-    environment = {"SLUICE_PORT": "1", "SLUICE_ADMIN_PORT": "2", "SLUICE_ACCESS_LOG": "true"}
+    own = {"PORT": "1", "ADMIN_PORT": "2", "ACCESS_LOG": "true"}
+    environment = {f"SLUICE_GATEWAY_{name}": value for name, value in own.items()}
     settings = read([*STATIC, "--port", "3"], environment)
     assert (settings.port, settings.admin_port, settings.access_log) == (3, 2, True)
     assert read([*STATIC, "--no-access-log"], environment).access_log is False
 
 
 def test_units() -> None:
-    options = ["--max-body-mib", "2", "--cache-mib", "3", "--head-seconds", "1.5"]
+    options = ["--max-body-mib", "2", "--cache-mib", "3", "--head-timeout", "1500ms"]
     settings = read([*STATIC, *options], {})
     assert settings.limits.body_bytes == 2 * MEBIBYTE
     assert settings.limits.head_seconds == 1.5
@@ -35,13 +39,15 @@ def test_units() -> None:
         ([], {}, "--discovery"),
         (["--discovery", "file:x"], {}, "'file:x'"),
         ([*STATIC, "--port", "70000"], {}, "--port"),
-        (STATIC, {"SLUICE_PORT": "x"}, "SLUICE_PORT"),
-        (STATIC, {"SLUICE_ACCESS_LOG": "maybe"}, "SLUICE_ACCESS_LOG"),
-        (STATIC, {"SLUICE_LOG_LEVEL": "loud"}, "SLUICE_LOG_LEVEL"),
+        (STATIC, {"SLUICE_GATEWAY_PORT": "x"}, "SLUICE_GATEWAY_PORT.*whole number"),
+        (STATIC, {"SLUICE_GATEWAY_ACCESS_LOG": "maybe"}, "ACCESS_LOG.*one of true, false"),
+        (STATIC, {"SLUICE_GATEWAY_LOG_LEVEL": "loud"}, "LOG_LEVEL.*one of debug"),
+        (STATIC, {"SLUICE_GATEWAY_DRAIN_GRACE": "5"}, "a duration such as 500ms"),
         ([*STATIC, "--drain-grace", "-1"], {}, "--drain-grace"),
         ([*STATIC, "--drain-delay", "nan"], {}, "--drain-delay"),
+        ([*STATIC, "--prot", "1"], {}, "--prot.*--help"),
         ([*STATIC, "--max-body-mib", "0"], {}, "--max-body-mib"),
-        ([*STATIC, "--head-seconds", "0"], {}, "--head-seconds"),
+        ([*STATIC, "--head-timeout", "0s"], {}, "--head-timeout"),
         ([*STATIC, "--host", "0.0.0.0"], {}, "--allow-anonymous-network"),
         ([*STATIC, "--admin-host", "::"], {}, "--allow-anonymous-network"),
     ],
@@ -56,3 +62,22 @@ def test_network_must_be_allowed() -> None:
     assert settings.host == "0.0.0.0"
     assert is_loopback("127.8.8.8") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("10.0.0.1") and not is_loopback("example.com")
+
+
+def test_the_workers_variables_are_not_the_gateways() -> None:
+    environment = {"SLUICE_DRAIN_GRACE": "7s", "SLUICE_PORT": "9", "SLUICE_REDIS_URL": "redis://r"}
+    settings = read(STATIC, environment)
+    assert (settings.drain_grace, settings.port) == (30, 8080)
+    assert settings.redis_url == "redis://r"  # What they share has one name.
+
+
+def test_the_documentation_lists_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `--")]
+    expected = [
+        f"| `{option.flag}` "
+        f"| {f'`{option.variable}`' if option.variable else '–'} "
+        f"| {f'`{option.default}`' if option.default else '–'} | {option.help} |"
+        for option in OPTIONS
+    ]
+    assert rows == expected

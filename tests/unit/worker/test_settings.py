@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from sluice_api import names
+from sluice_api.settings import SettingsError
 from sluice_api.tasks import Task
-from sluice_worker.settings import OPTIONS, Settings, SettingsError, read_settings
+from sluice_worker.settings import OPTIONS, Settings, read_settings
 
 MODEL = {names.ENV_MODEL_URI: "file:///models/minilm"}
 
