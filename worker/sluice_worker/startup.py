@@ -8,7 +8,6 @@ import asyncio
 import gc
 import importlib.metadata
 import logging
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -47,9 +46,6 @@ def _load(settings: Settings, lifecycle: Lifecycle) -> "tuple[LoadedModel, Warmt
 
     threads = settings.threads or device.available_cpus()
     device.limit_threads(threads)
-    # Threads that spin for their next piece of work cost little on idle cores and up to 15 times
-    # the batch's time on shared ones; lanes of one thread never wait for each other at all.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from sluice_worker.loader import load
     from sluice_worker.warmup import warm_up

@@ -95,6 +95,13 @@ def test_limits_reach_every_library() -> None:
     device.limit_threads(3, environment)
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
     assert environment["TOKENIZERS_PARALLELISM"] == "false"
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_a_wait_policy_that_was_asked_for_stays() -> None:
+    environment = {"OMP_WAIT_POLICY": "ACTIVE"}
+    device.limit_threads(1, environment)
+    assert environment["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_flags_of_both_families() -> None:
