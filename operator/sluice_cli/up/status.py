@@ -6,7 +6,7 @@
 from sluice_api import wire
 from sluice_cli.up.instances import Phase
 from sluice_cli.up.service import LocalService, revision_in
-from sluice_cli.up.view import Row
+from sluice_cli.up.table import Row
 from sluice_cli.up.worker import Worker
 
 _PHASES = [*wire.Phase]

@@ -7,50 +7,20 @@ the table. Events go to stderr; what a script may wait for (the ready line) goes
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from sluice_cli.up.settings import LogLevel
+from sluice_cli.up.table import Row, ServiceTable
 
 PROGRESS_SECONDS = 5.0
 """How often a plain view says that something is still going on."""
-_BAR_WIDTH = 10
 LINES_PER_SECOND = 50
 """Lines of one child that are shown; a child that writes more must not drown the others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One service, as the table shows it.
-
-    Attributes:
-        state: ``ready``, ``asleep``, ``loading 45%``, or the reason of a failure.
-        busy: something is going on that somebody may be waiting for.
-        progress: how far it is, 0–1; None when that cannot be told.
-        rate: requests per second, answers from the cache included; None when unknown.
-        hit_share: answers from the cache, 0–1; None when there were none.
-        compute_seconds: of one request at a worker, mean, without queueing.
-        decision: the last decision of scaling and why.
-    """
-
-    service: str
-    revision: str
-    state: str
-    busy: bool
-    ready: int
-    wanted: int
-    rate: float | None = None
-    hit_share: float | None = None
-    compute_seconds: float | None = None
-    held: int = 0
-    decision: str = ""
-    progress: float | None = None
 
 
 class View(Protocol):
@@ -195,7 +165,7 @@ class LiveView(PlainView):
             super().say(text)
 
     def show(self, rows: Sequence[Row], now: float) -> None:
-        self._live.update(table(rows), refresh=True)
+        self._live.update(ServiceTable(rows), refresh=True)
 
     def problem(self, source: str, text: str) -> None:
         for line in text.splitlines():
@@ -205,46 +175,6 @@ class LiveView(PlainView):
         # Assembled, not markup: a line of a child may hold anything.
         line = Text.assemble((f"{source:<12} ", "bold"), (text, style))
         self._console.print(line, soft_wrap=True)
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """The live table of all services."""
-    shown = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for heading in ("SERVICE", "REVISION", "STATE"):
-        shown.add_column(heading, no_wrap=True)
-    for heading in ("READY", "REQ/S", "CACHE", "COMPUTE", "HELD"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("LAST DECISION", ratio=1, overflow="fold")
-    for row in rows:
-        shown.add_row(
-            Text(row.service),
-            row.revision,
-            Text(row.state + _bar(row.progress), _colour(row)),
-            f"{row.ready}/{row.wanted}",
-            _figure(row.rate, "{:.1f}"),
-            _figure(row.hit_share, "{:.0%}"),
-            _figure(row.compute_seconds, "{:.1f} ms", 1000),
-            str(row.held or ""),
-            Text(row.decision),
-        )
-    return shown
-
-
-def _colour(row: Row) -> str:
-    if row.busy:
-        return "yellow"
-    return {"ready": "green", "asleep": "blue"}.get(row.state, "red")
-
-
-def _bar(progress: float | None) -> str:
-    if progress is None:
-        return ""
-    filled = round(progress * _BAR_WIDTH)
-    return " " + "━" * filled + "╌" * (_BAR_WIDTH - filled)
-
-
-def _figure(value: float | None, form: str, factor: float = 1.0) -> str:
-    return "–" if value is None else form.format(value * factor)
 
 
 def choose_view(live: bool | None, level: LogLevel) -> View:

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from sluice_cli.up.settings import LogLevel
-from sluice_cli.up.view import Budget, LiveView, PlainView, Row, choose_view, table
+from sluice_cli.up.table import Row
+from sluice_cli.up.view import Budget, LiveView, PlainView, choose_view
 
 READY = Row("minilm", "abc", "ready", False, 1, 1, 12.34, 0.5, 0.0042, 0, "12.3 req/s")
 LOADING = Row("minilm", "abc", "loading 10%", True, 0, 1, held=3, progress=0.1)
@@ -69,25 +70,6 @@ def test_a_child_that_writes_too_much_is_cut_and_others_are_not() -> None:
     ]
     assert budget.take("b", 1.0) is None
     assert budget.take("a", 2.0) is None
-
-
-def test_the_table_shows_every_figure() -> None:
-    console = Console(file=io.StringIO(), width=120, no_color=True)
-    console.print(table([READY, LOADING]))
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    for word in (
-        "minilm",
-        "ready",
-        "1/1",
-        "12.3",
-        "50%",
-        "4.2 ms",
-        "12.3 req/s",
-        "loading 10% ━╌╌╌╌╌╌╌╌╌",
-    ):
-        assert word in text
-    assert "–" in text  # Unknown is not zero.
 
 
 def test_a_live_view_prints_lines_above_its_table_and_survives_markup() -> None:
