@@ -34,7 +34,7 @@ class EdgeLimits:
         write_seconds: how long a client may take none of its answer.
     """
 
-    body_bytes: int = 16 * MEBIBYTE
+    body_bytes: int = names.MAX_BODY_BYTES
     head_seconds: float = 10.0
     body_seconds: float = 30.0
     keep_alive_seconds: float = 75.0
@@ -163,7 +163,7 @@ OPTIONS: Final = (
     _own(
         "body_bytes",
         "--max-body-mib",
-        "16",
+        str(names.MAX_BODY_BYTES // MEBIBYTE),
         mebibytes(1, 1024),
         "mebibytes of the largest request body",
     ),

@@ -44,6 +44,13 @@ so the sum over a second's answers is the worker's utilisation, and one over the
 of such requests a second it can do: concurrency is already in the figure.
 """
 
+# Bodies ------------------------------------------------------------------------------------------
+
+MAX_BODY_BYTES: Final = 16 * 2**20
+"""The largest request body that is taken from a caller, unless told otherwise."""
+WORKER_MAX_BODY_BYTES: Final = MAX_BODY_BYTES + 2**20
+"""The same for a worker: what the gateway writes anew spells out defaults, so it may be longer."""
+
 # Ports -------------------------------------------------------------------------------------------
 
 APP_PORT: Final = 8080

@@ -147,9 +147,9 @@ OPTIONS = (
         "max_body_bytes",
         "--max-body-bytes",
         names.ENV_WORKER_MAX_BODY,
-        str(8 * 2**20),
+        str(names.WORKER_MAX_BODY_BYTES),
         whole(1024, 2**30),
-        "largest request body",
+        "largest request body; a little more than the gateway takes",
     ),
     Option(
         "threads",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sluice_api import names
 from sluice_api.settings import MEBIBYTE, SettingsError
 from sluice_gateway.settings import OPTIONS, Settings, is_loopback, read
 
@@ -13,6 +14,7 @@ STATIC = ["--discovery", "static:x.yaml"]
 def test_defaults() -> None:
     settings = read(STATIC, {})
     assert settings == Settings("static:x.yaml")
+    assert settings.limits.body_bytes == names.MAX_BODY_BYTES
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert (settings.admin_host, settings.admin_port) == ("127.0.0.1", 8081)
 

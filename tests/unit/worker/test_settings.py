@@ -95,6 +95,11 @@ def test_unknown_and_incomplete_flags_are_refused(arguments: list[str]) -> None:
         read(*arguments)
 
 
+def test_whatever_the_gateway_takes_a_worker_takes_too() -> None:
+    settings = read_settings(["--model", "file:///m"], {})
+    assert settings.max_body_bytes == names.WORKER_MAX_BODY_BYTES > names.MAX_BODY_BYTES
+
+
 def test_the_model_is_required() -> None:
     with pytest.raises(SettingsError, match=f"{names.ENV_MODEL_URI}: required.*--model"):
         read_settings([], {})
