@@ -87,7 +87,7 @@ class Lifecycle:
             return
         self.state = State(phase, progress, message)
         if phase is not before.phase:
-            log.info("phase", extra={"phase": str(phase), "detail": message})
+            _log(self.state)
 
     def turn(self, now: float) -> None:
         """The event loop turned: it is alive."""
@@ -96,7 +96,7 @@ class Lifecycle:
     def drain(self) -> None:
         """Readiness ends now, whatever the phase was; liveness does not."""
         self.state = replace(self.state, phase=Phase.DRAINING, progress=None, message="")
-        log.info("phase", extra={"phase": str(Phase.DRAINING), "detail": ""})
+        _log(self.state)
 
     def ailment(self, now: float) -> str | None:
         """Why the process should be restarted, or None while it is live."""
@@ -127,3 +127,8 @@ class Lifecycle:
             device=identity.device,
             capacity=self.capacity() if self.capacity else None,
         )
+
+
+def _log(state: State) -> None:
+    detail = {"detail": state.message} if state.message else {}
+    log.info("phase", extra={"phase": str(state.phase), **detail})

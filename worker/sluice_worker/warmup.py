@@ -57,7 +57,13 @@ def warm_up(
         seconds, _ = _timed(engine, (unit,))
         cost.observe(load_of([unit.tokens], engine.computed_tokens([unit.tokens])), seconds)
     set_threads(threads)
-    log.info("warm", extra={"threads": threads, "wide_gain": gain, "cost": repr(cost)})
+    fields = {
+        "threads": threads,
+        "wide_gain": gain,
+        "batch_ms": cost.overhead_seconds * 1e3,
+        "token_us": cost.seconds_per_token * 1e6,
+    }
+    log.info("warm", extra=fields)
     return Warmth(threads, set_threads, cost, WideGain(gain, threads))
 
 

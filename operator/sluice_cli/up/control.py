@@ -24,7 +24,7 @@ from sluice_cli.up.exits import Exit
 from sluice_cli.up.gateway import Gateway
 from sluice_cli.up.instances import ALIVE, Phase, Room
 from sluice_cli.up.plan import Action, Kill, Promote, Retire, Start, Stop, plan_instances
-from sluice_cli.up.quickstart import curl_lines
+from sluice_cli.up.quickstart import Quickstart
 from sluice_cli.up.reload import changes
 from sluice_cli.up.service import LocalService
 from sluice_cli.up.settings import Settings
@@ -63,7 +63,6 @@ class Control:
         self._new_specs: Sequence[InferenceService] | None = list(specs)
         self._wake = asyncio.Event()
         self._turned_at = 0.0
-        self._announced = False
         self._trouble = ""
         self._gateway = Gateway(
             settings,
@@ -74,6 +73,7 @@ class Control:
             on_problem=lambda text: view.problem("gateway", text),
             on_change=self._wake.set,
         )
+        self._quickstart = Quickstart(self._gateway.url, view.say)
 
     def __repr__(self) -> str:
         return f"<Control {self._gateway!r} {[*self._services.values()]}>"
@@ -136,7 +136,8 @@ class Control:
         for service in sorted(self._each(), key=lambda s: -s.held):
             await self._steer(service, now)
         self._publish()
-        self._announce()
+        if self._gateway.ready_at is not None:
+            self._quickstart.turn(self._each())
         self._view.show([row_of(service) for service in self._each()], now)
 
     async def _steer(self, service: LocalService, now: float) -> None:
@@ -202,19 +203,6 @@ class Control:
         if trouble and trouble != self._trouble:
             self._view.problem("state", trouble)
         self._trouble = trouble
-
-    def _announce(self) -> None:
-        """Say, once, that the first answer can be given."""
-        services = self._each()
-        if self._announced or self._gateway.ready_at is None:
-            return
-        if any(s.answers for s in services) or all(s.settled for s in services):
-            self._announced = True
-            self._view.say(f"ready {self._gateway.url}")
-            for service in services:
-                if service.spec.spec.access.public and (service.answers or service.settled):
-                    for line in curl_lines(self._gateway.url, service.label, service.tasks):
-                        self._view.say(line)
 
     # What others tell ------------------------------------------------------------------------
 

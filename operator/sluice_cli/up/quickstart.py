@@ -1,11 +1,16 @@
-"""The ``curl`` lines printed once the first answer can be given; they are meant to be pasted."""
+"""What is printed once answers can be given: the ready line, and ``curl`` lines to paste.
+
+``control.py`` calls :meth:`Quickstart.turn` each turn, once the gateway is ready.
+"""
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from sluice_api.fields import AUTO
 from sluice_api.tasks import Task
+from sluice_cli.up.service import LocalService
 
 _TICKET = "I was charged twice this month and want my money back."
 _LABELS = {
@@ -13,6 +18,56 @@ _LABELS = {
     "delivery": "a parcel that is late, lost or damaged",
     "technical": "a device or an app that does not work",
 }
+
+
+class Quickstart:
+    """Says once that the first answer can be given, and how each service is asked.
+
+    Args:
+        url: of the gateway.
+        say: prints a line for people and for scripts.
+    """
+
+    def __init__(self, url: str, say: Callable[[str], None]) -> None:
+        self._url = url
+        self._say = say
+        self._announced = False
+        self._hinted: set[str] = set()
+        self._introduced: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Quickstart announced={self._announced} {sorted(self._introduced)}>"
+
+    def turn(self, services: Sequence[LocalService]) -> None:
+        """Print what has become true since the last turn."""
+        if not self._announced:
+            if not any(s.answers for s in services) and not all(s.settled for s in services):
+                return
+            self._announced = True
+            self._say(f"ready {self._url}")
+        for service in services:
+            if service.spec.spec.access.public and (service.answers or service.settled):
+                self._introduce(service)
+
+    def _introduce(self, service: LocalService) -> None:
+        if service.key in self._introduced:
+            return
+        if tasks := _tasks(service):
+            self._introduced.add(service.key)
+            for line in curl_lines(self._url, service.label, tasks):
+                self._say(line)
+        elif service.settled and service.key not in self._hinted:
+            self._hinted.add(service.key)
+            self._say(
+                f"# {service.label} starts with its first request: POST {self._url}/v1/embeddings"
+                f' or /v1/classify with "model": "{service.label}"'
+            )
+
+
+def _tasks(service: LocalService) -> list[Task]:
+    """What its workers told, else what its file says; empty while neither does."""
+    written = service.spec.spec.model.task
+    return service.tasks or ([] if written == AUTO else [Task(written)])
 
 
 def curl_lines(url: str, model: str, tasks: Sequence[Task]) -> list[str]:

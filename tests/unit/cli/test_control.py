@@ -43,7 +43,7 @@ async def test_a_turn_that_fails_ends_the_run_instead_of_leaving_it_half_alive(
     def fail(*_: object) -> None:
         raise UpError("broken")
 
-    monkeypatch.setattr(control, "_announce", fail)
+    monkeypatch.setattr(control, "_publish", fail)
     with pytest.raises(UpError, match="broken"):
         async with asyncio.timeout(20):
             await control.run(asyncio.Event())

@@ -1,13 +1,22 @@
-"""The printed curl lines: one per task, the last again with its headers."""
+"""The ready line, once; the curl lines of each service, the last again with its headers."""
 
 import json
 import shlex
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from sluice_api import wire
+from sluice_api.inference_service import InferenceService
 from sluice_api.routes import POST_ROUTES
 from sluice_api.tasks import Task
-from sluice_cli.up.quickstart import curl_lines
+from sluice_cli.up.quickstart import Quickstart, curl_lines
+from sluice_cli.up.service import LocalService, revision_in, template_of
+from sluice_cli.up.settings import LogLevel
+from sluice_cli.up.state import Learnt, StateFolder
+from sluice_cli.up.view import PlainView
+from tests.support.up_process import manifest
 
 URL = "http://127.0.0.1:8080"
 
@@ -44,3 +53,90 @@ def test_labels_are_described() -> None:
     line = curl_lines(URL, "m", [Task.ZERO_SHOT])[0]
     labels = json.loads(shlex.split(line)[-1])["parameters"]["labels"]
     assert all(description for description in labels.values())
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateFolder]:
+    with StateFolder(tmp_path) as folder:
+        yield folder
+
+
+def _service(state: StateFolder, name: str, *, task: str = "auto", **spec: object) -> LocalService:
+    made = manifest(name, **spec)
+    made["spec"]["model"]["task"] = task
+    parsed = InferenceService.model_validate(made)
+    service = LocalService(parsed, state, PlainView(LogLevel.WARNING), 0.0)
+    service.decide(0.0)
+    service.promote(template_of(parsed))
+    return service
+
+
+def _answers(service: LocalService) -> None:
+    """The gateway has a ready worker for it."""
+    service.observe(
+        wire.Demand(
+            sequence=1,
+            gateway="g",
+            namespace="default",
+            service=service.label,
+            revision="r",
+            interval_seconds=1.0,
+            ready_endpoints=1,
+        ),
+        1.0,
+    )
+
+
+def _learns(state: StateFolder, service: LocalService) -> None:
+    learnt = Learnt("sha256:1", [Task.EMBEDDINGS])
+    state.remember(revision_in(template_of(service.spec)), learnt)
+
+
+ASLEEP = {"initialReplicas": 0}
+
+
+def test_each_service_is_introduced_when_it_first_answers(state: StateFolder) -> None:
+    said: list[str] = []
+    quickstart = Quickstart(URL, said.append)
+    first, second = (_service(state, name) for name in ("first", "second"))
+    services = [first, second]
+    quickstart.turn(services)
+    assert said == []
+    _answers(first)
+    quickstart.turn(services)
+    assert said == [f"ready {URL}"], "what it offers is not known yet"
+    _learns(state, first)
+    for _ in range(2):
+        quickstart.turn(services)
+    assert [json.loads(shlex.split(line)[-1])["model"] for line in said[1:]] == ["first"] * 2
+    _answers(second)
+    for _ in range(2):
+        quickstart.turn(services)
+    assert [json.loads(shlex.split(line)[-1])["model"] for line in said[3:]] == ["second"] * 2
+    assert sum(line.startswith("ready ") for line in said) == 1
+
+
+def test_a_service_that_sleeps_from_the_start_tells_how_it_is_asked(state: StateFolder) -> None:
+    said: list[str] = []
+    quickstart = Quickstart(URL, said.append)
+    unknown = _service(state, "unknown", scaling=ASLEEP)
+    written = _service(state, "written", scaling=ASLEEP, task="classification")
+    for _ in range(2):
+        quickstart.turn([unknown, written])
+    ready, hint, *curl = said
+    assert ready == f"ready {URL}"
+    assert hint.startswith("# unknown starts with its first request")
+    assert '"model": "unknown"' in hint
+    assert len(curl) == 2
+    assert all(f"{URL}/v1/classify" in line and '"written"' in line for line in curl)
+    _learns(state, unknown)
+    quickstart.turn([unknown, written])
+    assert all('"unknown"' in line for line in said[4:])
+    assert len(said) == 6
+
+
+def test_a_service_that_nobody_here_may_call_is_not_introduced(state: StateFolder) -> None:
+    said: list[str] = []
+    service = _service(state, "secret", scaling=ASLEEP, access={"public": False})
+    Quickstart(URL, said.append).turn([service])
+    assert said == [f"ready {URL}"]

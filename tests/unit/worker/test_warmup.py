@@ -1,11 +1,13 @@
 """The warm-up refuses a broken model, seeds the cost model, and settles the lanes."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from sluice_worker.engines.base import Array, Unit
+from sluice_worker.logs import TextFormatter
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.warmup import warm_up
 from tests.support.worker_fakes import NOT_A_NUMBER, ToyEngine, unit
@@ -47,6 +49,14 @@ def test_answers_that_change_are_rejected() -> None:
 
     with pytest.raises(ModelRejected, match="differently each time"):
         warm(Moody())
+
+
+def test_what_was_measured_is_told_in_figures(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "sluice_worker"):
+        warm(ToyEngine())
+    (line,) = [TextFormatter().format(record) for record in caplog.records]
+    assert " batch_ms=" in line
+    assert "<" not in line
 
 
 def test_a_canary_of_one_unit_does() -> None:
