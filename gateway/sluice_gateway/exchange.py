@@ -94,6 +94,7 @@ class Exchange:
         "reason",
         "request",
         "service",
+        "stale",
         "stops",
         "stored",
         "tenant",
@@ -118,6 +119,7 @@ class Exchange:
         self.reason: bytes = b""
         self.hits = 0
         self.collapsed = 0
+        self.stale = False
         self.stored = False
         self.oldest = 0.0
         self.expires = 0.0
@@ -158,6 +160,7 @@ class Exchange:
         items: list[Item | None] = []
         for hit in hits:
             if hit is None or (max_age is not None and hit.age_seconds > max_age):
+                self.stale = self.stale or hit is not None
                 items.append(None)
                 continue
             items.append(hit.item)
@@ -246,7 +249,9 @@ class Exchange:
         detail = b'; detail="%d of %d"' % (self.hits, count) if count > 1 else b""
         if self.hits == count:
             return hit_headers(self.expires - time.time(), self.oldest, detail)
-        forwarded = b"fwd=partial" if self.hits else b"fwd=miss"
+        forwarded = b"fwd=stale" if self.stale else b"fwd=miss"
+        if self.hits:
+            forwarded = b"fwd=partial"
         if self.request.head.directives.no_cache:
             forwarded = b"fwd=request"
         stored = b"; stored" if self.stored else b""
@@ -269,4 +274,6 @@ def error_answer(error: ApiError, request: Request) -> Answer:
             content_type = value.encode()
         else:
             lines.append(b"%b: %b\r\n" % (name.encode(), value.encode()))
+    if error.code == "not_cached":
+        lines.append(_CACHE_STATUS + b"; detail=only-if-cached\r\n")
     return Answer(rendered.status, content_type, b"".join(lines), rendered.body)

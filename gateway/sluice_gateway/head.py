@@ -16,7 +16,7 @@ import httptools
 from sluice_api import names
 from sluice_api.call import Codec
 from sluice_api.errors import ApiError
-from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX
+from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
 from sluice_api.shapes import v2
 
 MAX_HEAD_BYTES: Final = 32 * 1024
@@ -196,7 +196,7 @@ def _route(method: bytes, target: bytes) -> tuple[str, Route | None, str | None]
         return path, route, None
     if path.startswith(V2_PREFIX) and path.endswith(V2_SUFFIX):
         model = unquote(path[len(V2_PREFIX) : -len(V2_SUFFIX)])
-        if model:
+        if model and V2_VERSIONS not in path:  # Rare; the ordinary routes know versions.
             return path, _V2, model
     return path, None, None
 

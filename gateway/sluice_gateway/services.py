@@ -60,6 +60,7 @@ class Service:
     Attributes:
         binding: see :class:`Binding`.
         tasks: from the table, or learnt from the first ready worker; empty until then.
+        dimensions: of embeddings, as its workers tell; None until then.
         ready_since: when it last got its first ready worker.
     """
 
@@ -77,6 +78,7 @@ class Service:
         self.retries = RetryBudget(now)
         self.removed = False
         self.ready_since = now
+        self.dimensions: int | None = None
         self._wheel = wheel
         self._urgent = urgent
         self._learnt_tasks: list[Task] = []
@@ -151,6 +153,8 @@ class Service:
 
     def update(self, spec: wire.Service) -> tuple[list[Endpoint], list[Endpoint]]:
         """Follow the table. Returns the endpoints that came and those that went."""
+        if spec.revision != self.spec.revision:
+            self.dimensions = None
         self.spec = spec
         self.admission.limits = spec.limits
         self.admission.failure = spec.failure
@@ -217,6 +221,7 @@ class Service:
         if told is None or told.revision != self.spec.revision:
             return
         self._learnt_tasks = told.tasks
+        self.dimensions = told.dimensions
         if told.answer_digest:
             self.tally.answer_digests[told.revision] = told.answer_digest
             if not self.spec.answer_digest:

@@ -4,13 +4,13 @@ Gateway and worker serve this table and nothing beside it: adding a route is add
 line here.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from sluice_api.call import Call, Codec, Input
 from sluice_api.errors import ApiError
-from sluice_api.shapes import classify, embeddings, small, v2
+from sluice_api.shapes import answers, classify, embeddings, small, v2
 from sluice_api.tasks import Task
 
 POST_ROUTES: dict[str, Codec] = {
@@ -23,6 +23,25 @@ POST_ROUTES: dict[str, Codec] = {
 
 V2_PREFIX = "/v2/models/"
 V2_SUFFIX = "/infer"
+V2_VERSIONS = "/versions/"
+"""Between a model's name and its version, where a path names one."""
+
+
+class Shape(NamedTuple):
+    """The types of a route's bodies, for documents and tests."""
+
+    request: type[msgspec.Struct]
+    answer: type[msgspec.Struct]
+
+
+SHAPES: dict[str, Shape] = {
+    "/v1/embeddings": Shape(embeddings.EmbeddingsRequest, answers.EmbeddingsAnswer),
+    "/v1/classify": Shape(classify.ClassifyRequest, answers.ClassifyAnswer),
+    "/classify": Shape(small.ClassifyTextRequest, answers.ClassifyTextAnswer),
+    "/predict": Shape(small.PredictRequest, answers.PredictAnswer),
+    V2_SUFFIX: Shape(v2.V2Request, answers.V2Answer),
+}
+"""By the path of :data:`POST_ROUTES`; the V2 route by its suffix."""
 
 CANONICAL_ROUTES: dict[Task, str] = {
     Task.EMBEDDINGS: "/v1/embeddings",

@@ -189,6 +189,7 @@ class StubWorker:
             answer_digest=behaviour.digest,
             tasks=behaviour.tasks,
             labels=LABELS,
+            dimensions=4,
             capacity=self._capacity(),
         )
         status = 200 if behaviour.phase is wire.Phase.READY else 503

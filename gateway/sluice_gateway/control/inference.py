@@ -1,24 +1,35 @@
 """The inference routes once more, as ordinary routes over the same ``dispatch``.
 
 A connection that once asked for anything else stays with uvicorn, and its later inference requests
-arrive here: slower, same answers. The routes also carry the models behind ``/openapi.json``.
+arrive here: slower, same answers. ``openapi`` describes them.
 """
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from sluice_api import names
 from sluice_api.errors import ApiError
-from sluice_api.routes import POST_ROUTES, V2_PREFIX
+from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
 from sluice_gateway import exchange
-from sluice_gateway.control import models
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
 from sluice_gateway.head import Head, parse_head
+from sluice_gateway.services import Service
+
+_SUMMARIES: Final = {
+    "embeddings": "Vectors of texts, in OpenAI's shape",
+    "classify": "Labels of texts; with labels of the caller's own, zero-shot",
+    "classify-text": "One text: 0 or 1 for each label",
+    "predict": "One text or many: the position of the label",
+    "v2": "Open Inference Protocol V2",
+}
+"""By codec."""
 
 
 class _Waiting:
@@ -32,12 +43,30 @@ class _Waiting:
             self.result.set_result(answer)
 
 
-def make_router(edge: Edge) -> APIRouter:
-    """The POST routes of ``sluice_api.routes``, answered by the edge's dispatcher."""
+def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRouter:
+    """The POST routes of ``sluice_api.routes``, answered by the edge's dispatcher.
+
+    Args:
+        resolve: the service that a V2 path names, with its version checked. Raises ApiError.
+    """
     router = APIRouter()
 
     async def infer(request: Request) -> Response:
-        head = parse_head(_raw_head(request))
+        return await handle(request, request.scope["raw_path"])
+
+    async def infer_named(request: Request, name: str) -> Response:
+        return await infer(request)
+
+    async def infer_version(request: Request, name: str, version: str) -> Response:
+        resolve(request, name + V2_VERSIONS + version)
+        # What remains is the request without its version: same answers, same cache.
+        raw_path: bytes = request.scope["raw_path"]
+        return await handle(
+            request, raw_path.partition(V2_VERSIONS.encode())[0] + V2_SUFFIX.encode()
+        )
+
+    async def handle(request: Request, path: bytes) -> Response:
+        head = parse_head(_raw_head(request, path))
         body = await _body(request, head, edge)
         request_id = head.request_id or edge.new_id()
         answer = await _answer(request, edge.dispatcher, head, body, request_id)
@@ -50,11 +79,19 @@ def make_router(edge: Edge) -> APIRouter:
         headers["content-type"] = answer.content_type.decode("latin-1")
         return Response(answer.body, answer.status, headers)
 
-    for path in POST_ROUTES:
-        router.add_api_route(path, infer, methods=["POST"], **_documented(models.BODIES[path]))
-    router.add_api_route(
-        V2_PREFIX + "{name:path}/infer", infer, methods=["POST"], **_documented(models.Infer)
+    add = partial(
+        router.add_api_route, methods=["POST"], tags=["inference"], response_class=Response
     )
+    for path, codec in POST_ROUTES.items():
+        add(path, infer, operation_id=codec.name, summary=_SUMMARIES[codec.name])
+    name = V2_PREFIX + "{name:path}"
+    add(
+        f"{name}{V2_VERSIONS}{{version}}{V2_SUFFIX}",
+        infer_version,
+        operation_id="v2-version",
+        summary="The same, if the model's revision is the version",
+    )
+    add(name + V2_SUFFIX, infer_named, operation_id="v2", summary=_SUMMARIES["v2"])
     return router
 
 
@@ -101,24 +138,11 @@ async def _body(request: Request, head: Head, edge: Edge) -> bytes:
     return b"".join(parts)
 
 
-def _raw_head(request: Request) -> bytes:
+def _raw_head(request: Request, path: bytes) -> bytes:
     """The head as bytes again, so that one parser decides what it means on both edges."""
     scope = request.scope
-    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+    target = path + (b"?" + scope["query_string"] if scope["query_string"] else b"")
     lines = [b"%b: %b\r\n" % pair for pair in scope["headers"]]
     version = scope["http_version"].encode()
     method = request.method.encode()
     return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version, b"".join(lines))
-
-
-def _documented(body: type) -> dict[str, Any]:
-    """Arguments that put ``body`` into the OpenAPI document without having it validated here."""
-    schema = {"$ref": f"#/components/schemas/{body.__name__}"}
-    return {
-        "name": body.__name__.lower(),
-        "summary": (body.__doc__ or "").strip().split("\n")[0],
-        "response_class": Response,
-        "openapi_extra": {
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
-        },
-    }

@@ -1,7 +1,4 @@
-"""Bodies of the control surface, typed for the OpenAPI document and for nothing else.
-
-The main path never builds one of these: requests are checked by the codecs in ``sluice_api``.
-"""
+"""What the control surface answers. Inference has its shapes in ``sluice_api``."""
 
 from importlib.metadata import version
 from typing import Final, Literal
@@ -66,73 +63,3 @@ class V2Ready(BaseModel):
 class V2ModelReady(BaseModel):
     name: str
     ready: bool
-
-
-class Embeddings(BaseModel):
-    """`POST /v1/embeddings`, OpenAI's shape."""
-
-    input: str | list[str] | list[int] | list[list[int]] = Field(
-        examples=["The food was delicious."]
-    )
-    model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
-    user: str | None = None
-    truncate: bool = False
-
-
-class ClassifyParameters(BaseModel):
-    labels: list[str] | dict[str, str] | None = Field(
-        default=None, description="Makes it zero-shot: names, or a map from name to description."
-    )
-    multi_label: bool | None = None
-    top_k: int | None = None
-    hypothesis_template: str | None = None
-    truncate: bool = False
-
-
-class Classify(BaseModel):
-    """`POST /v1/classify`."""
-
-    input: str | list[str] = Field(examples=["My order arrived broken."])
-    model: str | None = None
-    parameters: ClassifyParameters = ClassifyParameters()
-
-
-class ClassifyText(BaseModel):
-    """`POST /classify`."""
-
-    text: str
-    model: str | None = None
-
-
-class Predict(BaseModel):
-    """`POST /predict`."""
-
-    text: str | list[str]
-    model: str | None = None
-
-
-class V2Tensor(BaseModel):
-    name: str = Field(examples=["text"])
-    shape: list[int] = Field(examples=[[1]])
-    datatype: str = Field(examples=["BYTES"])
-    data: list[str]
-
-
-class Infer(BaseModel):
-    """`POST /v2/models/{name}/infer`, Open Inference Protocol V2."""
-
-    inputs: list[V2Tensor]
-    id: str | None = None
-    parameters: dict[str, object] | None = None
-    outputs: list[dict[str, object]] | None = None
-
-
-BODIES: dict[str, type[BaseModel]] = {
-    "/v1/embeddings": Embeddings,
-    "/v1/classify": Classify,
-    "/classify": ClassifyText,
-    "/predict": Predict,
-}
-"""By path; the V2 route takes :class:`Infer`."""

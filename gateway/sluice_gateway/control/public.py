@@ -1,32 +1,20 @@
-"""What applications find on the gateway beside inference: models, V2 metadata, health, docs."""
+"""What applications find on the gateway beside inference: models, health, docs."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sluice_api.errors import ApiError
-from sluice_api.routes import V2_PREFIX
-from sluice_api.tasks import Task
 from sluice_gateway.auth import Authenticator, Tenant
-from sluice_gateway.control import inference, models, problems
+from sluice_gateway.control import inference, models, openapi, problems, v2
 from sluice_gateway.control.health import Health
 from sluice_gateway.control.models import VERSION
 from sluice_gateway.edge import Edge
 from sluice_gateway.services import Service, Services, full_name
-
-_OUTPUTS = {
-    Task.EMBEDDINGS: [("embedding", "FP32", [-1, -1])],
-    Task.CLASSIFICATION: [
-        ("label", "BYTES", [-1]),
-        ("score", "FP32", [-1]),
-        ("labels", "BYTES", [-1, -1]),
-        ("scores", "FP32", [-1, -1]),
-    ],
-}
 
 
 def make_app(
@@ -37,31 +25,55 @@ def make_app(
         title="Sluice", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     problems.install(app, edge.new_id)
-    _add_models(app, services, authenticator)
-    _add_v2(app, services, authenticator, health)
+    identify = partial(_tenant, authenticator)
+    _add_models(app, services, identify)
+    v2.add_routes(app, services, identify, health)
     _add_health(app, health)
-    app.include_router(inference.make_router(edge))
+    app.include_router(
+        inference.make_router(
+            edge, lambda request, path: v2.resolve(services, path, identify(request))
+        )
+    )
+    app.add_api_route("/", _front_page, include_in_schema=False)
     app.add_api_route("/docs", _docs_page(app), include_in_schema=False)
+    app.add_middleware(_HeadAsGet)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _tenant(request: Request, authenticator: Authenticator) -> Tenant:
+class _HeadAsGet:
+    """HEAD is answered as GET is; uvicorn leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
+
+
+async def _front_page() -> JSONResponse:
+    """For who opens the bare address."""
+    links = {"docs": "/docs", "openapi": "/openapi.json", "models": "/v1/models"}
+    return JSONResponse({"name": "sluice", "version": VERSION, **links})
+
+
+def _tenant(authenticator: Authenticator, request: Request) -> Tenant:
     header = request.headers.get("authorization")
     return authenticator.identify(header.encode("latin-1") if header is not None else None)
 
 
-def _add_models(app: FastAPI, services: Services, authenticator: Authenticator) -> None:
-    @app.get("/v1/models", tags=["models"])
+def _add_models(app: FastAPI, services: Services, identify: Callable[[Request], Tenant]) -> None:
+    @app.get("/v1/models", tags=["models"], summary="The models this caller may use")
     async def list_models(request: Request) -> models.ModelList:
-        """The models this caller may use."""
-        tenant = _tenant(request, authenticator)
-        return models.ModelList(data=[_card(service) for service in services.visible(tenant)])
+        visible = services.visible(identify(request))
+        return models.ModelList(data=[_card(service) for service in visible])
 
-    @app.get("/v1/models/{model:path}", tags=["models"])
+    @app.get("/v1/models/{model:path}", tags=["models"], summary="One model and its state")
     async def get_model(request: Request, model: str) -> models.ModelCard:
-        """One model, by `name` or `namespace/name`."""
-        return _card(services.resolve(model, _tenant(request, authenticator), None))
+        """By `name` or `namespace/name`."""
+        return _card(services.resolve(model, identify(request), None))
 
 
 def _card(service: Service) -> models.ModelCard:
@@ -77,52 +89,12 @@ def _card(service: Service) -> models.ModelCard:
     )
 
 
-def _add_v2(app: FastAPI, services: Services, authenticator: Authenticator, health: Health) -> None:
-    @app.get("/v2", tags=["v2"])
-    async def server_metadata() -> models.V2Server:
-        return models.V2Server(name="sluice", version=VERSION, extensions=[])
-
-    @app.get("/v2/health/live", tags=["v2"])
-    async def server_live() -> models.V2Live:
-        return models.V2Live(live=True)
-
-    @app.get("/v2/health/ready", tags=["v2"])
-    async def server_ready(response: Response) -> models.V2Ready:
-        response.status_code = 200 if health.ready else 503
-        return models.V2Ready(ready=health.ready)
-
-    # Before the metadata route, whose path would take "/ready" for a part of the name.
-    @app.get(V2_PREFIX + "{name:path}/ready", tags=["v2"])
-    async def model_ready(request: Request, name: str, response: Response) -> models.V2ModelReady:
-        """Ready to be asked: a model that is asleep is woken by the request."""
-        service = services.resolve(name, _tenant(request, authenticator), None)
-        ready = service.state not in ("starting", "failed")
-        response.status_code = 200 if ready else 503
-        return models.V2ModelReady(name=full_name(service), ready=ready)
-
-    @app.get(V2_PREFIX + "{name:path}", tags=["v2"])
-    async def model_metadata(request: Request, name: str) -> models.V2Model:
-        service = services.resolve(name, _tenant(request, authenticator), None)
-        task = service.tasks[0] if service.tasks else Task.CLASSIFICATION
-        outputs = _OUTPUTS.get(task, _OUTPUTS[Task.CLASSIFICATION])
-        return models.V2Model(
-            name=full_name(service),
-            versions=[service.revision],
-            platform="sluice",
-            inputs=[models.TensorMetadata(name="text", datatype="BYTES", shape=[-1])],
-            outputs=[
-                models.TensorMetadata(name=name, datatype=datatype, shape=shape)
-                for name, datatype, shape in outputs
-            ],
-        )
-
-
 def _add_health(app: FastAPI, health: Health) -> None:
-    @app.get("/livez", tags=["health"])
+    @app.get("/livez", tags=["health"], summary="Whether the gateway runs")
     async def livez() -> JSONResponse:
         return JSONResponse({"live": True})
 
-    @app.get("/readyz", tags=["health"])
+    @app.get("/readyz", tags=["health"], summary="Whether the gateway takes requests")
     async def readyz() -> JSONResponse:
         return JSONResponse({"ready": health.ready}, 200 if health.ready else 503)
 
@@ -132,16 +104,8 @@ def _add_health(app: FastAPI, health: Health) -> None:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The document, with the request bodies that FastAPI does not see."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        bodies: list[type[BaseModel]] = [*models.BODIES.values(), models.Infer]
-        _, schemas = models_json_schema(
-            [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
-        )
-        components = document.setdefault("components", {}).setdefault("schemas", {})
-        components.update(schemas["$defs"])
-        app.openapi_schema = document
+        app.openapi_schema = openapi.document(app)
     return app.openapi_schema
 
 
@@ -152,7 +116,7 @@ def _docs_page(app: FastAPI) -> Any:
         rows = []
         for path, methods in sorted(_openapi(app)["paths"].items()):
             for method, operation in methods.items():
-                summary = operation.get("description") or operation.get("summary", "")
+                summary = operation["summary"]
                 rows.append(
                     f"<tr><td>{method.upper()}</td><td><code>{path}</code></td>"
                     f"<td>{summary}</td></tr>"

@@ -1,0 +1,66 @@
+"""The OpenAPI document: what FastAPI knows of the routes, completed with the contract's shapes.
+
+Inference routes are not described to FastAPI, which would validate their bodies once more. Requests
+and answers come from the types in ``sluice_api.shapes``, errors from the catalogue.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from sluice_api.errors import CATALOGUE
+from sluice_api.routes import SHAPES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS, Shape
+from sluice_api.shapes import answers
+
+V2_INFER: Final = V2_PREFIX + "{name}" + V2_SUFFIX
+V2_INFER_VERSION: Final = V2_PREFIX + "{name}" + V2_VERSIONS + "{version}" + V2_SUFFIX
+_BY_PATH: Final = {**SHAPES, V2_INFER: SHAPES[V2_SUFFIX], V2_INFER_VERSION: SHAPES[V2_SUFFIX]}
+_NOT_INFERENCE: Final = frozenset(("route_not_found", "method_not_allowed"))
+_GENERATED: Final = ("HTTPValidationError", "ValidationError")
+"""FastAPI's answer to parameters it cannot read; ours are texts, which it always can."""
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The whole document, as a new object."""
+    found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    types = [kind for shape in SHAPES.values() for kind in shape]
+    _, schemas = msgspec.json.schema_components(
+        [*types, answers.Error, answers.Problem], ref_template="#/components/schemas/{name}"
+    )
+    components = found.setdefault("components", {}).setdefault("schemas", {})
+    components.update(schemas)
+    for name in _GENERATED:
+        components.pop(name, None)
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            if path in _BY_PATH:
+                operation.update(_inference(path, _BY_PATH[path]))
+            else:
+                operation["responses"]["default"] = _error(path, "An error of the catalogue")
+    return found
+
+
+def _inference(path: str, shape: Shape) -> dict[str, Any]:
+    responses = {"200": {"description": "The answer", **_content(shape.answer)}}
+    for kind in sorted(CATALOGUE.values(), key=lambda kind: kind.status):
+        if kind.code in _NOT_INFERENCE:
+            continue
+        status = str(kind.status)
+        line = f"`{kind.code}`: {kind.title}"
+        before = responses.get(status)
+        told = f"{before['description']}. {line}" if before is not None else line
+        responses[status] = _error(path, told)
+    return {"requestBody": {"required": True, **_content(shape.request)}, "responses": responses}
+
+
+def _error(path: str, description: str) -> dict[str, Any]:
+    if path.startswith("/v1/"):
+        return {"description": description, **_content(answers.Error)}
+    return {"description": description, **_content(answers.Problem, "application/problem+json")}
+
+
+def _content(kind: type[msgspec.Struct], media_type: str = "application/json") -> dict[str, Any]:
+    return {"content": {media_type: {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}}

@@ -1,0 +1,98 @@
+"""The Open Inference Protocol V2 beside ``infer``: what server and models say about themselves.
+
+A model has one version, its revision; paths may name it. Names in paths may hold a namespace, so
+the version is taken off a path's end here and not by the router.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+
+from sluice_api.errors import ApiError
+from sluice_api.routes import V2_PREFIX, V2_VERSIONS
+from sluice_api.shapes.v2 import INPUT_NAME
+from sluice_api.tasks import Task
+from sluice_gateway.auth import Tenant
+from sluice_gateway.control import models
+from sluice_gateway.control.health import Health
+from sluice_gateway.control.models import VERSION
+from sluice_gateway.services import Service, Services, full_name
+
+UNKNOWN: Final = -1
+_LABELS: Final = (
+    ("label", "BYTES", 1),
+    ("score", "FP32", 1),
+    ("labels", "BYTES", 2),
+    ("scores", "FP32", 2),
+)
+_OUTPUTS: Final = {
+    Task.EMBEDDINGS: (("embedding", "FP32", 2),),
+    Task.CLASSIFICATION: _LABELS,
+    Task.ZERO_SHOT: _LABELS,
+}
+"""By task: name, datatype and rank of each output."""
+
+
+def add_routes(
+    app: FastAPI, services: Services, identify: Callable[[Request], Tenant], health: Health
+) -> None:
+    """Add the V2 routes that are asked with GET."""
+
+    @app.get("/v2", tags=["v2"], summary="What this server is")
+    async def server_metadata() -> models.V2Server:
+        return models.V2Server(name="sluice", version=VERSION, extensions=[])
+
+    @app.get("/v2/health/live", tags=["v2"], summary="Whether the gateway runs")
+    async def server_live() -> models.V2Live:
+        return models.V2Live(live=True)
+
+    @app.get("/v2/health/ready", tags=["v2"], summary="Whether the gateway takes requests")
+    async def server_ready(response: Response) -> models.V2Ready:
+        response.status_code = 200 if health.ready else 503
+        return models.V2Ready(ready=health.ready)
+
+    # Before the metadata route, whose path would take "/ready" for a part of the name.
+    @app.get(V2_PREFIX + "{name:path}/ready", tags=["v2"], summary="Whether a model can be asked")
+    async def model_ready(request: Request, name: str, response: Response) -> models.V2ModelReady:
+        """A model that is asleep is ready: it is woken by the request."""
+        service = resolve(services, name, identify(request))
+        ready = service.state not in ("starting", "failed")
+        response.status_code = 200 if ready else 503
+        return models.V2ModelReady(name=full_name(service), ready=ready)
+
+    @app.get(V2_PREFIX + "{name:path}", tags=["v2"], summary="Inputs and outputs of a model")
+    async def model_metadata(request: Request, name: str) -> models.V2Model:
+        """The only version is the revision; `-1` stands for a size that is not fixed."""
+        service = resolve(services, name, identify(request))
+        return models.V2Model(
+            name=full_name(service),
+            versions=[service.revision],
+            platform="sluice",
+            inputs=[models.TensorMetadata(name=INPUT_NAME, datatype="BYTES", shape=[UNKNOWN])],
+            outputs=_outputs(service),
+        )
+
+
+def resolve(services: Services, path: str, tenant: Tenant) -> Service:
+    """The service that ``NAME`` or ``NAME/versions/VERSION`` means. Raises ApiError."""
+    name, versioned, version = path.partition(V2_VERSIONS)
+    service = services.resolve(name, tenant, None)
+    if versioned and version != service.revision:
+        raise ApiError(
+            "model_not_found",
+            f"Model {name[:200]!r} has version {service.revision!r} only, not {version[:200]!r}.",
+            param="version",
+        )
+    return service
+
+
+def _outputs(service: Service) -> list[models.TensorMetadata]:
+    """Of every task it offers; each name once."""
+    outputs = {}
+    for task in service.tasks:
+        for name, datatype, rank in _OUTPUTS[task]:
+            last = service.dimensions if task == Task.EMBEDDINGS else None
+            shape = [UNKNOWN] * (rank - 1) + [last or UNKNOWN]
+            outputs[name] = models.TensorMetadata(name=name, datatype=datatype, shape=shape)
+    return list(outputs.values())
