@@ -1,0 +1,78 @@
+"""Bodies for the inference routes as hypothesis draws them: right, nearly right, and anything."""
+
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+
+from sluice_api.call import Codec
+from sluice_api.shapes import classify, embeddings, small, v2
+
+_TENSOR: dict[str, Any] = {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}
+_RIGHT: dict[Codec, list[dict[str, Any]]] = {
+    embeddings.CODEC: [
+        {"input": "a text", "encoding_format": "base64", "dimensions": 2},
+        {"input": ["one", "two", "one"], "model": "emb", "user": "me"},
+        {"input": [[1, 2], [3]], "truncate": True},
+    ],
+    classify.CODEC: [
+        {"input": "a text", "parameters": {"labels": ["x", "y"], "multi_label": True}},
+        {"input": ["one", "two"], "parameters": {"top_k": 1}, "model": "emb"},
+    ],
+    small.CLASSIFY_TEXT: [{"text": "a text", "model": "emb"}],
+    small.PREDICT: [{"text": ["one", "two"], "model": "emb"}],
+    v2.CODEC: [
+        {"inputs": [_TENSOR], "parameters": {"task": "zero-shot", "labels": ["x"]}, "id": "7"},
+        {"inputs": [_TENSOR], "parameters": {"task": "classification"}},
+        {"inputs": [_TENSOR], "outputs": [{"name": "embedding"}]},
+    ],
+}
+_NAMES = sorted({name for bodies in _RIGHT.values() for body in bodies for name in body})
+
+_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["\ud800", ""])
+    | st.text(max_size=8)
+    | st.just("\ud800")
+)
+_values = st.recursive(
+    _scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(_NAMES) | st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@st.composite
+def bodies(draw: st.DrawFn, codec: Codec) -> bytes:
+    """What a client may send to the route of ``codec``: JSON mostly, else damaged or anything."""
+    right = st.sampled_from(_RIGHT[codec])
+    known = st.sampled_from(sorted({name for body in _RIGHT[codec] for name in body}))
+    changed = st.builds(_changed, right, known, _texts | _values)
+    body = _written(draw(right | changed | _values), draw(st.booleans()))
+    place = draw(st.integers(0, len(body)))
+    match draw(st.integers(0, 9)):
+        case 7:
+            return body[:place]
+        case 8:
+            return body[:place] + draw(st.binary(max_size=4)) + body[place:]
+        case 9:
+            return draw(st.binary(max_size=40))
+        case _:
+            return body
+
+
+_texts = st.text(min_size=1, max_size=8) | st.lists(st.text(min_size=1), min_size=1, max_size=3)
+
+
+def _changed(right: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    return {**right, name: value}
+
+
+def _written(value: Any, ascii_only: bool) -> bytes:
+    return json.dumps(value, ensure_ascii=ascii_only).encode(errors="surrogatepass")
