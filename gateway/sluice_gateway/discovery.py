@@ -113,8 +113,7 @@ def read_table(path: Path) -> wire.ServiceTable:
         given = msgspec.json.decode(text) if is_json else yaml.safe_load(text)
         if isinstance(given, dict) and given.get("kind") == names.KIND:
             raise TableError(
-                f"{path}: this is an {names.KIND}, not a table of services. "
-                f"Run `sluice up {path.name}`."
+                f"{path}: this is an {names.KIND}, not a table of services. Run `sluice up {path}`."
             )
         table = msgspec.convert(given, wire.ServiceTable)
     except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -116,7 +116,7 @@ _wait = duration(0.001, 3600)
 OPTIONS: Final = (
     _own("discovery", "--discovery", None, _discovery, "where the services are: static:FILE"),
     _own("host", "--host", "127.0.0.1", text, "address for applications"),
-    _own("port", "--port", str(names.APP_PORT), whole(0, 65535), "its port; 0 for any free one"),
+    _own("port", "--port", str(names.APP_PORT), whole(0, 65535), "port for them; 0: any free one"),
     Option("fd", "--fd", None, None, _fd, "listening socket instead of the two above", True),
     _own("admin_host", "--admin-host", "127.0.0.1", text, "address for metrics, demand, health"),
     _own(
@@ -124,7 +124,7 @@ OPTIONS: Final = (
         "--admin-port",
         str(names.ADMIN_PORT),
         whole(0, 65535),
-        "its port; 0 for any free one",
+        "port for metrics, demand, health; 0: any free one",
     ),
     Option(
         "admin_fd", "--admin-fd", None, None, _fd, "listening socket instead of the two above", True

@@ -54,13 +54,13 @@ def read_options(
     for option in options:
         variable = f" [{option.variable}]" if option.variable else ""
         default = f" (default {option.default})" if option.default else ""
-        action = argparse.BooleanOptionalAction if option.read is switch else "store"
-        parser.add_argument(
-            option.flag,
-            dest=option.field,
-            action=action,
-            help=option.help.replace("%", "%%") + variable + default,
-        )
+        told = option.help.replace("%", "%%") + variable + default
+        if option.read is switch:
+            parser.add_argument(
+                option.flag, dest=option.field, action=argparse.BooleanOptionalAction, help=told
+            )
+        else:
+            parser.add_argument(option.flag, dest=option.field, metavar="VALUE", help=told)
     try:
         given, unknown = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
