@@ -238,6 +238,7 @@ class EndpointSet:
                 pool = Pool(host, port, self._wheel)
                 self.all[url] = endpoint = Endpoint(url, endpoint_revision, self, pool)
                 came.append(endpoint)
+        rolled_out = revision != self.revision
         self.revision, self.answer_digest = revision, answer_digest
         # One change to those who watch: a roll-out is not a moment without ready endpoints.
         self._applying = True
@@ -246,6 +247,8 @@ class EndpointSet:
         for endpoint in self.all.values():
             if endpoint.state in (State.READY, State.MISMATCH):
                 self.admit(endpoint)
+            elif rolled_out:
+                endpoint.nudge()  # Whoever wrote the table may know already that it is ready.
         self._applying = False
         self.changed()
         return came, gone

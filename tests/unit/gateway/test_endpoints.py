@@ -194,3 +194,14 @@ async def test_an_endpoint_is_of_the_services_revision_unless_it_says_otherwise(
     (one,) = endpoints.all.values()
     one.proved(ready(revision="r7"), NOW)
     assert one.state is State.READY
+
+
+async def test_a_roll_out_has_the_new_endpoints_probed_at_once() -> None:
+    endpoints, (one,) = await make(1)
+    nudged: list[int] = []
+    one.nudge = lambda: nudged.append(1)
+    table = [wire.Endpoint(url=one.url, revision="r")]
+    endpoints.apply(table, "r", "d")
+    assert not nudged
+    endpoints.apply(table, "r2", "d")
+    assert nudged
