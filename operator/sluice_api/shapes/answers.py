@@ -100,7 +100,7 @@ class Error(msgspec.Struct):
 
 
 class Problem(msgspec.Struct):
-    """RFC 9457, everywhere else."""
+    """RFC 9457, everywhere else; on `/v2` with `error` as that protocol asks: the detail again."""
 
     type: str
     title: str
@@ -109,3 +109,4 @@ class Problem(msgspec.Struct):
     code: str
     param: str | None
     request_id: str
+    error: str = ""
