@@ -35,7 +35,8 @@ def test_a_killed_worker_fails_no_request_and_is_replaced(up: UpProcess) -> None
             60,
         )
     assert load.failures == []
-    assert up.said("ended by SIGKILL")
+    assert up.said("ended by SIGKILL (out of memory, or killed by hand) – restart now")
+    assert up.said("starts: again, after SIGKILL")
 
 
 def test_a_killed_gateway_comes_back_on_the_same_port(up: UpProcess) -> None:
@@ -109,7 +110,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again(tmp_path: Pat
     with running_up(tmp_path / "state", tmp_path) as up:
         up.until(lambda: up.said("ModelNotFound, exit code 64"), "the reason", 60)
         up.until(lambda: up.said("broken-2 starts: again, after ModelNotFound"), "a new try", 30)
-        failure = up.table()[0]["failure"]
+        failure = up.until(lambda: up.table()[0]["failure"], "the reason in the table")
         assert failure["reason"] == "ModelNotFound"
         assert f"file://{tmp_path}/missing" in failure["message"]
         assert failure["retryAfterSeconds"] >= 1

@@ -3,7 +3,9 @@
 One run serves the module; the tests follow each other as its day would go.
 """
 
+import json
 import subprocess
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +138,34 @@ def test_a_service_comes_and_goes_with_its_file(up: UpProcess, folder: Path) -> 
     up.until(lambda: up.models() == ["minilm"], "the removal")
     up.until(lambda: up.said("second-1 ended"), "the end of its worker")
     up.embed("the first goes on")
+
+
+def test_callers_of_a_model_that_cannot_start_are_refused_at_once_with_the_reason(
+    up: UpProcess, folder: Path
+) -> None:
+    broken = folder / "broken.yaml"
+    write(broken, manifest("broken", model={"uri": "file:///no/such/folder"}))
+
+    def told() -> bool:
+        return any(service.get("failure") for service in up.table())
+
+    up.until(told, "the failure in the table")
+
+    def refusal() -> urllib.error.HTTPError | None:
+        try:
+            up.embed("who answers?", model="broken", timeout=20.0)
+        except urllib.error.HTTPError as error:
+            return error if error.code == 503 else None
+        return None
+
+    refused = up.until(refusal, "the refusal")  # Until the gateway has read the table: 404.
+    error = json.load(refused)["error"]
+    assert error["code"] == "model_failed"
+    assert "file:///no/such/folder" in error["message"]
+    assert int(refused.headers["retry-after"]) >= 1
+    broken.unlink()
+    up.until(lambda: "broken" not in up.models(), "the removal")
+    up.embed("the others go on")
 
 
 def _shell(line: str) -> str:
