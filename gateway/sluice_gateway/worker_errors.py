@@ -25,7 +25,8 @@ def worker_error(answer: UpstreamAnswer) -> ApiError:
     """
     try:
         told: Any = msgspec.json.decode(answer.body)
-        told = told.get("error", told)
+        inner = told.get("error")  # On /v2 it is a text beside the rest.
+        told = inner if isinstance(inner, dict) else told
         kind = CATALOGUE[told["code"]]
         message = told.get("message") or told["detail"]
         if kind.status != answer.status or not isinstance(message, str):

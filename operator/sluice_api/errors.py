@@ -2,7 +2,8 @@
 
 Gateway and worker raise :class:`ApiError` with a code from :data:`CATALOGUE`; their edges call
 :func:`render` once. ``/v1`` speaks OpenAI's error shape, everything else RFC 9457
-``application/problem+json``. Pages in ``docs/errors.md`` are generated from the catalogue.
+``application/problem+json``, on ``/v2`` with the member ``error`` that its clients read. Pages in
+``docs/errors.md`` are generated from the catalogue.
 """
 
 import math
@@ -298,15 +299,16 @@ def render(error: ApiError, *, path: str, request_id: str) -> Rendered:
         )
     else:
         headers.append(("content-type", "application/problem+json"))
-        body = msgspec.json.encode(
-            {
-                "type": f"https://sluice.dev/errors#{kind.code}",
-                "title": kind.title,
-                "status": kind.status,
-                "detail": f"{error.message} {kind.fix}",
-                "code": kind.code,
-                "param": error.param,
-                "request_id": request_id,
-            }
-        )
+        problem: dict[str, object] = {
+            "type": f"https://sluice.dev/errors#{kind.code}",
+            "title": kind.title,
+            "status": kind.status,
+            "detail": f"{error.message} {kind.fix}",
+            "code": kind.code,
+            "param": error.param,
+            "request_id": request_id,
+        }
+        if path.startswith("/v2/"):
+            problem["error"] = problem["detail"]
+        body = msgspec.json.encode(problem)
     return Rendered(kind.status, headers, body)

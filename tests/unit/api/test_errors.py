@@ -44,6 +44,14 @@ def test_other_paths_speak_problem_json() -> None:
     assert json.loads(rendered.body)["code"] == "overloaded"
 
 
+def test_v2_says_it_where_its_clients_look() -> None:
+    rendered = render(ApiError("model_not_found", "No m."), path="/v2/models/m", request_id="r1")
+    told = json.loads(rendered.body)
+    assert told["error"] == told["detail"]
+    assert told["error"].startswith("No m.")
+    assert told["code"] == "model_not_found"
+
+
 def test_capacity_travels_in_a_header() -> None:
     capacity = Capacity(limit=32, in_flight=3, backlog_seconds=0.12)
     assert parse_capacity(capacity.header()) == capacity

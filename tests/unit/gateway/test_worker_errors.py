@@ -14,7 +14,7 @@ def answered(status: int, body: bytes, **headers: bytes) -> UpstreamAnswer:
     )
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/classify"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/classify", "/v2/models/m/infer"])
 def test_error_survives_the_wire(path: str) -> None:
     error = ApiError("input_too_long", "input[1]: has 9 tokens, at most 8.", param="input[1]")
     rendered = render(error, path=path, request_id="x")
