@@ -28,18 +28,31 @@ V2_VERSIONS = "/versions/"
 
 
 class Shape(NamedTuple):
-    """The types of a route's bodies, for documents and tests."""
+    """What documents say of a route; its types are held against real answers by a test."""
 
+    summary: str
     request: type[msgspec.Struct]
     answer: type[msgspec.Struct]
 
 
 SHAPES: dict[str, Shape] = {
-    "/v1/embeddings": Shape(embeddings.EmbeddingsRequest, answers.EmbeddingsAnswer),
-    "/v1/classify": Shape(classify.ClassifyRequest, answers.ClassifyAnswer),
-    "/classify": Shape(small.ClassifyTextRequest, answers.ClassifyTextAnswer),
-    "/predict": Shape(small.PredictRequest, answers.PredictAnswer),
-    V2_SUFFIX: Shape(v2.V2Request, answers.V2Answer),
+    "/v1/embeddings": Shape(
+        "Vectors of texts, in OpenAI's shape",
+        embeddings.EmbeddingsRequest,
+        answers.EmbeddingsAnswer,
+    ),
+    "/v1/classify": Shape(
+        "Labels of texts; with labels of the caller's own, zero-shot",
+        classify.ClassifyRequest,
+        answers.ClassifyAnswer,
+    ),
+    "/classify": Shape(
+        "One text: 0 or 1 for each label", small.ClassifyTextRequest, answers.ClassifyTextAnswer
+    ),
+    "/predict": Shape(
+        "One text or many: the position of the label", small.PredictRequest, answers.PredictAnswer
+    ),
+    V2_SUFFIX: Shape("Open Inference Protocol V2", v2.V2Request, answers.V2Answer),
 }
 """By the path of :data:`POST_ROUTES`; the V2 route by its suffix."""
 

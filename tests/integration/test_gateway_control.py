@@ -48,10 +48,10 @@ def body_schema(document: dict[str, Any], name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}", "components": components}
 
 
-def check(document: dict[str, Any], path: str, reply: Reply) -> None:
+def check(document: dict[str, Any], path: str, reply: Reply, method: str = "post") -> None:
     """The answer is what the document says of its path and status."""
-    responses = document["paths"][path]["post"]["responses"]
-    content = responses[str(reply.status)]["content"]
+    responses = document["paths"][path][method]["responses"]
+    content = responses.get(str(reply.status), responses.get("default"))["content"]
     schema = content[reply.headers["content-type"]]["schema"]
     name = schema["$ref"].rpartition("/")[2]
     jsonschema.validate(
@@ -96,6 +96,19 @@ async def test_answers_are_what_the_document_says(
         assert not validator.is_valid(body)
     else:
         validator.validate(body)
+
+
+async def test_what_is_asked_with_get_is_documented_too(
+    gateway: GatewayProcess, document: dict[str, Any]
+) -> None:
+    paths = [path for path, operations in document["paths"].items() if "get" in operations]
+    for path in paths:
+        for name in ("emb", "none") if "{" in path else ("",):
+            asked = path.replace("{name}", name).replace("{model}", name)
+            reply = await gateway.get(asked)
+            assert reply.status == (404 if name == "none" else 200), asked
+            check(document, path, reply, "get")
+    assert len(paths) == 9
 
 
 async def test_every_route_is_documented(document: dict[str, Any]) -> None:

@@ -8,28 +8,18 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from sluice_api import names
 from sluice_api.errors import ApiError
-from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
+from sluice_api.routes import POST_ROUTES, SHAPES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
 from sluice_gateway import exchange
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
 from sluice_gateway.head import Head, parse_head
 from sluice_gateway.services import Service
-
-_SUMMARIES: Final = {
-    "embeddings": "Vectors of texts, in OpenAI's shape",
-    "classify": "Labels of texts; with labels of the caller's own, zero-shot",
-    "classify-text": "One text: 0 or 1 for each label",
-    "predict": "One text or many: the position of the label",
-    "v2": "Open Inference Protocol V2",
-}
-"""By codec."""
 
 
 class _Waiting:
@@ -83,7 +73,7 @@ def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRo
         router.add_api_route, methods=["POST"], tags=["inference"], response_class=Response
     )
     for path, codec in POST_ROUTES.items():
-        add(path, infer, operation_id=codec.name, summary=_SUMMARIES[codec.name])
+        add(path, infer, operation_id=codec.name, summary=SHAPES[path].summary)
     name = V2_PREFIX + "{name:path}"
     add(
         f"{name}{V2_VERSIONS}{{version}}{V2_SUFFIX}",
@@ -91,7 +81,7 @@ def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRo
         operation_id="v2-version",
         summary="The same, if the model's revision is the version",
     )
-    add(name + V2_SUFFIX, infer_named, operation_id="v2", summary=_SUMMARIES["v2"])
+    add(name + V2_SUFFIX, infer_named, operation_id="v2", summary=SHAPES[V2_SUFFIX].summary)
     return router
 
 

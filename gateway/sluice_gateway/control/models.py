@@ -52,14 +52,14 @@ class V2Model(BaseModel):
     outputs: list[TensorMetadata]
 
 
-class V2Live(BaseModel):
+class Live(BaseModel):
     live: bool
 
 
-class V2Ready(BaseModel):
+class Ready(BaseModel):
     ready: bool
 
 
-class V2ModelReady(BaseModel):
+class ModelReady(BaseModel):
     name: str
     ready: bool

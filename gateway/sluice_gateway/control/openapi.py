@@ -25,7 +25,7 @@ _GENERATED: Final = ("HTTPValidationError", "ValidationError")
 def document(app: FastAPI) -> dict[str, Any]:
     """The whole document, as a new object."""
     found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    types = [kind for shape in SHAPES.values() for kind in shape]
+    types = [kind for shape in SHAPES.values() for kind in (shape.request, shape.answer)]
     _, schemas = msgspec.json.schema_components(
         [*types, answers.Error, answers.Problem], ref_template="#/components/schemas/{name}"
     )

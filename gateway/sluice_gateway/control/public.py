@@ -91,12 +91,18 @@ def _card(service: Service) -> models.ModelCard:
 
 def _add_health(app: FastAPI, health: Health) -> None:
     @app.get("/livez", tags=["health"], summary="Whether the gateway runs")
-    async def livez() -> JSONResponse:
-        return JSONResponse({"live": True})
+    async def livez() -> models.Live:
+        return models.Live(live=True)
 
-    @app.get("/readyz", tags=["health"], summary="Whether the gateway takes requests")
-    async def readyz() -> JSONResponse:
-        return JSONResponse({"ready": health.ready}, 200 if health.ready else 503)
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="Whether the gateway takes requests",
+        responses={503: {"model": models.Ready, "description": "Not now"}},
+    )
+    async def readyz(response: Response) -> models.Ready:
+        response.status_code = 200 if health.ready else 503
+        return models.Ready(ready=health.ready)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:

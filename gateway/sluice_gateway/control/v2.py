@@ -44,22 +44,32 @@ def add_routes(
         return models.V2Server(name="sluice", version=VERSION, extensions=[])
 
     @app.get("/v2/health/live", tags=["v2"], summary="Whether the gateway runs")
-    async def server_live() -> models.V2Live:
-        return models.V2Live(live=True)
+    async def server_live() -> models.Live:
+        return models.Live(live=True)
 
-    @app.get("/v2/health/ready", tags=["v2"], summary="Whether the gateway takes requests")
-    async def server_ready(response: Response) -> models.V2Ready:
+    @app.get(
+        "/v2/health/ready",
+        tags=["v2"],
+        summary="Whether the gateway takes requests",
+        responses={503: {"model": models.Ready, "description": "Not now"}},
+    )
+    async def server_ready(response: Response) -> models.Ready:
         response.status_code = 200 if health.ready else 503
-        return models.V2Ready(ready=health.ready)
+        return models.Ready(ready=health.ready)
 
     # Before the metadata route, whose path would take "/ready" for a part of the name.
-    @app.get(V2_PREFIX + "{name:path}/ready", tags=["v2"], summary="Whether a model can be asked")
-    async def model_ready(request: Request, name: str, response: Response) -> models.V2ModelReady:
+    @app.get(
+        V2_PREFIX + "{name:path}/ready",
+        tags=["v2"],
+        summary="Whether a model can be asked",
+        responses={503: {"model": models.ModelReady, "description": "Not now"}},
+    )
+    async def model_ready(request: Request, name: str, response: Response) -> models.ModelReady:
         """A model that is asleep is ready: it is woken by the request."""
         service = resolve(services, name, identify(request))
         ready = service.state not in ("starting", "failed")
         response.status_code = 200 if ready else 503
-        return models.V2ModelReady(name=full_name(service), ready=ready)
+        return models.ModelReady(name=full_name(service), ready=ready)
 
     @app.get(V2_PREFIX + "{name:path}", tags=["v2"], summary="Inputs and outputs of a model")
     async def model_metadata(request: Request, name: str) -> models.V2Model:
