@@ -1,8 +1,9 @@
 """A service in simulated time: arrivals in, replicas up and down, waiting times out.
 
 Exact for what it models – first in, first out over slots, fixed service and start times – and
-seeded, so that two policies can be compared on the same arrivals. Used by the scaling tests and by
-``bench/scaling.py``; policies see what a gateway and a supervisor would tell them each second.
+seeded, so that two policies can be compared on the same arrivals. Policies see what a gateway and a
+supervisor would tell them each second. The scaling tests and ``bench/scaling.py`` ask it; it stands
+here, and not beside one of them, because it is also the engine for a ``sluice simulate``.
 """
 
 import heapq
