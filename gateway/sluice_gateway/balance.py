@@ -44,9 +44,10 @@ def two_choices(
     best = first if _fits(first, excluded, now) else None
     if count > 1:
         second = ready[(index + 1 + int(random() * (count - 1))) % count]
-        if _fits(second, excluded, now) and (
+        # The load first: it is cheaper to compare than room is to ask for.
+        if (
             best is None or second.in_flight * best.limit < best.in_flight * second.limit
-        ):
+        ) and _fits(second, excluded, now):
             best = second
         if best is None:
             start = int(random() * count)

@@ -10,7 +10,6 @@ import random
 import time
 from binascii import hexlify
 from collections.abc import Callable
-from functools import partial
 from typing import Final, NamedTuple
 
 from sluice_api import names
@@ -82,7 +81,7 @@ class ResponseCache:
         self._redis = redis
         self._faults = faults
         self._clock = clock
-        self._random = random.Random()  # noqa: S311 - spreads expiry, guards nothing
+        self._random = random.Random().random  # noqa: S311 - spreads expiry, guards nothing
 
     async def start(self) -> None:
         """Begin to use Redis. Returns soon, whether it is there or not."""
@@ -129,31 +128,29 @@ class ResponseCache:
         if self._redis is None or None not in hits:
             on_done(hits)
             return _nothing
-        asked = [
-            (index, number, _part(keys[index], number))
-            for index, hit in enumerate(hits)
-            if hit is None
-            for number in self._secrets
-        ]
-        lookup = _Lookup(keys, hits, asked, on_done)
-        redis_keys = [_redis_key(part) for _, _, part in asked]
-        self._redis.get(redis_keys, partial(self._read, lookup))
+        lookup = _Lookup(self, keys, hits, on_done)
+        parts = []
+        for index, hit in enumerate(hits):
+            if hit is None:
+                for number in self._secrets:
+                    part = _part(keys[index], number)
+                    parts.append(_redis_key(part))
+                    lookup.asked.append((index, number, part))
+        self._redis.get(parts, lookup.replied)
         return lookup.cancel
 
-    def _read(self, lookup: "_Lookup", replies: list[object] | Failure) -> None:
-        """Take what is proven out of the replies of Redis, and answer."""
+    def read(self, lookup: "_Lookup", replies: list[object]) -> None:
+        """Take what is proven out of the replies of Redis."""
         now = self._clock()
-        if isinstance(replies, list):
-            for (index, number, part), reply in zip(lookup.asked, replies, strict=True):
-                if reply is None or isinstance(reply, Failure):
-                    continue  # Not there, or named and counted by the pipeline.
-                opened = envelope.unseal(self._keyring.proving[number], part, reply, now)
-                if not isinstance(opened, envelope.Opened):
-                    self._doubt(opened)
-                elif lookup.hits[index] is None:
-                    lookup.hits[index] = _hit(opened, now, "redis")
-                    self._keep(lookup.keys[index], opened, now)
-        lookup.done()
+        for (index, number, part), reply in zip(lookup.asked, replies, strict=True):
+            if reply is None or isinstance(reply, Failure):
+                continue  # Not there, or named and counted by the pipeline.
+            opened = envelope.unseal(self._keyring.proving[number], part, reply, now)
+            if not isinstance(opened, envelope.Opened):
+                self._doubt(opened)
+            elif lookup.hits[index] is None:
+                lookup.hits[index] = _hit(opened, now, "redis")
+                self._keep(lookup.keys[index], opened, now)
 
     def _doubt(self, fault: envelope.Fault) -> None:
         self._faults(fault)
@@ -164,7 +161,7 @@ class ResponseCache:
 
     def store(self, key: bytes, item: Item, ttl_seconds: float, now: float) -> None:
         """Keep the answer to ``key`` here and, without waiting for it, in Redis."""
-        spread = self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        spread = 1 + _JITTER * (2 * self._random() - 1)
         ttl = min(ttl_seconds * spread, MAX_TTL_SECONDS)
         if not ttl > 0 or len(item.json) > envelope.MAX_ENTRY_BYTES:
             return
@@ -220,24 +217,24 @@ class _Lookup:
             key.
     """
 
-    __slots__ = ("_on_done", "asked", "hits", "keys")
+    __slots__ = ("_cache", "_on_done", "asked", "hits", "keys")
 
     def __init__(
-        self,
-        keys: list[bytes],
-        hits: Hits,
-        asked: list[tuple[int, int, bytes]],
-        on_done: Callable[[Hits], None],
+        self, cache: ResponseCache, keys: list[bytes], hits: Hits, on_done: Callable[[Hits], None]
     ) -> None:
+        self._cache = cache
         self.keys = keys
         self.hits = hits
-        self.asked = asked
+        self.asked: list[tuple[int, int, bytes]] = []
         self._on_done: Callable[[Hits], None] | None = on_done
 
     def cancel(self) -> None:
         self._on_done = None
 
-    def done(self) -> None:
+    def replied(self, replies: list[object] | Failure) -> None:
+        """Also when nobody waits any more: what Redis had is kept for the next caller."""
+        if isinstance(replies, list):
+            self._cache.read(self, replies)
         on_done, self._on_done = self._on_done, None
         if on_done is not None:
             on_done(self.hits)

@@ -7,6 +7,7 @@ only, by callbacks, so that joining costs neither a task nor a future.
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
@@ -54,10 +55,11 @@ class Flights:
         leads = flight is None
         if flight is None:
             flight = self._flights[key] = _Flight(key, on_abandoned)
-        seat = _Seat(on_result)
-        flight.seats[seat] = True
+        seat = flight.taken
+        flight.taken += 1
+        flight.seats[seat] = on_result
         self._waiting += 1
-        return leads, lambda: self._leave(flight, seat)
+        return leads, partial(self._leave, flight, seat)
 
     def resolve(self, key: bytes, item: Item) -> None:
         """Give everybody who waits for ``key`` their answer; nothing when nobody does."""
@@ -72,16 +74,17 @@ class Flights:
         if flight is None:
             return
         for seat in list(flight.seats):
-            if not flight.seats.pop(seat, False):
+            on_result = flight.seats.pop(seat, None)
+            if on_result is None:
                 continue  # An earlier callback made this one leave.
             self._waiting -= 1
             try:
-                seat.on_result(result)
+                on_result(result)
             except Exception:  # One broken waiter must not keep the answer from the others.
                 _log.exception("a waiter failed on its result")
 
-    def _leave(self, flight: "_Flight", seat: "_Seat") -> None:
-        if not flight.seats.pop(seat, False):
+    def _leave(self, flight: "_Flight", seat: int) -> None:
+        if flight.seats.pop(seat, None) is None:
             return
         self._waiting -= 1
         if not flight.seats and self._flights.get(flight.key) is flight:
@@ -95,17 +98,11 @@ class Flights:
         return f"<Flights {len(self._flights)} under way, {self._waiting} waiting>"
 
 
-class _Seat:
-    __slots__ = ("on_result",)
-
-    def __init__(self, on_result: OnResult) -> None:
-        self.on_result = on_result
-
-
 class _Flight:
-    __slots__ = ("key", "on_abandoned", "seats")
+    __slots__ = ("key", "on_abandoned", "seats", "taken")
 
     def __init__(self, key: bytes, on_abandoned: Callable[[], None]) -> None:
         self.key = key
         self.on_abandoned = on_abandoned
-        self.seats: dict[_Seat, bool] = {}  # An ordered set.
+        self.seats: dict[int, OnResult] = {}  # In the order they joined.
+        self.taken = 0

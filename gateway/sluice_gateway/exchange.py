@@ -141,15 +141,15 @@ class Exchange:
         """What a worker is asked on behalf of this exchange."""
         request = self.request
         return Job(
-            path=path,
-            body=body,
-            units=units,
-            request_id=request.id,
-            tenant=self.tenant.wire_hash,
-            traceparent=request.head.traceparent,
-            since=request.received,
-            cap=self.cap,
-            read=read,
+            path,
+            body,
+            units,
+            request.id,
+            self.tenant.wire_hash,
+            request.head.traceparent,
+            request.received,
+            self.cap,
+            read,
         )
 
     # Coming in ------------------------------------------------------------------------------------

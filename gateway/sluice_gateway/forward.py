@@ -50,7 +50,6 @@ class Job:
 
     def __init__(
         self,
-        *,
         path: bytes,
         body: bytes,
         units: int,

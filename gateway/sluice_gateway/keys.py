@@ -9,6 +9,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self, final
 
@@ -189,7 +190,7 @@ def item_key(
         ValueError: ``answer_digest`` or ``revision`` is empty.
         TypeError: ``scope`` is not a :class:`TenantScope`.
     """
-    message = _head(scope, revision, answer_digest, task, parameters) + _tail(item)
+    message = _head(_wire(scope), revision, answer_digest, task, parameters) + _tail(item)
     naming = keyring.naming
     if len(naming) == 1:
         return naming[0](message)
@@ -207,20 +208,38 @@ def item_keys(
     items: Sequence[Input],
 ) -> list[bytes]:
     """:func:`item_key` of each input of one call, in order; what they share is hashed once."""
-    head = _head(scope, revision, answer_digest, task, parameters)
-    macs = [mac.after(head) for mac in keyring.naming]
+    macs = _started(keyring, _wire(scope), revision, answer_digest, task, parameters)
+    if len(macs) == 1:
+        mac = macs[0]
+        return [mac(_tail(item)) for item in items]
     return [b"".join([mac(tail) for mac in macs]) for tail in map(_tail, items)]
 
 
-def _head(
-    scope: TenantScope, revision: str, answer_digest: str, task: str, parameters: bytes
-) -> bytes:
-    """Every field but the input, each behind its length: different fields, different bytes."""
+@lru_cache(maxsize=1024)
+def _started(
+    keyring: Keyring,
+    scope: bytes,
+    revision: str,
+    answer_digest: str,
+    task: str,
+    parameters: bytes,
+) -> list[Mac]:
+    """The MACs with what the calls of one tenant for one service share taken in already."""
+    head = _head(scope, revision, answer_digest, task, parameters)
+    return [mac.after(head) for mac in keyring.naming]
+
+
+def _wire(scope: TenantScope) -> bytes:
     if type(scope) is not TenantScope:
         raise TypeError(f"scope must be a TenantScope, not {type(scope).__name__}")
+    return scope.wire
+
+
+def _head(scope: bytes, revision: str, answer_digest: str, task: str, parameters: bytes) -> bytes:
+    """Every field but the input, each behind its length: different fields, different bytes."""
     if not answer_digest or not revision:
         raise ValueError("no key without revision and answer digest")
-    a, b, c, d = scope.wire, revision.encode(), answer_digest.encode(), task.encode()
+    a, b, c, d = scope, revision.encode(), answer_digest.encode(), task.encode()
     return b"%d.%d:%b%d:%b%d:%b%d:%b%d:%b" % (
         _SCHEMA,
         len(a),

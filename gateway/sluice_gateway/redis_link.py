@@ -62,16 +62,17 @@ class Link(asyncio.Protocol):
         self._unparsed_bytes = 0
         self._calls: deque[_Call] = deque()
         self._turn: list[bytes] = []
+        self._flushing = False
+        self._deadline = 0.0  # of what is sent this turn
         self._timer: asyncio.TimerHandle | None = None
         self._graced = False
         self.pending = 0
         self.pending_bytes = 0
+        self.usable = False
+        self.before_flush: Callable[[], None] = _nothing
+        """Called once at the end of a turn; may send more."""
         self.lost: asyncio.Future[str] = self._loop.create_future()
         """Done with the cause once the link is of no more use."""
-
-    @property
-    def usable(self) -> bool:
-        return self._transport is not None and not self.lost.done()
 
     def send(self, commands: bytes, count: int, on_replies: OnReplies, *, write: bool) -> bool:
         """Send ``count`` encoded commands with the rest of this turn.
@@ -83,22 +84,29 @@ class Link(asyncio.Protocol):
         full = self.pending + count > MAX_PENDING or self.pending_bytes + size > MAX_PENDING_BYTES
         if not self.usable or (full and not write):
             return False
-        deadline = self._loop.time() + self._budget
-        self._calls.append(_Call(count, size, on_replies, deadline, write))
+        self.flush_soon()
+        self._calls.append(_Call(count, size, on_replies, self._deadline, write))
         self.pending += count
         self.pending_bytes += size
-        if not self._turn:
-            self._loop.call_soon(self._flush)
         self._turn.append(commands)
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._expire)
         return True
+
+    def flush_soon(self) -> None:
+        """Write at the end of this turn of the loop; replies are due a budget from now."""
+        if self._flushing or not self.usable:
+            return
+        self._flushing = True
+        self._loop.call_soon(self._flush)
+        self._deadline = self._loop.time() + self._budget
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._expire)
 
     def drop(self, cause: str) -> None:
         """End the connection; everybody who waits for a reply is told the cause."""
         if self.lost.done():
             return
         self.lost.set_result(cause)
+        self.usable = False
         if self._transport is not None:
             self._transport.abort()
         if self._timer is not None:
@@ -118,6 +126,7 @@ class Link(asyncio.Protocol):
         self._transport = cast(
             "asyncio.WriteTransport", transport
         )  # uvloop's own class is not one.
+        self.usable = not self.lost.done()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.drop("disconnected")
@@ -132,7 +141,7 @@ class Link(asyncio.Protocol):
             while (reply := gets()) is not _INCOMPLETE:
                 self._unparsed_bytes = self._reader.len()
                 self._take(reply)
-                if self.lost.done():
+                if not self.usable:
                     return
         except hiredis.ProtocolError:
             self.drop("protocol")
@@ -147,7 +156,7 @@ class Link(asyncio.Protocol):
         call = self._calls[0]
         if isinstance(reply, hiredis.ReplyError):
             reply = self._on_refused(str(reply), call.write)
-            if self.lost.done():
+            if not self.usable:
                 return
         call.replies.append(reply)
         self.pending -= 1
@@ -158,6 +167,9 @@ class Link(asyncio.Protocol):
             _deliver(call, call.replies)
 
     def _flush(self) -> None:
+        if self.usable:
+            self.before_flush()
+        self._flushing = False
         if self._turn and self._transport is not None:
             self._transport.write(b"".join(self._turn))
             self._turn.clear()
@@ -195,6 +207,10 @@ class _Call:
         self.deadline = deadline
         self.write = write
         self.replies: list[Any] = []
+
+
+def _nothing() -> None:
+    """Nobody has more to send."""
 
 
 def _deliver(call: _Call, replies: list[Any] | Failure) -> None:

@@ -9,6 +9,7 @@ here and re-uses connections after cancelled commands; it serves everything that
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -119,7 +120,8 @@ class RedisPipeline:
     @property
     def takes_writes(self) -> bool:
         """A value that is sealed now has a chance to be stored."""
-        return self.up and asyncio.get_running_loop().time() >= self._writes_from
+        # Not the loop's clock: to ask for the running loop costs a system call.
+        return self.up and time.monotonic() >= self._writes_from
 
     def get(self, keys: list[bytes], on_replies: OnReplies) -> None:
         """Read ``keys`` in one round trip.
@@ -225,7 +227,7 @@ class RedisPipeline:
         cause = _CAUSES.get(message.partition(" ")[0], "refused")
         self._faults(cause)
         if write:
-            self._writes_from = asyncio.get_running_loop().time() + WRITE_PAUSE_SECONDS
+            self._writes_from = time.monotonic() + WRITE_PAUSE_SECONDS
         elif cause not in _OF_ONE_KEY and self._link is not None:
             self._link.drop(cause)
         return Failure(cause)

@@ -2,7 +2,8 @@
 
 ``redis_pipeline.py`` has one for each link. A list of two thousand answers is megabytes to store at
 once; on one connection a lookup would stand behind all of it. So only a window of unanswered writes
-is on its way, and the others wait here, bounded.
+is on its way, and the others wait here, bounded. The writes of one turn of the loop go together,
+behind the turn's reads.
 """
 
 from collections import deque
@@ -24,6 +25,7 @@ class WriteQueue:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._sent_bytes = 0
+        link.before_flush = self._send
 
     def put(self, command: bytes) -> bool:
         """Write without waiting; False, having done nothing, when too much is waiting."""
@@ -31,22 +33,29 @@ class WriteQueue:
             return False
         self._waiting.append(command)
         self._waiting_bytes += len(command)
-        self._send()
+        self._link.flush_soon()
         return True
 
     def _send(self) -> None:
-        while self._waiting and self._sent_bytes < WINDOW_BYTES:
-            command = self._waiting[0]
-            if not self._link.send(command, 1, partial(self._sent, len(command)), write=True):
-                return  # Lost, and this queue with it.
-            self._waiting.popleft()
-            self._waiting_bytes -= len(command)
-            self._sent_bytes += len(command)
+        """Send what the window has room for."""
+        commands: list[bytes] = []
+        size = 0
+        while self._waiting and self._sent_bytes + size < WINDOW_BYTES:
+            commands.append(self._waiting.popleft())
+            size += len(commands[-1])
+        if commands:
+            self._waiting_bytes -= size
+            self._sent_bytes += size
+            # Should the link be lost, this queue is with it.
+            self._link.send(
+                b"".join(commands), len(commands), partial(self._sent, size), write=True
+            )
 
     def _sent(self, size: int, _: list[Any] | Failure) -> None:
-        """One more is answered; what went wrong has been counted."""
+        """They are answered; what went wrong has been counted."""
         self._sent_bytes -= size
-        self._send()
+        if self._waiting:
+            self._link.flush_soon()
 
     def __repr__(self) -> str:
         return f"<WriteQueue {len(self._waiting)} waiting, {self._sent_bytes} bytes on their way>"

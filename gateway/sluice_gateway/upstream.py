@@ -105,10 +105,16 @@ class Connection(asyncio.Protocol):
         "_transport",
         "connecting",
         "idle_since",
+        "on_header",
     )
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        # As the parser's callback for each header: a call into C where a method of ours costs five
+        # times as much. What follows an answer may overwrite it, and is garbage anyway.
+        self.on_header = self._headers.__setitem__
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
@@ -128,8 +134,8 @@ class Connection(asyncio.Protocol):
         return f"<Connection {self._pool.address} {state}>"
 
     def _reset(self) -> None:
-        self._headers: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
+        self._headers.clear()
+        self._body.clear()
         self._body_bytes = 0
         self._head_bytes = 0
         self._head_done = False
@@ -203,17 +209,14 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self._surplus = True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._surplus:
-            return
-        self._headers[name.lower()] = value
-
     def on_headers_complete(self) -> None:
         if self._surplus:
             return
         self._head_done = True
         self._keep_alive = self._parser.should_keep_alive()  # llhttp forgets it at the end.
         headers = self._headers
+        for name in [name for name in headers if not name.islower()]:
+            headers[name.lower()] = headers.pop(name)
         length = headers.get(b"content-length")
         if length is None:
             # Without a length the end cannot be told from a crash.

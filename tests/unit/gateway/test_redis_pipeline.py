@@ -44,12 +44,18 @@ async def get(pipeline: RedisPipeline, *keys: bytes) -> Replies:
     return await answer
 
 
+async def turn(pipeline: RedisPipeline) -> None:
+    """A round trip; what was set before it is on its way, and is served before what follows."""
+    await get(pipeline, b"absent")
+
+
 @on_uvloop
 async def test_reads_what_was_written_in_order(server: RedisServer) -> None:
     async with connected(server.unix_url) as (pipeline, faults):
         values = {b"k%d" % n: bytes([n]) * n * 100 for n in range(20)}
         for key, value in values.items():
             pipeline.set(key, value, 60)
+        await turn(pipeline)
         assert await get(pipeline, *values, b"absent") == [*values.values(), None]
         assert not faults
 
@@ -60,6 +66,7 @@ async def test_a_value_expires_in_redis_too(server: RedisServer) -> None:
         async with connected(server.unix_url) as (pipeline, _):
             pipeline.set(b"long", b"x", 100.5)
             pipeline.set(b"short", b"x", 0.0001)
+            await turn(pipeline)
             await get(pipeline, b"long")
             assert 100_000 < client.pttl("long") <= 100_500
             await eventually(lambda: not client.exists("short"))
@@ -70,6 +77,7 @@ async def test_says_who_it_is_and_uses_the_database_it_was_given(server: RedisSe
     with server.client() as client:
         async with connected(f"{server.tcp_url}/3") as (pipeline, _):
             pipeline.set(b"in 3", b"x", 60)
+            await turn(pipeline)
             await get(pipeline, b"in 3")
             assert [c["db"] for c in client.client_list() if c["name"] == "sluice-gateway"] == ["3"]
             assert client.info("keyspace")["db3"]["keys"] == 1
@@ -104,6 +112,19 @@ async def test_commands_of_one_turn_leave_in_one_write() -> None:
         answers = await asyncio.gather(*(get(pipeline, b"k%d" % n) for n in range(100)))
         assert answers == [[None]] * 100
         assert len(chunks) == 1 and chunks[0].count(b"GET") == 100
+
+
+@on_uvloop
+async def test_writes_leave_with_the_reads_of_their_turn_and_behind_them() -> None:
+    chunks: list[bytes] = []
+    async with listening(chunks) as url, connected(url) as (pipeline, _):
+        chunks.clear()
+        pipeline.set(b"written", b"x", 60)
+        assert await get(pipeline, b"read") == [None]
+        pipeline.set(b"alone", b"x", 60)
+        await eventually(lambda: len(chunks) == 2)
+        assert chunks[0].index(b"GET") < chunks[0].index(b"written")
+        assert b"alone" in chunks[1]
 
 
 @pytest.mark.parametrize("extra", [b"$-1\r\n", b"+OK\r\n", b"-ERR what\r\n", b"?", b"\0\0"])
@@ -237,6 +258,7 @@ def test_over_tls_the_certificate_must_fit(tmp_path: Path) -> None:
         async with connected(f"rediss://localhost:{port}{trusted}") as (pipeline, faults):
             assert pipeline.up
             pipeline.set(b"k", b"v" * 100_000, 60)
+            await turn(pipeline)
             assert await get(pipeline, b"k") == [b"v" * 100_000]
             assert not faults
         for refused in (f"localhost:{port}", f"127.0.0.1:{port}{trusted}"):
