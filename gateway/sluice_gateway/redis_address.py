@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio.connection import SSLConnection, parse_url
-
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _KNOWN = {"host", "port", "path", "db", "username", "password", "connection_class", *_TLS_FILES}
 
@@ -40,6 +38,9 @@ def parse_address(url: str) -> Address:
     TLS takes ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_cert_reqs`` and
     ``ssl_check_hostname`` from the query. Raises ValueError, without the credentials in it.
     """
+    # Imported late: it takes as long as the rest of a gateway, which may well run without Redis.
+    from redis.asyncio.connection import SSLConnection, parse_url
+
     try:
         parts: dict[str, Any] = dict(parse_url(url))
     except ValueError as error:

@@ -15,7 +15,7 @@ HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "numpy"}
 FORBIDDEN = {
     "sluice_api": HEAVY | {"kopf", "kubernetes", "fastapi", "uvicorn", "redis", "aiohttp"},
     "sluice_operator": HEAVY | {"fastapi", "uvicorn", "redis"},
-    "sluice_gateway": HEAVY | {"kopf", "kubernetes", "pydantic_settings", "aiohttp"},
+    "sluice_gateway": HEAVY | {"kopf", "kubernetes", "pydantic_settings", "aiohttp", "redis"},
     "sluice_cli": HEAVY | {"kopf", "kubernetes", "fastapi", "redis"},
 }
 """Top-level packages that importing every module of a component must not load."""
