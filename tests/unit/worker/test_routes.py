@@ -33,7 +33,8 @@ class Reply:
     def code(self) -> str:
         """The catalogue's code, in either shape of errors."""
         answer = self.json()
-        return str(answer["error"]["code"] if "error" in answer else answer["code"])
+        inner = answer.get("error")  # On /v2 it is a text beside the code.
+        return str(inner["code"] if isinstance(inner, dict) else answer["code"])
 
 
 class Client:
