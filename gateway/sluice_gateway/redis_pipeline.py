@@ -121,7 +121,8 @@ class RedisPipeline:
     def takes_writes(self) -> bool:
         """A value that is sealed now has a chance to be stored."""
         # Not the loop's clock: to ask for the running loop costs a system call.
-        return self.up and time.monotonic() >= self._writes_from
+        link = self._link
+        return link is not None and link.usable and time.monotonic() >= self._writes_from
 
     def get(self, keys: list[bytes], on_replies: OnReplies) -> None:
         """Read ``keys`` in one round trip.

@@ -94,6 +94,7 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_head_done",
         "_headers",
+        "_headers_given",
         "_keep_alive",
         "_outgoing",
         "_parser",
@@ -111,10 +112,10 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self._headers: dict[bytes, bytes] = {}
+        self._headers_given: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
-        # As the parser's callback for each header: a call into C where a method of ours costs five
-        # times as much. What follows an answer may overwrite it, and is garbage anyway.
-        self.on_header = self._headers.__setitem__
+        # The parser calls it for each header; a method of ours would cost five times as much.
+        self.on_header = self._headers_given.__setitem__
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
@@ -134,7 +135,7 @@ class Connection(asyncio.Protocol):
         return f"<Connection {self._pool.address} {state}>"
 
     def _reset(self) -> None:
-        self._headers.clear()
+        self._headers_given.clear()
         self._body.clear()
         self._body_bytes = 0
         self._head_bytes = 0
@@ -214,9 +215,8 @@ class Connection(asyncio.Protocol):
             return
         self._head_done = True
         self._keep_alive = self._parser.should_keep_alive()  # llhttp forgets it at the end.
-        headers = self._headers
-        for name in [name for name in headers if not name.islower()]:
-            headers[name.lower()] = headers.pop(name)
+        headers = {name.lower(): value for name, value in self._headers_given.items()}
+        self._headers = headers
         length = headers.get(b"content-length")
         if length is None:
             # Without a length the end cannot be told from a crash.
