@@ -183,7 +183,7 @@ class ResponseCache:
 
         The caller must compare ``binding`` with what the service is bound to now.
         """
-        found = self._local.get((route, scope, body), now)
+        found = self._local.get((route, scope.wire, body), now)
         return found if type(found) is Alias else None
 
     def remember(
@@ -203,7 +203,7 @@ class ResponseCache:
         now = self._clock()
         found = Alias(answer, binding, now if created is None else created, expires)
         size = len(body) + len(answer) + _ALIAS_BYTES
-        self._local.put((route, scope, body), found, size, expires, now)
+        self._local.put((route, scope.wire, body), found, size, expires, now)
 
     def __repr__(self) -> str:
         return f"<ResponseCache {self._local!r}, {self._redis!r}>"
