@@ -172,7 +172,8 @@ class Admission:
         failure = self.failure
         if failure is None or self._endpoints.ready:
             return None
-        return ApiError("model_failed", failure.message, retry_after=failure.retry_after_seconds)
+        message = failure.message if failure.message.endswith(".") else f"{failure.message}."
+        return ApiError("model_failed", message, retry_after=failure.retry_after_seconds)
 
     def _check_room(self, waiter: Waiter, now: float) -> None:
         if error := self._hopeless():

@@ -161,7 +161,8 @@ class ResponseCache:
 
     def store(self, key: bytes, item: Item, ttl_seconds: float, now: float) -> None:
         """Keep the answer to ``key`` here and, without waiting for it, in Redis."""
-        spread = 1 + _JITTER * (2 * self._random() - 1)
+        # Never longer than the service allows; spread, so that what came together leaves apart.
+        spread = 1 - _JITTER * self._random()
         ttl = min(ttl_seconds * spread, MAX_TTL_SECONDS)
         if not ttl > 0 or len(item.json) > envelope.MAX_ENTRY_BYTES:
             return

@@ -203,7 +203,7 @@ class Cache(Section):
         default=True, description="Whether answers are kept.", examples=[False]
     )
     ttl: Annotated[float, Duration("1s", "720h")] = Field(
-        default=86400.0, description="How long an answer is kept.", examples=["1h"]
+        default=86400.0, description="How long an answer is kept at most.", examples=["1h"]
     )
     sharing: Annotated[str, Choice("tenant", "service")] = Field(
         default="tenant",

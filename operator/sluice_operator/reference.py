@@ -27,7 +27,7 @@ def describe(field: SectionField) -> str:
 
 def _as_text(value: Any) -> str:
     if value == "":
-        return "empty"
+        return '""'
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -49,11 +49,11 @@ def test_a_stored_answer_is_found_with_its_age() -> None:
     cache.store(key, item_of("a"), 100, clock.now)
     hit = cache.local(key, clock.now + 30)
     assert hit is not None and hit.layer == "l1" and hit.item == item_of("a")
-    assert hit.age_seconds == 30 and 60 <= hit.ttl_seconds <= 80
+    assert hit.age_seconds == 30 and 60 <= hit.ttl_seconds <= 70
     assert cache.local(key_of("b"), clock.now) is None
 
 
-def test_times_to_live_are_spread_by_a_tenth() -> None:
+def test_times_to_live_are_spread_below_what_is_allowed() -> None:
     clock = Clock()
     cache = local_cache(clock)
     lives = []
@@ -62,7 +62,7 @@ def test_times_to_live_are_spread_by_a_tenth() -> None:
         hit = cache.local(key_of(str(number)), clock.now)
         assert hit is not None
         lives.append(hit.ttl_seconds)
-    assert 90 <= min(lives) < 93 and 107 < max(lives) <= 110
+    assert 90 <= min(lives) < 92 and 98 < max(lives) <= 100
 
 
 @pytest.mark.parametrize("ttl_seconds", [0, -1])
