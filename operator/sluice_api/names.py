@@ -20,6 +20,30 @@ CATEGORY: Final = "sluice"
 DEFAULT_NAMESPACE: Final = "default"
 ANONYMOUS_TENANT: Final = "anonymous"
 
+# Labels, annotations, field managers: what the operator writes on everything it makes. -----------
+
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGER: Final = "sluice"
+APP_NAME: Final = "app.kubernetes.io/name"
+COMPONENT: Final = "app.kubernetes.io/component"
+"""``operator``, ``gateway`` or ``worker``."""
+WORKER_COMPONENT: Final = "worker"
+SERVICE_LABEL: Final = f"{GROUP}/service"
+REVISION_LABEL: Final = f"{GROUP}/revision"
+"""With the one above on workers' Services, so that EndpointSlices carry both to the gateway."""
+DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+FIELD_MANAGER: Final = "sluice"
+"""Owns everything the operator applies, but replicas."""
+SCALER_FIELD_MANAGER: Final = "sluice-scaler"
+"""Owns ``spec.replicas`` of the workers' Deployments."""
+LEASE: Final = "sluice-operator"
+
+# The metrics API ---------------------------------------------------------------------------------
+
+METRICS_GROUP: Final = "custom.metrics.k8s.io"
+METRIC_DESIRED: Final = "desired_replicas"
+"""Replicas a revision should have; the selector names the revision by its label."""
+
 # HTTP headers ------------------------------------------------------------------------------------
 # Lower case, because that is how every parser in use reports them.
 
@@ -55,6 +79,10 @@ WORKER_MAX_BODY_BYTES: Final = MAX_BODY_BYTES + 2**20
 
 APP_PORT: Final = 8080
 ADMIN_PORT: Final = 8081
+METRICS_API_PORT: Final = 8443
+
+DEMAND_AUDIENCE: Final = "sluice-gateway"
+"""Audience of the ServiceAccount token with which the operator reads ``/internal/demand``."""
 
 # Environment of a worker -------------------------------------------------------------------------
 

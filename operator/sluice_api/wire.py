@@ -133,6 +133,20 @@ class Failure(_Message, kw_only=True):
     retry_after_seconds: Annotated[float, msgspec.Meta(gt=0)]
 
 
+class Canary(_Message, kw_only=True):
+    """A second revision that gets a share of the requests.
+
+    Attributes:
+        weight: percent of the requests; it gets none while it has no ready worker.
+        answer_digest: empty until known; without it nothing is cached.
+    """
+
+    revision: str
+    weight: Annotated[int, msgspec.Meta(ge=0, le=100)]
+    answer_digest: str = ""
+    tasks: list[Task] = []
+
+
 class Service(_Message, kw_only=True):
     """One InferenceService as the gateway sees it.
 
@@ -143,6 +157,7 @@ class Service(_Message, kw_only=True):
         tenants: who else may call it.
         endpoints: every worker that exists, ready or not.
         failure: set while no worker can be started; void as soon as an endpoint is ready.
+        canary: a second revision on trial; its endpoints are among ``endpoints``.
     """
 
     name: str
@@ -156,6 +171,7 @@ class Service(_Message, kw_only=True):
     limits: LimitRules = msgspec.field(default_factory=LimitRules)
     endpoints: list[Endpoint] = []
     failure: Failure | None = None
+    canary: Canary | None = None
 
 
 class ServiceTable(_Message, kw_only=True):
@@ -165,6 +181,26 @@ class ServiceTable(_Message, kw_only=True):
 
 
 # gateway → operator ------------------------------------------------------------------------------
+
+
+class WorkerSeen(_Message, kw_only=True):
+    """One worker as a gateway's probes and requests see it.
+
+    Attributes:
+        address: its IP address, which is its pod's.
+        ready: gets requests.
+        in_flight: this gateway's requests at it.
+        phase, progress, message: what its ``/readyz`` told last, while it is not ready.
+        answer_digest: what it has loaded; empty until known.
+    """
+
+    address: str
+    ready: bool = False
+    in_flight: int = 0
+    phase: Phase | None = None
+    progress: float | None = None
+    message: str = ""
+    answer_digest: str = ""
 
 
 class Demand(_Message, kw_only=True):
@@ -187,6 +223,8 @@ class Demand(_Message, kw_only=True):
         answer_digests: digests seen on answers, by revision.
         tasks: tasks the workers say they offer.
         wake: held requests stand before a service without ready workers.
+        workers: of this revision, as far as this gateway knows; the operator reads progress,
+            idleness and digests here, because nobody but the gateway can reach a worker.
     """
 
     sequence: int
@@ -207,3 +245,4 @@ class Demand(_Message, kw_only=True):
     answer_digests: dict[str, str] = {}
     tasks: list[Task] = []
     wake: bool = False
+    workers: list[WorkerSeen] = []
