@@ -60,13 +60,19 @@ bench: $(CACHED)-dev ## Measure beside nginx, a Rust router and padded transform
 # Dependencies -------------------------------------------------------------------------------------
 
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --upgrade \
-	--python-version 3.11 --override requirements/override.txt pyproject.toml
+	--python-version 3.11
+PINS := $(COMPILE) --override requirements/override.txt pyproject.toml
+LIKE_DEV := --constraint requirements/dev.txt
 
 .PHONY: requirements
 requirements: ## Pin the newest versions again, with hashes
-	$(COMPILE) --extra local --output-file requirements/local.txt
-	$(COMPILE) --extra local --extra operator --group dev \
+	$(PINS) --extra local --output-file requirements/local.txt
+	$(PINS) --extra local --extra operator --group dev \
 		--constraint requirements/local.txt --output-file requirements/dev.txt
+	$(PINS) --extra operator $(LIKE_DEV) --output-file requirements/operator.txt
+	$(PINS) --extra gateway --extra kubernetes $(LIKE_DEV) --output-file requirements/gateway.txt
+	$(PINS) --extra worker $(LIKE_DEV) --output-file requirements/worker.txt
+	$(COMPILE) --group image $(LIKE_DEV) --output-file requirements/image.txt
 
 .PHONY: clean
 clean: ## Remove the virtual environment and every cache
