@@ -1,0 +1,50 @@
+"""The real cluster as a fixture: one a session, and one Kubernetes namespace a test.
+
+Where the machine cannot carry one, the tests are skipped with the command that changes that; where
+it can, a cluster that does not come up fails them. What it does is in tests/support/cluster.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from kubernetes import client
+
+from tests.support.cluster import leftovers, machine
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.options import DEFAULT_RELEASE, Options
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """SLUICE_TEST_KUBERNETES chooses the release, SLUICE_TEST_CLUSTER a cluster that runs already."""
+    running = os.environ.get("SLUICE_TEST_CLUSTER")
+    if running:
+        yield Cluster.join(leftovers.state_folder(running))
+        return
+    if lacks := machine.lacks():
+        pytest.skip("no real cluster on this machine: " + "; ".join(map(str, lacks)))
+    release = os.environ.get("SLUICE_TEST_KUBERNETES", DEFAULT_RELEASE)
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # a first build takes minutes, and says so
+        started = Cluster.start(Options(release=release))
+    with started:
+        yield started
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a new Kubernetes namespace that pods can start in; deleted afterwards."""
+    readable = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
+    name = f"{readable}-{secrets.token_hex(3)}"
+    core = client.CoreV1Api(cluster.api)
+    core.create_namespace({"metadata": {"name": name}})
+    cluster.until(
+        lambda: core.list_namespaced_service_account(name).items,
+        "the namespace's default ServiceAccount",
+    )
+    yield name
+    core.delete_namespace(name)
+    cluster.check()

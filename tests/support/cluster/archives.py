@@ -1,0 +1,114 @@
+"""Small container images made from files, without a builder: pause and busybox.
+
+An archive is what `docker save` would write, with one layer; the same content gives the same bytes.
+The product's own images come from their Dockerfiles, elsewhere.
+"""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from .programs import cache_folder
+
+BUSYBOX = "localhost/busybox:1"
+PAUSE = "localhost/pause:1"
+NOBODY = "65532"
+
+
+def pause(tools: Path) -> Path:
+    """The archive of the pod sandbox's image."""
+    program = (tools / "pause").read_bytes()
+    return _write(PAUSE, {"pause": program}, {}, {"Entrypoint": ["/pause"]})
+
+
+def busybox() -> Path:
+    """The archive of an image with a shell, wget, nc and httpd. Needs busybox-static."""
+    applets = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True)
+    program = Path(_static_busybox()).read_bytes()
+    passwd = f"root:x:0:0::/:/bin/sh\nnobody:x:{NOBODY}:{NOBODY}::/:/bin/sh\n"
+    files = {"bin/busybox": program, "etc/passwd": passwd.encode()}
+    links = {f"bin/{name}": "busybox" for name in applets.stdout.split() if name != "busybox"}
+    return _write(BUSYBOX, files, links, {"Cmd": ["sh"], "Env": ["PATH=/bin"]})
+
+
+def manifest_digest(archive: Path) -> str:
+    """What tells two archives apart: the digest of their table of contents."""
+    with tarfile.open(archive) as content:
+        for name in ("index.json", "manifest.json"):
+            try:
+                member = content.extractfile(name)
+            except KeyError:
+                continue
+            if member:
+                return hashlib.sha256(member.read()).hexdigest()
+    raise ValueError(f"{archive} is no image archive")
+
+
+def _static_busybox() -> str:
+    for candidate in ("/usr/bin/busybox", "/bin/busybox"):
+        if os.path.exists(candidate):
+            return candidate
+    raise FileNotFoundError("busybox")
+
+
+def _write(
+    name: str,
+    files: Mapping[str, bytes],
+    links: Mapping[str, str],
+    configuration: Mapping[str, object],
+) -> Path:
+    layer = _layer(files, links)
+    layer_digest = hashlib.sha256(layer).hexdigest()
+    config = json.dumps(
+        {
+            "architecture": _architecture(),
+            "os": "linux",
+            "config": configuration,
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_digest}"]},
+        }
+    ).encode()
+    config_name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = [{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]
+    content = {
+        config_name: config,
+        "layer.tar": layer,
+        "manifest.json": json.dumps(manifest).encode(),
+    }
+    short = name.rpartition("/")[2].partition(":")[0]
+    path = cache_folder() / f"image-{short}-{layer_digest[:12]}.tar"
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    with tarfile.open(unfinished, "w") as archive:
+        for member, data in content.items():
+            _add(archive, member, data, 0o644)
+    unfinished.replace(path)
+    return path
+
+
+def _layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        folder = tarfile.TarInfo("tmp")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
+        archive.addfile(folder)
+        for name, data in files.items():
+            _add(archive, name, data, 0o755)
+        for name, target in links.items():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            archive.addfile(link)
+    return buffer.getvalue()
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), mode
+    archive.addfile(member, io.BytesIO(data))
+
+
+def _architecture() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)

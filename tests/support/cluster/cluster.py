@@ -1,0 +1,406 @@
+"""A real one-node Kubernetes for tests: started, used, disturbed and ended by one object.
+
+Everything runs inside namespaces of its own under one process (see `box`); ending that process ends
+all of it, and it ends by itself when the process that started it goes. The fixture in
+tests/cluster/conftest.py makes one a session; `python -m tests.support.cluster` one for a person.
+"""
+
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from kubernetes import client, config
+
+from . import archives, control, leftovers, programs
+from .options import API_SERVER, Options, Site, decode, encode
+from .processes import tail
+
+ROOT = Path(__file__).parents[3]
+START_SECONDS = 180.0
+END_SECONDS = 20.0
+CONTROL_SECONDS = 75.0
+COMMAND_SECONDS = 60.0
+NAMESPACES = ("--net", "--mount", "--pid")
+STORES = 16
+
+
+class ClusterError(Exception):
+    """The cluster did not come up, or lost a part; the message says which and why."""
+
+
+class Cluster:
+    """One running cluster, made by `start` or found by `join`."""
+
+    def __init__(self, site: Site, options: Options) -> None:
+        self.site = site
+        self.options = options
+        self.steps: list[tuple[str, float]] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._forwarded: dict[tuple[str, int], tuple[str, int]] = {}
+        self._listeners: list[socket.socket] = []
+
+    def __repr__(self) -> str:
+        last = f"{self.steps[-1][0]} after {self.steps[-1][1]} s" if self.steps else "starting"
+        return f"<Cluster {self.site.name}, Kubernetes {self.options.release}, {last}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    # Starting and ending --------------------------------------------------------------------------
+
+    @classmethod
+    def start(
+        cls, options: Options | None = None, *, owned: bool = True, name: str | None = None
+    ) -> "Cluster":
+        """Build what is missing, then bring a cluster up.
+
+        owned: it ends when this process does; otherwise it stays until somebody ends it.
+        Raises ClusterError with the step that failed and the ends of the logs, FileExistsError if a
+        cluster of that name runs, programs.BuildError.
+        """
+        wanted = options or Options()
+        kubernetes = programs.ensure(programs.kubernetes(wanted.release))
+        tools = programs.ensure(programs.tools())
+        leftovers.clean()
+        with ExitStack() as kept:
+            state, lock = leftovers.make_state_folder(name)
+            kept.enter_context(lock)
+            store, store_lock = _take_store()
+            kept.enter_context(store_lock)
+            listener = kept.enter_context(_listen())
+            port = listener.getsockname()[1]
+            cluster = cls(Site(state, store, kubernetes, tools, port), wanted)
+            cluster.site.description.write_text(encode(wanted, cluster.site))
+            try:
+                cluster._launch([lock, store_lock], owned=owned)
+                cluster._call(do="forward", handing=listener, host="127.0.0.1", port=port)
+                if not wanted.control_plane_only:
+                    cluster.load(archives.pause(tools), archives.busybox())
+            except BaseException:
+                cluster.end()
+                raise
+        return cluster
+
+    @classmethod
+    def join(cls, state: Path) -> "Cluster":
+        """The running cluster of a state folder. Raises ClusterError if there is none."""
+        try:
+            options, site = decode((state / "cluster.json").read_text())
+        except FileNotFoundError:
+            raise ClusterError(f"no cluster in {state}") from None
+        cluster = cls(site, options)
+        cluster.check()
+        return cluster
+
+    def _launch(self, locks: list[IO[str]], *, owned: bool) -> None:
+        report, told = os.pipe()
+        descriptors = [told, *(lock.fileno() for lock in locks)]
+        command = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
+        command += [sys.executable, "-m", f"{__package__}.box", encode(self.options, self.site)]
+        command += ["--report", str(told)]
+        for lock in locks:
+            command += ["--lock", str(lock.fileno())]
+        if owned:
+            owner = os.pidfd_open(os.getpid())
+            descriptors.append(owner)
+            command += ["--owner", str(owner)]
+        with (self.site.state / "box.log").open("w") as log, open(report, "rb", buffering=0) as steps:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=descriptors,
+                start_new_session=True,  # an interrupt at the terminal reaches the owner first
+            )
+            os.close(told)
+            if owned:
+                os.close(owner)
+            self._follow(steps)
+
+    def _follow(self, steps: IO[bytes]) -> None:
+        """Read the box's progress until it is ready. Raises ClusterError."""
+        pending = b""
+        deadline = time.monotonic() + START_SECONDS
+        with selectors.DefaultSelector() as selector:
+            selector.register(steps, selectors.EVENT_READ)
+            while selector.select(deadline - time.monotonic()):
+                chunk = steps.read(4096)
+                if not chunk:
+                    raise ClusterError(f"the cluster's box ended\n{self.logs()}")
+                *lines, pending = (pending + chunk).split(b"\n")
+                for line in map(json.loads, lines):
+                    self.steps.append((line["step"], line["seconds"]))
+                    if line["step"] == "failed":
+                        raise ClusterError(f"{line['error']}\n{self.steps}\n{self.logs()}")
+                    if line["step"] == "ready":
+                        return
+        raise ClusterError(f"not up within {START_SECONDS:.0f} s: {self.steps}\n{self.logs()}")
+
+    def end(self) -> None:
+        """End everything and remove what it left. Ending twice is allowed."""
+        if "api" in self.__dict__:
+            self.api.close()
+            self.api.rest_client.pool_manager.clear()
+            del self.__dict__["api"]
+        with suppress(OSError, control.ControlError):
+            control.call(self.site.control_socket, 5.0, do="end")
+        self._until_gone()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        leftovers.remove(self.site.state)
+
+    def _until_gone(self) -> None:
+        if self._process:
+            try:
+                self._process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        else:
+            self.until(self._is_gone, "the cluster's end", END_SECONDS)
+
+    def _is_gone(self) -> bool:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.site.control_socket))
+            return False
+        return True
+
+    # Using ----------------------------------------------------------------------------------------
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's; it holds inside the box and outside."""
+        return self.site.kubeconfig()
+
+    @cached_property
+    def api(self) -> client.ApiClient:
+        """The official client, as administrator. The cluster closes it."""
+        return config.new_client_from_config(str(self.kubeconfig))
+
+    @cached_property
+    def pid(self) -> int:
+        """The process id, outside, of the first process inside."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.site.control_socket))
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int.from_bytes(credentials[:4], sys.byteorder)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For commands that talk to the cluster: KUBECONFIG, and its kubectl and helm first."""
+        path = f"{self.site.programs}:{self.site.tools}:{os.environ.get('PATH', '')}"
+        return os.environ | {"KUBECONFIG": str(self.kubeconfig), "PATH": path}
+
+    def exec(
+        self,
+        command: Sequence[str],
+        *,
+        seconds: float = COMMAND_SECONDS,
+        check: bool = True,
+        stdin: str | None = None,
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command inside: the cluster's network and its DNS, this machine's files.
+
+        Raises RuntimeError with its output if it fails and `check` is set.
+        """
+        return self._run([*self.entering(), *command], seconds, check, stdin)
+
+    def entering(self) -> list[str]:
+        """The start of a command line that runs the rest of it inside."""
+        return ["nsenter", "-t", str(self.pid), *NAMESPACES, f"--wd={Path.cwd()}", "--"]
+
+    def kubectl(
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        seconds: float = COMMAND_SECONDS,
+        check: bool = True,
+    ) -> "subprocess.CompletedProcess[str]":
+        """Raises RuntimeError with its output if it fails and `check` is set."""
+        return self._run(["kubectl", *arguments], seconds, check, stdin)
+
+    def helm(
+        self, *arguments: str, seconds: float = 180.0, check: bool = True
+    ) -> "subprocess.CompletedProcess[str]":
+        """Raises RuntimeError with its output if it fails and `check` is set."""
+        return self._run(["helm", *arguments], seconds, check, None)
+
+    def _run(
+        self, command: list[str], seconds: float, check: bool, stdin: str | None
+    ) -> "subprocess.CompletedProcess[str]":
+        result = subprocess.run(
+            command,
+            env=self.environment,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        if check and result.returncode:
+            said = result.stdout + result.stderr
+            raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}:\n{said}")
+        return result
+
+    def forward(self, host: str, port: int) -> tuple[str, int]:
+        """An address of 127.0.0.1 that leads to one inside: a ClusterIP, a pod, a DNS name.
+
+        It stays as long as the cluster; asking again gives the same one.
+        """
+        target = (host, port)
+        if target not in self._forwarded:
+            listener = _listen()
+            self._listeners.append(listener)
+            self._call(do="forward", handing=listener, host=host, port=port)
+            self._forwarded[target] = listener.getsockname()
+        return self._forwarded[target]
+
+    def url(self, host: str, port: int = 80) -> str:
+        """Like `forward`, as the start of an HTTP address, without a slash at its end."""
+        outside, outside_port = self.forward(host, port)
+        return f"http://{outside}:{outside_port}"
+
+    def service_url(self, namespace: str, name: str, port: int = 80) -> str:
+        """The start of an HTTP address of a Service, by its DNS name."""
+        return self.url(f"{name}.{namespace}.svc.cluster.local", port)
+
+    def load(self, *image_archives: Path) -> None:
+        """Put images into the node; an archive that is there already costs nothing.
+
+        Takes archives of `docker save` or OCI layouts. Raises RuntimeError if one is refused.
+        """
+        stored = self._ctr("images", "ls")
+        for archive in image_archives:
+            digest = archives.manifest_digest(archive)
+            if f"sluice.dev/archive={digest}" not in stored:
+                imported = self._ctr("images", "import", str(archive), seconds=600)
+                self._mark(imported, digest)
+
+    def _mark(self, imported: str, digest: str) -> None:
+        """Note where images came from, once the kubelet's side has seen them too."""
+        names = [line.split()[1] for line in imported.splitlines() if line.startswith("unpacking ")]
+        if not names:
+            raise RuntimeError(f"ctr said nothing of an image: {imported!r}")
+        for name in names:
+            self.until(
+                lambda name=name: "io.cri-containerd.image=managed"  # type: ignore[misc]
+                in self._ctr("images", "ls", f"name=={name}"),
+                f"the kubelet sees the image {name}",
+            )
+            self._ctr("images", "label", name, f"sluice.dev/archive={digest}")
+
+    def _ctr(self, *arguments: str, seconds: float = COMMAND_SECONDS) -> str:
+        command = ["ctr", "-a", str(self.site.containerd_socket), "-n", "k8s.io", *arguments]
+        return self._run(command, seconds, check=True, stdin=None).stdout
+
+    def advertise(self, resource: str, count: int) -> None:
+        """Let the node have an extended resource, such as nvidia.com/gpu, that it does not have."""
+        key = resource.replace("~", "~0").replace("/", "~1")
+        patch = [{"op": "add", "path": f"/status/capacity/{key}", "value": str(count)}]
+        self.kubectl(
+            *("patch", "node", "node1", "--subresource=status", "--type=json"),
+            *("-p", json.dumps(patch)),
+        )
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+        """Wait for a condition to give something true, and return that.
+
+        Raises AssertionError with `what` after `seconds`, ClusterError if a daemon died meanwhile.
+        """
+        deadline = time.monotonic() + seconds
+        while not (result := condition()):
+            if time.monotonic() > deadline:
+                self.check()
+                raise AssertionError(f"not within {seconds:.0f} s: {what}")
+            time.sleep(0.05)
+        return result
+
+    # Disturbing -----------------------------------------------------------------------------------
+
+    def stop(self, daemon: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """End one daemon (see options.DAEMONS) and wait for its end."""
+        self._call(do="stop", name=daemon, signal=int(how))
+
+    def begin(self, daemon: str) -> None:
+        """Start a stopped daemon and wait until it answers."""
+        self._call(do="start", name=daemon)
+
+    def restart(self, daemon: str = API_SERVER, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop a daemon, start it, wait until it answers."""
+        self.stop(daemon, how)
+        self.begin(daemon)
+
+    def send(self, daemon: str, what: signal.Signals) -> None:
+        """Send one signal to a daemon: SIGSTOP freezes it, SIGCONT lets it go on."""
+        self._call(do="signal", name=daemon, signal=int(what))
+
+    def running(self) -> dict[str, int]:
+        """The daemons that run, with their process ids inside."""
+        found: dict[str, int] = self._call(do="status")["running"]
+        return found
+
+    def check(self) -> None:
+        """Raises ClusterError if the box has gone or a daemon ended that nobody stopped."""
+        try:
+            deaths = self._call(do="status")["deaths"]
+        except OSError as error:
+            raise ClusterError(f"the cluster's box is gone: {error}\n{self.logs()}") from None
+        if deaths:
+            raise ClusterError("\n".join(deaths))
+
+    def logs(self, lines: int = 15, daemons: Iterable[str] | None = None) -> str:
+        """The ends of the daemons' logs."""
+        site = self.site
+        paths = {path.stem: path for path in sorted(site.logs.glob("*.log"))}
+        chosen = [site.state / "box.log", *(paths[name] for name in daemons or paths if name in paths)]
+        return "\n".join(f"--- {path.stem}\n{tail(path, lines)}" for path in chosen)
+
+    def _call(self, handing: socket.socket | None = None, **request: Any) -> Any:
+        return control.call(self.site.control_socket, CONTROL_SECONDS, handing=handing, **request)
+
+
+def _listen() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listener.setblocking(False)
+    return listener
+
+
+def _take_store() -> tuple[Path, IO[str]]:
+    """The first containerd store that no running cluster uses, and its lock.
+
+    Each keeps its images; a second cluster at the same time takes the second one.
+    """
+    base = programs.cache_folder()
+    for number in range(STORES):
+        lock = (base / f"store-{number}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return base / f"store-{number}", lock
+    raise ClusterError(f"{STORES} clusters run already")

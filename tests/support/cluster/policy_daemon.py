@@ -1,0 +1,3 @@
+"""placeholder"""
+import signal
+signal.pause()
