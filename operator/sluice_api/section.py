@@ -6,10 +6,10 @@ reference pages walk them through :meth:`Section.fields`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, ClassVar, get_args, get_origin
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Any, ClassVar, TypeGuard, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
@@ -27,7 +27,9 @@ class SectionField:
         name: as it is written in the resource.
         content: the kind of its value, or the section it holds.
         is_list: it holds a list of such sections, at most ``max_items``.
-        default: as it is written in the resource; None for a section or a required field.
+        is_optional: it is a section that may be absent, which means something else than empty.
+        default: as it is written in the resource; None for a section, a required field, and a
+            field of a partial section.
         example: as it is written in the resource; None when there is none.
     """
 
@@ -39,6 +41,7 @@ class SectionField:
     example: Any
     is_list: bool = False
     max_items: int = 0
+    is_optional: bool = False
 
 
 class Section(BaseModel):
@@ -48,6 +51,8 @@ class Section(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
     list_key: ClassVar[str] = ""
     """In a list of such sections, the field that tells them apart."""
+    partial: ClassVar[bool] = False
+    """Only what is written counts: there are no defaults, nothing is required."""
 
     @model_validator(mode="before")
     @classmethod
@@ -76,12 +81,15 @@ class Section(BaseModel):
         for name, field in cls.model_fields.items():
             written = given.get(field.alias)
             kind = _kind(field)
+            content = _content(field)
             try:
-                if written is not None and kind is not None:
-                    setattr(readable, name, kind.parse(written))
-                elif written is None and not field.is_required():
+                if written is None and not field.is_required():
                     setattr(readable, name, field.get_default(call_default_factory=True))
-            except Refused:
+                elif written is not None and kind is not None:
+                    setattr(readable, name, kind.parse(written))
+                elif written is not None and _is_section(content):
+                    setattr(readable, name, content.model_validate(written))
+            except (Refused, ValidationError):
                 continue
         for rule in cls.rules:
             try:
@@ -93,35 +101,62 @@ class Section(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the resource, every default spelt out."""
-        return self.model_dump(by_alias=True, mode="json")
+        written = {}
+        for name, field in type(self).model_fields.items():
+            value, kind = getattr(self, name), _kind(field)
+            if self.partial and name not in self.model_fields_set:
+                continue
+            if kind is not None:
+                value = kind.dump(value)
+            elif value is None:  # an optional section
+                continue
+            elif isinstance(value, Section):
+                value = value.to_dict()
+            else:
+                value = [item.to_dict() for item in value]
+            written[str(field.alias)] = value
+        return written
 
     @classmethod
     def fields(cls) -> Iterator[SectionField]:
         """The fields, in the order in which they are documented."""
         for field in cls.model_fields.values():
-            yield _describe(field)
+            yield _describe(field, partial=cls.partial)
 
 
 def _kind(field: FieldInfo) -> Kind | None:
     return next((extra for extra in field.metadata if isinstance(extra, Kind)), None)
 
 
-def _describe(field: FieldInfo) -> SectionField:
+def _is_section(content: Any) -> TypeGuard["type[Section]"]:
+    return isinstance(content, type) and issubclass(content, Section)
+
+
+def _content(field: FieldInfo) -> Any:
+    """The type a field is declared to hold, without the None that an optional section allows."""
+    annotation: Any = field.annotation
+    if get_origin(annotation) is UnionType:
+        return next(part for part in get_args(annotation) if part is not NoneType)
+    return annotation
+
+
+def _describe(field: FieldInfo, *, partial: bool) -> SectionField:
     assert field.alias is not None
     kind = _kind(field)
     required = field.is_required()
     default = None
-    if kind is not None and not required:
+    if kind is not None and not required and not partial:
         default = kind.dump(field.get_default(call_default_factory=True))
-    annotation: Any = field.annotation
-    is_list = kind is None and get_origin(annotation) is list
+    content = _content(field)
+    is_list = kind is None and get_origin(content) is list
     return SectionField(
         name=field.alias,
-        content=kind or (get_args(annotation)[0] if is_list else annotation),
+        content=kind or (get_args(content)[0] if is_list else content),
         description=field.description or "",
-        required=required,
+        required=required and not partial,
         default=default,
         example=field.examples[0] if field.examples else None,
         is_list=is_list,
         max_items=next((m.max_length for m in field.metadata if is_list), 0),
+        is_optional=kind is None and get_origin(field.annotation) is UnionType,
     )

@@ -9,16 +9,23 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
-from sluice_api.fields import Choice, Text, TextSet, Whole
+from sluice_api.fields import Choice, Flag, Text, TextSet, Whole
 from sluice_api.inference_service import MAX_REPLICAS
 from sluice_api.section import Section
 from sluice_api.tasks import Task
 
-CONDITIONS: Final = ("Ready", "Reconciling", "Stalled", "WorkersAvailable", "ScalingActive")
-"""The types a condition may have."""
+CONDITIONS: Final = (
+    *("Ready", "Reconciling", "Stalled", "WorkersAvailable", "ScalingActive"),
+    "CanaryHealthy",
+)
+"""The types a condition may have; the last only with a canary."""
+
+ROLES: Final = ("stable", "next", "canary", "old")
+"""What a revision is there for: it answers, will answer, is on trial, is on its way out."""
 
 REASONS: Final = (
-    *("Ready", "Asleep", "Starting", "RollingOut", "Deleting", "InvalidSpec", "Unschedulable"),
+    *("Ready", "Asleep", "Starting", "RollingOut", "Paused", "Deleting"),
+    *("InvalidSpec", "Unschedulable"),
     *("QuotaExceeded", "ImagePullFailed", "VolumeFailed", "ConfigMissing", "ModelNotFound"),
     *("ModelDownloadFailed", "ModelRejected", "DigestMismatch", "OutOfMemory", "CrashLoop"),
     *("ProbeFailed", "Evicted", "NodeLost", "PermissionDenied", "FieldConflict"),
@@ -75,6 +82,34 @@ class RevisionStatus(Section):
     )
     tasks: Annotated[tuple[str, ...], TextSet(Text(40), max_items=len(Task))] = Field(
         default=(), description="What the model can be asked to do.", examples=[["embeddings"]]
+    )
+    role: Annotated[str, Text(16)] = Field(
+        default="",
+        description="stable answers; next takes over when enough of it is ready; canary gets a"
+        " share; old is on its way out.",
+        examples=["stable"],
+    )
+    image: Annotated[str, Text(512)] = Field(
+        default="",
+        description="Image of its workers. It stays what it was when Sluice itself is upgraded.",
+        examples=["registry.example/sluice/worker:0.1.0"],
+    )
+    proven: Annotated[bool, Flag()] = Field(
+        default=False, description="Whether a worker of it was ever ready.", examples=[True]
+    )
+    desired_replicas: Annotated[int, _Count] = Field(
+        default=0, description="Replicas wanted; the metric that an HPA reads.", examples=[2]
+    )
+    replicas: Annotated[int, _Count] = Field(
+        default=0, description="Replicas that exist.", examples=[2]
+    )
+    ready_replicas: Annotated[int, _Count] = Field(
+        default=0, description="Replicas that answer.", examples=[1]
+    )
+    retired_at: Annotated[str, Text(32)] = Field(
+        default="",
+        description="When it ceased to answer, RFC 3339; empty while it is of use.",
+        examples=["2026-11-22T10:00:00Z"],
     )
 
 

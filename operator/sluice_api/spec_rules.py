@@ -6,7 +6,9 @@ on the same objects. ``inference_service`` follows the first, the CRD carries th
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from sluice_api.quantities import parse_quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,93 @@ def _public_or_tenants(access: Any) -> str:
     )
 
 
-def _folder_has_no_versions(model: Any) -> str:
-    pinned = model.revision == "" or model.revision.startswith("sha256:")
-    if pinned or not model.uri.startswith("file://"):
+_UNVERSIONED: Final = ("file://", "pvc://", "oci://")
+"""Schemes whose uri alone says what is meant."""
+_UNVERSIONED_CEL: Final = "^(file|pvc|oci)://"
+
+
+def _has_no_versions(uri: str, revision: str) -> str:
+    pinned = revision == "" or revision.startswith("sha256:")
+    if pinned or not uri.startswith(_UNVERSIONED):
         return ""
     return (
-        f"got {model.revision}, allowed sha256:DIGEST or nothing with a file:// uri. A folder has"
-        " no versions: keep each in a folder of its own."
+        f"got {revision}, allowed sha256:DIGEST or nothing with {uri}, which alone names what is"
+        " served. Keep each version in a place of its own."
+    )
+
+
+def _no_versions_cel(uri: str, revision: str) -> tuple[str, str]:
+    """The same rule and message in CEL, for the fields called ``uri`` and ``revision``."""
+    return (
+        f"!{uri}.matches('{_UNVERSIONED_CEL}') || {revision} == ''"
+        f" || {revision}.startsWith('sha256:')",
+        f"'got ' + {revision} + ', allowed sha256:DIGEST or nothing with ' + {uri} + ', which alone"
+        " names what is served. Keep each version in a place of its own.'",
+    )
+
+
+def _model_versions(model: Any) -> str:
+    return _has_no_versions(model.uri, model.revision)
+
+
+def _canary_revision(spec: Any) -> str:
+    canary = spec.rollout.canary
+    if canary is None or canary.model is None or canary.model.uri:
+        return ""
+    return _has_no_versions(spec.model.uri, canary.model.revision)
+
+
+def _canary_changes(canary: Any) -> str:
+    if canary.model is not None or canary.engine is not None:
+        return ""
+    return (
+        "got neither model nor engine, allowed at least one of them. Say what the canary has"
+        " otherwise, or remove spec.rollout.canary."
+    )
+
+
+def _gpu_fields_need_gpu(hardware: Any) -> str:
+    gpu = hardware.gpu
+    if hardware.device == "gpu" or (gpu.count == 1 and not gpu.product):
+        return ""
+    return (
+        "got spec.hardware.gpu beside device cpu, allowed only with gpu. Set"
+        " spec.hardware.device: gpu, or remove spec.hardware.gpu."
+    )
+
+
+def _own_engine_has_one_gpu(spec: Any) -> str:
+    if spec.hardware.gpu.count == 1 or spec.engine.image:
+        return ""
+    return (
+        f"got {spec.hardware.gpu.count}, allowed 1 with Sluice's own engine, which computes on one"
+        " GPU. Set it to 1, or give an engine.image that uses more."
+    )
+
+
+def _requests_within_limits(kind: str) -> Callable[[Any], str]:
+    def check(resources: Any) -> str:
+        request, limit = getattr(resources.requests, kind), getattr(resources.limits, kind)
+        if request is None or limit is None or parse_quantity(request) <= parse_quantity(limit):
+            return ""
+        return (
+            f"got {request}, allowed at most spec.hardware.resources.limits.{kind} ({limit})."
+            f" Raise limits.{kind} or lower requests.{kind}."
+        )
+
+    return check
+
+
+def _requests_rule(kind: str) -> Rule:
+    request, limit = f"string(self.requests.{kind})", f"string(self.limits.{kind})"
+    return Rule(
+        f"requests.{kind}",
+        _requests_within_limits(kind),
+        f"{request} == 'auto' || {limit} == 'auto'"
+        f" || quantity({request}).compareTo(quantity({limit})) <= 0",
+        f"'got ' + {request} + ', allowed at most spec.hardware.resources.limits.{kind} ('"
+        f" + {limit} + '). Raise limits.{kind} or lower requests.{kind}.'",
+        f"`requests.{kind}` may not exceed `limits.{kind}`.",
     )
 
 
@@ -99,11 +181,65 @@ ACCESS_RULES = (
 MODEL_RULES = (
     Rule(
         "revision",
-        _folder_has_no_versions,
-        "!self.uri.startsWith('file://') || self.revision == ''"
-        " || self.revision.startsWith('sha256:')",
-        "'got ' + self.revision + ', allowed sha256:DIGEST or nothing with a file:// uri."
-        " A folder has no versions: keep each in a folder of its own.'",
-        "With a `file://` uri, `revision` may only be `sha256:DIGEST`.",
+        _model_versions,
+        *_no_versions_cel("self.uri", "self.revision"),
+        "With a `file://`, `pvc://` or `oci://` uri, `revision` may only be `sha256:DIGEST`.",
+    ),
+)
+
+CANARY_MODEL_RULES = (
+    Rule(
+        "revision",
+        _model_versions,
+        "!has(self.uri) || !has(self.revision) || "
+        + _no_versions_cel("self.uri", "self.revision")[0],
+        _no_versions_cel("self.uri", "self.revision")[1],
+        "`revision` keeps to the rule of `spec.model`.",
+    ),
+)
+
+CANARY_RULES = (
+    Rule(
+        "model",
+        _canary_changes,
+        "has(self.model) || has(self.engine)",
+        "'got neither model nor engine, allowed at least one of them. Say what the canary has"
+        " otherwise, or remove spec.rollout.canary.'",
+        "A canary changes `model` or `engine` or both.",
+    ),
+)
+
+HARDWARE_RULES = (
+    Rule(
+        "device",
+        _gpu_fields_need_gpu,
+        "self.device == 'gpu' || (self.gpu.count == 1 && self.gpu.product == '')",
+        "'got spec.hardware.gpu beside device cpu, allowed only with gpu. Set"
+        " spec.hardware.device: gpu, or remove spec.hardware.gpu.'",
+        "`gpu` goes with `device: gpu` only.",
+    ),
+)
+
+RESOURCES_RULES = tuple(_requests_rule(kind) for kind in ("cpu", "memory", "storage"))
+
+_CANARY_CEL: Final = "self.rollout.canary.model"
+
+SPEC_RULES = (
+    Rule(
+        "hardware.gpu.count",
+        _own_engine_has_one_gpu,
+        "self.hardware.gpu.count == 1 || self.engine.image != ''",
+        "'got ' + string(self.hardware.gpu.count) + ', allowed 1 with Sluice\\'s own engine, which"
+        " computes on one GPU. Set it to 1, or give an engine.image that uses more.'",
+        "More than one GPU needs an `engine.image` that uses them.",
+    ),
+    Rule(
+        "rollout.canary.model.revision",
+        _canary_revision,
+        f"!has(self.rollout.canary) || !has({_CANARY_CEL}) || has({_CANARY_CEL}.uri)"
+        f" || !has({_CANARY_CEL}.revision) || "
+        + _no_versions_cel("self.model.uri", f"{_CANARY_CEL}.revision")[0],
+        _no_versions_cel("self.model.uri", f"{_CANARY_CEL}.revision")[1],
+        "`canary.model.revision` keeps to the rule of `spec.model`.",
     ),
 )

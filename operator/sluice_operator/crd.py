@@ -142,7 +142,7 @@ def _field_schema(field: SectionField) -> dict[str, Any]:
     schema: dict[str, Any] = {"description": reference.describe(field)}
     if isinstance(field.content, Kind):
         schema |= field.content.schema()
-        if not field.required:
+        if field.default is not None:
             schema["default"] = field.default
     elif field.is_list:
         schema |= {
@@ -154,7 +154,7 @@ def _field_schema(field: SectionField) -> dict[str, Any]:
         }
     else:
         schema |= section_schema(field.content)
-        if not field.required:
+        if not field.required and not field.is_optional:
             # An absent section must still get the defaults that are written inside it.
             schema["default"] = {}
     return schema

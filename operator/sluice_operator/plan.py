@@ -4,13 +4,10 @@ Local mode (``sluice up``) and the cluster's renderer both take from here, so a 
 in both. Next: scaling/recommend.py says how many.
 """
 
-from collections.abc import Iterable
-
-from sluice_api import names, wire
+from sluice_api import names
 from sluice_api.fields import AUTO
 from sluice_api.inference_service import InferenceService, revision_of
 from sluice_api.quantities import format_duration
-from sluice_api.tasks import Task
 
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 """What the resource calls a device → what torch calls it."""
@@ -40,43 +37,6 @@ def worker_environment(service: InferenceService) -> dict[str, str]:
     if batching.max_size is not None:
         environment[names.ENV_BATCH_MAX_SIZE] = str(batching.max_size)
     return {name: value for name, value in environment.items() if value not in ("", AUTO)}
-
-
-def service_entry(
-    service: InferenceService,
-    *,
-    answer_digest: str = "",
-    tasks: Iterable[Task] = (),
-    endpoints: Iterable[wire.Endpoint] = (),
-) -> wire.Service:
-    """The service's line in the gateway's table.
-
-    Args:
-        answer_digest: what the revision's workers are known to have loaded; empty when unknown.
-        tasks: what they are known to offer.
-        endpoints: every worker that exists, ready or not.
-    """
-    spec = service.spec
-    return wire.Service(
-        name=service.metadata.name,
-        namespace=service.metadata.namespace,
-        revision=revision_of(service),
-        answer_digest=answer_digest,
-        tasks=list(tasks),
-        public=spec.access.public,
-        tenants=list(spec.access.tenants),
-        cache=wire.CacheRules(
-            enabled=spec.cache.enabled,
-            ttl_seconds=spec.cache.ttl,
-            sharing="service" if spec.cache.sharing == "service" else "tenant",
-        ),
-        limits=wire.LimitRules(
-            waiting=spec.limits.max_waiting,
-            timeout_seconds=spec.limits.timeout,
-            start_timeout_seconds=spec.limits.start_timeout,
-        ),
-        endpoints=list(endpoints),
-    )
 
 
 def notes(service: InferenceService) -> list[str]:

@@ -4,7 +4,7 @@ Called by ``crd.py`` only, which writes them; a test compares them with the file
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sluice_api import names
@@ -12,6 +12,7 @@ from sluice_api.errors import CATALOGUE
 from sluice_api.fields import Choice, Duration, Flag, Kind, Text, TextMap, TextSet, Whole
 from sluice_api.inference_service import Spec
 from sluice_api.metric_names import ALL
+from sluice_api.pod_fields import PodList, PodObject, Quantity
 from sluice_api.section import Section, SectionField
 from sluice_api.service_status import Status
 
@@ -21,8 +22,17 @@ def describe(field: SectionField) -> str:
     if not isinstance(field.content, Kind):
         return field.description
     text = field.description
-    text += " Required." if field.required else f" Default: {_as_text(field.default)}."
+    text += (
+        f" {_default(field).capitalize()}."
+        if field.default is None
+        else (f" Default: {_as_text(field.default)}.")
+    )
     return text if field.example is None else f"{text} Example: {_as_text(field.example)}."
+
+
+def _default(field: SectionField) -> str:
+    """What holds when a field without a default is left out."""
+    return "required" if field.required else "left out: as in the spec"
 
 
 def _as_text(value: Any) -> str:
@@ -47,6 +57,8 @@ def _allowed(kind: Kind) -> str:
             return f"list of at most {kind.max_items}, none twice; {kind.item.form}"
         case TextMap():
             return "mapping from text to text"
+        case Quantity() | PodObject() | PodList():
+            return kind.form
     raise TypeError(f"{kind!r} has no words for what it allows")
 
 
@@ -63,14 +75,38 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def _words(section: type[Section]) -> Iterator[str]:
+    """The rules of a section and of all below it, each once."""
+    seen = dict.fromkeys(rule.words for rule in section.rules)
+    for field in section.fields():
+        if not isinstance(field.content, Kind):
+            seen |= dict.fromkeys(_words(field.content))
+    yield from seen
+
+
+def _kinds_of(section: type[Section]) -> Iterator[tuple[str, SectionField, Kind]]:
+    """The fields that stand directly in ``spec``."""
+    for field in section.fields():
+        if isinstance(field.content, Kind):
+            yield f"spec.{field.name}", field, field.content
+
+
 def _table(section: type[Section], path: str, *, with_default: bool) -> Iterator[str]:
+    return _table_of(_rows(section, path), with_default=with_default)
+
+
+def _table_of(
+    rows: Iterable[tuple[str, SectionField, Kind]], *, with_default: bool
+) -> Iterator[str]:
     head = ["field", "what", "allowed", *(["default"] if with_default else []), "example"]
     yield f"| {' | '.join(head)} |"
     yield f"|{' --- |' * len(head)}"
-    for here, field, kind in _rows(section, path):
+    for here, field, kind in rows:
         cells = [f"`{here}`", field.description, _allowed(kind)]
         if with_default:
-            cells.append("required" if field.required else f"`{_as_text(field.default)}`")
+            cells.append(
+                _default(field) if field.default is None else f"`{_as_text(field.default)}`"
+            )
         cells.append("" if field.example is None else f"`{_as_text(field.example)}`")
         yield f"| {' | '.join(map(_cell, cells))} |"
 
@@ -99,10 +135,13 @@ def resource_page() -> str:
         "## spec",
         "",
     ]
+    lines += [*_table_of(_kinds_of(Spec), with_default=True), ""]
+    lines += [f"* {rule.words}" for rule in Spec.rules] + [""]
     for field in Spec.fields():
-        assert not isinstance(field.content, Kind)
+        if isinstance(field.content, Kind):
+            continue
         lines += [f"### spec.{field.name}", "", field.description, ""]
-        if notes := [rule.words for rule in field.content.rules]:
+        if notes := list(_words(field.content)):
             lines += [f"* {note}" for note in notes] + [""]
         lines += [*_table(field.content, f"spec.{field.name}", with_default=True), ""]
     lines += ["## status", "", "Written by Sluice in a cluster.", ""]

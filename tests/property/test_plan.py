@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice_api.inference_service import InferenceService, revision_of
+from sluice_api.service_entry import service_entry
 from sluice_api.service_files import parse_service
 from sluice_api.spec_errors import SpecError
 from sluice_operator import crd
-from sluice_operator.plan import notes, service_entry, worker_environment
+from sluice_operator.plan import notes, worker_environment
 from sluice_operator.scaling.rules import rules_of
 from sluice_worker.settings import read_settings
 from tests.support.cel_rules import broken_rules

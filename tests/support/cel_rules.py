@@ -5,13 +5,26 @@ from functools import cache
 from typing import Any
 
 import celpy
+from celpy import celtypes
+
+from sluice_api.quantities import parse_quantity
 
 _ENVIRONMENT = celpy.Environment()
 
 
+def _quantity(text: Any) -> Any:
+    """Kubernetes' library of quantities, as far as our rules use it: exact thousandths."""
+    return celtypes.IntType(round(parse_quantity(str(text)) * 1000))
+
+
+def _compare_to(one: Any, other: Any) -> Any:
+    return celtypes.IntType((one > other) - (one < other))
+
+
 @cache
 def _program(expression: str) -> Any:
-    return _ENVIRONMENT.program(_ENVIRONMENT.compile(expression))
+    functions = {"quantity": _quantity, "compareTo": _compare_to}
+    return _ENVIRONMENT.program(_ENVIRONMENT.compile(expression), functions=functions)
 
 
 def evaluate(expression: str, value: Any) -> Any:

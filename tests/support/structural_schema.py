@@ -98,9 +98,11 @@ def _rules(schema: dict[str, Any], path: str) -> Iterator[str]:
             yield f"{path}: a rule without a message"
         if extra := rule.keys() - RULE_FIELDS:
             yield f"{path}: a rule with {extra}"
-        place = rule.get("fieldPath", "").lstrip(".")
-        if place and place not in schema.get("properties", {}):
-            yield f"{path}: fieldPath {place} is no field"
+        place: Any = schema
+        for step in filter(None, rule.get("fieldPath", "").split(".")):
+            place = place.get("properties", {}).get(step, {})
+        if not place:
+            yield f"{path}: fieldPath {rule['fieldPath']} is no field"
 
 
 def with_defaults(schema: dict[str, Any], value: Any) -> Any:

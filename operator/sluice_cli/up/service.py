@@ -9,6 +9,7 @@ from collections import deque
 from sluice_api import names, wire
 from sluice_api.digests import revision_digest
 from sluice_api.inference_service import InferenceService
+from sluice_api.service_entry import service_entry
 from sluice_api.tasks import Task
 from sluice_cli.up import host
 from sluice_cli.up.exits import Exit
@@ -17,7 +18,7 @@ from sluice_cli.up.plan import Plan
 from sluice_cli.up.state import Learnt, StateFolder
 from sluice_cli.up.view import View
 from sluice_cli.up.worker import Worker
-from sluice_operator.plan import service_entry, worker_environment
+from sluice_operator.plan import worker_environment
 from sluice_operator.scaling.recommend import Decision, Recommender, WorkerCounts
 from sluice_operator.scaling.rules import rules_of
 
@@ -304,8 +305,10 @@ class LocalService:
         if self.serving is None or self.template is None:
             return None
         learnt = self._learnt()
-        entry = service_entry(
+        return service_entry(
             self.spec,
+            # Its rules are those of the file now; its answers are those of what serves.
+            revision=revision_in(self.serving),
             answer_digest=learnt.answer_digest,
             tasks=learnt.tasks,
             endpoints=[
@@ -313,11 +316,8 @@ class LocalService:
                 for w in self.workers.values()
                 if w.phase in ALIVE
             ],
+            failure=self._failure_for_callers(),
         )
-        # Its rules are those of the file now; its answers are those of the revision that serves.
-        entry.revision = revision_in(self.serving)
-        entry.failure = self._failure_for_callers()
-        return entry
 
     def _failure_for_callers(self) -> wire.Failure | None:
         """Why a request would wait in vain; None while one that is held may soon be answered."""

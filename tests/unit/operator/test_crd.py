@@ -23,7 +23,9 @@ SPEC = SCHEMA["properties"]["spec"]
 
 def leaves(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     for name, below in schema.get("properties", {}).items():
-        if "properties" in below:
+        preserved = "x-kubernetes-preserve-unknown-fields"
+        in_pods_words = any(preserved in part for part in below.get("properties", {}).values())
+        if "properties" in below and not in_pods_words:
             yield from leaves(below, f"{path}.{name}")
         else:
             yield f"{path}.{name}", below
@@ -56,8 +58,10 @@ def test_every_spec_field_is_described_with_default_and_example() -> None:
     for path, field in leaves(SPEC):
         assert "Example: " in field["description"], path
         required = path == ".model.uri"
+        override = path.startswith(".rollout.canary.model")
         assert ("Required." in field["description"]) is required, path
-        assert ("default" in field) is not required, path
+        assert ("Left out: as in the spec." in field["description"]) is override, path
+        assert ("default" in field) is not (required or override), path
 
 
 def test_the_yaml_reads_back_as_the_object() -> None:
@@ -125,6 +129,22 @@ REFUSED_BY_RULE = [
     {"limits__timeout": "61m"},
     {"scaling__idleAfter": "500ms"},
     {"access__tenants": ["-"]},
+    {"model__uri": "pvc://Claim/x"},
+    {"model__uri": "pvc://claim/../x"},
+    {"model__uri": "pvc://claim/x", "model__revision": "v2"},
+    {"model__uri": "oci://registry.example/m:1", "model__revision": "2"},
+    {"model__credentials": "Not A Name"},
+    {"engine__image": "-image"},
+    {"hardware__gpu": {"product": "NVIDIA-H200"}},
+    {"hardware__gpu": {"count": 2}, "hardware__device": "gpu"},
+    {"hardware__device": "gpu", "hardware__gpu": {"resource": "gpu"}},
+    {"hardware__resources": {"requests": {"cpu": "much"}}},
+    {"hardware__resources": {"requests": {"memory": "4Gi"}, "limits": {"memory": "4000M"}}},
+    {"hardware__resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}},
+    {"hardware__priorityClassName": "A"},
+    {"rollout__canary": {"weight": 5}},
+    {"rollout__canary": {"model": {"uri": "file:///m", "revision": "v2"}}},
+    {"model__uri": "file:///m", "rollout__canary": {"model": {"revision": "v2"}}},
 ]
 
 
@@ -161,6 +181,17 @@ REFUSED_BY_SCHEMA = [
     {"cache__enabled": "true"},
     {"cache__sharing": "all"},
     {"batching": []},
+    {"paused": "yes"},
+    {"scaling__mode": "auto"},
+    {"hardware__gpu": {"count": 0}},
+    {"hardware__resources": {"requests": {"cpu": 0.5}}},
+    {"hardware__tolerations": {"key": "a"}},
+    {"hardware__tolerations": [{"tolerationSeconds": "1"}]},
+    {"hardware__affinity": {"nodeAffinity": []}},
+    {"hardware__topologySpreadConstraints": [{"maxSkew": 1}]},
+    {"hardware__nodeSelector": {"a": 1}},
+    {"rollout__canary": {"model": {"task": "translation"}}},
+    {"rollout__canary": {"engine": {"image": "a"}, "weight": 101}},
 ]
 
 
@@ -172,10 +203,46 @@ def test_what_the_schema_refuses_our_own_check_refuses(changes: dict[str, Any]) 
         parse_service(resource, "test")
 
 
+ACCEPTED = [
+    {"paused": True},
+    {"model__uri": "pvc://claim", "model__revision": "sha256:" + "0" * 64},
+    {"model__uri": "pvc://my-claim.v2/models/bert_base"},
+    {"model__uri": "oci://registry.example:5000/team/model:1.2@sha256:" + "0" * 64},
+    {"model__credentials": "hub-token"},
+    {"engine__image": "localhost/sluice-stub:test"},
+    {"hardware__device": "gpu", "hardware__gpu": {"product": "NVIDIA-H200"}},
+    {"hardware__device": "gpu", "hardware__gpu": {"count": 2}, "engine__image": "a/b:1"},
+    {"hardware__resources": {"requests": {"cpu": "500m", "memory": "1Gi"}}},
+    {"hardware__resources": {"requests": {"cpu": 1}, "limits": {"cpu": "1.5", "memory": "4Gi"}}},
+    {"hardware__tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 5}]},
+    {"hardware__affinity": {"podAntiAffinity": {"anything": [1]}}},
+    {
+        "hardware__topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+        ]
+    },
+    {"scaling__mode": "off", "scaling__minReplicas": 2},
+    {"rollout__canary": {"engine": {"image": "a/b:1"}, "weight": 0}},
+    {"rollout__canary": {"model": {"uri": "hf://a/b", "maxInputTokens": "auto"}}},
+]
+
+
+@pytest.mark.parametrize("changes", ACCEPTED, ids=json.dumps)
+def test_what_fits_is_accepted_by_both(changes: dict[str, Any]) -> None:
+    resource = document(**changes)
+    service = parse_service(resource, "test")
+    assert not schema_refuses(resource)
+    complete = with_defaults(SCHEMA, resource)
+    assert list(broken_rules(SCHEMA, complete)) == []
+    assert parse_service(service.to_dict(), "test") == service
+    assert parse_service(complete, "test") == service
+
+
 @pytest.mark.parametrize("name", ["a", "minilm", "a-1", "x" * 40, "", "1a", "a-", "A", "x" * 41])
 def test_names_are_judged_alike(name: str) -> None:
     resource = document(metadata__name=name)
-    refused = any("metadata.name" in message for _, message in broken_rules(SCHEMA, resource))
+    complete = with_defaults(SCHEMA, resource)
+    refused = any("metadata.name" in message for _, message in broken_rules(SCHEMA, complete))
     if refused:
         with pytest.raises(SpecError, match=r"metadata\.name"):
             parse_service(resource, "test")

@@ -1,9 +1,8 @@
 """What a service means for a worker, the gateway, and the reader of its file."""
 
-from sluice_api import names, wire
+from sluice_api import names
 from sluice_api.inference_service import revision_of
-from sluice_api.tasks import Task
-from sluice_operator.plan import notes, service_entry, worker_environment
+from sluice_operator.plan import notes, worker_environment
 from tests.support.resources import service
 
 
@@ -38,38 +37,6 @@ def test_a_worker_gets_everything_that_is_set() -> None:
     assert environment[names.ENV_BATCH_LATENCY_GOAL] == "90ms"
     assert environment[names.ENV_BATCH_MAX_SIZE] == "8"
     assert environment[names.ENV_MAX_BACKLOG] == "1m30s"
-
-
-def test_the_resource_and_the_wire_have_the_same_defaults() -> None:
-    entry = service_entry(service())
-    assert entry.cache == wire.CacheRules()
-    assert entry.limits == wire.LimitRules()
-    assert entry == wire.Service(name="minilm", revision=revision_of(service()))
-
-
-def test_the_gateway_gets_everything() -> None:
-    changed = service(
-        metadata__namespace="search",
-        cache={"enabled": False, "ttl": "1h", "sharing": "service"},
-        limits={"maxWaiting": 5, "timeout": "2s", "startTimeout": "3s"},
-        access={"tenants": ["a"]},
-    )
-    endpoint = wire.Endpoint(url="http://127.0.0.1:1", revision="r")
-    entry = service_entry(
-        changed, answer_digest="sha256:1", tasks=[Task.EMBEDDINGS], endpoints=[endpoint]
-    )
-    assert entry == wire.Service(
-        name="minilm",
-        namespace="search",
-        revision=revision_of(changed),
-        answer_digest="sha256:1",
-        tasks=[Task.EMBEDDINGS],
-        public=False,
-        tenants=["a"],
-        cache=wire.CacheRules(enabled=False, ttl_seconds=3600.0, sharing="service"),
-        limits=wire.LimitRules(waiting=5, timeout_seconds=2.0, start_timeout_seconds=3.0),
-        endpoints=[endpoint],
-    )
 
 
 def test_notes_name_what_will_not_happen() -> None:

@@ -1,0 +1,133 @@
+"""One InferenceService as the gateway sees it: the line of the service table made from it.
+
+Local mode writes such lines into a file; in a cluster the gateway makes them itself from what it
+watches, with :func:`entry_from_status`. Both go through :func:`service_entry`, so a field of the
+resource means the same in both.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from sluice_api import wire
+from sluice_api.inference_service import InferenceService, revision_of
+from sluice_api.tasks import Task
+
+FATAL_REASONS: Final = {
+    "InvalidSpec": "its definition is not understood",
+    "ConfigMissing": "a Secret or ConfigMap that it needs is missing",
+    "ImagePullFailed": "its image cannot be had",
+    "VolumeFailed": "its volume cannot be mounted",
+    "ModelNotFound": "its model does not exist",
+    "ModelDownloadFailed": "its model cannot be downloaded",
+    "ModelRejected": "its model cannot be served",
+    "OutOfMemory": "it needs more memory than it may have",
+    "CrashLoop": "its workers end as soon as they start",
+    "Unschedulable": "no machine has room for it",
+    "QuotaExceeded": "its namespace has no quota left",
+    "PermissionDenied": "the platform may not start it",
+    "FieldConflict": "the platform may not start it",
+}
+"""Reasons of the Ready condition for which a request would wait in vain → what callers are told."""
+_RETRY_SECONDS: Final = 10.0
+
+
+def service_entry(
+    service: InferenceService,
+    *,
+    revision: str = "",
+    answer_digest: str = "",
+    tasks: Iterable[Task] = (),
+    endpoints: Iterable[wire.Endpoint] = (),
+    failure: wire.Failure | None = None,
+    canary: wire.Canary | None = None,
+) -> wire.Service:
+    """The service's line in the gateway's table.
+
+    Args:
+        revision: the one that answers; empty for that of the spec.
+        answer_digest: what the revision's workers are known to have loaded; empty when unknown.
+        tasks: what they are known to offer.
+        endpoints: every worker that exists, ready or not.
+        failure: why a request would wait in vain.
+        canary: a second revision that gets a share.
+    """
+    spec = service.spec
+    return wire.Service(
+        name=service.metadata.name,
+        namespace=service.metadata.namespace,
+        revision=revision or revision_of(service),
+        answer_digest=answer_digest,
+        tasks=list(tasks),
+        public=spec.access.public,
+        tenants=list(spec.access.tenants),
+        cache=wire.CacheRules(
+            enabled=spec.cache.enabled,
+            ttl_seconds=spec.cache.ttl,
+            sharing="service" if spec.cache.sharing == "service" else "tenant",
+        ),
+        limits=wire.LimitRules(
+            waiting=spec.limits.max_waiting,
+            timeout_seconds=spec.limits.timeout,
+            start_timeout_seconds=spec.limits.start_timeout,
+        ),
+        endpoints=list(endpoints),
+        failure=failure,
+        canary=canary,
+    )
+
+
+def entry_from_status(
+    service: InferenceService,
+    status: Mapping[str, Any],
+    *,
+    endpoints: Iterable[wire.Endpoint] = (),
+) -> wire.Service:
+    """The service's line when an operator runs it.
+
+    Args:
+        status: as the operator wrote it, JSON decoded; empty before its first write.
+        endpoints: every worker that exists, with its revision.
+    """
+    revision = str(status.get("revision") or "") or revision_of(service)
+    known = {str(entry.get("name")): entry for entry in status.get("revisions") or ()}
+    stable = known.get(revision, {})
+    return service_entry(
+        service,
+        revision=revision,
+        answer_digest=str(stable.get("answerDigest") or ""),
+        tasks=_tasks(stable),
+        endpoints=endpoints,
+        failure=_failure(status),
+        canary=_canary(service, known.values()),
+    )
+
+
+def _canary(
+    service: InferenceService, revisions: Iterable[Mapping[str, Any]]
+) -> wire.Canary | None:
+    canary = service.spec.rollout.canary
+    on_trial = next((entry for entry in revisions if entry.get("role") == "canary"), None)
+    if canary is None or on_trial is None:
+        return None
+    return wire.Canary(
+        revision=str(on_trial["name"]),
+        weight=canary.weight,
+        answer_digest=str(on_trial.get("answerDigest") or ""),
+        tasks=_tasks(on_trial),
+    )
+
+
+def _tasks(revision: Mapping[str, Any]) -> list[Task]:
+    # A task that this version does not know is one it cannot route.
+    return [Task(task) for task in revision.get("tasks") or () if task in set(Task)]
+
+
+def _failure(status: Mapping[str, Any]) -> wire.Failure | None:
+    conditions = {entry.get("type"): entry for entry in status.get("conditions") or ()}
+    ready = conditions.get("Ready", {})
+    reason = str(ready.get("reason") or "")
+    if ready.get("status") != "False" or reason not in FATAL_REASONS:
+        return None
+    # The condition's own message names pods and files: it is for the service's owner.
+    message = f"The service cannot start: {FATAL_REASONS[reason]} ({reason})."
+    return wire.Failure(reason=reason, message=message, retry_after_seconds=_RETRY_SECONDS)

@@ -1,0 +1,104 @@
+"""The gateway's line of a service, from its spec and from what the operator wrote."""
+
+from typing import Any
+
+import pytest
+
+from sluice_api import wire
+from sluice_api.inference_service import canary_of, revision_of
+from sluice_api.service_entry import FATAL_REASONS, entry_from_status, service_entry
+from sluice_api.service_status import REASONS
+from sluice_api.tasks import Task
+from tests.support.resources import service
+
+
+def test_the_resource_and_the_wire_have_the_same_defaults() -> None:
+    entry = service_entry(service())
+    assert entry.cache == wire.CacheRules()
+    assert entry.limits == wire.LimitRules()
+    assert entry == wire.Service(name="minilm", revision=revision_of(service()))
+
+
+def test_the_gateway_gets_everything() -> None:
+    changed = service(
+        metadata__namespace="search",
+        cache={"enabled": False, "ttl": "1h", "sharing": "service"},
+        limits={"maxWaiting": 5, "timeout": "2s", "startTimeout": "3s"},
+        access={"tenants": ["a"]},
+    )
+    endpoint = wire.Endpoint(url="http://127.0.0.1:1", revision="r")
+    entry = service_entry(
+        changed, answer_digest="sha256:1", tasks=[Task.EMBEDDINGS], endpoints=[endpoint]
+    )
+    assert entry == wire.Service(
+        name="minilm",
+        namespace="search",
+        revision=revision_of(changed),
+        answer_digest="sha256:1",
+        tasks=[Task.EMBEDDINGS],
+        public=False,
+        tenants=["a"],
+        cache=wire.CacheRules(enabled=False, ttl_seconds=3600.0, sharing="service"),
+        limits=wire.LimitRules(waiting=5, timeout_seconds=2.0, start_timeout_seconds=3.0),
+        endpoints=[endpoint],
+    )
+
+
+def test_before_the_first_write_the_spec_tells_the_revision() -> None:
+    assert entry_from_status(service(), {}) == service_entry(service())
+
+
+def test_the_status_tells_which_revision_answers_and_what_it_loaded() -> None:
+    status = {
+        "revision": "old",
+        "revisions": [
+            {"name": "old", "role": "stable", "answerDigest": "sha256:1", "tasks": ["embeddings"]},
+            {"name": "new", "role": "next", "answerDigest": "sha256:2", "tasks": ["zero-shot"]},
+        ],
+    }
+    entry = entry_from_status(service(), status)
+    assert (entry.revision, entry.answer_digest, entry.tasks, entry.canary) == (
+        *("old", "sha256:1", [Task.EMBEDDINGS], None),
+    )
+
+
+def test_a_task_of_a_newer_version_is_left_aside() -> None:
+    revision = {"name": revision_of(service()), "tasks": ["telepathy", "embeddings"]}
+    entry = entry_from_status(service(), {"revisions": [revision]})
+    assert entry.tasks == [Task.EMBEDDINGS]
+
+
+def test_a_canary_is_told_once_it_exists() -> None:
+    trial = service(rollout__canary={"model": {"uri": "hf://a/b"}, "weight": 25})
+    changed = canary_of(trial)
+    assert changed is not None
+    assert entry_from_status(trial, {}).canary is None
+    there = {"name": revision_of(changed), "role": "canary", "answerDigest": "sha256:3"}
+    entry = entry_from_status(trial, {"revision": revision_of(trial), "revisions": [there]})
+    assert entry.canary == wire.Canary(
+        revision=revision_of(changed), weight=25, answer_digest="sha256:3"
+    )
+    assert entry_from_status(service(), {"revisions": [there]}).canary is None
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ({"status": "False", "reason": "ModelNotFound"}, "does not exist (ModelNotFound)"),
+        ({"status": "False", "reason": "Unschedulable"}, "no machine has room"),
+        ({"status": "False", "reason": "Starting"}, ""),
+        ({"status": "True", "reason": "Asleep"}, ""),
+        ({"status": "True", "reason": "ModelNotFound"}, ""),
+    ],
+)
+def test_callers_are_told_what_waiting_would_not_mend(condition: Any, told: str) -> None:
+    status = {"conditions": [{"type": "Ready", "message": "pod secret-pod-1", **condition}]}
+    failure = entry_from_status(service(), status).failure
+    assert (failure is not None) is bool(told)
+    if failure is not None:
+        assert told in failure.message
+        assert "secret-pod" not in failure.message
+
+
+def test_every_fatal_reason_is_a_reason() -> None:
+    assert FATAL_REASONS.keys() <= set(REASONS)
