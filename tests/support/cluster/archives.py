@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -23,17 +25,32 @@ NOBODY = "65532"
 def pause(tools: Path) -> Path:
     """The archive of the pod sandbox's image."""
     program = (tools / "pause").read_bytes()
-    return _write(PAUSE, {"pause": program}, {}, {"Entrypoint": ["/pause"]})
+    return write(PAUSE, {"pause": program}, {}, {"Entrypoint": ["/pause"]})
 
 
 def busybox() -> Path:
-    """The archive of an image with a shell, wget, nc and httpd. Needs busybox-static."""
-    applets = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True)
-    program = Path(_static_busybox()).read_bytes()
+    """The archive of an image with a shell, wget, nc, httpd and what else this machine's has.
+
+    Raises RuntimeError if this machine's is linked statically: that one cannot resolve names.
+    """
+    program = shutil.which("busybox", path="/usr/bin:/bin")
+    if not program:
+        raise FileNotFoundError("busybox")
     passwd = f"root:x:0:0::/:/bin/sh\nnobody:x:{NOBODY}:{NOBODY}::/:/bin/sh\n"
-    files = {"bin/busybox": program, "etc/passwd": passwd.encode()}
+    files = {path.lstrip("/"): Path(path).read_bytes() for path in libraries(program)}
+    files |= {"bin/busybox": Path(program).read_bytes(), "etc/passwd": passwd.encode()}
+    applets = subprocess.run([program, "--list"], capture_output=True, text=True, check=True)
     links = {f"bin/{name}": "busybox" for name in applets.stdout.split() if name != "busybox"}
-    return _write(BUSYBOX, files, links, {"Cmd": ["sh"], "Env": ["PATH=/bin"]})
+    return write(BUSYBOX, files, links, {"Cmd": ["sh"], "Env": ["PATH=/bin"]})
+
+
+def libraries(program: str) -> list[str]:
+    """The shared libraries and the loader of a program, where they lie on this machine."""
+    answer = subprocess.run(["ldd", program], capture_output=True, text=True)
+    found = re.findall(r"(/\S+) \(0x", answer.stdout)
+    if not found:
+        raise RuntimeError(f"{program} is linked statically: apt-get install busybox")
+    return found
 
 
 def manifest_digest(archive: Path) -> str:
@@ -49,19 +66,13 @@ def manifest_digest(archive: Path) -> str:
     raise ValueError(f"{archive} is no image archive")
 
 
-def _static_busybox() -> str:
-    for candidate in ("/usr/bin/busybox", "/bin/busybox"):
-        if os.path.exists(candidate):
-            return candidate
-    raise FileNotFoundError("busybox")
-
-
-def _write(
+def write(
     name: str,
     files: Mapping[str, bytes],
     links: Mapping[str, str],
     configuration: Mapping[str, object],
 ) -> Path:
+    """An archive of one layer in the cache folder. Paths have no slash in front."""
     layer = _layer(files, links)
     layer_digest = hashlib.sha256(layer).hexdigest()
     config = json.dumps(
