@@ -7,7 +7,6 @@ than starting: not ready → stop accepting → drain → cancel what is left, c
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 import signal
 import socket
@@ -22,7 +21,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from sluice_api import metric_names, wire
-from sluice_api.errors import ApiError
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Anonymous
 from sluice_gateway.cache import ResponseCache
@@ -86,7 +84,9 @@ class Gateway:
         self.wheel = TimerWheel(loop)
         self.metrics = Metrics()
         self.discovery = StaticDiscovery(Path(settings.discovery.partition(":")[2]))
-        self.feed = DemandFeed(f"{socket.gethostname()}-{os.getpid()}", lambda: self.services.all())
+        # Not the pid: it is the same in every container, and readers tell processes apart by this.
+        identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self.feed = DemandFeed(identity, lambda: self.services.tracks())
         self.services = Services(self.wheel, self.feed.urgent)
         keyring = Keyring.load(settings.cache_secret)
         self.redis = _redis(settings, self.metrics)
@@ -196,8 +196,7 @@ class Gateway:
             self.begin_draining()
 
     def _apply(self, table: wire.ServiceTable) -> None:
-        for waiter in self.services.apply(table):
-            waiter.refused(ApiError("model_not_found", "The model was removed.", param="model"))
+        self.services.replace(table)
 
     async def _announce(self, listening: socket.socket) -> None:
         """Become ready once the port answers over a real connection, and say so."""
@@ -230,8 +229,8 @@ class Gateway:
         metrics = self.metrics
 
         def samples() -> Iterator[Sample]:
-            yield Sample(("", ""), metrics.unrouted, 0, 0, {})
-            for service in self.services.all():
+            yield Sample(("", "", ""), metrics.unrouted, 0, 0, {})
+            for service in self.services.tracks():
                 yield service.sample()
 
         metrics.watch(samples)

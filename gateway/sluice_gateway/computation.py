@@ -32,12 +32,15 @@ class Computation:
     """
 
     __slots__ = (
+        "_binding",
         "_cache",
         "_exchange",
         "_flights",
         "_forward",
         "_indexes",
+        "_keys",
         "_on_result",
+        "_stopped",
         "_wanted",
         "_whole",
     )
@@ -51,12 +54,15 @@ class Computation:
         on_result: Callable[[Exchange, int, Result], None],
     ) -> None:
         self._exchange = exchange
+        self._binding = exchange.binding
+        self._keys = exchange.keys
         self._indexes = indexes
         self._cache = cache
         self._flights = flights
         self._on_result = on_result
         self._wanted = 0
         self._whole = False
+        self._stopped = False
         self._forward: Forward | None = None
 
     def __repr__(self) -> str:
@@ -81,6 +87,7 @@ class Computation:
             self.stop()
 
     def stop(self) -> None:
+        self._stopped = True
         if self._forward is not None:
             self._forward.abort()
             self._forward = None
@@ -103,31 +110,32 @@ class Computation:
         """Store the items and hand them out."""
         self._forward = None
         exchange, flights = self._exchange, self._flights
-        binding, keys = exchange.binding, exchange.keys
+        binding, keys = self._binding, self._keys
         now, ttl = time.time(), binding.cache.ttl_seconds
         # Another digest than the key's would be found later as something that it is not.
         proven = answer.digest == binding.answer_digest
-        exchange.worker_seconds = answer.service
-        if proven:
-            exchange.stored = True
-            exchange.expires = min(exchange.expires or now + ttl, now + ttl)
-        if self._whole and flights is not None:
-            exchange.raw = answer.body
+        if exchange.binding is binding:  # Otherwise it has moved, and only others wait for this.
+            exchange.worker_seconds = answer.service
+            if proven:
+                exchange.stored = True
+                exchange.expires = min(exchange.expires or now + ttl, now + ttl)
+            if self._whole and flights is not None:
+                exchange.raw = answer.body
         for index, item in zip(self._indexes, items, strict=True):
             if proven:
                 self._cache.store(keys[index], item, ttl, now)
             if flights is not None:
                 flights.resolve(keys[index], item)
-            else:
+            elif not self._stopped:
                 self._on_result(exchange, index, item)
 
     def _failed(self, error: ApiError) -> None:
         self._forward = None
-        exchange = self._exchange
+        exchange, keys = self._exchange, self._keys
         if not self._whole:
             error = at_caller(error, exchange.call, self._indexes)
         for index in self._indexes:
             if self._flights is not None:
-                self._flights.fail(exchange.keys[index], error)
-            else:
+                self._flights.fail(keys[index], error)
+            elif not self._stopped:
                 self._on_result(exchange, index, error)

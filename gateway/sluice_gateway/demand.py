@@ -1,16 +1,18 @@
 """What this gateway sees of every service, told to whoever decides how many workers there are.
 
 The main path counts in a :class:`Tally` per service; a :class:`DemandFeed` turns the tallies into
-one record per service each second, and at once where waiting a second would cost: a service is
-asked for that has no worker, or arrivals step up. Answers from the cache are no demand.
-``control.admin`` streams the feed.
+one record per service and revision each second, and at once where waiting a second would cost: a
+service is asked for that has no worker, or arrivals step up. Answers from the cache are no demand.
+A service at rest is told of every three seconds only, for the whole time at once: most services
+rest most of the time, and there may be thousands. ``control.admin`` streams the feed.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
+from zlib import crc32
 
 import msgspec
 
@@ -20,6 +22,8 @@ from sluice_api.tasks import Task
 INTERVAL_SECONDS: Final = 1.0
 URGENT_PAUSE_SECONDS: Final = 0.1
 """The least time between two records of a service that are sent out of turn."""
+REST_TICKS: Final = 3
+"""Seconds between the records of a service at rest; readers take five without one for silence."""
 STEP_FACTOR: Final = 2
 STEP_FLOOR: Final = 10
 MAX_BUFFERED_RECORDS: Final = 20_000
@@ -36,9 +40,11 @@ class Tally:
         "cache_hits",
         "completions",
         "on_step",
+        "rested_since",
         "service_seconds",
         "started",
         "step_at",
+        "version",
         "work_units",
     )
 
@@ -46,6 +52,10 @@ class Tally:
         self.on_step = on_step
         self.step_at = STEP_FLOOR
         self.answer_digests: dict[str, str] = {}
+        self.version = -1
+        """Of the service's endpoints, when they were last told."""
+        self.rested_since: float | None = None
+        """Since when nothing was told because there was nothing to tell."""
         self.reset(now)
 
     def reset(self, now: float) -> None:
@@ -69,6 +79,14 @@ class Tally:
         self.work_units += units
 
 
+class Sighting(NamedTuple):
+    """The workers of one revision and what they say they can do."""
+
+    revision: str
+    tasks: list[Task]
+    workers: list[wire.WorkerSeen]
+
+
 class Observed(Protocol):
     """What the feed reads of a service."""
 
@@ -86,6 +104,11 @@ class Observed(Protocol):
     def in_flight(self) -> int: ...
     @property
     def held(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def settled(self) -> bool: ...
+    def sightings(self) -> list[Sighting]: ...
     def oldest_held_seconds(self, now: float) -> float: ...
 
 
@@ -102,6 +125,7 @@ class DemandFeed:
         self._services = services
         self._sequence = 0
         self._subscribers: set[asyncio.Queue[bytes | None]] = set()
+        self._joined = False
 
     def __repr__(self) -> str:
         return f"<DemandFeed {self._sequence} records, {len(self._subscribers)} subscribers>"
@@ -109,11 +133,25 @@ class DemandFeed:
     async def run(self) -> None:
         """Publish every service once a second, on a grid that does not drift."""
         due = time.monotonic() + INTERVAL_SECONDS
+        tick = 0
         while True:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due = max(due + INTERVAL_SECONDS, time.monotonic())
-            for service in self._services():
-                self._publish(service, time.monotonic(), regular=True)
+            tick += 1
+            self.tick(tick, time.monotonic())
+
+    def tick(self, number: int, now: float) -> None:
+        """Publish what there is to tell at the ``number``-th second."""
+        everybody, self._joined = self._joined, False
+        for service in self._services():
+            turn = crc32(service.name.encode()) % REST_TICKS == number % REST_TICKS
+            if everybody or turn or not _rests(service):
+                self._publish(service, now, regular=True)
+            elif self._subscribers:
+                tally = service.tally
+                if tally.rested_since is None:
+                    tally.rested_since = tally.started
+                tally.reset(now)
 
     def urgent(self, service: Observed) -> None:
         """Publish ``service`` out of turn, unless that was just done."""
@@ -126,6 +164,7 @@ class DemandFeed:
         """Lines of NDJSON, from now on. The stream ends when the reader falls far behind."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_BUFFERED_RECORDS)
         self._subscribers.add(queue)
+        self._joined = True  # It is told of every service within a second.
         try:
             yield _lines(queue)
         finally:
@@ -138,41 +177,77 @@ class DemandFeed:
 
     def _publish(self, service: Observed, now: float, *, regular: bool) -> None:
         tally = service.tally
-        self._sequence += 1
-        line = _encode(self.record(service, now)) + b"\n"
+        lines = [_encode(record) for record in self.records(service, now)]
         if regular:
             tally.step_at = max(STEP_FLOOR, STEP_FACTOR * tally.arrivals)
         else:
             tally.step_at *= STEP_FACTOR
+        tally.rested_since = None
+        tally.version = service.version
         tally.reset(now)
+        data = b"\n".join(lines) + b"\n"
         for queue in list(self._subscribers):
             try:
-                queue.put_nowait(line)
+                queue.put_nowait(data)
             except asyncio.QueueFull:
                 self._end(queue)
 
-    def record(self, service: Observed, now: float) -> wire.Demand:
-        """The record of ``service`` for the interval that ends ``now``."""
+    def records(self, service: Observed, now: float) -> list[wire.Demand]:
+        """What there is to tell of ``service``: the rest before the interval, the interval that
+        ends ``now``, and the workers of other revisions than the one that answers."""
         tally = service.tally
+        records = []
+        since = tally.started
+        if tally.rested_since is not None:
+            if _counted(tally):
+                # A step after a long rest must not look like a few requests in a long time.
+                records.append(self._record(service, tally.started - tally.rested_since))
+            else:
+                since = tally.rested_since
+        record = self._record(service, now - since)
+        record.arrivals = tally.arrivals
+        record.held = service.held
+        record.oldest_held_seconds = round(service.oldest_held_seconds(now), 6)
+        record.completions = tally.completions
+        record.service_seconds = round(tally.service_seconds, 6)
+        record.in_flight = service.in_flight
+        record.work_units = tally.work_units
+        record.cache_hits = tally.cache_hits
+        record.ready_endpoints = service.ready_endpoints
+        record.answer_digests = tally.answer_digests
+        record.tasks = service.tasks
+        record.wake = service.held > 0 and service.ready_endpoints == 0
+        records.append(record)
+        for sighting in service.sightings():
+            if sighting.revision == service.revision:
+                record.workers = sighting.workers
+            else:
+                records.append(self._of_another_revision(service, sighting, now - since))
+        return records
+
+    def _of_another_revision(
+        self, service: Observed, sighting: Sighting, seconds: float
+    ) -> wire.Demand:
+        """Workers before their turn in a roll-out, or after it: nobody else can see them."""
+        record = self._record(service, seconds)
+        record.revision = sighting.revision
+        record.tasks = sighting.tasks
+        record.workers = sighting.workers
+        for worker in sighting.workers:
+            if worker.answer_digest:
+                record.answer_digests = {sighting.revision: worker.answer_digest}
+        return record
+
+    def _record(self, service: Observed, seconds: float) -> wire.Demand:
+        """A record of nothing."""
+        self._sequence += 1
         return wire.Demand(
             sequence=self._sequence,
             gateway=self._gateway,
             namespace=service.namespace,
             service=service.name,
             revision=service.revision,
-            interval_seconds=round(now - tally.started, 6),
-            arrivals=tally.arrivals,
-            held=service.held,
-            oldest_held_seconds=round(service.oldest_held_seconds(now), 6),
-            completions=tally.completions,
-            service_seconds=round(tally.service_seconds, 6),
-            in_flight=service.in_flight,
-            work_units=tally.work_units,
-            cache_hits=tally.cache_hits,
-            ready_endpoints=service.ready_endpoints,
-            answer_digests=tally.answer_digests,
-            tasks=service.tasks,
-            wake=service.held > 0 and service.ready_endpoints == 0,
+            interval_seconds=round(seconds, 6),
         )
 
     def _end(self, queue: "asyncio.Queue[bytes | None]") -> None:
@@ -185,3 +260,19 @@ class DemandFeed:
 async def _lines(queue: "asyncio.Queue[bytes | None]") -> AsyncIterator[bytes]:
     while (line := await queue.get()) is not None:
         yield line
+
+
+def _counted(tally: Tally) -> bool:
+    return bool(tally.arrivals or tally.completions or tally.cache_hits)
+
+
+def _rests(service: Observed) -> bool:
+    """Nothing happens, and what was told of its workers still holds."""
+    tally = service.tally
+    return (
+        not _counted(tally)
+        and tally.version == service.version
+        and not service.held
+        and not service.in_flight
+        and service.settled
+    )

@@ -35,12 +35,18 @@ from sluice_gateway.forward import Forward, deadline
 from sluice_gateway.head import PLAIN
 from sluice_gateway.keys import Keyring, item_keys
 from sluice_gateway.metrics import ServiceSeries
-from sluice_gateway.services import Binding, Services
+from sluice_gateway.service import Binding, Service
+from sluice_gateway.services import Services
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.upstream import UpstreamAnswer
 
 NOT_MINE: Final = frozenset((400, 404, 413, 504))
 """A leader's failure with one of these may come from its own inputs or its own deadline."""
+
+FALLS_BACK: Final = frozenset(
+    ("overloaded", "starting", "model_failed", "no_endpoint", "draining", "upstream_failed")
+)
+"""What a canary may fail with and its caller need not know: the other revision is asked."""
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +114,7 @@ class Dispatcher:
         service.series.l1 += 1
         service.tally.cache_hits += 1
         request.caller.answer(
-            Answer(200, JSON, hit_headers(known.expires - now, age), known.answer)
+            Answer(200, JSON, hit_headers(known.expires - now, age) + binding.header, known.answer)
         )
         self._count(request, service.series, (service.namespace, service.name), 200)
         return True
@@ -120,6 +126,8 @@ class Dispatcher:
         call = head.route.codec.parse(request.body)
         name = head.model if head.model is not None else call.model
         service = self._services.resolve(name, tenant, call.task)
+        if service.canary is not None:
+            service = service.pick()
         if service.tasks:
             check_task(call, service.tasks, service.name)
         exchange = Exchange(request, tenant, service, call)
@@ -179,7 +187,7 @@ class Dispatcher:
             service,
             exchange.job(path.encode(), request.body, exchange.missing, _no_items),
             partial(self._step, exchange, self._passed),
-            exchange.fail,
+            partial(self._step, exchange, self._failed),
         )
         exchange.stops.append(forward.abort)
         self._set_deadline(exchange)
@@ -190,6 +198,9 @@ class Dispatcher:
         exchange.raw = answer.body
         exchange.worker_seconds = answer.service
         exchange.answer_items("")
+
+    def _failed(self, exchange: Exchange, error: ApiError) -> None:
+        raise error
 
     # join, forward --------------------------------------------------------------------------------
 
@@ -241,7 +252,8 @@ class Dispatcher:
         body = exchange.answer_items(named if named is not None else exchange.service.name)
         # Only what was asked for again is worth a second place in memory; and without a name, which
         # service is meant depends on which services there are.
-        if named is not None and exchange.hits == len(call.inputs):
+        hit = exchange.hits == len(call.inputs)
+        if named is not None and hit and exchange.binding.alone:
             self._cache.remember(
                 head.path,
                 exchange.tenant.scope,
@@ -278,10 +290,20 @@ class Dispatcher:
         try:
             step(exchange, *arguments)
         except ApiError as error:
-            exchange.fail(error)
+            stable = exchange.service.stable
+            if stable is not None and error.code in FALLS_BACK and not stable.removed:
+                self._fall_back(exchange, stable)
+            else:
+                exchange.fail(error)
         except Exception:
             log.exception("request failed", extra={"request_id": exchange.request.id.decode()})
             exchange.fail(_bug())
+
+    def _fall_back(self, exchange: Exchange, stable: Service) -> None:
+        """The revision on trial has no answer: ask the one that is not, as if it were new."""
+        exchange.service.series.retries["canary"] += 1
+        exchange.move(stable)
+        self._step(exchange, self._look_up)
 
     def _refuse(self, request: Request, error: Exception) -> None:
         """Answer a request that no service was found for."""

@@ -74,6 +74,9 @@ class Endpoint:
         self.state = State.STARTING
         self.message = "not probed yet"
         self.readiness: wire.Readiness | None = None
+        """What made it ready; None when it is not."""
+        self.told: wire.Readiness | None = None
+        """What it said last, ready or not; None when it says nothing."""
         self.incarnation = 0
         self.in_flight = 0
         self.limit = UNKNOWN_LIMIT
@@ -154,6 +157,7 @@ class Endpoint:
 
     def unresponsive(self, message: str) -> None:
         """It does not answer at all; requests in flight are taken back."""
+        self.told = None
         self.not_ready(message)
         for lease in list(self._leases):
             if lease.holder is not None:
@@ -170,6 +174,10 @@ class Endpoint:
     def enter(self, state: State, message: str = "") -> None:
         """For the owning set alone."""
         self._enter(state, message)
+
+    def join(self, owner: "EndpointSet") -> None:
+        """Belong to another set, as it stands."""
+        self._owner = owner
 
     def retire(self) -> None:
         """Out of the table: nothing new, and no idle connection is kept."""
@@ -194,6 +202,8 @@ class EndpointSet:
         self.answer_digest = ""
         self.digest_learnt = False
         self.ejections = 0
+        self.version = 0
+        """Rises with every change of an endpoint's state."""
         self.on_room = on_room
         self._on_change = on_change
         self._applying = False
@@ -223,27 +233,44 @@ class EndpointSet:
         """Requests the ready endpoints can hold together."""
         return sum(endpoint.limit for endpoint in self.ready)
 
-    def apply(
-        self, wanted: list[wire.Endpoint], revision: str, answer_digest: str
-    ) -> tuple[list[Endpoint], list[Endpoint]]:
-        """Follow the table. Returns the endpoints that came and those that went."""
-        urls = {entry.url: entry.revision or revision for entry in wanted}
+    def give_up(self, kept: list[wire.Endpoint], revision: str) -> dict[str, Endpoint]:
+        """Take out all endpoints but those ``kept``; they go on until :meth:`apply` is called."""
+        urls = {entry.url: entry.revision or revision for entry in kept}
         gone = [e for e in self.all.values() if urls.get(e.url) != e.revision]
-        for endpoint in gone:
-            del self.all[endpoint.url]
+        return {e.url: self.all.pop(e.url) for e in gone}
+
+    def apply(
+        self,
+        wanted: list[wire.Endpoint],
+        revision: str,
+        answer_digest: str,
+        spare: dict[str, Endpoint],
+    ) -> list[Endpoint]:
+        """Follow the table, after :meth:`give_up`.
+
+        Args:
+            spare: endpoints that belong to nobody; those that are wanted here are taken out of it.
+
+        Returns:
+            The endpoints that are new to everybody.
+        """
         came = []
-        for url, endpoint_revision in urls.items():
-            if url not in self.all:
-                host, port = split_url(url)
-                pool = Pool(host, port, self._wheel)
-                self.all[url] = endpoint = Endpoint(url, endpoint_revision, self, pool)
-                came.append(endpoint)
+        for entry in wanted:
+            url, endpoint_revision = entry.url, entry.revision or revision
+            if url in self.all:
+                continue
+            if url in spare and spare[url].revision == endpoint_revision:
+                self.all[url] = endpoint = spare.pop(url)
+                endpoint.join(self)
+                continue
+            host, port = split_url(url)
+            pool = Pool(host, port, self._wheel)
+            self.all[url] = endpoint = Endpoint(url, endpoint_revision, self, pool)
+            came.append(endpoint)
         rolled_out = revision != self.revision
         self.revision, self.answer_digest = revision, answer_digest
         # One change to those who watch: a roll-out is not a moment without ready endpoints.
         self._applying = True
-        for endpoint in gone:
-            endpoint.retire()
         for endpoint in self.all.values():
             if endpoint.state in (State.READY, State.MISMATCH):
                 self.admit(endpoint)
@@ -251,7 +278,7 @@ class EndpointSet:
                 endpoint.nudge()  # Whoever wrote the table may know already that it is ready.
         self._applying = False
         self.changed()
-        return came, gone
+        return came
 
     def admit(self, endpoint: Endpoint) -> None:
         """Let a proven endpoint in, if it is what the service is meant to be."""
@@ -304,6 +331,7 @@ class EndpointSet:
     def changed(self) -> None:
         if self._applying:
             return
+        self.version += 1
         self.ready = [e for e in self.all.values() if e.state is State.READY]
         self._on_change()
 

@@ -17,7 +17,7 @@ from sluice_gateway.cache import Hit
 from sluice_gateway.forward import Job
 from sluice_gateway.head import Head
 from sluice_gateway.metrics import ServiceSeries
-from sluice_gateway.services import Binding, Service
+from sluice_gateway.service import Binding, Service
 from sluice_gateway.timers import Timer
 
 JSON: Final = b"application/json"
@@ -105,16 +105,26 @@ class Exchange:
     def __init__(self, request: Request, tenant: Tenant, service: Service, call: Call) -> None:
         self.request = request
         self.tenant = tenant
-        self.service = service
-        self.binding: Binding = service.binding
         limits = service.spec.limits
         longest = limits.start_timeout_seconds + limits.timeout_seconds
         asked = request.head.deadline_seconds
         self.cap = request.received + (longest if asked is None or asked > longest else asked)
         self.call = call
+        self.done = False
+        self.on_done: Callable[[Exchange, int], None] | None = None
+        self.timer: Timer | None = None
+        self.cancel_lookup: Callable[[], None] | None = None
+        self.leave: dict[int, Callable[[], None]] = {}
+        self.stops: list[Callable[[], None]] = []
+        self._begin(service)
+
+    def _begin(self, service: Service) -> None:
+        """Nothing is there yet; ``service`` is to answer."""
+        self.service = service
+        self.binding: Binding = service.binding
         self.keys: list[bytes] = []
         self.items: list[Item | None] = []
-        self.missing = len(call.inputs)
+        self.missing = len(self.call.inputs)
         self.raw: bytes | None = None
         self.reason: bytes = b""
         self.hits = 0
@@ -125,13 +135,7 @@ class Exchange:
         self.expires = 0.0
         self.queue_seconds = 0.0
         self.worker_seconds: float | None = None
-        self.done = False
-        self.on_done: Callable[[Exchange, int], None] | None = None
-        self.timer: Timer | None = None
-        self.cancel_lookup: Callable[[], None] | None = None
-        self.leave: dict[int, Callable[[], None]] = {}
         self.led: list[int] = []
-        self.stops: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         name = f"{self.service.namespace}/{self.service.name}"
@@ -174,6 +178,17 @@ class Exchange:
             self.expires = min(self.expires or expires, expires)
         self.items = items
         self.missing -= self.hits
+
+    def move(self, service: Service) -> None:
+        """Begin again with ``service``; what the other one computes for this alone is stopped.
+
+        Answers of two revisions never meet in one, so nothing is taken along but the time.
+        """
+        self._let_go()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.cancel_lookup = None
+        self._begin(service)
 
     def put(self, index: int, item: Item) -> None:
         """Fill in one missing answer."""
@@ -226,18 +241,20 @@ class Exchange:
         if self.cancel_lookup is not None:
             self.cancel_lookup()
         self.stop_waiting()
-        for stop in self.stops:
+        stops, self.stops = self.stops, []
+        for stop in stops:
             stop()
 
     def _headers(self) -> bytes:
         total = (time.monotonic() - self.request.received) * 1000
         if self.worker_seconds is None:
-            timing = b"server-timing: total;dur=%.2f\r\n" % total
+            timing = b"server-timing: total;dur=%.2f\r\n%b" % (total, self.binding.header)
         else:
-            timing = b"server-timing: queue;dur=%.2f, worker;dur=%.2f, total;dur=%.2f\r\n" % (
+            timing = b"server-timing: queue;dur=%.2f, worker;dur=%.2f, total;dur=%.2f\r\n%b" % (
                 self.queue_seconds * 1000,
                 self.worker_seconds * 1000,
                 total,
+                self.binding.header,
             )
         return self._cache_status() + timing
 

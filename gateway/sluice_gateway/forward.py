@@ -14,7 +14,7 @@ from sluice_api import names
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
 from sluice_gateway.endpoints import Lease
-from sluice_gateway.services import Service
+from sluice_gateway.service import Service
 from sluice_gateway.upstream import Connection, UpstreamAnswer
 from sluice_gateway.worker_errors import worker_error
 

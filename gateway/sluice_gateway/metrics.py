@@ -61,13 +61,13 @@ class ServiceSeries:
 
 
 class Sample:
-    """One service at the moment of a scrape."""
+    """One service at the moment of a scrape. ``labels``: namespace, service, track."""
 
     __slots__ = ("endpoints", "in_flight", "labels", "series", "waiting")
 
     def __init__(
         self,
-        labels: tuple[str, str],
+        labels: tuple[str, str, str],
         series: ServiceSeries,
         in_flight: int,
         waiting: int,

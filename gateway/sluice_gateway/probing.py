@@ -117,8 +117,10 @@ def _take(endpoint: Endpoint, answer: UpstreamAnswer) -> None:
     try:
         readiness = _decode(answer.body)
     except msgspec.DecodeError:
+        endpoint.told = None
         endpoint.not_ready(f"/readyz answered {answer.status} without a readiness record")
         return
+    endpoint.told = readiness
     if answer.status == 200 and readiness.phase is wire.Phase.READY:
         endpoint.proved(readiness, time.monotonic())
     else:

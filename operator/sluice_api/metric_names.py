@@ -20,25 +20,26 @@ class Metric:
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 # gateway -----------------------------------------------------------------------------------------
+# track is "stable" or "canary": the revision that answers, or the one on trial beside it.
 
 GATEWAY_REQUESTS = Metric(
     "sluice_gateway_requests_total",
     "counter",
     "Requests answered, by outcome.",
-    ("namespace", "service", "route", "status"),
+    ("namespace", "service", "track", "route", "status"),
 )
 GATEWAY_DURATION = Metric(
     "sluice_gateway_request_duration_seconds",
     "histogram",
     "Time from the request's last byte to the answer's last byte.",
-    ("namespace", "service", "route"),
+    ("namespace", "service", "track", "route"),
     SECONDS,
 )
 GATEWAY_CACHE = Metric(
     "sluice_gateway_cache_lookups_total",
     "counter",
     "Inputs looked up in the response cache, by result (l1, redis, joined, miss, bypass).",
-    ("namespace", "service", "result"),
+    ("namespace", "service", "track", "result"),
 )
 GATEWAY_CACHE_FAULTS = Metric(
     "sluice_gateway_cache_faults_total",
@@ -53,28 +54,34 @@ GATEWAY_REDIS_UP = Metric(
     "sluice_gateway_redis_up", "gauge", "1 while Redis answers in time, 0 while it is avoided."
 )
 GATEWAY_IN_FLIGHT = Metric(
-    "sluice_gateway_in_flight", "gauge", "Requests at workers now.", ("namespace", "service")
+    "sluice_gateway_in_flight",
+    "gauge",
+    "Requests at workers now.",
+    ("namespace", "service", "track"),
 )
 GATEWAY_WAITING = Metric(
-    "sluice_gateway_waiting", "gauge", "Requests waiting for a worker.", ("namespace", "service")
+    "sluice_gateway_waiting",
+    "gauge",
+    "Requests waiting for a worker.",
+    ("namespace", "service", "track"),
 )
 GATEWAY_ENDPOINTS = Metric(
     "sluice_gateway_endpoints",
     "gauge",
     "Workers known, by state (ready, starting, ejected, mismatch).",
-    ("namespace", "service", "state"),
+    ("namespace", "service", "track", "state"),
 )
 GATEWAY_RETRIES = Metric(
     "sluice_gateway_retries_total",
     "counter",
     "Requests sent again to another worker, by cause.",
-    ("namespace", "service", "cause"),
+    ("namespace", "service", "track", "cause"),
 )
 GATEWAY_EJECTIONS = Metric(
     "sluice_gateway_ejections_total",
     "counter",
     "Workers taken out after failures.",
-    ("namespace", "service"),
+    ("namespace", "service", "track"),
 )
 GATEWAY_CONNECTIONS = Metric("sluice_gateway_connections", "gauge", "Client connections open now.")
 GATEWAY_DISCOVERY_AGE = Metric(
@@ -136,6 +143,66 @@ WORKER_INFO = Metric(
     "gauge",
     "Always 1; what this worker is.",
     ("version", "model", "revision", "answer_digest", "dtype", "device", "threads", "engine"),
+)
+
+# operator ----------------------------------------------------------------------------------------
+
+OPERATOR_API_REQUESTS = Metric(
+    "sluice_operator_api_requests_total",
+    "counter",
+    "Calls to the API server, watches not counted; the code is none when no answer came.",
+    ("verb", "resource", "code"),
+)
+OPERATOR_API_SECONDS = Metric(
+    "sluice_operator_api_request_duration_seconds",
+    "histogram",
+    "Time of one call to the API server.",
+    ("verb",),
+    SECONDS,
+)
+OPERATOR_QUEUE_DEPTH = Metric(
+    "sluice_operator_queue_depth", "gauge", "Services that wait for a reconcile."
+)
+OPERATOR_QUEUE_AGE = Metric(
+    "sluice_operator_queue_age_seconds", "gauge", "How long the first of them has waited."
+)
+OPERATOR_RECONCILES = Metric(
+    "sluice_operator_reconciles_total",
+    "counter",
+    "Reconciles, by outcome (done, failed, broken, fenced).",
+    ("outcome",),
+)
+OPERATOR_RECONCILE_SECONDS = Metric(
+    "sluice_operator_reconcile_duration_seconds", "histogram", "Time of one.", (), SECONDS
+)
+OPERATOR_LEADER = Metric(
+    "sluice_operator_leader", "gauge", "1 while this replica holds the lease and may write."
+)
+OPERATOR_LEADER_CHANGES = Metric(
+    "sluice_operator_leader_changes_total",
+    "counter",
+    "Times this replica began or ceased to lead.",
+    ("to",),
+)
+OPERATOR_SERVICES = Metric(
+    "sluice_operator_services", "gauge", "InferenceServices in the watches' cache."
+)
+OPERATOR_WATCH_EVENTS = Metric(
+    "sluice_operator_watch_events_total", "counter", "Watch events received, by kind.", ("kind",)
+)
+OPERATOR_AUDIT_FINDINGS = Metric(
+    "sluice_operator_audit_findings_total",
+    "counter",
+    "Objects about which the watches' cache was wrong (gone, missing, stale).",
+    ("kind", "finding"),
+)
+OPERATOR_SYNCED = Metric(
+    "sluice_operator_synced", "gauge", "1 once the cache holds everything a list shows."
+)
+OPERATOR_EVENTS_DROPPED = Metric(
+    "sluice_operator_events_dropped_total",
+    "counter",
+    "Kubernetes Events that were not posted because there were too many.",
 )
 
 

@@ -183,7 +183,7 @@ class ServiceTable(_Message, kw_only=True):
 # gateway → operator ------------------------------------------------------------------------------
 
 
-class WorkerSeen(_Message, kw_only=True):
+class WorkerSeen(_Message, kw_only=True, omit_defaults=True):
     """One worker as a gateway's probes and requests see it.
 
     Attributes:
@@ -203,10 +203,12 @@ class WorkerSeen(_Message, kw_only=True):
     answer_digest: str = ""
 
 
-class Demand(_Message, kw_only=True):
+class Demand(_Message, kw_only=True, omit_defaults=True):
     """What one gateway saw of one service in one interval; one line of ``GET /internal/demand``.
 
-    Counters are per interval, so a reader that misses a line loses that interval and nothing else.
+    Members that have their default are left out. A service at rest is told of every three seconds,
+    so a gateway is silent only after five. Counters are per interval, so a reader that misses a
+    line loses that interval and nothing else.
 
     Attributes:
         sequence: of this gateway process, rising by one a line.

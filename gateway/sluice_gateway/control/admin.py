@@ -16,7 +16,8 @@ from sluice_gateway.control.models import VERSION
 from sluice_gateway.demand import DemandFeed
 from sluice_gateway.edge import Edge
 from sluice_gateway.metrics import Metrics
-from sluice_gateway.services import Service, Services
+from sluice_gateway.service import Service
+from sluice_gateway.services import Services
 
 
 def make_app(
@@ -67,6 +68,11 @@ async def _lines(feed: DemandFeed) -> AsyncIterator[bytes]:
 
 
 def _service(service: Service) -> dict[str, Any]:
+    trial = service.canary
+    return _track(service) | {"canary": _track(trial) if trial is not None else None}
+
+
+def _track(service: Service) -> dict[str, Any]:
     return {
         "namespace": service.namespace,
         "name": service.name,

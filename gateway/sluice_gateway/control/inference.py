@@ -19,7 +19,7 @@ from sluice_gateway import exchange
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
 from sluice_gateway.head import Head, parse_head
-from sluice_gateway.services import Service
+from sluice_gateway.service import Service
 
 
 class _Waiting:

@@ -14,7 +14,8 @@ from sluice_gateway.control import inference, models, openapi, problems, v2
 from sluice_gateway.control.health import Health
 from sluice_gateway.control.models import VERSION
 from sluice_gateway.edge import Edge
-from sluice_gateway.services import Service, Services, full_name
+from sluice_gateway.service import Service
+from sluice_gateway.services import Services, full_name
 
 
 def make_app(

@@ -17,7 +17,8 @@ from sluice_gateway.auth import Tenant
 from sluice_gateway.control import models
 from sluice_gateway.control.health import Health
 from sluice_gateway.control.models import VERSION
-from sluice_gateway.services import Service, Services, full_name
+from sluice_gateway.service import Service
+from sluice_gateway.services import Services, full_name
 
 UNKNOWN: Final = -1
 _LABELS: Final = (

@@ -57,7 +57,7 @@ class Queue:
             wire.Endpoint(url=f"http://127.0.0.1:{port}", revision="r")
             for port in range(1, len(limits) + 1)
         ]
-        self.endpoints.apply(entries, "r", "")
+        self.endpoints.apply(entries, "r", "", {})
         for endpoint, limit in zip(self.endpoints.all.values(), limits, strict=True):
             readiness = wire.Readiness(
                 phase=wire.Phase.READY,
@@ -168,7 +168,7 @@ async def test_nobody_is_held_for_a_model_that_failed(queue: Queue) -> None:
     held = queue.submit()
     failure = wire.Failure(reason="ModelNotFound", message="Gone.", retry_after_seconds=7)
     queue.admission.failure = failure
-    queue.endpoints.apply([], "r", "")
+    queue.endpoints.apply([], "r", "", {})
     assert held.refusal is not None and len(queue.admission) == 0
     assert (held.refusal.code, held.refusal.message) == ("model_failed", "Gone.")
     with pytest.raises(ApiError) as refused:

@@ -4,7 +4,7 @@ import json
 
 from sluice_api import wire
 from sluice_api.tasks import Task
-from sluice_gateway.demand import MAX_BUFFERED_RECORDS, STEP_FLOOR, DemandFeed, Tally
+from sluice_gateway.demand import MAX_BUFFERED_RECORDS, STEP_FLOOR, DemandFeed, Sighting, Tally
 
 
 class Watched:
@@ -21,6 +21,13 @@ class Watched:
         self.ready_endpoints = 0
         self.in_flight = 0
         self.held = 0
+        self.seen: list[Sighting] = []
+
+    version = 0
+    settled = True
+
+    def sightings(self) -> list[Sighting]:
+        return self.seen
 
     def oldest_held_seconds(self, now: float) -> float:
         return 1.5 if self.held else 0.0
@@ -33,9 +40,9 @@ def test_record() -> None:
     service.tally.completed(0.25, 3)
     service.tally.cache_hits += 1
     service.held = 2
-    record = feed.record(service, 1.0)
+    (record,) = feed.records(service, 1.0)
     assert record == wire.Demand(
-        sequence=0,
+        sequence=1,
         gateway="g-1",
         namespace="default",
         service="emb",
@@ -52,7 +59,8 @@ def test_record() -> None:
         wake=True,
     )
     service.ready_endpoints = 1
-    assert feed.record(service, 1.0).wake is False
+    (record,) = feed.records(service, 1.0)
+    assert record.wake is False
 
 
 def test_step_of_arrivals_is_told_at_once() -> None:

@@ -28,11 +28,22 @@ def ready(revision: str = "r", digest: str = "d", limit: int = 4) -> wire.Readin
     )
 
 
+def follow(
+    endpoints: EndpointSet, table: list[wire.Endpoint], revision: str, digest: str
+) -> tuple[list[Endpoint], list[Endpoint]]:
+    """Follow the table as a service does. Returns the endpoints that came and those that went."""
+    gone = list(endpoints.give_up(table, revision).values())
+    came = endpoints.apply(table, revision, digest, {})
+    for endpoint in gone:
+        endpoint.retire()
+    return came, gone
+
+
 async def make(count: int, digest: str = "d") -> tuple[EndpointSet, list[Endpoint]]:
     wheel = TimerWheel(asyncio.get_running_loop())
     endpoints = EndpointSet(wheel, lambda: None, lambda: None)
     table = [wire.Endpoint(url=f"http://127.0.0.1:{n + 1}", revision="r") for n in range(count)]
-    endpoints.apply(table, "r", digest)
+    follow(endpoints, table, "r", digest)
     return endpoints, list(endpoints.all.values())
 
 
@@ -123,7 +134,7 @@ async def test_table_decides_who_exists() -> None:
     endpoints, (one, two) = await make(2)
     for endpoint in (one, two):
         endpoint.proved(ready(), NOW)
-    came, gone = endpoints.apply([wire.Endpoint(url=two.url, revision="r")], "r", "d")
+    came, gone = follow(endpoints, [wire.Endpoint(url=two.url, revision="r")], "r", "d")
     assert (came, gone) == ([], [one])
     assert one.state is State.GONE and endpoints.ready == [two]
     one.proved(ready(), NOW)  # a probe that was on its way
@@ -134,9 +145,9 @@ async def test_new_revision_of_the_service_puts_out_the_old_workers_at_once() ->
     endpoints, (one,) = await make(1)
     one.proved(ready(), NOW)
     table = [wire.Endpoint(url=one.url, revision="r")]
-    endpoints.apply(table, "r2", "")
+    follow(endpoints, table, "r2", "")
     assert one.state is State.MISMATCH and endpoints.ready == []
-    endpoints.apply(table, "r", "d")
+    follow(endpoints, table, "r", "d")
     assert one.state is State.READY
 
 
@@ -165,13 +176,13 @@ async def test_a_roll_out_is_one_change_and_never_a_moment_without_ready_endpoin
     endpoints = EndpointSet(wheel, lambda: changes.append(len(endpoints.ready)), lambda: None)
     old = wire.Endpoint(url="http://127.0.0.1:1", revision="r")
     new = wire.Endpoint(url="http://127.0.0.1:2", revision="r2")
-    endpoints.apply([old, new], "r", "")
+    follow(endpoints, [old, new], "r", "")
     one, two = endpoints.all.values()
     one.proved(ready(), NOW)
     two.proved(ready(revision="r2"), NOW)
     assert two.state is State.MISMATCH
     changes.clear()
-    endpoints.apply([old, new], "r2", "")
+    follow(endpoints, [old, new], "r2", "")
     assert changes == [1] and endpoints.ready == [two]
 
 
@@ -190,7 +201,7 @@ async def test_a_mismatch_is_told_once_with_both_values(
 
 async def test_an_endpoint_is_of_the_services_revision_unless_it_says_otherwise() -> None:
     endpoints, _ = await make(0)
-    endpoints.apply([wire.Endpoint(url="http://127.0.0.1:1")], "r7", "")
+    follow(endpoints, [wire.Endpoint(url="http://127.0.0.1:1")], "r7", "")
     (one,) = endpoints.all.values()
     one.proved(ready(revision="r7"), NOW)
     assert one.state is State.READY
@@ -201,7 +212,7 @@ async def test_a_roll_out_has_the_new_endpoints_probed_at_once() -> None:
     nudged: list[int] = []
     one.nudge = lambda: nudged.append(1)
     table = [wire.Endpoint(url=one.url, revision="r")]
-    endpoints.apply(table, "r", "d")
+    follow(endpoints, table, "r", "d")
     assert not nudged
-    endpoints.apply(table, "r2", "d")
+    follow(endpoints, table, "r2", "d")
     assert nudged

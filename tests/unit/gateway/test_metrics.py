@@ -15,7 +15,7 @@ def test_scrape_shows_what_was_counted() -> None:
     series.retries["reset"] += 2
     series.l1 = 3
     states = {"ready": 2, "starting": 1}
-    metrics.watch(lambda: [Sample(("ns", "emb"), series, 4, 5, states)])
+    metrics.watch(lambda: [Sample(("ns", "emb", "stable"), series, 4, 5, states)])
     metrics.cache_fault("timeout")
     samples = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -26,7 +26,7 @@ def test_scrape_shows_what_was_counted() -> None:
     def value(name: str, **labels: str) -> float:
         return samples[name, tuple(sorted(labels.items()))]
 
-    of = {"namespace": "ns", "service": "emb"}
+    of = {"namespace": "ns", "service": "emb", "track": "stable"}
     on = of | {"route": "/v1/embeddings"}
     assert value("sluice_gateway_requests_total", **on, status="200") == 4
     assert value("sluice_gateway_requests_total", **on, status="504") == 1
@@ -45,7 +45,7 @@ def test_scrape_shows_what_was_counted() -> None:
 
 def test_only_metrics_of_the_table() -> None:
     metrics = Metrics()
-    metrics.watch(lambda: [Sample(("ns", "emb"), ServiceSeries(), 0, 0, {"ready": 0})])
+    metrics.watch(lambda: [Sample(("ns", "emb", "stable"), ServiceSeries(), 0, 0, {"ready": 0})])
     known = {metric.name.removesuffix("_total") for metric in metric_names.ALL}
     families = text_string_to_metric_families(metrics.page().decode())
     assert {family.name for family in families} <= known

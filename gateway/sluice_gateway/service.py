@@ -1,0 +1,398 @@
+"""One InferenceService, live: its workers, queue and counters, and what its answers follow from.
+
+A service's *binding* is the object that cached answers hold on to: it is replaced whenever
+revision, answer digest, cache rules or access change, and with it everything remembered becomes
+void. A revision on trial is a second service under the same name, with a binding, workers and a
+queue of its own, so that nothing of the two mixes. Made and kept by ``services``.
+"""
+
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from sluice_api import names, wire
+from sluice_api.tasks import DETERMINISM, Determinism, Task
+from sluice_gateway.admission import Admission, Waiter
+from sluice_gateway.auth import Tenant
+from sluice_gateway.demand import Sighting, Tally
+from sluice_gateway.endpoints import Endpoint, EndpointSet, State
+from sluice_gateway.keys import TenantScope
+from sluice_gateway.metrics import Sample, ServiceSeries
+from sluice_gateway.retries import RetryBudget
+from sluice_gateway.timers import TimerWheel
+
+AGEING_SECONDS: Final = 0.2
+"""A queue this old is told to the scaler out of turn."""
+
+_NO_WORKER: Final = wire.Failure(
+    reason="CanaryAway",
+    message="The revision on trial has no ready worker",
+    retry_after_seconds=1.0,
+)
+"""Nobody waits for a revision on trial: who was to have its answer gets the other revision's."""
+
+_REMOVED: Final = wire.Failure(
+    reason="Removed", message="The model was removed", retry_after_seconds=1.0
+)
+_REVISION: Final = names.REVISION.encode()
+
+log = logging.getLogger(__name__)
+
+
+class Changes(NamedTuple):
+    """What following the table did.
+
+    Attributes:
+        came, gone: endpoints.
+        waiting: requests in a queue that is not served any more.
+    """
+
+    came: list[Endpoint]
+    gone: list[Endpoint]
+    waiting: list[Waiter]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Binding:
+    """What an answer of a service follows from, beside the request. Compared by identity.
+
+    Attributes:
+        alone: no other revision shares the service's requests, so the same body may be given the
+            same answer without choosing between revisions first.
+        header: tells callers the revision; a whole line.
+    """
+
+    service: "Service"
+    revision: str
+    answer_digest: str
+    cache: wire.CacheRules
+    public: bool
+    tenants: tuple[str, ...]
+    alone: bool
+    header: bytes
+
+    def same_as(self, other: "Binding") -> bool:
+        return (
+            self.revision == other.revision
+            and self.answer_digest == other.answer_digest
+            and self.cache == other.cache
+            and self.public == other.public
+            and self.tenants == other.tenants
+            and self.alone == other.alone
+        )
+
+
+class Service:
+    """One InferenceService, live, or the revision of it that is on trial.
+
+    Attributes:
+        binding: see :class:`Binding`.
+        canary: the revision on trial beside this one.
+        stable: what this is on trial beside; None unless this is a canary.
+        tasks: from the table, or learnt from the first ready worker; empty until then.
+        dimensions: of embeddings, as its workers tell; None until then.
+        ready_since: when it last got its first ready worker.
+    """
+
+    def __init__(
+        self,
+        spec: wire.Service,
+        wheel: TimerWheel,
+        urgent: "Callable[[Service], None]",
+        stable: "Service | None" = None,
+    ) -> None:
+        now = time.monotonic()
+        self.spec = spec
+        self.namespace = spec.namespace
+        self.name = spec.name
+        self.stable = stable
+        self.canary: Service | None = None
+        self.endpoints = EndpointSet(wheel, self._endpoints_changed, self._room)
+        self.admission = Admission(self.endpoints, spec.limits, wheel, self._first_held)
+        self.series = ServiceSeries()
+        self.tally = Tally(now, lambda: urgent(self))
+        self.retries = RetryBudget(now)
+        self.removed = False
+        self.ready_since = now
+        self.dimensions: int | None = None
+        self._wheel = wheel
+        self._urgent = urgent
+        self._learnt_tasks: list[Task] = []
+        self._learnt_digest = ("", "")  # revision, digest
+        self._was_ready = False
+        self.binding = self._bind()
+
+    def __repr__(self) -> str:
+        trial = f" canary={self.canary!r}" if self.canary is not None else ""
+        return (
+            f"<Service {self.namespace}/{self.name} {self.state} {self.endpoints!r} "
+            f"{self.admission!r}{trial}>"
+        )
+
+    @property
+    def revision(self) -> str:
+        return self.spec.revision
+
+    @property
+    def tasks(self) -> list[Task]:
+        return self.spec.tasks or self._learnt_tasks
+
+    @property
+    def limits(self) -> wire.LimitRules:
+        return self.spec.limits
+
+    @property
+    def state(self) -> Literal["ready", "starting", "asleep", "failed"]:
+        if self.endpoints.ready:
+            return "ready"
+        if self.spec.failure is not None:
+            return "failed"
+        return "starting" if self.endpoints.all or self.held else "asleep"
+
+    @property
+    def trouble(self) -> str:
+        """Why nobody can answer, in words for callers; empty where it is a matter of time."""
+        if self.endpoints.ready:
+            return ""
+        if self.spec.failure is not None:
+            return self.spec.failure.message
+        return self.endpoints.mismatch()
+
+    @property
+    def ready_endpoints(self) -> int:
+        return len(self.endpoints.ready)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(endpoint.in_flight for endpoint in self.endpoints.all.values())
+
+    @property
+    def held(self) -> int:
+        return len(self.admission)
+
+    @property
+    def version(self) -> int:
+        """Rises with every change of an endpoint's state."""
+        return self.endpoints.version
+
+    @property
+    def settled(self) -> bool:
+        """No worker is on its way to anything."""
+        return all(e.state in (State.READY, State.MISMATCH) for e in self.endpoints.all.values())
+
+    def oldest_held_seconds(self, now: float) -> float:
+        return self.admission.oldest_seconds(now)
+
+    def sightings(self) -> list[Sighting]:
+        """The workers by revision, as probes see them; of other revisions too, in a roll-out."""
+        found: defaultdict[str, list[Endpoint]] = defaultdict(list)
+        for endpoint in self.endpoints.all.values():
+            found[endpoint.revision].append(endpoint)
+        return [_sighting(revision, endpoints) for revision, endpoints in found.items()]
+
+    def tracks(self) -> "Iterator[Service]":
+        """This and its canary."""
+        yield self
+        if self.canary is not None:
+            yield self.canary
+
+    def pick(self) -> "Service":
+        """Whose turn it is: by its weight the canary's, while that has a ready worker."""
+        trial = self.canary
+        if trial is not None and trial.endpoints.ready:
+            rules = self.spec.canary
+            if rules is not None and random.random() * 100 < rules.weight:  # noqa: S311
+                return trial
+        return self
+
+    def scope(self, tenant: Tenant) -> TenantScope:
+        """Who shares cached answers with ``tenant``."""
+        if self.spec.cache.sharing == "service":
+            return TenantScope.service_wide()
+        return tenant.scope
+
+    def cacheable(self, task: Task | None) -> bool:
+        """Whether answers may be stored: known to follow from the input, and from what."""
+        return (
+            self.binding.cache.enabled
+            and self.binding.answer_digest != ""
+            and task is not None
+            and DETERMINISM[task] is Determinism.PURE
+        )
+
+    def update(self, spec: wire.Service) -> Changes:
+        """Follow the table, and have the canary follow it."""
+        trial = _trial(spec)
+        others = trial.endpoints if trial is not None else []
+        tried = trial.revision if trial is not None else None
+        mine = [entry for entry in spec.endpoints if entry.revision != tried]
+        # A worker whose revision goes on trial, or passes it, changes sides as it stands: proven,
+        # with what runs there.
+        spare = self.endpoints.give_up(mine, spec.revision)
+        before = self.canary
+        if before is not None:
+            spare |= before.endpoints.give_up(others, trial.revision if trial else "")
+        if trial is None:
+            self.canary = None
+        elif before is None:
+            self.canary = Service(trial, self._wheel, self._urgent, stable=self)
+        came = self._follow(spec, mine, spare)
+        waiting: list[Waiter] = []
+        if self.canary is not None and trial is not None:
+            came += self.canary._follow(trial, others, spare)
+        elif before is not None:
+            waiting = before._leave()
+        for endpoint in spare.values():
+            endpoint.retire()
+        return Changes(came, list(spare.values()), waiting)
+
+    def remove(self) -> Changes:
+        """Out of the table, with its canary."""
+        gone = [e for track in self.tracks() for e in track.endpoints.give_up([], "").values()]
+        waiting = [waiter for track in self.tracks() for waiter in track._leave()]
+        for endpoint in gone:
+            endpoint.retire()
+        return Changes([], gone, waiting)
+
+    def sample(self) -> Sample:
+        states = {str(state): 0 for state in State if state is not State.GONE}
+        for endpoint in self.endpoints.all.values():
+            states[str(endpoint.state)] += 1
+        self.series.ejections = self.endpoints.ejections
+        track = "stable" if self.stable is None else "canary"
+        labels = (self.namespace, self.name, track)
+        return Sample(labels, self.series, self.in_flight, self.held, states)
+
+    # ---------------------------------------------------------------------------------------------
+
+    def _follow(
+        self, spec: wire.Service, endpoints: list[wire.Endpoint], spare: dict[str, Endpoint]
+    ) -> list[Endpoint]:
+        if spec.revision != self.spec.revision:
+            self.dimensions = None
+        self.spec = spec
+        self.admission.limits = spec.limits
+        self.admission.failure = spec.failure
+        self.endpoints.digest_learnt = not spec.answer_digest
+        came = self.endpoints.apply(endpoints, spec.revision, self._digest(), spare)
+        self._rebind()
+        return came
+
+    def _leave(self) -> list[Waiter]:
+        """Serve nobody any more, all endpoints given up. Returns who waits."""
+        self.removed = True
+        self.admission.close()
+        waiting = self.admission.drain()
+        self.admission.failure = _REMOVED  # For those who come back from a worker.
+        self.endpoints.changed()
+        return waiting
+
+    def _digest(self) -> str:
+        if self.spec.answer_digest:
+            return self.spec.answer_digest
+        revision, digest = self._learnt_digest
+        return digest if revision == self.spec.revision else ""
+
+    def _bind(self) -> Binding:
+        return Binding(
+            service=self,
+            revision=self.spec.revision,
+            answer_digest=self._digest(),
+            cache=self.spec.cache,
+            public=self.spec.public,
+            tenants=tuple(self.spec.tenants),
+            alone=self.canary is None and self.stable is None,
+            header=b"%b: %b\r\n" % (_REVISION, self.spec.revision.encode()),
+        )
+
+    def _rebind(self) -> None:
+        binding = self._bind()
+        if not binding.same_as(self.binding):
+            self.binding = binding
+
+    def _endpoints_changed(self) -> None:
+        now = time.monotonic()
+        ready = bool(self.endpoints.ready)
+        if ready:
+            self._learn(self.endpoints.ready[0])
+        if ready != self._was_ready:
+            self._was_ready = ready
+            if ready:
+                self.ready_since = now
+            log.info(
+                "service readiness changed",
+                extra={
+                    "service": f"{self.namespace}/{self.name}",
+                    "revision": self.revision,
+                    "ready": ready,
+                },
+            )
+        self.admission.readiness_changed(ready, now)
+
+    def _learn(self, endpoint: Endpoint) -> None:
+        """What the table leaves open, the first ready worker of the revision says for all."""
+        told = endpoint.readiness
+        if told is None or told.revision != self.spec.revision:
+            return
+        self._learnt_tasks = told.tasks
+        self.dimensions = told.dimensions
+        if told.answer_digest:
+            self.tally.answer_digests[told.revision] = told.answer_digest
+            if not self.spec.answer_digest:
+                self._learnt_digest = (told.revision, told.answer_digest)
+                self.endpoints.answer_digest = told.answer_digest
+                self.endpoints.digest_learnt = True
+        self._rebind()
+
+    def _room(self) -> None:
+        if self.admission:
+            self.admission.pump()
+
+    def _first_held(self) -> None:
+        if self.endpoints.ready:
+            self._wheel.after(AGEING_SECONDS, self._ageing)
+        else:
+            self._urgent(self)
+
+    def _ageing(self) -> None:
+        if self.oldest_held_seconds(time.monotonic()) >= AGEING_SECONDS:
+            self._urgent(self)
+
+
+def _trial(spec: wire.Service) -> wire.Service | None:
+    """The revision on trial as a service of its own."""
+    canary = spec.canary
+    if canary is None or canary.revision == spec.revision:
+        return None  # None, or one that has passed.
+    return msgspec.structs.replace(
+        spec,
+        revision=canary.revision,
+        answer_digest=canary.answer_digest,
+        tasks=canary.tasks,
+        endpoints=[entry for entry in spec.endpoints if entry.revision == canary.revision],
+        failure=_NO_WORKER,
+        canary=None,
+    )
+
+
+def _sighting(revision: str, endpoints: list[Endpoint]) -> Sighting:
+    tasks = next((list(e.told.tasks) for e in endpoints if e.told and e.told.tasks), [])
+    return Sighting(revision, tasks, [_seen(endpoint) for endpoint in endpoints])
+
+
+def _seen(endpoint: Endpoint) -> wire.WorkerSeen:
+    ready, told = endpoint.state is State.READY, endpoint.told
+    seen = wire.WorkerSeen(address=endpoint.pool.host, ready=ready, in_flight=endpoint.in_flight)
+    if told is not None:
+        seen.answer_digest = told.answer_digest
+        if not ready:
+            seen.phase, seen.progress = told.phase, told.progress
+    if not ready:
+        seen.message = endpoint.message
+    return seen
