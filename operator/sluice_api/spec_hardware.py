@@ -76,7 +76,7 @@ class Gpu(Section):
         Text(
             63,
             pattern="^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$",
-            form="the value of the nodes' label nvidia.com/gpu.product",
+            form="the value of the node label nvidia.com/gpu.product",
         ),
     ] = Field(
         default="",

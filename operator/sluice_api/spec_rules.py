@@ -116,7 +116,7 @@ def _own_engine_has_one_gpu(spec: Any) -> str:
     if spec.hardware.gpu.count == 1 or spec.engine.image:
         return ""
     return (
-        f"got {spec.hardware.gpu.count}, allowed 1 with Sluice's own engine, which computes on one"
+        f"got {spec.hardware.gpu.count}, allowed 1 with the default engine, which computes on one"
         " GPU. Set it to 1, or give an engine.image that uses more."
     )
 
@@ -152,16 +152,16 @@ SCALING_RULES = (
         "minReplicas",
         _min_within_max,
         "self.minReplicas <= self.maxReplicas",
-        "'got ' + string(self.minReplicas) + ', allowed 0 to spec.scaling.maxReplicas ('"
-        " + string(self.maxReplicas) + '). Raise maxReplicas or lower minReplicas.'",
+        "'got %d, allowed 0 to spec.scaling.maxReplicas (%d). Raise maxReplicas or lower minReplicas.'"
+        ".format([self.minReplicas, self.maxReplicas])",
         "`minReplicas` may not exceed `maxReplicas`.",
     ),
     Rule(
         "initialReplicas",
         _initial_within_max,
         "self.initialReplicas <= self.maxReplicas",
-        "'got ' + string(self.initialReplicas) + ', allowed 0 to spec.scaling.maxReplicas ('"
-        " + string(self.maxReplicas) + '). Raise maxReplicas or lower initialReplicas.'",
+        "'got %d, allowed 0 to spec.scaling.maxReplicas (%d). Raise maxReplicas or lower initialReplicas.'"
+        ".format([self.initialReplicas, self.maxReplicas])",
         "`initialReplicas` may not exceed `maxReplicas`.",
     ),
 )
@@ -171,9 +171,8 @@ ACCESS_RULES = (
         "tenants",
         _public_or_tenants,
         "!(self.public && size(self.tenants) > 0)",
-        "'got ' + string(size(self.tenants)) + ' tenants beside spec.access.public: true,"
-        " allowed one of the two. Remove tenants to open the service to all, or public to keep"
-        " it to them.'",
+        "'got %d tenants beside spec.access.public: true, allowed one of the two. Remove tenants to"
+        " open the service to all, or public to keep it to them.'.format([size(self.tenants)])",
         "`public: true` and `tenants` exclude each other.",
     ),
 )
@@ -229,8 +228,8 @@ SPEC_RULES = (
         "hardware.gpu.count",
         _own_engine_has_one_gpu,
         "self.hardware.gpu.count == 1 || self.engine.image != ''",
-        "'got ' + string(self.hardware.gpu.count) + ', allowed 1 with Sluice\\'s own engine, which"
-        " computes on one GPU. Set it to 1, or give an engine.image that uses more.'",
+        "'got %d, allowed 1 with the default engine, which computes on one GPU. Set it to 1, or give"
+        " an engine.image that uses more.'.format([self.hardware.gpu.count])",
         "More than one GPU needs an `engine.image` that uses them.",
     ),
     Rule(

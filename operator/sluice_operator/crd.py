@@ -155,9 +155,23 @@ def _field_schema(field: SectionField) -> dict[str, Any]:
     else:
         schema |= section_schema(field.content)
         if not field.required and not field.is_optional:
-            # An absent section must still get the defaults that are written inside it.
-            schema["default"] = {}
+            # An absent section must still get the defaults that are written inside it; and the
+            # API server judges a default by the section's rules before it fills in those below.
+            schema["default"] = _defaults(field.content)
     return schema
+
+
+def _defaults(section: type[Section]) -> dict[str, Any]:
+    """The section as it is when nothing of it is written."""
+    defaults: dict[str, Any] = {}
+    for field in section.fields():
+        if isinstance(field.content, Kind):
+            defaults[field.name] = field.default
+        elif field.is_list:
+            defaults[field.name] = []
+        elif not field.is_optional:
+            defaults[field.name] = _defaults(field.content)
+    return defaults
 
 
 class _Dumper(yaml.SafeDumper):

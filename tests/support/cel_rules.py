@@ -21,9 +21,14 @@ def _compare_to(one: Any, other: Any) -> Any:
     return celtypes.IntType((one > other) - (one < other))
 
 
+def _format(pattern: Any, values: Any) -> Any:
+    # string(int) has no bound in the API server's estimate of costs; format has.
+    return celtypes.StringType(str(pattern) % tuple(int(value) for value in values))
+
+
 @cache
 def _program(expression: str) -> Any:
-    functions = {"quantity": _quantity, "compareTo": _compare_to}
+    functions = {"quantity": _quantity, "compareTo": _compare_to, "format": _format}
     return _ENVIRONMENT.program(_ENVIRONMENT.compile(expression), functions=functions)
 
 
