@@ -1,0 +1,114 @@
+"""What the pods of a service are doing, one by one and counted. Pure.
+
+``fleet`` asks for the counts before it decides how many there should be, ``diagnosis`` looks at the
+pods that are not what they should be.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from sluice_api.names import REVISION_LABEL
+from sluice_operator.scaling.recommend import WorkerCounts
+from sluice_operator.state import Object, Observed
+
+HOPELESS_WAITING: Final = frozenset(
+    {
+        *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"),
+        *("ImageInspectError", "CreateContainerConfigError", "CreateContainerError"),
+        *("RunContainerError", "CrashLoopBackOff"),
+    }
+)
+"""What a container waits for that does not come by waiting."""
+
+
+class PodState(StrEnum):
+    """What one pod is for scaling."""
+
+    READY = "ready"
+    STARTING = "starting"
+    FAILED = "failed"
+    """It ends again and again, or cannot begin."""
+    UNSCHEDULABLE = "unschedulable"
+    GONE = "gone"
+    """It is ending or has ended: its ReplicaSet has made another one or will."""
+
+
+def pod_state(pod: Object, lost_nodes: frozenset[str] = frozenset()) -> PodState:
+    """What ``pod`` is now.
+
+    Args:
+        lost_nodes: nodes whose kubelet has fallen silent; nobody knows what runs there.
+    """
+    status: Mapping[str, Any] = pod.get("status") or {}
+    if "deletionTimestamp" in pod["metadata"] or status.get("phase") in ("Failed", "Succeeded"):
+        return PodState.GONE
+    if (pod.get("spec") or {}).get("nodeName") in lost_nodes:
+        return PodState.FAILED
+    if condition(pod, "Ready").get("status") == "True":
+        return PodState.READY
+    if condition(pod, "PodScheduled").get("reason") == "Unschedulable":
+        return PodState.UNSCHEDULABLE
+    return PodState.FAILED if any(map(_is_failing, containers(pod))) else PodState.STARTING
+
+
+def condition(item: Object, kind: str) -> Mapping[str, Any]:
+    """The condition of a pod or a Deployment; empty when it has none of that type."""
+    conditions: Iterable[Mapping[str, Any]] = (item.get("status") or {}).get("conditions") or ()
+    return next((entry for entry in conditions if entry.get("type") == kind), {})
+
+
+def containers(pod: Object) -> Iterator[Mapping[str, Any]]:
+    """What is said of each of its containers."""
+    status: Mapping[str, Any] = pod.get("status") or {}
+    yield from status.get("initContainerStatuses") or ()
+    yield from status.get("containerStatuses") or ()
+
+
+def _is_failing(container: Mapping[str, Any]) -> bool:
+    state = container.get("state") or {}
+    if (state.get("waiting") or {}).get("reason") in HOPELESS_WAITING:
+        return True
+    # Between two starts it is waiting or has just ended; while it runs again there is hope.
+    return (state.get("terminated") or {}).get("exitCode", 0) != 0
+
+
+def pods_of(observed: Observed, revision: str) -> tuple[Object, ...]:
+    """The pods of one revision, in the order of their names."""
+    return tuple(
+        pod
+        for pod in observed.pods
+        if (pod["metadata"].get("labels") or {}).get(REVISION_LABEL) == revision
+    )
+
+
+def deployment_of(observed: Observed, revision: str) -> Object | None:
+    """The Deployment of one revision, whoever controls it."""
+    for (kind, _), child in observed.children.items():
+        labels = child["metadata"].get("labels") or {}
+        if kind == "Deployment" and labels.get(REVISION_LABEL) == revision:
+            return child
+    return None
+
+
+def worker_counts(observed: Observed, revision: str) -> WorkerCounts:
+    """How many replicas of ``revision`` are what.
+
+    Replicas that were ordered and have no pod yet are starting; where a quota keeps them from being
+    made, they find no room.
+    """
+    states = [pod_state(pod, observed.lost_nodes) for pod in pods_of(observed, revision)]
+    deployment = deployment_of(observed, revision)
+    ordered = int(deployment["spec"].get("replicas", 1)) if deployment else 0
+    alive = sum(state is not PodState.GONE for state in states)
+    missing = max(0, ordered - alive)
+    refused = deployment is not None and (
+        condition(deployment, "ReplicaFailure").get("status") == "True"
+    )
+    return WorkerCounts(
+        ordered=ordered,
+        ready=states.count(PodState.READY),
+        starting=states.count(PodState.STARTING) + (0 if refused else missing),
+        failed=states.count(PodState.FAILED),
+        unschedulable=states.count(PodState.UNSCHEDULABLE) + (missing if refused else 0),
+    )
