@@ -49,8 +49,9 @@ format: $(CACHED)-dev ## Rewrite the code in the house style
 	.venv/bin/ruff format
 
 .PHONY: generate
-generate: $(CACHED)-dev ## Write the files that are made from code: CRD, reference pages
+generate: $(CACHED)-dev ## Write the files that are made from code: CRD, reference pages, plain manifest
 	$(PY) -m sluice_operator.crd --write
+	$(PY) -m tests.support.chart --write
 
 .PHONY: bench
 bench: $(CACHED)-dev ## Measure beside nginx, a Rust router and padded transformers (table and JSON)

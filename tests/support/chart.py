@@ -64,14 +64,16 @@ def helm() -> Path:
     return Path(found)
 
 
-def template(values: Mapping[str, Any] | None = None, *arguments: str) -> str:
+def template(
+    values: Mapping[str, Any] | None = None, *arguments: str, release: str = RELEASE
+) -> str:
     """What would be installed, as one YAML text. Raises ChartError."""
     with NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(values or {}, file)
         file.flush()
         result = subprocess.run(
             [
-                *(str(helm()), "template", RELEASE, str(CHART), "--namespace", NAMESPACE),
+                *(str(helm()), "template", release, str(CHART), "--namespace", NAMESPACE),
                 *("--values", file.name, *arguments),
             ],
             capture_output=True,
@@ -83,9 +85,11 @@ def template(values: Mapping[str, Any] | None = None, *arguments: str) -> str:
     return result.stdout
 
 
-def render(values: Mapping[str, Any] | None = None, *arguments: str) -> list[dict[str, Any]]:
+def render(
+    values: Mapping[str, Any] | None = None, *, release: str = RELEASE
+) -> list[dict[str, Any]]:
     """What would be installed, as objects. Raises ChartError."""
-    return [one for one in yaml.safe_load_all(template(values, *arguments)) if one]
+    return [found for found in yaml.safe_load_all(template(values, release=release)) if found]
 
 
 def manifest() -> str:
