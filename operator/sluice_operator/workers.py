@@ -70,7 +70,7 @@ def _is_failing(container: Mapping[str, Any]) -> bool:
     if (state.get("waiting") or {}).get("reason") in HOPELESS_WAITING:
         return True
     # Between two starts it is waiting or has just ended; while it runs again there is hope.
-    return (state.get("terminated") or {}).get("exitCode", 0) != 0
+    return bool((state.get("terminated") or {}).get("exitCode", 0))
 
 
 def pods_of(observed: Observed, revision: str) -> tuple[Object, ...]:
