@@ -28,7 +28,10 @@ class ApiServer:
     async def answers(self, url: str) -> bool:
         """Whether a plain HTTP health address says 200."""
         try:
-            async with aiohttp.ClientSession(timeout=PATIENCE) as session, session.get(url) as answer:
+            async with (
+                aiohttp.ClientSession(timeout=PATIENCE) as session,
+                session.get(url) as answer,
+            ):
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False

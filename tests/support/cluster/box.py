@@ -101,7 +101,9 @@ class Box:
         for folder in PRIVATE_FOLDERS:
             Path(folder).mkdir(parents=True, exist_ok=True)
             await run("mount", "-t", "tmpfs", "tmpfs", folder)
-        await run("mount", "-t", "tmpfs", "-o", "size=6g,mode=700", "tmpfs", str(self._site.private))
+        await run(
+            "mount", "-t", "tmpfs", "-o", "size=6g,mode=700", "tmpfs", str(self._site.private)
+        )
         resolver = self._site.configuration / "resolv.conf"
         resolver.write_text("")  # pods get the cluster's DNS only
         inner = self._site.private / "resolv.conf"
@@ -117,7 +119,9 @@ class Box:
     async def _make_network(self) -> None:
         # A pair of Ethernet ends that both stay inside carries the node's address.
         await self._processes.run("ip", "link", "set", "lo", "up")
-        await self._processes.run("ip", "link", "add", "node0", "type", "veth", "peer", "name", "node0p")
+        await self._processes.run(
+            "ip", "link", "add", "node0", "type", "veth", "peer", "name", "node0p"
+        )
         await self._processes.run("ip", "addr", "add", f"{options.NODE_ADDRESS}/32", "dev", "node0")
         for end in ("node0", "node0p"):
             await self._processes.run("ip", "link", "set", end, "up")
@@ -163,7 +167,12 @@ class Box:
         self._processes.start(options.PROXY, components.proxy(site))
         (site.configuration / "Corefile").write_text(components.coredns_configuration(site))
         self._processes.start("coredns", components.coredns(site))
-        policy = [sys.executable, "-m", "tests.support.cluster.policy_daemon", str(site.kubeconfig())]
+        policy = [
+            sys.executable,
+            "-m",
+            "tests.support.cluster.policy_daemon",
+            str(site.kubeconfig()),
+        ]
         self._processes.start(options.POLICY, policy)
         for item in components.dns_objects():
             await self._api.create(item)

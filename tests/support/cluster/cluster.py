@@ -124,7 +124,10 @@ class Cluster:
             owner = os.pidfd_open(os.getpid())
             descriptors.append(owner)
             command += ["--owner", str(owner)]
-        with (self.site.state / "box.log").open("w") as log, open(report, "rb", buffering=0) as steps:
+        with (
+            (self.site.state / "box.log").open("w") as log,
+            open(report, "rb", buffering=0) as steps,
+        ):
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -307,8 +310,10 @@ class Cluster:
             raise RuntimeError(f"ctr said nothing of an image: {imported!r}")
         for name in names:
             self.until(
-                lambda name=name: "io.cri-containerd.image=managed"  # type: ignore[misc]
-                in self._ctr("images", "ls", f"name=={name}"),
+                lambda name=name: (
+                    "io.cri-containerd.image=managed"  # type: ignore[misc]
+                    in self._ctr("images", "ls", f"name=={name}")
+                ),
                 f"the kubelet sees the image {name}",
             )
             self._ctr("images", "label", name, f"sluice.dev/archive={digest}")
@@ -376,7 +381,10 @@ class Cluster:
         """The ends of the daemons' logs."""
         site = self.site
         paths = {path.stem: path for path in sorted(site.logs.glob("*.log"))}
-        chosen = [site.state / "box.log", *(paths[name] for name in daemons or paths if name in paths)]
+        chosen = [
+            site.state / "box.log",
+            *(paths[name] for name in daemons or paths if name in paths),
+        ]
         return "\n".join(f"--- {path.stem}\n{tail(path, lines)}" for path in chosen)
 
     def _call(self, handing: socket.socket | None = None, **request: Any) -> Any:

@@ -242,9 +242,9 @@ def coredns(site: Site) -> list[str]:
 
 
 def coredns_configuration(site: Site) -> str:
-    """It answers for the cluster and refuses every other name: there is no way out."""
+    """It answers for the cluster and knows no other name: there is no way out."""
     return f"""\
-.:53 {{
+{CLUSTER_DOMAIN}:53 in-addr.arpa:53 {{
     bind {NODE_ADDRESS}
     errors
     ready 127.0.0.1:8181
@@ -254,6 +254,13 @@ def coredns_configuration(site: Site) -> str:
         ttl 5
     }}
     cache 5
+}}
+.:53 {{
+    bind {NODE_ADDRESS}
+    errors
+    template ANY ANY {{
+        rcode NXDOMAIN
+    }}
 }}
 """
 

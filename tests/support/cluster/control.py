@@ -19,7 +19,9 @@ class ControlError(Exception):
     """The box refused; the message is its own."""
 
 
-def call(path: Path, seconds: float, *, handing: socket.socket | None = None, **request: Any) -> Any:
+def call(
+    path: Path, seconds: float, *, handing: socket.socket | None = None, **request: Any
+) -> Any:
     """Ask the box. Raises ControlError if it refuses, OSError if it is not there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(seconds)

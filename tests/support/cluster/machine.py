@@ -19,7 +19,7 @@ PACKAGES = {
     "runc": "runc",
     "iptables-restore": "iptables",
     "conntrack": "conntrack",
-    "busybox": "busybox-static",
+    "busybox": "busybox",
     "ip": "iproute2",
     "unshare": "util-linux",
     "nsenter": "util-linux",
@@ -69,7 +69,9 @@ def lacks() -> list[Lack]:
     if not cgroups.ROOT.exists() or not cgroups.hierarchies():
         found.append(Lack("no cgroups", f"mount them at {cgroups.ROOT}"))
     elif os.geteuid() == 0 and not _may_make_namespaces():
-        found.append(Lack("namespaces are forbidden", "run outside a container, or a privileged one"))
+        found.append(
+            Lack("namespaces are forbidden", "run outside a container, or a privileged one")
+        )
     return found
 
 
@@ -79,7 +81,9 @@ def _go_lacks() -> list[Lack]:
     remedy = f"install Go {wanted[1]} or newer from https://go.dev/dl"
     if not shutil.which("go"):
         return [Lack("Go is missing", remedy)]
-    answer = subprocess.run(["go", "env", "GOVERSION", "GOTOOLCHAIN"], capture_output=True, text=True)
+    answer = subprocess.run(
+        ["go", "env", "GOVERSION", "GOTOOLCHAIN"], capture_output=True, text=True
+    )
     version, _, toolchain = answer.stdout.strip().partition("\n")
     # With this setting an older Go fetches the right one by itself.
     if toolchain != "auto" and _numbers(version) < _numbers(wanted[1]):
@@ -97,5 +101,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _may_make_namespaces() -> bool:
-    command = ["unshare", "--net", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "x", "/run"]
+    command = [
+        "unshare",
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "mount",
+        "-t",
+        "tmpfs",
+        "x",
+        "/run",
+    ]
     return subprocess.run(command, capture_output=True).returncode == 0

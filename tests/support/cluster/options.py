@@ -21,7 +21,17 @@ CONTROLLERS = "kube-controller-manager"
 SCHEDULER = "kube-scheduler"
 PROXY = "kube-proxy"
 POLICY = "network-policy"
-DAEMONS = ("etcd", API_SERVER, CONTROLLERS, SCHEDULER, "containerd", "kubelet", PROXY, "coredns", POLICY)
+DAEMONS = (
+    "etcd",
+    API_SERVER,
+    CONTROLLERS,
+    SCHEDULER,
+    "containerd",
+    "kubelet",
+    PROXY,
+    "coredns",
+    POLICY,
+)
 CONTROL_PLANE = DAEMONS[:4]
 
 DEFAULT_RELEASE = "1.36"

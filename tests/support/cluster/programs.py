@@ -84,7 +84,9 @@ def kubernetes(release: str) -> Module:
     major, minor, _ = version.split(".")
     stamps = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
     # Without them the server calls itself v0.0.0 and clients complain.
-    named = " ".join(f"-X k8s.io/component-base/version.{key}={value}" for key, value in stamps.items())
+    named = " ".join(
+        f"-X k8s.io/component-base/version.{key}={value}" for key, value in stamps.items()
+    )
     file = "go.mod" if release == DEFAULT_RELEASE else f"go-{release}.mod"
     return Module(
         label=f"Kubernetes {version}",
@@ -155,7 +157,9 @@ def _link(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def _required(file: Path, module: str) -> str:
-    found = re.search(rf"^(?:require)?\s*{re.escape(module)} v(\S+)", file.read_text(), re.MULTILINE)
+    found = re.search(
+        rf"^(?:require)?\s*{re.escape(module)} v(\S+)", file.read_text(), re.MULTILINE
+    )
     if not found:
         raise ValueError(f"{file.name} does not require {module}")
     return found[1]
