@@ -13,11 +13,18 @@ from sluice_operator.state import Object
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply, by force. ``why`` is for the log: created, drifted, changed."""
+    """Server-side apply, by force.
+
+    Attributes:
+        why: for the log: created, drifted, changed.
+        new: the plan knows of no such object. If there is one after all, it has none of our labels
+            and is left alone, unless it is controlled by the same service.
+    """
 
     object: Object
     why: str
     manager: str = FIELD_MANAGER
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
