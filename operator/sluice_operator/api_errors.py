@@ -1,0 +1,65 @@
+"""What can go wrong with the API server, as the operator sees it: one family of errors.
+
+``cluster`` turns status codes and broken connections into these, once; above it nobody looks at
+HTTP. ``queue`` reads from them when to try again, ``reconcile`` what to tell the service's owner.
+"""
+
+
+class ApiError(Exception):
+    """A call to the API server that did not do what was asked.
+
+    Attributes:
+        verb: ``get``, ``list``, ``create``, ``update``, ``patch`` or ``delete``.
+        resource: plural with subresource, such as ``deployments`` or ``deployments/scale``.
+        message: what the API server said.
+    """
+
+    def __init__(self, verb: str, resource: str, message: str) -> None:
+        super().__init__(f"{verb} {resource}: {message}")
+        self.verb = verb
+        self.resource = resource
+        self.message = message
+
+
+class NotFound(ApiError):
+    """The object, or its whole kind, is not there."""
+
+
+class Conflict(ApiError):
+    """It has changed since it was read, exists already, or is another object of that name."""
+
+
+class PermissionDenied(ApiError):
+    """The operator's role does not allow the verb on the resource."""
+
+
+class QuotaExceeded(ApiError):
+    """A ResourceQuota of the namespace stands against the object."""
+
+
+class NamespaceEnding(ApiError):
+    """The namespace is being deleted, so nothing can be made in it any more."""
+
+
+class Invalid(ApiError):
+    """The API server refuses the object; the message says which field, and why."""
+
+
+class Throttled(ApiError):
+    """The API server asks to come back later.
+
+    Attributes:
+        retry_after: seconds.
+    """
+
+    def __init__(self, verb: str, resource: str, message: str, retry_after: float) -> None:
+        super().__init__(verb, resource, message)
+        self.retry_after = retry_after
+
+
+class Unavailable(ApiError):
+    """No answer in time, a broken connection, or an error on the server's side."""
+
+
+class NotLeader(Exception):
+    """A write was asked for without a valid lease; nothing was sent."""

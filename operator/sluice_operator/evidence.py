@@ -1,0 +1,109 @@
+"""What the watches do not show: Events of stuck pods, and nodes that have fallen silent.
+
+Asked for only while there is a reason to: ``reconcile`` names the pods whose state alone does not
+say what they wait for, the store the nodes whose pods became unready without their kubelet's word.
+Run by ``app``; what it finds goes into the store.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from sluice_operator import kinds
+from sluice_operator.api_errors import ApiError, NotFound
+from sluice_operator.kinds import Kind
+from sluice_operator.state import Key, Object
+from sluice_operator.store import Store
+
+log = logging.getLogger(__name__)
+
+PERIOD_SECONDS: Final = 2.0
+PODS_AT_ONCE: Final = 20
+"""Most pods asked about in one period; the others have their turn in the next ones."""
+
+
+class Source(Protocol):
+    """What is needed of the cluster."""
+
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]: ...
+    async def pod_warnings(self, namespace: str, uid: str) -> list[tuple[str, str]]: ...
+
+
+class Evidence:
+    """Looks after stuck pods and silent nodes.
+
+    Args:
+        changed: called with each service about which something new was found.
+    """
+
+    def __init__(self, store: Store, source: Source, changed: Callable[[Key], None]) -> None:
+        self._store = store
+        self._source = source
+        self._changed = changed
+        self._stuck: dict[Key, Mapping[str, str]] = {}
+        self._wake = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Evidence of {len(self._stuck)} services with stuck pods>"
+
+    def watch(self, key: Key, pods: Mapping[str, str]) -> None:
+        """Ask about these pods (name → uid) of a service from now on, and about no other."""
+        if pods:
+            if self._stuck.get(key) != pods:
+                self._wake.set()
+            self._stuck[key] = pods
+        elif self._stuck.pop(key, None) is not None:
+            self._store.warn(key, {})
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except ApiError as error:
+                log.warning("evidence not found", extra={"error": str(error)})
+            try:
+                async with asyncio.timeout(PERIOD_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def look(self) -> None:
+        """Ask once. Raises ApiError."""
+        await self._look_at_nodes()
+        asked = 0
+        for key in list(self._stuck):
+            if asked >= PODS_AT_ONCE:
+                return
+            pods = self._stuck.pop(key)
+            self._stuck[key] = pods  # to the end of the line
+            found = {}
+            for name, uid in list(pods.items())[:PODS_AT_ONCE]:
+                asked += 1
+                if warnings := await self._source.pod_warnings(key.namespace, uid):
+                    found[name] = tuple(warnings)
+            if key in self._stuck and self._store.warn(key, found):
+                self._changed(key)
+
+    async def _look_at_nodes(self) -> None:
+        suspects = self._store.suspect_nodes()
+        lost = set()
+        for name in suspects:
+            try:
+                node = await self._source.get(kinds.NODE, None, name)
+            except NotFound:
+                lost.add(name)
+            else:
+                if is_silent(node):
+                    lost.add(name)
+        if self._store.lose_nodes(frozenset(lost)):
+            for key in self._store.services_on(suspects | lost):
+                self._changed(key)
+
+
+def is_silent(node: Object) -> bool:
+    """Whether the control plane has not heard from the node's kubelet for a while."""
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    return any(c.get("type") == "Ready" and c.get("status") == "Unknown" for c in conditions)

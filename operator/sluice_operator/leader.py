@@ -1,0 +1,186 @@
+"""Which replica may write: the one whose name stands in the Lease.
+
+The identity is the pod's name, so that a restarted container takes its own lease back at once.
+``check`` is the fence: it trusts the lease only until the renew deadline, which ends well before
+another replica may take the lease, whatever happens to this process. The rules are those of
+client-go's leader election; expiry is judged by our own clock alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from sluice_api import names
+from sluice_operator import kinds
+from sluice_operator.api_errors import ApiError, Conflict, NotFound, NotLeader
+from sluice_operator.kinds import Kind
+from sluice_operator.state import Object
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS: Final = 6.0
+"""After so long without a sign of the holder, another replica takes over."""
+RENEW_SECONDS: Final = 4.0
+"""A holder that could not renew for so long holds itself for deposed."""
+RETRY_SECONDS: Final = 1.0
+CALL_SECONDS: Final = 1.5
+
+
+class Leases(Protocol):
+    """What is needed of the cluster."""
+
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]: ...
+    async def create(
+        self, kind: Kind, wanted: dict[str, Any], *, fenced: bool = True
+    ) -> dict[str, Any]: ...
+    async def replace(
+        self, kind: Kind, wanted: dict[str, Any], *, fenced: bool = True
+    ) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What the lease said, and when by our clock that was first seen."""
+
+    said: tuple[str, str]
+    at: float
+
+
+class Leader:
+    """This replica's candidacy.
+
+    Args:
+        identity: the pod's name.
+        on_change: called with True when this replica begins to lead, with False when it ceases.
+    """
+
+    def __init__(
+        self, leases: Leases, namespace: str, identity: str, on_change: Callable[[bool], None]
+    ) -> None:
+        self._leases = leases
+        self._namespace = namespace
+        self._identity = identity
+        self._on_change = on_change
+        self._leading = False
+        self._valid_until = 0.0
+        self._sighting: Sighting | None = None
+        self._lease: dict[str, Any] | None = None  # as last written by us
+
+    def __repr__(self) -> str:
+        holder = self._sighting.said[0] if self._sighting else "nobody yet"
+        return f"<Leader {self._identity}: {'leading' if self._leading else f'after {holder}'}>"
+
+    @property
+    def leading(self) -> bool:
+        return self._leading
+
+    def check(self) -> None:
+        """The fence before each write. Raises NotLeader."""
+        if not self._leading or self._now() >= self._valid_until:
+            raise NotLeader(f"{self._identity} does not hold the lease")
+
+    async def run(self) -> None:
+        """Try to lead, and to go on leading, until cancelled; then let go of the lease."""
+        try:
+            while True:
+                await self._step()
+                await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            await self._release()
+
+    async def _step(self) -> None:
+        patience = CALL_SECONDS
+        if self._leading:
+            patience = min(patience, max(0.0, self._valid_until - self._now()))
+        sent = self._now()
+        try:
+            async with asyncio.timeout(patience):
+                held = await self._try()
+        except (ApiError, TimeoutError) as error:
+            log.warning("lease not reached", extra={"error": str(error) or "no answer in time"})
+            held = self._leading and self._now() < self._valid_until
+        else:
+            self._valid_until = sent + RENEW_SECONDS if held else 0.0
+        self._lead(held)
+
+    def _lead(self, held: bool) -> None:
+        if held == self._leading:
+            return
+        self._leading = held
+        log.info("leading" if held else "not leading", extra={"identity": self._identity})
+        self._on_change(held)
+
+    async def _try(self) -> bool:
+        """Renew or take the lease; whether it is ours now."""
+        if self._leading and self._lease is not None:
+            try:
+                return await self._write(self._lease)
+            except (Conflict, NotFound):
+                self._lease = None  # somebody else wrote it, or a write of ours got no answer
+        try:
+            lease = await self._leases.get(kinds.LEASE, self._namespace, names.LEASE)
+        except NotFound:
+            return await self._write(None)
+        if not self._free(lease):
+            return False
+        try:
+            return await self._write(lease)
+        except (Conflict, NotFound):
+            return False
+
+    def _free(self, lease: Object) -> bool:
+        """Whether the lease is nobody's, ours, or of one who has fallen silent."""
+        spec = lease.get("spec") or {}
+        said = (spec.get("holderIdentity") or "", spec.get("renewTime") or "")
+        if self._sighting is None or self._sighting.said != said:
+            self._sighting = Sighting(said, self._now())
+        if said[0] in ("", self._identity):
+            return True
+        lasts = float(spec.get("leaseDurationSeconds") or LEASE_SECONDS)
+        return self._now() >= self._sighting.at + lasts
+
+    async def _write(self, lease: Object | None) -> bool:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        before = dict((lease or {}).get("spec") or {})
+        spec = before | {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": int(LEASE_SECONDS),
+            "renewTime": now,
+        }
+        if before.get("holderIdentity") != self._identity:
+            spec["acquireTime"] = now
+            spec["leaseTransitions"] = int(before.get("leaseTransitions") or 0) + 1
+        self._lease = await self._put(lease, spec)
+        return True
+
+    async def _put(self, lease: Object | None, spec: dict[str, Any]) -> dict[str, Any]:
+        if lease is not None:
+            changed = {**lease, "spec": spec}
+            return await self._leases.replace(kinds.LEASE, changed, fenced=False)
+        made = {
+            "apiVersion": kinds.LEASE.api_version,
+            "kind": kinds.LEASE.name,
+            "metadata": {"namespace": self._namespace, "name": names.LEASE},
+            "spec": spec,
+        }
+        return await self._leases.create(kinds.LEASE, made, fenced=False)
+
+    async def _release(self) -> None:
+        """Cease to lead; the next replica need not wait for the lease to run out."""
+        lease, leading = self._lease, self._leading
+        self._valid_until = 0.0
+        self._lead(False)
+        if not leading or lease is None:
+            return
+        spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._put(lease, spec)
+        except (ApiError, TimeoutError) as error:
+            log.warning("lease not released", extra={"error": str(error) or "no answer in time"})
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,184 @@
+"""One service, from what is to what should be: observe, decide, plan, apply.
+
+The queue calls :meth:`Reconciler.reconcile` whenever something about a service may have changed.
+Everything it knows it reads anew, everything it does may be done again: a process that dies
+between any two writes is continued by the next one. What the API server answers goes into the
+store at once, so that the next look sees the writes of this one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from sluice_operator.api_errors import ApiError, NamespaceEnding, NotFound
+from sluice_operator.failures import Failure, failure_of, shown
+from sluice_operator.state import Key, Learnt, Object, Observed, Platform, Wanted
+from sluice_operator.steps import Apply, Delete, Event, Plan, Rank, Scale, Step
+from sluice_operator.store import Store
+
+log = logging.getLogger(__name__)
+
+BUSY_PASSES: Final = 12
+"""So many writing passes in a row are more than any plan needs: somebody writes against us."""
+BUSY_PAUSE_SECONDS: Final = 10.0
+
+
+class Scaling(Protocol):
+    """What is needed of the fleet; ``now`` is monotonic."""
+
+    def decide(self, observed: Observed, now: float) -> Mapping[str, Wanted]: ...
+    def learnt(self, key: Key) -> Learnt: ...
+    def remove(self, key: Key) -> None: ...
+
+
+class Writer(Protocol):
+    """What is needed of the cluster."""
+
+    async def apply_status(self, resource: Object, status: Mapping[str, Any]) -> dict[str, Any]: ...
+    async def carry_out(self, step: Step) -> dict[str, Any] | None: ...
+
+
+class Planner(Protocol):
+    """``planning.plan_service``."""
+
+    def __call__(
+        self,
+        observed: Observed,
+        wanted: Mapping[str, Wanted],
+        learnt: Learnt,
+        platform: Platform,
+        now: datetime,
+    ) -> Plan: ...
+
+
+class Reconciler:
+    """Brings services nearer to what is wanted, one at a time.
+
+    Args:
+        platform: what holds for all services now.
+        announce: has an Event posted.
+        watch_pods: told which pods of a service (name → uid) are stuck without saying why.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        scaling: Scaling,
+        plan: Planner,
+        writer: Writer,
+        platform: Callable[[], Platform],
+        announce: Callable[[Object, Event], None],
+        watch_pods: Callable[[Key, Mapping[str, str]], None],
+    ) -> None:
+        self._store = store
+        self._scaling = scaling
+        self._plan = plan
+        self._writer = writer
+        self._platform = platform
+        self._announce = announce
+        self._watch_pods = watch_pods
+        self._failures: dict[Key, Failure] = {}
+        self._passes: dict[Key, int] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Seconds after which to look again; None for only on an event.
+
+        Raises ApiError when a write failed, NotLeader when it is no longer ours to write.
+        """
+        observed = self._store.observe(key)
+        if observed is None:
+            self._forget(key)
+            return None
+        plan = self._make_plan(observed)
+        stuck = {p["metadata"]["name"]: p["metadata"]["uid"] for p in observed.pods}
+        self._watch_pods(key, {n: uid for n, uid in stuck.items() if n in plan.watch_pods})
+        told = await self._tell(observed, plan)
+        changed = await self._carry_out(observed, plan.steps)
+        if told or changed:
+            log.info("reconciled", extra=summary(key, plan, told))
+        return self._next_look(key, plan, wrote=told or changed)
+
+    def _make_plan(self, observed: Observed) -> Plan:
+        wanted = self._scaling.decide(observed, asyncio.get_running_loop().time())
+        learnt = self._scaling.learnt(observed.key)
+        return self._plan(observed, wanted, learnt, self._platform(), datetime.now(UTC))
+
+    async def _tell(self, observed: Observed, plan: Plan) -> bool:
+        """Write the status, first of all, if it is to be another; then Events can be told."""
+        stands = observed.resource.get("status") or {}
+        status = plan.status
+        if failure := self._failures.get(observed.key):
+            status = shown(status, failure, stands, datetime.now(UTC))
+        written = status != stands
+        if written:
+            try:
+                self._store.put(await self._writer.apply_status(observed.resource, status))
+            except NotFound:
+                return False  # deleted; its watch event is on the way
+        for event in plan.events:
+            self._announce(observed.resource, event)
+        return written
+
+    async def _carry_out(self, observed: Observed, steps: Iterable[Step]) -> bool:
+        """Do the steps in order; whether anything changed that is seen already."""
+        key, changed = observed.key, False
+        try:
+            for step in steps:
+                after = await self._writer.carry_out(step)
+                if after is not None:
+                    changed |= self._store.put(after) is not None
+        except NamespaceEnding:
+            return False  # the service is about to go as well
+        except ApiError as error:
+            if failure := failure_of(error):
+                self._failures[key] = failure
+                await self._tell(observed, self._make_plan(observed))
+            raise
+        if self._failures.pop(key, None):
+            return True  # so that the status is written without it
+        return changed
+
+    def _next_look(self, key: Key, plan: Plan, wrote: bool) -> float | None:
+        """At once after a write, until there is nothing left to write; then when planning says."""
+        if not wrote:
+            self._passes.pop(key, None)
+            return plan.again_after
+        passes = self._passes[key] = self._passes.get(key, 0) + 1
+        if passes < BUSY_PASSES:
+            return 0.0
+        self._passes[key] = 0
+        log.warning("writes do not settle", extra=summary(key, plan, told=False))
+        return BUSY_PAUSE_SECONDS
+
+    def _forget(self, key: Key) -> None:
+        """The service is gone; Kubernetes collects what belonged to it."""
+        self._scaling.remove(key)
+        self._watch_pods(key, {})
+        self._failures.pop(key, None)
+        self._passes.pop(key, None)
+
+
+def summary(key: Key, plan: Plan, told: bool) -> dict[str, Any]:
+    """What one pass did, for the log."""
+    fields: dict[str, Any] = {"service": str(key)}
+    if plan.steps:
+        fields["steps"] = ", ".join(described(step) for step in plan.steps)
+    conditions = plan.status.get("conditions", ())
+    ready = next((c for c in conditions if c.get("type") == "Ready"), None)
+    if told and ready:
+        fields["ready"] = f"{ready.get('status')}/{ready.get('reason')}"
+    return fields
+
+
+def described(step: Step) -> str:
+    match step:
+        case Apply():
+            return f"{step.object['kind']} {step.object['metadata']['name']} ({step.why})"
+        case Scale():
+            return f"{step.deployment} to {step.replicas} ({step.why})"
+        case Delete():
+            return f"delete {step.kind} {step.name} ({step.why})"
+        case Rank():
+            return f"rank {step.pod} {step.cost}"

@@ -1,0 +1,240 @@
+"""Everything the watches have brought, by the service it belongs to.
+
+``handlers`` puts and removes, ``audit`` corrects, ``reconcile``, the fleet and the metrics API
+read. Objects are kept as packed JSON: a dict of Python takes five times the memory, and most
+services are at rest most of the time.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from sluice_api import names
+from sluice_operator import kinds
+from sluice_operator.state import ChildKey, Key, Object, Observed
+from sluice_operator.trim import replicas_managers, trimmed
+
+_PACK_FROM: Final = 512
+"""Bytes of JSON from which compressing is worth its time."""
+
+
+class Address(NamedTuple):
+    """Where one object is: its kind's name, its namespace and its own name."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class Entry:
+    """One object, packed."""
+
+    __slots__ = ("_packed", "managers", "owner", "suspect_node", "uid", "version")
+
+    def __init__(self, item: Object, owner: Key | None) -> None:
+        text = msgspec.json.encode(trimmed(item))
+        self._packed = zlib.compress(text, 1) if len(text) >= _PACK_FROM else text
+        self.owner = owner
+        self.uid: str = item["metadata"]["uid"]
+        self.version: str = item["metadata"].get("resourceVersion", "")
+        self.managers: frozenset[str] = replicas_managers(item)
+        self.suspect_node: str | None = suspect_node(item) if item["kind"] == "Pod" else None
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.uid} of {self.owner}: {len(self._packed)} bytes>"
+
+    def same(self, other: "Entry") -> bool:
+        """Whether both say the same to everybody here; versions do not matter."""
+        return self._packed == other._packed and self.managers == other.managers
+
+    def unpacked(self) -> dict[str, Any]:
+        text = self._packed if self._packed[:1] == b"{" else zlib.decompress(self._packed)
+        return msgspec.json.decode(text, type=dict[str, Any])
+
+
+class Store:
+    """The operator's view of the cluster.
+
+    Args:
+        on_gateways: called when a slice of the gateway's admin Service has changed.
+    """
+
+    def __init__(self, on_gateways: Callable[[], None] = lambda: None) -> None:
+        self._entries: dict[Address, Entry] = {}
+        self._belonging: dict[Key, set[Address]] = {}
+        self._services = 0
+        self._warnings: dict[Key, dict[str, tuple[tuple[str, str], ...]]] = {}
+        self._lost_nodes: frozenset[str] = frozenset()
+        self._on_gateways = on_gateways
+
+    def __repr__(self) -> str:
+        return f"<Store {self._services} services, {len(self._entries)} objects>"
+
+    def __len__(self) -> int:
+        """How many InferenceServices there are."""
+        return self._services
+
+    # Writing -------------------------------------------------------------------------------------
+
+    def put(self, item: Object) -> Key | None:
+        """Take in an object as it is now; the service it touches, if that is to be looked at."""
+        address = address_of(item)
+        entry = Entry(item, owner_of(item))
+        before = self._entries.get(address)
+        if before is not None and before.uid == entry.uid and older(entry.version, before.version):
+            return None
+        self._entries[address] = entry
+        if before is None:
+            self._services += address.kind == names.KIND
+        if before is None or before.owner != entry.owner:
+            self._disown(address, before)
+            if entry.owner is not None:
+                self._belonging.setdefault(entry.owner, set()).add(address)
+        if before is not None and before.uid == entry.uid and entry.same(before):
+            return None
+        return self._touched(address, entry)
+
+    def remove(self, address: Address, uid: str) -> Key | None:
+        """Forget an object, unless another one has taken its place."""
+        entry = self._entries.get(address)
+        if entry is None or entry.uid != uid:
+            return None
+        del self._entries[address]
+        self._services -= address.kind == names.KIND
+        self._disown(address, entry)
+        return self._touched(address, entry)
+
+    def warn(self, key: Key, warnings: Mapping[str, tuple[tuple[str, str], ...]]) -> bool:
+        """Keep what Events say of a service's pods, by pod; whether that is news."""
+        news = self._warnings.get(key, {}) != warnings
+        if warnings:
+            self._warnings[key] = dict(warnings)
+        else:
+            self._warnings.pop(key, None)
+        return news
+
+    def lose_nodes(self, lost: frozenset[str]) -> bool:
+        """Keep the names of nodes that have fallen silent; whether that is news."""
+        news = lost != self._lost_nodes
+        self._lost_nodes = lost
+        return news
+
+    def _touched(self, address: Address, entry: Entry) -> Key | None:
+        if address.kind == kinds.ENDPOINT_SLICE.name:
+            self._on_gateways()
+        return entry.owner
+
+    def _disown(self, address: Address, entry: Entry | None) -> None:
+        if entry is None or entry.owner is None:
+            return
+        belonging = self._belonging[entry.owner]
+        belonging.discard(address)
+        if not belonging:
+            del self._belonging[entry.owner]
+            self._warnings.pop(entry.owner, None)
+
+    # Reading -------------------------------------------------------------------------------------
+
+    def keys(self) -> Iterator[Key]:
+        """Every InferenceService."""
+        for address in self._entries:
+            if address.kind == names.KIND:
+                yield Key(address.namespace, address.name)
+
+    def resource(self, key: Key) -> dict[str, Any] | None:
+        """The InferenceService itself."""
+        entry = self._entries.get(Address(names.KIND, key.namespace, key.name))
+        return entry.unpacked() if entry else None
+
+    def observe(self, key: Key) -> Observed | None:
+        """A service with all that belongs to it; None when there is no such service."""
+        if (resource := self.resource(key)) is None:
+            return None
+        children: dict[ChildKey, Object] = {}
+        managers: dict[str, frozenset[str]] = {}
+        pods: list[Object] = []
+        for address in self._belonging[key]:
+            if address.kind == names.KIND:
+                continue
+            entry = self._entries[address]
+            if address.kind == kinds.POD.name:
+                pods.append(entry.unpacked())
+                continue
+            children[ChildKey(address.kind, address.name)] = entry.unpacked()
+            if address.kind == kinds.DEPLOYMENT.name:
+                managers[address.name] = entry.managers
+        pods.sort(key=lambda pod: str(pod["metadata"]["name"]))
+        return Observed(
+            resource=resource,
+            children=children,
+            replicas_managers=managers,
+            pods=tuple(pods),
+            pod_events=self._warnings.get(key, {}),
+            lost_nodes=self._lost_nodes,
+        )
+
+    def gateway_slices(self) -> list[dict[str, Any]]:
+        """The EndpointSlices of the gateway's admin Service."""
+        return [
+            entry.unpacked()
+            for address, entry in self._entries.items()
+            if address.kind == kinds.ENDPOINT_SLICE.name
+        ]
+
+    def versions(self, kind: str) -> dict[Address, tuple[str, str]]:
+        """Uid and resourceVersion of every object of a kind; for ``audit``."""
+        return {
+            address: (entry.uid, entry.version)
+            for address, entry in self._entries.items()
+            if address.kind == kind
+        }
+
+    def holds(self, address: Address, uid: str, version: str = "") -> bool:
+        """Whether this very object is here, in this version or a later one."""
+        entry = self._entries.get(address)
+        return entry is not None and entry.uid == uid and not older(entry.version, version)
+
+    def suspect_nodes(self) -> frozenset[str]:
+        """Nodes of pods that have become unready without a word of their kubelet."""
+        return frozenset(e.suspect_node for e in self._entries.values() if e.suspect_node)
+
+    def services_on(self, nodes: frozenset[str]) -> frozenset[Key]:
+        """Services with suspect pods on these nodes."""
+        return frozenset(
+            entry.owner
+            for entry in self._entries.values()
+            if entry.owner and entry.suspect_node in nodes
+        )
+
+
+def address_of(item: Object) -> Address:
+    metadata = item["metadata"]
+    return Address(item["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+def owner_of(item: Object) -> Key | None:
+    """The service an object says it belongs to, by its label; a service belongs to itself."""
+    metadata = item["metadata"]
+    if item["kind"] == names.KIND:
+        return Key(metadata["namespace"], metadata["name"])
+    name = (metadata.get("labels") or {}).get(names.SERVICE_LABEL)
+    return Key(metadata["namespace"], name) if name else None
+
+
+def older(one: str, other: str) -> bool:
+    """Whether ``one`` is the resourceVersion before ``other``."""
+    # Since Kubernetes 1.35 they are documented to be comparable numbers; they always were.
+    return one.isdigit() and other.isdigit() and int(one) < int(other)
+
+
+def suspect_node(pod: Object) -> str | None:
+    """The pod's node, if somebody else than its kubelet said Ready=False: that still says ready."""
+    status = pod.get("status") or {}
+    containers = status.get("containerStatuses") or ()
+    ready: Object = next(
+        (c for c in status.get("conditions") or () if c.get("type") == "Ready"), {}
+    )
+    running = bool(containers) and all(one.get("ready") for one in containers)
+    return pod["spec"].get("nodeName") if running and ready.get("status") == "False" else None
