@@ -31,6 +31,8 @@ WORKER_COMPONENT: Final = "worker"
 SERVICE_LABEL: Final = f"{GROUP}/service"
 REVISION_LABEL: Final = f"{GROUP}/revision"
 """With the one above on workers' Services, so that EndpointSlices carry both to the gateway."""
+RENDERED: Final = f"{GROUP}/rendered"
+"""Annotation of what the operator makes: a digest of what it asked for, to notice what it dropped."""
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 FIELD_MANAGER: Final = "sluice"
 """Owns everything the operator applies, but replicas."""
@@ -83,6 +85,9 @@ METRICS_API_PORT: Final = 8443
 
 DEMAND_AUDIENCE: Final = "sluice-gateway"
 """Audience of the ServiceAccount token with which the operator reads ``/internal/demand``."""
+
+DRAIN_PATH: Final = "/drain"
+"""On a worker's admin port: a pod's hook before its end, answered when the worker is idle."""
 
 # Environment of a worker -------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import json
 import random
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 
 from sluice_api import names
+from tests.support import model_hub
+from tests.support.models import build_tiny_bert
 from tests.support.worker_process import MINILM, WorkerProcess, listening_socket, wait_for
 
 WORDS = "the river runs past seven quiet mills while clouds gather over green hills"
@@ -275,6 +278,48 @@ async def test_a_drain_under_load_fails_nothing() -> None:
         assert set(statuses) == {200}
         assert len(statuses) > before
         assert "drained unfinished=0" in leaving.log
+
+
+async def test_the_drain_hook_ends_with_the_last_answer() -> None:
+    """What Kubernetes does: call the hook, wait for its answer, send the signal."""
+    chance = random.Random(11)
+    long = {"input": [text(chance, 100) for _ in range(80)]}
+    with WorkerProcess(MINILM, *QUICK_DRAIN, *PATIENT) as leaving:
+        leaving.wait_ready()
+        async with aiohttp.ClientSession() as session:
+            computing = asyncio.create_task(post(session, leaving, long))
+            await asyncio.to_thread(wait_for, lambda: leaving.metric("sluice_worker_running"))
+            hook = asyncio.create_task(asyncio.to_thread(leaving.get, names.DRAIN_PATH, seconds=60))
+            await asyncio.to_thread(wait_for, lambda: leaving.readiness()["phase"] == "draining")
+            assert not hook.done(), "the hook did not wait"
+            status, body, _ = await computing
+            assert (status, len(body["data"])) == (200, 80)
+            assert await hook == (200, b'{"unfinished":0}')
+            status, _, _ = await post(session, leaving, {"input": "late"})
+            assert status == 503, "a drained worker takes nothing more"
+        leaving.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(leaving.wait_exit) == 0
+        assert leaving.log.count("drained unfinished=0") == 1
+
+
+def test_a_download_shows_how_far_it_is(tmp_path: Path) -> None:
+    model = build_tiny_bert(tmp_path / "model")
+    with model_hub.serving(model) as hub:
+        hub.held["model.safetensors"] = threading.Event()
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        with WorkerProcess("hf://acme/tiny", environment=environment) as loading:
+            seen = wait_for(
+                lambda: (
+                    (now := loading.readiness())["phase"] == "downloading"
+                    and now.get("progress")
+                    and now
+                )
+            )
+            assert seen["status"] == 503
+            assert 0 < seen["progress"] < 1
+            assert seen["message"] == "downloading acme/tiny"
+            hub.held["model.safetensors"].set()
+            loading.wait_ready()
 
 
 def test_the_ports_answer_before_the_model_is_loaded() -> None:

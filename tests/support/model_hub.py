@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 COMMIT = "c0ffee" * 6 + "c0de"
+HOLD_SECONDS = 120.0
 
 
 @dataclass
@@ -20,12 +21,14 @@ class Hub:
     Attributes:
         files: by name; ``repository`` has them all at :data:`COMMIT`, as branch ``main``.
         tampered: served in place of the published content.
+        held: names of files that are answered once their event is set.
         requests: every path asked for.
     """
 
     repository: str
     files: dict[str, bytes]
     tampered: dict[str, bytes] = field(default_factory=dict)
+    held: dict[str, threading.Event] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -92,6 +95,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if name not in hub.files:
                 self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
                 return
+            if name in hub.held and self.command == "GET":
+                assert hub.held[name].wait(HOLD_SECONDS)
             headers = {"ETag": f'"{hub.etag(name)}"', "X-Repo-Commit": COMMIT}
             self._answer(200, hub.tampered.get(name, hub.files[name]), headers)
 

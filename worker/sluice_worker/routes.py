@@ -6,11 +6,12 @@ inference routes are ``sluice_api.routes``'s table; nothing is spelt again here.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sluice_api import wire
+from sluice_api.names import DRAIN_PATH
 from sluice_api.call import Codec
 from sluice_api.errors import ApiError
 from sluice_api.exposition import CONTENT_TYPE
@@ -42,7 +43,9 @@ class Worker:
 
     Attributes:
         intake: None until the model is ready.
-        accepting: False once the grace after SIGTERM is over.
+        accepting: False once the grace of the drain is over.
+        drain: ends readiness, and returns when what was accepted is answered, or its time is over,
+            with the number of requests left; None before there is anything to drain.
         exchanges: requests on the application port that are being answered now.
         idle: set while there are none.
     """
@@ -52,6 +55,7 @@ class Worker:
     metrics: Metrics
     intake: "Intake | None" = None
     accepting: bool = True
+    drain: Callable[[], Awaitable[int]] | None = None
     exchanges: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -151,7 +155,18 @@ def _check_name(asked: str, service: str) -> None:
 
 async def observe(worker: Worker, head: Head, receive: Receive) -> Response:
     """Answer a request on the admin port, which computes nothing. Raises ApiError."""
+    if head.path == DRAIN_PATH:
+        return await _drain(worker, head)
     return _handle(worker, head, _ADMIN.get(head.path) or _missing(head.path))
+
+
+async def _drain(worker: Worker, head: Head) -> Response:
+    """Drain, and answer when it is over. By GET, because that is all that a pod's hook can send."""
+    if head.method != "GET":
+        raise _wrong_method(head, "GET")
+    if worker.drain is None:
+        raise ApiError("starting", "There is nothing to drain yet.")
+    return json_response(200, {"unfinished": await worker.drain()})
 
 
 def _handle(worker: Worker, head: Head, handler: "Handler") -> Response:

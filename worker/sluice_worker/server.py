@@ -179,6 +179,8 @@ def start_admin(worker: Worker, listening: socket.socket) -> threading.Thread:
 async def _serve(worker: Worker, server: Server, listening: socket.socket, start: Start) -> None:
     stopping = asyncio.Event()
     _on_signals(stopping)
+    draining = Draining(worker)
+    worker.drain = draining.from_elsewhere
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="serve")
     turning = asyncio.create_task(_turn(worker), name="turn")
     starting = asyncio.create_task(start(worker), name="start")
@@ -189,12 +191,46 @@ async def _serve(worker: Worker, server: Server, listening: socket.socket, start
         if starting.done():
             starting.result()  # raises what went wrong
         if not serving.done():
-            await drain(worker)
+            await draining.finish()
         server.should_exit = True
         await serving
     finally:
+        draining.cancel()
         turning.cancel()
         starting.cancel()
+
+
+class Draining:
+    """The one drain of a process, begun by whoever asks first: a pod's hook or a signal.
+
+    Kubernetes calls the hook, waits for its answer and only then sends the signal, which then finds
+    everything done.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "not begun" if self._task is None else "over" if self._task.done() else "under way"
+        return f"<Draining {state}, {self._worker!r}>"
+
+    async def finish(self) -> None:
+        """Begin unless it has begun, and wait for the end. On the application port's loop."""
+        if self._task is None:
+            self._task = asyncio.create_task(drain(self._worker), name="drain")
+        # A caller that stops waiting must not stop the drain.
+        await asyncio.shield(self._task)
+
+    async def from_elsewhere(self) -> int:
+        """The same from another thread's loop; tells how many requests were left unfinished."""
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.finish(), self._loop))
+        return self._worker.exchanges
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
 
 async def drain(worker: Worker) -> None:

@@ -301,6 +301,22 @@ async def test_draining_ends_readiness_first_and_acceptance_later(client: Client
     assert (reply.status, reply.code()) == (503, "draining")
 
 
+async def test_the_drain_hook_answers_what_is_left(client: Client) -> None:
+    reply = await client.get(names.DRAIN_PATH, admin=True)
+    assert (reply.status, reply.code()) == (503, "starting")
+
+    async def drain() -> int:
+        return 3
+
+    client.worker.drain = drain
+    reply = await client.get(names.DRAIN_PATH, admin=True)
+    assert (reply.status, reply.json()) == (200, {"unfinished": 3})
+    head = await client.call("HEAD", names.DRAIN_PATH, admin=True)
+    assert head is not None
+    assert head.status == 405
+    assert (await client.get(names.DRAIN_PATH)).status == 404, "only on the admin port"
+
+
 async def test_overload_flips_no_probe(client: Client) -> None:
     assert client.worker.intake is not None
     client.worker.intake.loop.reserved.seconds = 1e6
