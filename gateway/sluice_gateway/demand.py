@@ -231,6 +231,7 @@ class DemandFeed:
         """Workers before their turn in a roll-out, or after it: nobody else can see them."""
         record = self._record(service, seconds)
         record.revision = sighting.revision
+        record.workers_only = True
         record.tasks = sighting.tasks
         record.workers = sighting.workers
         for worker in sighting.workers:

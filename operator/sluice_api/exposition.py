@@ -4,6 +4,7 @@ Gateway, worker and operator build their collectors here and nowhere else, so th
 exported that the table (and so the documentation) does not hold.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import (
@@ -14,8 +15,13 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from sluice_api.metric_names import Metric
+
+Reading = tuple[tuple[str, ...], float]
+"""Label values and a number."""
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Of what :func:`expose` writes."""
@@ -42,6 +48,31 @@ def histogram(metric: Metric, registry: CollectorRegistry) -> Histogram:
     return Histogram(
         metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets
     )
+
+
+def readings(
+    metric: Metric, registry: CollectorRegistry, read: Callable[[], Iterable[Reading]]
+) -> None:
+    """A gauge whose values are asked for at each scrape: label values in order, and the number."""
+    _check_kind(metric, "gauge")
+    registry.register(_Readings(metric, read))
+
+
+class _Readings(Collector):
+    def __init__(self, metric: Metric, read: Callable[[], Iterable[Reading]]) -> None:
+        self._metric = metric
+        self._read = read
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return [GaugeMetricFamily(self._metric.name, self._metric.help)]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            self._metric.name, self._metric.help, labels=list(self._metric.labels)
+        )
+        for labels, value in self._read():
+            family.add_metric(list(labels), value)
+        return [family]
 
 
 def expose(registry: CollectorRegistry) -> bytes:

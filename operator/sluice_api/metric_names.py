@@ -205,6 +205,78 @@ OPERATOR_EVENTS_DROPPED = Metric(
     "Kubernetes Events that were not posted because there were too many.",
 )
 
+# scaling -----------------------------------------------------------------------------------------
+
+SCALING_DESIRED = Metric(
+    "sluice_scaling_desired_replicas",
+    "gauge",
+    "Replicas this replica of the operator would have; the leader's number is written.",
+    ("namespace", "service", "revision"),
+)
+SCALING_ARRIVALS = Metric(
+    "sluice_scaling_arrivals_per_second",
+    "gauge",
+    "Requests a second that are planned for, answers from the cache not counted.",
+    ("namespace", "service", "revision"),
+)
+SCALING_CAPACITY = Metric(
+    "sluice_scaling_replica_capacity_per_second",
+    "gauge",
+    "Requests a second that one replica is taken to do; absent while unknown.",
+    ("namespace", "service", "revision"),
+)
+SCALING_HELD = Metric(
+    "sluice_scaling_held_requests",
+    "gauge",
+    "Requests that wait in gateways for a worker.",
+    ("namespace", "service", "revision"),
+)
+SCALING_CHANGES = Metric(
+    "sluice_scaling_changes_total",
+    "counter",
+    "Decisions for another number of replicas, by the rule that made them.",
+    ("rule",),
+)
+SCALING_GATEWAYS = Metric(
+    "sluice_scaling_gateways",
+    "gauge",
+    "Gateways whose demand is read (heard), and those that cannot be reached (unheard).",
+    ("state",),
+)
+SCALING_RECORDS = Metric(
+    "sluice_scaling_demand_records_total", "counter", "Demand records received from gateways."
+)
+SCALING_FEED_FAILURES = Metric(
+    "sluice_scaling_demand_failures_total",
+    "counter",
+    "Times a gateway's demand stream ended or could not be opened, by cause"
+    " (refused, silent, broken, garbled).",
+    ("cause",),
+)
+METRICS_API_REQUESTS = Metric(
+    "sluice_metrics_api_requests_total",
+    "counter",
+    "Requests to custom.metrics.k8s.io answered here, by HTTP status.",
+    ("code",),
+)
+METRICS_API_SECONDS = Metric(
+    "sluice_metrics_api_request_duration_seconds",
+    "histogram",
+    "Time to answer one.",
+    (),
+    SECONDS,
+)
+METRICS_API_AVAILABLE = Metric(
+    "sluice_metrics_api_available",
+    "gauge",
+    "1 while the API server sends requests for custom.metrics.k8s.io here.",
+)
+METRICS_API_EXPIRY = Metric(
+    "sluice_metrics_api_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "When the serving certificate expires, in Unix time.",
+)
+
 
 ALL: tuple[Metric, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Metric)

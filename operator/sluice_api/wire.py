@@ -225,6 +225,8 @@ class Demand(_Message, kw_only=True, omit_defaults=True):
         answer_digests: digests seen on answers, by revision.
         tasks: tasks the workers say they offer.
         wake: held requests stand before a service without ready workers.
+        workers_only: the gateway sends this revision nothing; the record is there for ``workers``,
+            and its counters are no demand.
         workers: of this revision, as far as this gateway knows; the operator reads progress,
             idleness and digests here, because nobody but the gateway can reach a worker.
     """
@@ -247,4 +249,5 @@ class Demand(_Message, kw_only=True, omit_defaults=True):
     answer_digests: dict[str, str] = {}
     tasks: list[Task] = []
     wake: bool = False
+    workers_only: bool = False
     workers: list[WorkerSeen] = []

@@ -139,9 +139,17 @@ class DemandWindow:
         elif gateway.is_silent(now):
             # What happened meanwhile nobody knows, so knowledge begins anew.
             self._complete_since = now
-        gateway.add(record, now)
         if _is_active(record):
             self._active_at = now
+        elif self._is_resting(now):
+            # Thousands of services may sleep: a minute of nothing need not be kept in pieces.
+            gateway.slices.clear()
+            gateway.slices.append(_Slice())
+        gateway.add(record, now)
+
+    def _is_resting(self, now: float) -> bool:
+        """Nobody has asked within any window that is looked at."""
+        return self._active_at is None or now - self._active_at > 2 * LONG
 
     def forget(self, gateway: str) -> None:
         """A gateway is gone for good, and its share with it."""
@@ -167,7 +175,7 @@ class DemandWindow:
         speaking = [gateway for gateway in gateways if not gateway.is_silent(now)]
         silent = len(gateways) - len(speaking)
         known_until = min(gateway.seen_at for gateway in gateways)
-        if not silent and (self._active_at is None or now - self._active_at > 2 * LONG):
+        if not silent and self._is_resting(now):
             # Nothing to sum: most services sleep most of the time, and there may be thousands.
             return Traffic(
                 gateways=len(gateways),

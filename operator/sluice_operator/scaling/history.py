@@ -83,9 +83,14 @@ class ReplicaCapacity:
 
 
 class PeakWindow:
-    """The highest value of the last so many seconds, with one entry a second at most."""
+    """The highest value of the last so many seconds.
 
-    def __init__(self) -> None:
+    Args:
+        longest: seconds for which anybody asks; older values are dropped.
+    """
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
         self._peaks: deque[tuple[float, int]] = deque()  # times rising, values falling
 
     def __repr__(self) -> str:
@@ -94,10 +99,10 @@ class PeakWindow:
     def add(self, value: int, now: float) -> None:
         while self._peaks and self._peaks[-1][1] <= value:
             self._peaks.pop()
+        while self._peaks and now - self._peaks[0][0] > self._longest:
+            self._peaks.popleft()
         self._peaks.append((now, value))
 
     def highest(self, seconds: float, now: float) -> int:
         """The highest value added within the last ``seconds``; 0 when there is none."""
-        while self._peaks and now - self._peaks[0][0] > seconds:
-            self._peaks.popleft()
-        return self._peaks[0][1] if self._peaks else 0
+        return next((value for at, value in self._peaks if now - at <= seconds), 0)

@@ -7,7 +7,8 @@ the queue by a target order a fleet for a backlog that one replica would have cl
 """
 
 import math
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sluice_api import wire
@@ -23,6 +24,8 @@ DRAIN_SECONDS = 2.0
 """A backlog should be gone within this, or within one cold start if that is longer."""
 HOLD_DOWN_SECONDS = (30.0, 300.0)
 """Least and longest time that demand must have been lower: three cold starts in between."""
+GIVE_BACK_SECONDS = 10.0
+"""Demand must have been lower for so long before replicas that find no room are given back."""
 SETTLE_SECONDS = 3.0
 """Throughput is measured only while the same replicas have been ready for so long."""
 IDLE_SECONDS = (60.0, 1800.0)
@@ -54,6 +57,8 @@ class Rule(StrEnum):
     """Data are missing, so the number is not lowered."""
     BLOCKED = "blocked"
     """Replicas ordered before cannot start, so no more are ordered."""
+    ROLLOUT = "rollout"
+    """A revision beside the one that runs has to be able to take over its share."""
     FLOOR = "floor"
     """Raised to minReplicas."""
     CEILING = "ceiling"
@@ -145,7 +150,7 @@ class Recommender:
         self._demand = DemandWindow()
         self._capacity = ReplicaCapacity()
         self._cold_starts = ColdStarts()
-        self._needs = PeakWindow()
+        self._needs = PeakWindow(HOLD_DOWN_SECONDS[1])
         self._began_at = now
         self._ready = 0
         self._ready_since = now
@@ -154,6 +159,21 @@ class Recommender:
         return (
             f"<Recommender {self.rules} {self._demand!r} {self._capacity!r} {self._cold_starts!r}>"
         )
+
+    def successor(self, now: float) -> "Recommender":
+        """The memory for a revision that is to take over this one's demand.
+
+        What a replica does and how long it starts are a first guess for the new one too.
+        """
+        memory = deepcopy(self)
+        memory.proven = False
+        memory._began_at = memory._ready_since = now
+        memory._ready = 0
+        return memory
+
+    def traffic(self, now: float) -> Traffic:
+        """The demand at ``now``."""
+        return self._demand.traffic(now)
 
     def observe(self, record: wire.Demand, now: float) -> None:
         """Take one demand record of this service, received at ``now``."""
@@ -167,9 +187,19 @@ class Recommender:
         """A replica became ready so long after its order."""
         self._cold_starts.add(seconds)
 
-    def decide(self, workers: WorkerCounts, now: float) -> Decision:
-        """The number wanted at ``now``."""
+    def decide(self, workers: WorkerCounts, now: float, *, unheard: int = 0) -> Decision:
+        """The number wanted at ``now``.
+
+        ``unheard`` gateways exist but have never reported here: their share is unknown too.
+        """
         traffic = self._demand.traffic(now)
+        if unheard:
+            traffic = replace(
+                traffic,
+                gateways=traffic.gateways + unheard,
+                silent=traffic.silent + unheard,
+                complete_since=None,
+            )
         self._learn(traffic, workers, now)
         if workers.ready and not self.proven:
             self.proven = True
@@ -179,7 +209,10 @@ class Recommender:
         self._needs.add(workers.ordered if inputs.stay is None else inputs.stay, now)
         seen = _known_seconds(traffic, traffic.complete_since or 0.0)
         peak = self._needs.highest(down_window(inputs.cold_start), now)
-        decision = bound(self.rules, choose(self.rules, inputs, peak, seen, self.proven))
+        known = seen >= GIVE_BACK_SECONDS
+        recent = self._needs.highest(GIVE_BACK_SECONDS, now) if known else workers.ordered
+        decision = choose(self.rules, inputs, peak, seen, self.proven)
+        decision = bound(self.rules, give_back(decision, recent))
         if decision.rule is Rule.IDLE:
             self._demand.settle()
         return decision
@@ -302,6 +335,25 @@ def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -
     if lower >= ordered:
         return decided(ordered, Rule.WINDOW, f"{peak} were needed within {window:.0f} s")
     return decided(lower, Rule.DOWN, f"{lower} have been enough for {window:.0f} s")
+
+
+def give_back(decision: Decision, recent: int) -> Decision:
+    """Take back orders that find no room once demand has gone; they serve nobody.
+
+    Args:
+        recent: the most replicas that had to stay at any time of the last few seconds.
+    """
+    workers = decision.inputs.workers
+    if decision.rule not in (Rule.WINDOW, Rule.HOLD) or decision.inputs.silent:
+        return decision
+    if not workers.unschedulable or decision.inputs.stay is None:
+        return decision
+    needed = max(1, recent, decision.inputs.need or 0)
+    lower = max(needed, workers.ordered - workers.unschedulable)
+    if lower >= decision.desired:
+        return decision
+    reason = f"{decision.desired - lower} that find no room are not needed any more"
+    return Decision(lower, Rule.DOWN, reason, decision.inputs)
 
 
 def _nothing_learnt(inputs: Inputs) -> str:

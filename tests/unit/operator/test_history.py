@@ -63,7 +63,7 @@ def test_measurements_are_smoothed_and_nothing_is_none() -> None:
 
 
 def test_the_peak_of_a_window() -> None:
-    peaks = PeakWindow()
+    peaks = PeakWindow(30.0)
     assert peaks.highest(10.0, 0.0) == 0
     for now, value in enumerate([1, 5, 2, 3, 1]):
         peaks.add(value, now)
@@ -73,7 +73,7 @@ def test_the_peak_of_a_window() -> None:
 
 
 def test_the_peak_window_holds_no_more_than_it_must() -> None:
-    peaks = PeakWindow()
+    peaks = PeakWindow(30.0)
     for now in range(10_000):
         peaks.add(now % 7, now)
         peaks.highest(30.0, now)
