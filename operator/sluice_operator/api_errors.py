@@ -29,6 +29,10 @@ class Conflict(ApiError):
     """It has changed since it was read, exists already, or is another object of that name."""
 
 
+class Foreign(ApiError):
+    """An object of that name is there already, and it belongs to somebody else."""
+
+
 class PermissionDenied(ApiError):
     """The operator's role does not allow the verb on the resource."""
 

@@ -66,9 +66,10 @@ class Auditor:
     def __repr__(self) -> str:
         return f"<Auditor {'synced' if self.synced.is_set() else 'not synced'}>"
 
-    def hurry(self) -> None:
-        """Audit soon: something was listed anew."""
-        self._hurry.set()
+    def listed_anew(self) -> None:
+        """A watch began from the start: what vanished before that, it will not tell. Audit soon."""
+        if self.synced.is_set():
+            self._hurry.set()
 
     async def run(self) -> None:
         """Audit until cancelled. Raises WatchDead."""
@@ -128,7 +129,7 @@ class Auditor:
         for _ in range(ROUNDS):
             try:
                 async with asyncio.timeout(ROUND_SECONDS):
-                    while late := self._late(late):
+                    while late := self._late(late):  # noqa: ASYNC110 - deliveries make no sign
                         await asyncio.sleep(LOOK_SECONDS)
             except TimeoutError:
                 now = await self._list(watched)  # what was deleted meanwhile will never come

@@ -26,6 +26,7 @@ from sluice_operator import kinds
 from sluice_operator.api_errors import (
     ApiError,
     Conflict,
+    Foreign,
     Invalid,
     NamespaceEnding,
     NotFound,
@@ -109,7 +110,7 @@ class Cluster:
         """At most ``limit`` objects; to see whether one may, or whether there are any."""
         query = [*selectors, ("limit", str(limit))]
         answer = await self._call("list", kind, kind.path(namespace), query=query)
-        return list(answer.get("items", ()))
+        return list(answer.get("items") or ())
 
     async def list_metadata(
         self, kind: Kind, label_selector: str = "", field_selector: str = ""
@@ -125,7 +126,7 @@ class Cluster:
         while True:
             page = query + ([("continue", more)] if more else [])
             answer = await self._call("list", kind, kind.path(), query=page, accept=_METADATA_ONLY)
-            for item in answer.get("items", ()):
+            for item in answer.get("items") or ():
                 yield item["metadata"]
             more = answer.get("metadata", {}).get("continue", "")
             if not more:
@@ -142,7 +143,7 @@ class Cluster:
         selector = f"involvedObject.uid={uid},type=Warning"
         query = [("fieldSelector", selector), ("limit", "50")]
         answer = await self._call("list", kinds.EVENT, kinds.EVENT.path(namespace), query=query)
-        newest = sorted(answer.get("items", ()), key=_last_seen, reverse=True)[:5]
+        newest = sorted(answer.get("items") or (), key=_last_seen, reverse=True)[:5]
         return [(str(event.get("reason", "")), str(event.get("message", ""))) for event in newest]
 
     # Writing -------------------------------------------------------------------------------------
@@ -154,6 +155,8 @@ class Cluster:
         """
         match step:
             case Apply():
+                if step.new:
+                    await self._check_ours(step.object)
                 return await self.apply(step.object, step.manager)
             case Scale():
                 await self.scale(step)
@@ -178,6 +181,21 @@ class Cluster:
             body=wanted,
             content_type=_APPLY,
         )
+
+    async def _check_ours(self, wanted: Object) -> None:
+        """Raise Foreign if there is an object of that name which our service does not control."""
+        kind, metadata = kinds.kind_of(wanted["apiVersion"], wanted["kind"]), wanted["metadata"]
+        try:
+            there = await self.get(kind, metadata["namespace"], metadata["name"])
+        except NotFound:
+            return
+        owner = metadata["ownerReferences"][0]["uid"]
+        if not any(
+            reference.get("controller") and reference.get("uid") == owner
+            for reference in there["metadata"].get("ownerReferences", ())
+        ):
+            message = f"{kind.name} {metadata['name']} exists already and is not Sluice's"
+            raise Foreign("patch", kind.plural, message)
 
     async def apply_status(self, resource: Object, status: Mapping[str, Any]) -> dict[str, Any]:
         """Write the status of exactly this InferenceService, not of a namesake made since."""

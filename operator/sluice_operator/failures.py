@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sluice_operator.api_errors import ApiError, Invalid, PermissionDenied, QuotaExceeded
+from sluice_operator.api_errors import ApiError, Foreign, Invalid, PermissionDenied, QuotaExceeded
 
 MESSAGE_LENGTH = 1000
 
@@ -34,6 +34,8 @@ def failure_of(error: ApiError) -> Failure | None:
         case QuotaExceeded():
             told = f"{error.message}. Raise the namespace's ResourceQuota, or ask for less."
             return Failure("QuotaExceeded", told[:MESSAGE_LENGTH])
+        case Foreign():
+            return Failure("FieldConflict", f"{error.message}. Delete it, or rename the service.")
         case Invalid():
             told = f"Kubernetes refuses what the spec asks for: {error.message}"
             return Failure("InvalidSpec", told[:MESSAGE_LENGTH])

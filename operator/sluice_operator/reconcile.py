@@ -133,12 +133,22 @@ class Reconciler:
             return False  # the service is about to go as well
         except ApiError as error:
             if failure := failure_of(error):
-                self._failures[key] = failure
-                await self._tell(observed, self._make_plan(observed))
+                await self._show(key, failure)
             raise
         if self._failures.pop(key, None):
             return True  # so that the status is written without it
         return changed
+
+    async def _show(self, key: Key, failure: Failure) -> None:
+        """Let the owner know what stands against the service."""
+        news = self._failures.get(key) != failure
+        self._failures[key] = failure
+        observed = self._store.observe(key)
+        if observed is None:
+            return
+        await self._tell(observed, self._make_plan(observed))
+        if news:
+            self._announce(observed.resource, Event("Warning", failure.reason, failure.message))
 
     def _next_look(self, key: Key, plan: Plan, wrote: bool) -> float | None:
         """At once after a write, until there is nothing left to write; then when planning says."""

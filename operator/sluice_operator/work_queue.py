@@ -48,6 +48,10 @@ class WorkQueue:
         self._later: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
         self._work = asyncio.Semaphore(0)
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        instruments.queue_depth.set_function(lambda: len(self))
+        instruments.queue_age.set_function(self.age)
         self._chance = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     def __repr__(self) -> str:
@@ -112,6 +116,15 @@ class WorkQueue:
             self._ready[key] = self._now()
             self._work.release()
 
+    async def finished(self, seconds: float) -> bool:
+        """Wait until nothing runs any more, but not longer; whether that is so."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
+        except TimeoutError:
+            return False
+        return True
+
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -126,10 +139,13 @@ class WorkQueue:
                 continue  # what the permit stood for was forgotten by close()
             key, _ = lane.popitem(last=False)
             self._running.add(key)
+            self._quiet.clear()
             try:
                 await self._do(key)
             finally:
                 self._running.discard(key)
+                if not self._running:
+                    self._quiet.set()
                 if (urgent := self._again.pop(key, None)) is not None:
                     self.add(key, urgent=urgent)
 
