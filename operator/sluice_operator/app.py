@@ -27,7 +27,9 @@ from sluice_operator.handlers import Watches
 from sluice_operator.health import Health
 from sluice_operator.instruments import Instruments
 from sluice_operator.leader import Leader
-from sluice_operator.metrics import ScalingInstruments
+from sluice_operator.metrics import MetricsApiInstruments, ScalingInstruments
+from sluice_operator.metrics_api.registration import Registration
+from sluice_operator.metrics_api.server import MetricsApi
 from sluice_operator.pace import Pace
 from sluice_operator.preflight import Preflight
 from sluice_operator.reconcile import Planner, Reconciler
@@ -64,10 +66,13 @@ class Operator:
     ):
         self._settings = settings
         self._cluster = cluster
+        self._instruments = instruments
         self._platform = platform_of(settings)
         self._watched = kinds.watched(settings.namespace, GATEWAY_ADMIN_SERVICE)
         self._preflight = Preflight(cluster, self._watched)
-        self._fleet = Fleet(lambda key: self._queue.add(key, urgent=True))
+        self._fleet = Fleet(
+            lambda key: self._queue.add(key, urgent=True), lambda key: self._store.observe(key)
+        )
         scaling = ScalingInstruments(instruments.registry, self._fleet.decisions)
         self._store = Store(on_gateways=lambda: self._demand.look())
         self._demand = DemandFeed(self._fleet, self._gateways, settings.token_file, scaling)
@@ -93,8 +98,8 @@ class Operator:
             instruments,
         )
         self._leader = Leader(cluster, settings.namespace, settings.pod_name, self._led)
+        self._registration = self._make_registration() if settings.metrics_api else None
         cluster.guard(self._leader.check)
-        self._instruments = instruments
         self._tasks: list[asyncio.Task[None]] = []
         self._told = asyncio.Event()
         self._health = Health(
@@ -139,6 +144,12 @@ class Operator:
         self._begin("fleet", self._fleet.run())
         synced = self._begin("sync", self._synced())
         await self._all_well(until=synced)
+        if self._registration is not None:
+            await self._registration.server.listen(
+                self._settings.host, self._settings.metrics_api_port
+            )
+            await self._registration.look()  # so that the first plans know who serves metrics
+            self._begin("metrics API", self._registration.run())
         self._begin("leader", self._leader.run())
         self._begin("work queue", self._queue.run())
         self._begin("announcer", self._announcer.run())
@@ -174,6 +185,8 @@ class Operator:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait([work, *self._tasks], timeout=STOP_SECONDS)
+        if self._registration is not None:
+            await self._registration.server.close()
         await self._watches.stop()
         await self._health.stop()
         await self._cluster.close()
@@ -185,7 +198,34 @@ class Operator:
 
     # Between the parts ---------------------------------------------------------------------------
 
+    def _make_registration(self) -> Registration:
+        instruments = MetricsApiInstruments(self._instruments.registry)
+        server = MetricsApi(
+            resource=self._store.resource,
+            keys=self._store.keys,
+            signals=self._fleet.signals,
+            synced=self._auditor.synced.is_set,
+            instruments=instruments,
+        )
+        return Registration(
+            self._cluster,
+            server,
+            instruments,
+            namespace=self._settings.namespace,
+            leading=lambda: self._leader.leading,
+            changed=self._registered,
+        )
+
+    def _registered(self) -> None:
+        """Whether HPAs can read our metric has changed, for every service."""
+        assert self._registration is not None
+        available, note = self._registration.standing
+        self._platform = replace(self._platform, metrics_api=available, metrics_api_note=note)
+        for key in list(self._store.keys()):
+            self._queue.add(key)
+
     def _changed(self, key: Key) -> None:
+        self._fleet.touch(key)
         self._queue.add(key)
 
     def _led(self, leading: bool) -> None:
@@ -207,7 +247,9 @@ class Operator:
             return "stopping"
         if self._preflight.problem:
             return self._preflight.problem
-        return "" if self._auditor.synced.is_set() else "not synced yet"
+        if not self._auditor.synced.is_set():
+            return "not synced yet"
+        return self._registration.problem() if self._registration is not None else ""
 
 
 def platform_of(settings: Settings) -> Platform:
@@ -220,8 +262,8 @@ def platform_of(settings: Settings) -> Platform:
         worker_image_gpu=settings.worker_image_gpu,
         pull_policy=settings.pull_policy,
         pull_secrets=settings.pull_secrets,
-        metrics_api=False,
-        metrics_api_note="not registered yet" if settings.metrics_api else "switched off",
+        metrics_api=settings.metrics_api,
+        metrics_api_note="" if settings.metrics_api else "switched off",
         upgrade_workers=settings.upgrade_workers,
         write_scale=settings.write_scale,
     )

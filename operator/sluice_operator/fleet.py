@@ -10,26 +10,27 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
 from sluice_api import wire
-from sluice_api.inference_service import InferenceService, canary_of, revision_of
+from sluice_api.inference_service import InferenceService
 from sluice_operator.scaling.demand import Traffic
-from sluice_operator.scaling.lineup import Lineup, ServiceScaler
+from sluice_operator.scaling.lineup import Lineup, Terms, lineup_of, terms_of
 from sluice_operator.scaling.recommend import Decision, Rule, WorkerCounts
-from sluice_operator.scaling.rules import Rules, rules_of
+from sluice_operator.scaling.service import ServiceScaler
 from sluice_operator.scaling.sightings import Sightings
 from sluice_operator.scaling.starts import Starts
 from sluice_operator.state import Key, Learnt, Observed, Wanted
 from sluice_operator.workers import worker_counts
 
 TICK_SECONDS: Final = 1.0
+TOUCHED_PER_TICK: Final = 200
+"""Bounds what a tick costs a replica that does not lead and has just started."""
 UNKNOWN_SECONDS: Final = 120.0
 """How long records are kept of a service that no watch has brought."""
-DECIDING_MODES: Final = frozenset({"hpa", "direct"})
-"""In the others the number is ``minReplicas``, whatever the demand."""
 FIXED_RULE: Final = "fixed"
 HELD_BACK: Final = frozenset({Rule.BLOCKED, Rule.CEILING})
 """Rules that people should hear of although the number stays."""
@@ -41,28 +42,6 @@ class Signal(NamedTuple):
 
     revision: str
     traffic: Traffic | None
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a spec says that decisions need; the parsed spec itself would take 50 times the memory.
-
-    Attributes:
-        revision: of the spec.
-        canary: revision of the canary; empty without one.
-        mode: ``spec.scaling.mode``.
-    """
-
-    revision: str
-    canary: str
-    canary_weight: int
-    rules: Rules
-    mode: str
-    paused: bool
-
-    @property
-    def follow_demand(self) -> bool:
-        return self.mode in DECIDING_MODES and not self.paused
 
 
 @dataclass(slots=True)
@@ -99,16 +78,22 @@ class Fleet:
 
     Args:
         changed: called with a service that should be reconciled now.
+        observe: a service as the watches show it; None for one that is gone.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, changed: Callable[[Key], None], clock: Callable[[], float] = time.monotonic
+        self,
+        changed: Callable[[Key], None],
+        observe: Callable[[Key], Observed | None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._changed = changed
+        self._observe = observe
         self._clock = clock
         self._members: dict[Key, _Member] = {}
         self._awake: set[Key] = set()
+        self._touched: dict[Key, None] = {}
         self._unheard = 0
 
     def __repr__(self) -> str:
@@ -151,8 +136,17 @@ class Fleet:
         """So many gateways exist whose demand is not known; numbers are not lowered meanwhile."""
         self._unheard = gateways
 
+    def touch(self, key: Key) -> None:
+        """Something about a service has changed.
+
+        Whoever leads decides anew in the reconcile that follows, and that is all; the others look
+        at the next ticks, so that they know the service as well as the leader does.
+        """
+        self._touched[key] = None
+
     def remove(self, key: Key) -> None:
         """A service is gone."""
+        self._touched.pop(key, None)
         self._members.pop(key, None)
         self._awake.discard(key)
 
@@ -170,13 +164,14 @@ class Fleet:
         cannot read: what runs is left as it is.
         """
         key = observed.key
+        self._touched.pop(key, None)
         member = self._members.get(key) or self._join(key, now)
         if "deletionTimestamp" in observed.resource["metadata"]:
             return {}
         terms = _terms(member, observed)
         if terms is None:
             return member.wanted
-        lineup = lineup_of(terms, observed)
+        lineup = lineup_of(terms, _answering(observed))
         counts = {name: worker_counts(observed, name) for name in lineup.revisions()}
         member.view = _View(terms, lineup, counts)
         member.scaler.line_up(lineup, terms.rules, _proven(observed), now)
@@ -199,6 +194,12 @@ class Fleet:
 
     def tick(self, now: float) -> None:
         """Look at every service that is not at rest; reconcile those whose number changes."""
+        for key in list(islice(self._touched, TOUCHED_PER_TICK)):
+            observed = self._observe(key)
+            if observed is None:
+                self.remove(key)
+            else:
+                self.decide(observed, now)
         for key in list(self._awake):
             member = self._members[key]
             if member.view is None:
@@ -230,8 +231,9 @@ class Fleet:
 
     # What can be asked ---------------------------------------------------------------------------
 
-    def signals(self, key: Key, now: float) -> tuple[Signal, ...]:
+    def signals(self, key: Key) -> tuple[Signal, ...]:
         """What gateways see of the service now, by revision; empty for an unknown one."""
+        now = self._clock()
         member = self._members.get(key)
         if member is None or member.view is None:
             return ()
@@ -275,30 +277,6 @@ class Fleet:
         ]
 
 
-def terms_of(service: InferenceService) -> Terms:
-    """What the spec says that decisions need."""
-    trial, canary = canary_of(service), service.spec.rollout.canary
-    return Terms(
-        revision=revision_of(service),
-        canary=revision_of(trial) if trial else "",
-        canary_weight=canary.weight if canary else 0,
-        rules=rules_of(service),
-        mode=service.spec.scaling.mode,
-        paused=service.spec.paused,
-    )
-
-
-def lineup_of(terms: Terms, observed: Observed) -> Lineup:
-    """Which revisions need a number: by the spec, and by the status as it was written last."""
-    stable = str(observed.resource.get("status", {}).get("revision") or "") or terms.revision
-    return Lineup(
-        stable=stable,
-        next=terms.revision if terms.revision != stable else "",
-        canary=terms.canary if terms.canary != stable else "",
-        canary_weight=terms.canary_weight,
-    )
-
-
 def _terms(member: _Member, observed: Observed) -> Terms | None:
     """Read once a generation; None if this version cannot read the spec."""
     metadata = observed.resource["metadata"]
@@ -312,6 +290,10 @@ def _terms(member: _Member, observed: Observed) -> Terms | None:
         return None
     member.terms = (version, terms)
     return terms
+
+
+def _answering(observed: Observed) -> str:
+    return str((observed.resource.get("status") or {}).get("revision") or "")
 
 
 def _proven(observed: Observed) -> list[str]:

@@ -81,7 +81,7 @@ class Registration:
     ) -> None:
         self.standing = Standing(True)  # Nothing is torn down before anything is known.
         self._cluster = cluster
-        self._server = server
+        self.server = server
         self._instruments = instruments
         self._namespace = namespace
         self._leading = leading
@@ -95,6 +95,13 @@ class Registration:
 
     def __repr__(self) -> str:
         return f"<Registration {self.standing} {self._identity!r}>"
+
+    def problem(self) -> str:
+        """Why this replica should get no requests; empty when it serves, or nobody would ask."""
+        waiting = self.standing.available and not self.server.serving
+        return (
+            f"metrics API not serving: {self._trouble or 'no certificate yet'}" if waiting else ""
+        )
 
     async def run(self) -> None:
         """Look again and again, for ever."""
@@ -111,12 +118,15 @@ class Registration:
             self._trouble = ""
         except NotLeader:
             return False
-        except (ApiError, front_proxy.NotConfigured, ssl.SSLError) as error:
+        except front_proxy.NotConfigured as error:
+            self._stand(Standing(False, str(error)))
+            return True
+        except (ApiError, ssl.SSLError) as error:
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 log.warning("metrics API not looked after", extra={"why": self._trouble})
             return False
-        return settled and self._server.serving
+        return settled and self.server.serving
 
     # The certificate -----------------------------------------------------------------------------
 
@@ -131,7 +141,7 @@ class Registration:
         config = await self._cluster.get(
             kinds.CONFIG_MAP, front_proxy.CONFIG_NAMESPACE, front_proxy.CONFIG_NAME
         )
-        await self._server.configure(identity, front_proxy.read(config))
+        await self.server.configure(identity, front_proxy.read(config))
         self._identity = identity
         self._instruments.expires_at.set(identity.expires_at.timestamp())
 
@@ -177,17 +187,19 @@ class Registration:
         for entry in present:
             if self._is_ours(entry) and self._identity is not None and self._leading():
                 await self._put_bundle(entry, self._identity)
-        if standing != self.standing:
-            self.standing = standing
-            log.info(
-                "metrics API standing changed",
-                extra={"available": standing.available, "note": standing.note},
-            )
-            self._changed()
+        self._stand(standing)
         available = self._unavailable_since is None
         self._instruments.available.set(available and standing.available)
         foreign = any(not self._is_ours(entry) for entry in present)
         return foreign or available
+
+    def _stand(self, standing: Standing) -> None:
+        if standing == self.standing:
+            return
+        self.standing = standing
+        told = {"available": standing.available, "note": standing.note}
+        log.info("metrics API standing changed", extra=told)
+        self._changed()
 
     async def _registered(self, version: str) -> dict[str, Any] | None:
         try:
