@@ -19,7 +19,7 @@ from tests.support.cluster.options import DEFAULT_RELEASE, Options
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """SLUICE_TEST_KUBERNETES chooses the release, SLUICE_TEST_CLUSTER a cluster that runs already."""
+    """SLUICE_TEST_KUBERNETES chooses the release, SLUICE_TEST_CLUSTER one that runs already."""
     running = os.environ.get("SLUICE_TEST_CLUSTER")
     if running:
         yield Cluster.join(leftovers.state_folder(running))
@@ -40,11 +40,12 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     readable = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
     name = f"{readable}-{secrets.token_hex(3)}"
     core = client.CoreV1Api(cluster.api)
-    core.create_namespace({"metadata": {"name": name}})
+    core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
     cluster.until(
         lambda: core.list_namespaced_service_account(name).items,
         "the namespace's default ServiceAccount",
     )
     yield name
+    cluster.repair()
     core.delete_namespace(name)
     cluster.check()

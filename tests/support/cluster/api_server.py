@@ -1,4 +1,4 @@
-"""The few questions that the box itself asks the API server and the health ports. Used by the box."""
+"""The few questions that the box itself asks the API server and the health ports."""
 
 import asyncio
 import ssl

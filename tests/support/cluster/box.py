@@ -1,8 +1,8 @@
 """The first process inside a cluster's namespaces: it brings the cluster up, keeps it, ends it.
 
 `Cluster` starts it under `unshare`; it mounts what must be private, makes the network, writes the
-configuration, starts every daemon as its own child, and then serves the control socket. It ends, and
-everything with it, on request, on SIGTERM, and when the process that owns it has gone.
+configuration, starts every daemon as its own child, and then serves the control socket. It ends,
+and everything with it, on request, on SIGTERM, and when the process that owns it has gone.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
 
 from . import certificates, cgroups, components, options
 from .api_server import ApiServer
@@ -99,7 +98,7 @@ class Box:
     async def _mount(self) -> None:
         run = self._processes.run
         for folder in PRIVATE_FOLDERS:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            os.makedirs(folder, exist_ok=True)
             await run("mount", "-t", "tmpfs", "tmpfs", folder)
         await run(
             "mount", "-t", "tmpfs", "-o", "size=6g,mode=700", "tmpfs", str(self._site.private)
@@ -127,7 +126,7 @@ class Box:
             await self._processes.run("ip", "link", "set", end, "up")
         # Without any route, connecting to a Service fails before its address is translated.
         await self._processes.run("ip", "route", "add", options.SERVICE_CIDR, "dev", "node0")
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        await self._processes.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
 
     def _start_containerd(self) -> None:
         site = self._site

@@ -34,6 +34,7 @@ CONTROL_SECONDS = 75.0
 COMMAND_SECONDS = 60.0
 NAMESPACES = ("--net", "--mount", "--pid")
 STORES = 16
+CRI_KNOWS_IT = "io.cri-containerd.image=managed"
 
 
 class ClusterError(Exception):
@@ -164,7 +165,7 @@ class Cluster:
     def end(self) -> None:
         """End everything and remove what it left. Ending twice is allowed."""
         if "api" in self.__dict__:
-            self.api.close()
+            self.api.close()  # type: ignore[no-untyped-call]
             self.api.rest_client.pool_manager.clear()
             del self.__dict__["api"]
         with suppress(OSError, control.ControlError):
@@ -202,7 +203,10 @@ class Cluster:
     @cached_property
     def api(self) -> client.ApiClient:
         """The official client, as administrator. The cluster closes it."""
-        return config.new_client_from_config(str(self.kubeconfig))
+        made: client.ApiClient = config.new_client_from_config(  # type: ignore[no-untyped-call]
+            str(self.kubeconfig)
+        )
+        return made
 
     @cached_property
     def pid(self) -> int:
@@ -291,32 +295,34 @@ class Cluster:
         """The start of an HTTP address of a Service, by its DNS name."""
         return self.url(f"{name}.{namespace}.svc.cluster.local", port)
 
-    def load(self, *image_archives: Path) -> None:
+    def load(self, *image_archives: Path) -> list[str]:
         """Put images into the node; an archive that is there already costs nothing.
 
-        Takes archives of `docker save` or OCI layouts. Raises RuntimeError if one is refused.
+        Takes archives of `docker save` or OCI layouts; gives the names that were new. Raises
+        RuntimeError if one is refused.
         """
         stored = self._ctr("images", "ls")
+        new: list[str] = []
         for archive in image_archives:
             digest = archives.manifest_digest(archive)
             if f"sluice.dev/archive={digest}" not in stored:
                 imported = self._ctr("images", "import", str(archive), seconds=600)
-                self._mark(imported, digest)
+                new += self._mark(imported, digest)
+        return new
 
-    def _mark(self, imported: str, digest: str) -> None:
+    def _mark(self, imported: str, digest: str) -> list[str]:
         """Note where images came from, once the kubelet's side has seen them too."""
         names = [line.split()[1] for line in imported.splitlines() if line.startswith("unpacking ")]
         if not names:
             raise RuntimeError(f"ctr said nothing of an image: {imported!r}")
         for name in names:
+            chosen = ("images", "ls", f"name=={name}")
             self.until(
-                lambda name=name: (
-                    "io.cri-containerd.image=managed"  # type: ignore[misc]
-                    in self._ctr("images", "ls", f"name=={name}")
-                ),
+                lambda chosen=chosen: CRI_KNOWS_IT in self._ctr(*chosen),  # type: ignore[misc]
                 f"the kubelet sees the image {name}",
             )
             self._ctr("images", "label", name, f"sluice.dev/archive={digest}")
+        return names
 
     def _ctr(self, *arguments: str, seconds: float = COMMAND_SECONDS) -> str:
         command = ["ctr", "-a", str(self.site.containerd_socket), "-n", "k8s.io", *arguments]
@@ -367,6 +373,15 @@ class Cluster:
         """The daemons that run, with their process ids inside."""
         found: dict[str, int] = self._call(do="status")["running"]
         return found
+
+    def repair(self) -> None:
+        """Start what a test stopped and did not start again; a frozen daemon goes on."""
+        running = self.running()
+        for daemon in self.options.daemons:
+            if daemon in running:
+                self.send(daemon, signal.SIGCONT)
+            else:
+                self.begin(daemon)
 
     def check(self) -> None:
         """Raises ClusterError if the box has gone or a daemon ended that nobody stopped."""

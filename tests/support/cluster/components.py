@@ -82,7 +82,7 @@ def controllers(site: Site, options: Options) -> list[str]:
         f"--cluster-signing-key-file={pki / 'ca.key'}",
         f"--horizontal-pod-autoscaler-sync-period={options.hpa_sync_seconds}s",
         "--horizontal-pod-autoscaler-initial-readiness-delay=2s",
-        # With the default rates the first ServiceAccount, without which no pod is made, is 5 s late.
+        # With the default rates the first ServiceAccount, which every pod needs, comes 5 s late.
         "--kube-api-qps=300",
         "--kube-api-burst=600",
         "--profiling=false",
@@ -269,7 +269,7 @@ def dns_objects() -> list[dict[str, object]]:
     """The Service that pods are told of, and its endpoint: the server runs beside the kubelet."""
     ports = [("dns", "UDP"), ("dns-tcp", "TCP")]
     metadata = {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}
-    service = {
+    service: dict[str, object] = {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata,
@@ -279,7 +279,7 @@ def dns_objects() -> list[dict[str, object]]:
         },
     }
     slice_labels = {"kubernetes.io/service-name": "kube-dns"}
-    endpoints = {
+    endpoints: dict[str, object] = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": slice_labels},

@@ -1,9 +1,10 @@
-"""What the cluster's NetworkPolicies mean as packet filter rules. Pure; `policy_daemon` applies them.
+"""What NetworkPolicies mean as packet filter rules. Pure; `policy_daemon` applies them.
 
 Every pod that a policy selects gets a chain a direction, which lets through what some policy allows
-and drops the rest. The rules stand in the `security` table, which sees routed packets after Services
-were translated to pods and which nobody else uses, so it is replaced whole. Connections that were
-allowed once stay allowed, the node itself always gets through, as with the usual network plugins.
+and drops the rest. The rules stand in the `security` table, which sees routed packets after
+Services were translated to pods, and which nobody else uses, so it is replaced whole. Connections
+that were allowed once stay allowed, and the node itself always gets through, as with the usual
+network plugins.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

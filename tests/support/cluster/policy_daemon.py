@@ -1,8 +1,8 @@
-"""Enforces NetworkPolicies inside the box: `python -m tests.support.cluster.policy_daemon KUBECONFIG`.
+"""Enforces NetworkPolicies inside the box, which starts it with the path of a kubeconfig.
 
-It keeps a mirror of policies, pods and namespaces by list and watch, and replaces the filter table in
-one step when its text changes. A pod that is itself new is isolated as soon as its address is
-published, not before. Ends with a failure if the kernel refuses a table, which fails the tests.
+It keeps a mirror of policies, pods and namespaces by list and watch, and replaces the filter table
+in one step when its text changes. A pod that is itself new is isolated as soon as its address is
+published, not before. It ends with a failure if the kernel refuses a table: that fails the tests.
 """
 
 import asyncio
@@ -126,8 +126,8 @@ def _tls(user: dict[str, str], authority: str) -> ssl.SSLContext:
     return context
 
 
-async def _run(kubeconfig: Path) -> None:
-    content = json.loads(kubeconfig.read_text())
+async def _run(kubeconfig: str) -> None:
+    content = json.loads(kubeconfig)
     cluster = content["clusters"][0]["cluster"]
     context = _tls(content["users"][0]["user"], cluster["certificate-authority-data"])
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=WATCH_SECONDS + 10)
@@ -143,4 +143,4 @@ async def _run(kubeconfig: Path) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    asyncio.run(_run(Path(sys.argv[1])))
+    asyncio.run(_run(Path(sys.argv[1]).read_text()))

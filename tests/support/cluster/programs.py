@@ -1,8 +1,9 @@
 """The programs of the test cluster, built once from Go modules into the user's cache folder.
 
-Kubernetes and etcd are one program (tests/cluster/kubernetes); Helm, CoreDNS and the pause container
-come from a second module. A folder is named by the hash of the module's files, so a change builds
-anew and nothing else does. Two builders wait for one another; a build that is cut short leaves nothing.
+Kubernetes and etcd are one program (tests/cluster/kubernetes); Helm, CoreDNS and the pause
+container come from a second module. A folder is named by the hash of the module's files, so a
+change builds anew and nothing else does. Two builders wait for one another; a build that is cut
+short leaves nothing.
 """
 
 import fcntl
@@ -39,7 +40,7 @@ class BuildError(Exception):
 
 
 def cache_folder() -> Path:
-    """Where everything is kept that outlives a run: programs, image archives, containerd's store."""
+    """Where everything is kept that outlives a run: programs, archives, containerd's store."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "sluice" / "kubernetes"
 

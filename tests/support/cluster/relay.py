@@ -1,9 +1,9 @@
 """The one door between a cluster's network namespace and the tests.
 
 A socket belongs to the network namespace that it was made in. So the tests make the listening
-socket outside and hand it to the box, which accepts there and connects inside: every ordinary client
-(a browser, the OpenAI client) reaches a pod or a Service at an address of 127.0.0.1. An end or a
-reset on one side becomes the same on the other; an address that refuses becomes a reset.
+socket outside and hand it to the box, which accepts there and connects inside: every ordinary
+client (a browser, the OpenAI client) reaches a pod or a Service at an address of 127.0.0.1. An end
+or a reset on one side becomes the same on the other; an address that refuses becomes a reset.
 """
 
 import asyncio
