@@ -15,6 +15,8 @@ from kubernetes import client
 from tests.support.cluster import leftovers, machine
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.options import DEFAULT_RELEASE, Options
+from tests.support.images.loading import load
+from tests.support.release import Release
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +34,26 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         started = Cluster.start(Options(release=release))
     with started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def platform(cluster: Cluster) -> Release:
+    """Operator, gateways and Redis as pods, installed by the chart with its defaults.
+
+    Workers are Sluice's own (ask for `worker_image` too), or, with spec.engine.image
+    localhost/sluice-stub:test, the stub engine.
+    """
+    release = Release(cluster)
+    release.load_images("stub")
+    release.make_namespace()
+    release.install()
+    return release
+
+
+@pytest.fixture(scope="session")
+def worker_image(cluster: Cluster) -> None:
+    """The real worker's image, with torch and MiniLM, in the node."""
+    load(cluster, "worker")
 
 
 @pytest.fixture
