@@ -1,8 +1,11 @@
 """What can go wrong with the API server, as the operator sees it: one family of errors.
 
 ``cluster`` turns status codes and broken connections into these, once; above it nobody looks at
-HTTP. ``queue`` reads from them when to try again, ``reconcile`` what to tell the service's owner.
+HTTP. ``work_queue`` reads from them when to try again, ``reconcile`` what to tell the service's owner.
 """
+
+from collections.abc import Mapping
+from typing import Final
 
 
 class ApiError(Exception):
@@ -67,3 +70,33 @@ class Unavailable(ApiError):
 
 class NotLeader(Exception):
     """A write was asked for without a valid lease; nothing was sent."""
+
+
+def error_of(verb: str, resource: str, status: int, message: str, retry_after: str) -> ApiError:
+    """What an answer with an HTTP status of 300 and above means.
+
+    Args:
+        retry_after: the header of that name, seconds; may be empty.
+    """
+    if status == 429:
+        seconds = float(retry_after) if retry_after.isdigit() else 1.0
+        return Throttled(verb, resource, message, seconds)
+    if status == 403:
+        for words, kind in _FORBIDDEN.items():
+            if words in message:
+                return kind(verb, resource, message)
+    if status in _BY_STATUS:
+        return _BY_STATUS[status](verb, resource, message)
+    # 401 as well: the token may just have been rotated; the next call reads it again.
+    if status >= 500 or status in (401, 408, 410):
+        return Unavailable(verb, resource, message)
+    return Invalid(verb, resource, message)
+
+
+_Plain = type[NotFound | Conflict | PermissionDenied | QuotaExceeded | NamespaceEnding]
+_BY_STATUS: Final[Mapping[int, _Plain]] = {403: PermissionDenied, 404: NotFound, 409: Conflict}
+# The API server gives three kinds of news the same status.
+_FORBIDDEN: Final[Mapping[str, _Plain]] = {
+    "exceeded quota": QuotaExceeded,
+    "being terminated": NamespaceEnding,
+}

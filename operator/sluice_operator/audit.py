@@ -99,9 +99,9 @@ class Auditor:
 
     async def audit(self, watched: Watched) -> None:
         """Correct the store for one kind. Raises ApiError or WatchDead."""
-        before = self._store.versions(watched.kind.name)
+        before = self._store.uids(watched.kind.name)
         listed = await self._list(watched)
-        for address, (uid, _) in before.items():
+        for address, uid in before.items():
             if listed.get(address, ("", ""))[0] != uid:
                 self._forget(address, uid)
         await self._delivered(watched, listed)

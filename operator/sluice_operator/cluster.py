@@ -23,18 +23,7 @@ from kubernetes.aio.config import (
 
 from sluice_api import names
 from sluice_operator import kinds
-from sluice_operator.api_errors import (
-    ApiError,
-    Conflict,
-    Foreign,
-    Invalid,
-    NamespaceEnding,
-    NotFound,
-    PermissionDenied,
-    QuotaExceeded,
-    Throttled,
-    Unavailable,
-)
+from sluice_operator.api_errors import Conflict, Foreign, NotFound, Unavailable, error_of
 from sluice_operator.instruments import Instruments
 from sluice_operator.kinds import Kind
 from sluice_operator.pace import Pace
@@ -335,7 +324,13 @@ class Cluster:
             self._instruments.api_call(verb, resource, code, elapsed)
         if response.status < 300:
             return msgspec.json.decode(content, type=dict[str, Any]) if content else {}
-        raise failure(verb, resource, response.status, response.headers, content)
+        raise error_of(
+            verb,
+            resource,
+            response.status,
+            _message(content) or f"HTTP status {response.status}",
+            response.headers.get("Retry-After", ""),
+        )
 
 
 _METHODS: Final = {
@@ -348,35 +343,12 @@ _METHODS: Final = {
 }
 
 
-def failure(
-    verb: str, resource: str, status: int, headers: Mapping[str, str], content: bytes
-) -> ApiError:
-    """What an answer of 300 and above means."""
+def _message(content: bytes) -> str:
+    """What a Status object says; empty when the content is none."""
     try:
-        told = msgspec.json.decode(content, type=dict[str, Any])
-    except msgspec.DecodeError:
-        told = {}
-    message = str(told.get("message") or f"HTTP status {status}")
-    if status == 429:
-        after = headers.get("Retry-After", "")
-        return Throttled(verb, resource, message, float(after) if after.isdigit() else 1.0)
-    if status == 403 and "exceeded quota" in message:
-        return QuotaExceeded(verb, resource, message)
-    if status == 403 and "being terminated" in message:
-        return NamespaceEnding(verb, resource, message)
-    if status in _FAILURES:
-        return _FAILURES[status](verb, resource, message)
-    # 401 as well: the token may just have been rotated; the next call reads it again.
-    if status >= 500 or status in (401, 408, 410):
-        return Unavailable(verb, resource, message)
-    return Invalid(verb, resource, message)
-
-
-_FAILURES: Final[Mapping[int, type[NotFound | Conflict | PermissionDenied]]] = {
-    403: PermissionDenied,
-    404: NotFound,
-    409: Conflict,
-}
+        return str(msgspec.json.decode(content, type=dict[str, Any]).get("message", ""))
+    except msgspec.MsgspecError:
+        return ""
 
 
 def _last_seen(event: Object) -> str:

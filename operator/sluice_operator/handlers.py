@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories  # an argument of spawn_tasks
 
 from sluice_operator.cluster import Login
 from sluice_operator.instruments import Instruments
@@ -63,6 +64,7 @@ class Watches:
             registry=self._registry(),
             settings=self._settings(),
             identity=_IDENTITY,
+            memories=NoMemories(),
             standalone=True,
             clusterwide=True,
         )
@@ -138,6 +140,13 @@ class Watches:
 
 
 _IDENTITY: Final[Any] = "sluice-operator"  # unused: said so that kopf does not ask who runs it
+
+
+class NoMemories(ResourceMemories):
+    """Keeps nothing: what kopf remembers of each object is for handlers that we do not use."""
+
+    async def recall(self, raw_body: Any, **options: Any) -> Any:
+        return await super().recall(raw_body, **options | {"ephemeral": True})
 
 
 class NoDiffs(kopf.DiffBaseStorage):

@@ -5,6 +5,7 @@ read. Objects are kept as packed JSON: a dict of Python takes five times the mem
 services are at rest most of the time.
 """
 
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
@@ -38,7 +39,7 @@ class Entry:
         self._packed = zlib.compress(text, 1) if len(text) >= _PACK_FROM else text
         self.owner = owner
         self.uid: str = item["metadata"]["uid"]
-        self.version: str = item["metadata"].get("resourceVersion", "")
+        self.version = number_of(item["metadata"].get("resourceVersion", ""))
         self.managers: frozenset[str] = replicas_managers(item)
         self.suspect_node: str | None = suspect_node(item) if item["kind"] == "Pod" else None
 
@@ -63,7 +64,7 @@ class Store:
 
     def __init__(self, on_gateways: Callable[[], None] = lambda: None) -> None:
         self._entries: dict[Address, Entry] = {}
-        self._belonging: dict[Key, set[Address]] = {}
+        self._belonging: dict[Key, tuple[Address, ...]] = {}
         self._services = 0
         self._warnings: dict[Key, dict[str, tuple[tuple[str, str], ...]]] = {}
         self._lost_nodes: frozenset[str] = frozenset()
@@ -81,9 +82,12 @@ class Store:
     def put(self, item: Object) -> Key | None:
         """Take in an object as it is now; the service it touches, if that is to be looked at."""
         address = address_of(item)
-        entry = Entry(item, owner_of(item))
+        owner = owner_of(item)
+        if owner is not None and (others := self._belonging.get(owner)):
+            owner = self._entries[others[0]].owner  # one tuple for all of them
+        entry = Entry(item, owner)
         before = self._entries.get(address)
-        if before is not None and before.uid == entry.uid and older(entry.version, before.version):
+        if before is not None and before.uid == entry.uid and entry.version < before.version:
             return None
         self._entries[address] = entry
         if before is None:
@@ -91,7 +95,8 @@ class Store:
         if before is None or before.owner != entry.owner:
             self._disown(address, before)
             if entry.owner is not None:
-                self._belonging.setdefault(entry.owner, set()).add(address)
+                others = self._belonging.get(entry.owner, ())
+                self._belonging[entry.owner] = (*others, address)
         if before is not None and before.uid == entry.uid and entry.same(before):
             return None
         return self._touched(address, entry)
@@ -129,15 +134,15 @@ class Store:
     def _disown(self, address: Address, entry: Entry | None) -> None:
         if entry is None or entry.owner is None:
             return
-        belonging = self._belonging[entry.owner]
-        belonging.discard(address)
-        if not belonging:
+        others = tuple(one for one in self._belonging[entry.owner] if one != address)
+        self._belonging[entry.owner] = others
+        if not others:
             del self._belonging[entry.owner]
             self._warnings.pop(entry.owner, None)
 
     # Reading -------------------------------------------------------------------------------------
 
-    def keys(self) -> Iterator[Key]:
+    def services(self) -> Iterator[Key]:
         """Every InferenceService."""
         for address in self._entries:
             if address.kind == names.KIND:
@@ -183,18 +188,16 @@ class Store:
             if address.kind == kinds.ENDPOINT_SLICE.name
         ]
 
-    def versions(self, kind: str) -> dict[Address, tuple[str, str]]:
-        """Uid and resourceVersion of every object of a kind; for ``audit``."""
+    def uids(self, kind: str) -> dict[Address, str]:
+        """Of every object of a kind; for ``audit``."""
         return {
-            address: (entry.uid, entry.version)
-            for address, entry in self._entries.items()
-            if address.kind == kind
+            address: entry.uid for address, entry in self._entries.items() if address.kind == kind
         }
 
     def holds(self, address: Address, uid: str, version: str = "") -> bool:
         """Whether this very object is here, in this version or a later one."""
         entry = self._entries.get(address)
-        return entry is not None and entry.uid == uid and not older(entry.version, version)
+        return entry is not None and entry.uid == uid and entry.version >= number_of(version)
 
     def suspect_nodes(self) -> frozenset[str]:
         """Nodes of pods that have become unready without a word of their kubelet."""
@@ -211,7 +214,8 @@ class Store:
 
 def address_of(item: Object) -> Address:
     metadata = item["metadata"]
-    return Address(item["kind"], metadata.get("namespace", ""), metadata["name"])
+    kind, namespace = sys.intern(item["kind"]), sys.intern(metadata.get("namespace", ""))
+    return Address(kind, namespace, metadata["name"])
 
 
 def owner_of(item: Object) -> Key | None:
@@ -223,10 +227,10 @@ def owner_of(item: Object) -> Key | None:
     return Key(metadata["namespace"], name) if name else None
 
 
-def older(one: str, other: str) -> bool:
-    """Whether ``one`` is the resourceVersion before ``other``."""
+def number_of(version: str) -> int:
+    """A resourceVersion, to be compared; 0 for one that is no number."""
     # Since Kubernetes 1.35 they are documented to be comparable numbers; they always were.
-    return one.isdigit() and other.isdigit() and int(one) < int(other)
+    return int(version) if version.isdigit() else 0
 
 
 def suspect_node(pod: Object) -> str | None:
