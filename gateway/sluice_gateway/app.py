@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from fastapi import FastAPI
 
-from sluice_api import metric_names, wire
+from sluice_api import metric_names
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Anonymous
 from sluice_gateway.cache import ResponseCache
@@ -28,7 +28,7 @@ from sluice_gateway.coalesce import Flights
 from sluice_gateway.control import admin, public
 from sluice_gateway.control.health import Health
 from sluice_gateway.demand import DemandFeed
-from sluice_gateway.discovery import StaticDiscovery
+from sluice_gateway.discovery import Discovery, StaticDiscovery
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
 from sluice_gateway.fallback import make_guarded
@@ -39,6 +39,9 @@ from sluice_gateway.redis_pipeline import RedisPipeline
 from sluice_gateway.services import Services
 from sluice_gateway.settings import Settings
 from sluice_gateway.timers import TimerWheel
+
+if TYPE_CHECKING:
+    from sluice_gateway.cluster.api import ApiServer
 
 SELF_PROBE_SECONDS: Final = 0.02
 BACKLOG: Final = 2048
@@ -80,15 +83,16 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.failed = False
-        self.health = Health()
+        api = _api_server(settings)
+        self.discovery = _discovery(settings, api)
+        self.health = Health(lambda: time.monotonic() - self.discovery.read_at)
         self.wheel = TimerWheel(loop)
         self.metrics = Metrics()
-        self.discovery = StaticDiscovery(Path(settings.discovery.partition(":")[2]))
         # Not the pid: it is the same in every container, and readers tell processes apart by this.
         identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self.feed = DemandFeed(identity, lambda: self.services.tracks())
         self.services = Services(self.wheel, self.feed.urgent)
-        keyring = Keyring.load(settings.cache_secret)
+        keyring = Keyring.load(settings.cache_secret, make=not settings.in_cluster)
         self.redis = _redis(settings, self.metrics)
         self.cache = ResponseCache(
             keyring,
@@ -113,7 +117,13 @@ class Gateway:
         self._watch_metrics()
         self.public_app = public.make_app(self.edge, self.services, authenticator, self.health)
         self.admin_app = admin.make_app(
-            self.edge, self.services, self.health, self.feed, self.metrics, self.status
+            self.edge,
+            self.services,
+            self.health,
+            self.feed,
+            self.metrics,
+            self.status,
+            _readers(settings, api),
         )
         self._public: _Server | None = None
         self._loop = loop
@@ -125,8 +135,7 @@ class Gateway:
 
     async def serve(self, public_socket: socket.socket, admin_socket: socket.socket) -> None:
         """Serve until a signal. Raises ``TableError`` when there is nothing to begin with."""
-        self._apply(self.discovery.first())
-        self.health.synced = True
+        self.discovery.begin(self.services)
         if self.access_log is not None:
             self.access_log.start()
         self.edge.start(self._loop)
@@ -134,7 +143,7 @@ class Gateway:
         public_server = self._public = self._server(self.public_app, owns_signals=True)
         admin_server = self._server(self.admin_app, owns_signals=False)
         tasks = [
-            self._loop.create_task(self.discovery.run(self._apply), name="discovery"),
+            self._loop.create_task(self.discovery.run(self.services), name="discovery"),
             self._loop.create_task(self.feed.run(), name="demand"),
             self._loop.create_task(self._announce(public_socket), name="self-probe"),
         ]
@@ -195,11 +204,10 @@ class Gateway:
             )
             self.begin_draining()
 
-    def _apply(self, table: wire.ServiceTable) -> None:
-        self.services.replace(table)
-
     async def _announce(self, listening: socket.socket) -> None:
-        """Become ready once the port answers over a real connection, and say so."""
+        """Become ready once the services are known and the port answers, and say so."""
+        await self.discovery.synced.wait()
+        self.health.synced = True
         host, port = listening.getsockname()[:2]
         asked = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host  # noqa: S104
         await _answering(asked, port)
@@ -244,6 +252,32 @@ class Gateway:
             ),
         ):
             metrics.watch_gauge(metric, read)
+
+
+def _api_server(settings: Settings) -> "ApiServer | None":
+    if not settings.in_cluster:
+        return None
+    # Imported late: outside a cluster, nobody pays for the client.
+    from sluice_gateway.cluster.api import ApiServer
+
+    assert settings.api_host is not None
+    return ApiServer(settings.api_host, settings.api_port, settings.service_account)
+
+
+def _discovery(settings: Settings, api: "ApiServer | None") -> Discovery:
+    if api is None:
+        return StaticDiscovery(Path(settings.discovery.partition(":")[2]))
+    from sluice_gateway.cluster.discovery import KubernetesDiscovery
+
+    return KubernetesDiscovery(api, settings.namespaces)
+
+
+def _readers(settings: Settings, api: "ApiServer | None") -> admin.Readers | None:
+    if api is None:
+        return None  # Only whoever is on this machine can ask.
+    from sluice_gateway.cluster.readers import TokenReaders
+
+    return TokenReaders(api, settings.demand_readers)
 
 
 def _redis(settings: Settings, metrics: Metrics) -> RedisPipeline | None:

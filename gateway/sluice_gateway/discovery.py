@@ -1,14 +1,14 @@
 """Where the gateway learns which services and workers there are.
 
-An adapter calls ``apply`` with a whole table whenever it may have changed, and keeps the last good
-one when its source fails: a gateway without its source goes on with what it knows. ``static`` reads
-a file; ``kubernetes`` will watch. Made by ``app``.
+An adapter tells the table of services whenever something may have changed, and keeps what was good
+when its source fails: a gateway without its source goes on with what it knows. ``static`` reads a
+file; ``cluster.discovery`` watches Kubernetes. Made by ``app``.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol, get_args
@@ -31,17 +31,39 @@ class TableError(ValueError):
     """The source says nothing that can be used; the message says where and why."""
 
 
-class Discovery(Protocol):
-    """An adapter. ``read_at`` is when the source was last read successfully (monotonic)."""
+class Table(Protocol):
+    """What an adapter tells: the services, kept live by ``services``."""
 
-    read_at: float
-
-    def first(self) -> wire.ServiceTable:
-        """The table to begin with. Raises :class:`TableError`."""
+    def replace(self, table: wire.ServiceTable) -> None:
+        """These are all services there are."""
         ...
 
-    async def run(self, apply: Callable[[wire.ServiceTable], None]) -> None:
-        """Report changes until cancelled."""
+    def put(self, spec: wire.Service) -> None:
+        """One service is new, or has changed."""
+        ...
+
+    def remove(self, namespace: str, name: str) -> None: ...
+
+
+class Discovery(Protocol):
+    """An adapter.
+
+    Attributes:
+        synced: set once the table has been told everything for the first time.
+        read_at: when the source was last known to be good, on the monotonic clock.
+    """
+
+    synced: asyncio.Event
+
+    @property
+    def read_at(self) -> float: ...
+
+    def begin(self, table: Table) -> None:
+        """Tell what can be told at once. Raises :class:`TableError` when that is nothing good."""
+        ...
+
+    async def run(self, table: Table) -> None:
+        """Tell what changes, until cancelled."""
         ...
 
 
@@ -50,6 +72,7 @@ class StaticDiscovery:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.synced = asyncio.Event()
         self.read_at = 0.0
         self.failing = False
         self.tables = 0
@@ -59,14 +82,14 @@ class StaticDiscovery:
         state = "failing" if self.failing else "good"
         return f"<StaticDiscovery {self.path.name} {state}, {self.tables} read>"
 
-    def first(self) -> wire.ServiceTable:
+    def begin(self, table: Table) -> None:
         self._seen = self._stamp()
-        table = read_table(self.path)
+        table.replace(read_table(self.path))
         self.tables += 1
         self.read_at = time.monotonic()
-        return table
+        self.synced.set()
 
-    async def run(self, apply: Callable[[wire.ServiceTable], None]) -> None:
+    async def run(self, table: Table) -> None:
         # Polling sees every way of replacing a file, on every file system, for 20 stats a second.
         while True:
             await asyncio.sleep(POLL_SECONDS)
@@ -77,7 +100,7 @@ class StaticDiscovery:
                 continue
             self._seen = stamp
             try:
-                table = read_table(self.path)
+                found = read_table(self.path)
             except TableError as error:
                 self.failing = True
                 log.error(
@@ -88,8 +111,8 @@ class StaticDiscovery:
             self.failing = False
             self.read_at = time.monotonic()
             self.tables += 1
-            apply(table)
-            log.info("service table applied", extra={"services": len(table.services)})
+            table.replace(found)
+            log.info("service table applied", extra={"services": len(found.services)})
 
     def _stamp(self) -> tuple[int, ...] | None:
         try:

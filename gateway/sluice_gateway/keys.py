@@ -76,7 +76,7 @@ class Keyring:
         self.proving = tuple(Mac(mac(b"sluice cache value")) for mac in macs)
 
     @classmethod
-    def load(cls, path: Path | None) -> Self:
+    def load(cls, path: Path | None, *, make: bool = True) -> Self:
         """Read the secrets, or make them when there are none yet.
 
         Args:
@@ -85,19 +85,25 @@ class Keyring:
                 that make it at once, all get the one that was first. None: a random secret that
                 lives as long as this process.
 
+            make: False where the file is given to several gateways, so that a missing one is not
+                made by each for itself.
+
         Raises:
-            ValueError: the file holds something else.
-            OSError: the file can be neither read nor made.
+            ValueError: the file holds something else, or can be neither read nor made.
         """
         if path is None:
             return cls(secrets.token_bytes(SECRET_BYTES))
         try:
-            text = path.read_text("ascii")
-        except FileNotFoundError:
-            _make(path)
+            if make and not path.exists():
+                _make(path)
             text = path.read_text("ascii")
         except UnicodeDecodeError:
             text = ""
+        except OSError as error:
+            raise ValueError(
+                f"{path}: {error.strerror or error}. --cache-secret must name a file that can be"
+                f" read, with one or two lines of {2 * SECRET_BYTES} hexadecimal digits."
+            ) from None
         try:
             return cls(*(bytes.fromhex(line) for line in text.split("\n") if line.strip()))
         except ValueError as error:

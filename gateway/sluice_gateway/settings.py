@@ -24,6 +24,9 @@ from sluice_api.settings import (
     whole,
 )
 
+KUBERNETES: Final = "kubernetes"
+SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeLimits:
@@ -47,13 +50,22 @@ class Settings:
     """One gateway process. Raises SettingsError when it would be open to a network by accident.
 
     Attributes:
-        discovery: ``static:FILE``.
+        discovery: ``static:FILE`` or ``kubernetes``.
+        namespaces: of the cluster, to be looked at; none for all.
+        demand_readers: who may read ``/internal/``, by user name; in a cluster only.
+        api_host, api_port: the API server, as Kubernetes tells every pod.
+        service_account: folder with the ServiceAccount's ``token`` and ``ca.crt``.
         fd, admin_fd: listening sockets made by the parent process, instead of host and port.
         drain_delay: seconds of going on, not ready any more, before the sockets close.
         drain_grace: seconds that requests in flight may take after that.
     """
 
     discovery: str
+    namespaces: tuple[str, ...] = ()
+    demand_readers: frozenset[str] = frozenset()
+    api_host: str | None = None
+    api_port: int = 443
+    service_account: Path = Path(SERVICE_ACCOUNT)
     host: str = "127.0.0.1"
     port: int = names.APP_PORT
     fd: int | None = None
@@ -71,6 +83,11 @@ class Settings:
     limits: EdgeLimits = field(default_factory=EdgeLimits)
 
     def __post_init__(self) -> None:
+        if self.in_cluster and self.api_host is None:
+            raise SettingsError(
+                "--discovery kubernetes works inside a cluster: KUBERNETES_SERVICE_HOST is not set."
+                " Set it and --service-account, or use --discovery static:FILE."
+            )
         if not self.allow_anonymous_network:
             for host in (self.host, self.admin_host):
                 if not is_loopback(host):
@@ -78,6 +95,10 @@ class Settings:
                         f"Without authentication, listening on {host!r} lets everybody in who can "
                         "reach it. Use 127.0.0.1, or allow it with --allow-anonymous-network."
                     )
+
+    @property
+    def in_cluster(self) -> bool:
+        return self.discovery == KUBERNETES
 
 
 def is_loopback(host: str) -> bool:
@@ -91,9 +112,13 @@ def is_loopback(host: str) -> bool:
 
 def _discovery(value: str) -> str:
     kind, _, rest = value.partition(":")
-    if kind != "static" or not rest:
-        raise ValueError("static:FILE")
+    if value != KUBERNETES and (kind != "static" or not rest):
+        raise ValueError("static:FILE or kubernetes")
     return value
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
 def _own(
@@ -114,7 +139,51 @@ _fd = whole(3, 2**20)
 _wait = duration(0.001, 3600)
 
 OPTIONS: Final = (
-    _own("discovery", "--discovery", None, _discovery, "where the services are: static:FILE"),
+    _own(
+        "discovery",
+        "--discovery",
+        None,
+        _discovery,
+        "where the services are: static:FILE or kubernetes",
+    ),
+    _own(
+        "namespaces",
+        "--namespaces",
+        "",
+        _words,
+        "namespaces to look at, separated by commas; none: all of the cluster",
+    ),
+    _own(
+        "demand_readers",
+        "--demand-readers",
+        "",
+        lambda value: frozenset(_words(value)),
+        "users who may read /internal/ in a cluster, separated by commas",
+    ),
+    Option(
+        "api_host",
+        "--api-host",
+        "KUBERNETES_SERVICE_HOST",
+        None,
+        text,
+        "address of the API server; Kubernetes sets the variable",
+        True,
+    ),
+    Option(
+        "api_port",
+        "--api-port",
+        "KUBERNETES_SERVICE_PORT",
+        "443",
+        whole(1, 65535),
+        "its port",
+    ),
+    _own(
+        "service_account",
+        "--service-account",
+        SERVICE_ACCOUNT,
+        Path,
+        "folder with token and ca.crt of the API server",
+    ),
     _own("host", "--host", "127.0.0.1", text, "address for applications"),
     _own("port", "--port", str(names.APP_PORT), whole(0, 65535), "port for them; 0: any free one"),
     Option("fd", "--fd", None, None, _fd, "listening socket instead of the two above", True),
@@ -150,7 +219,7 @@ OPTIONS: Final = (
         "--cache-secret",
         None,
         Path,
-        "file with the secret of the cache; made if missing",
+        "file with the secret of the cache; made if missing, but not in a cluster",
         optional=True,
     ),
     _own(

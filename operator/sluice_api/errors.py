@@ -96,6 +96,14 @@ _KINDS: Final = (
         openai_type="authentication_error",
     ),
     Kind(
+        "forbidden",
+        403,
+        "The caller may not do this",
+        "The caller is known, but is not among those who may read this.",
+        "Ask as somebody who may; the gateway's setting --demand-readers names them.",
+        openai_type="permission_error",
+    ),
+    Kind(
         "model_not_found",
         404,
         "The model does not exist",

@@ -99,6 +99,26 @@ class Section(BaseModel):
             if found:
                 yield rule.field, found
 
+    @classmethod
+    def known(cls, value: Any) -> Any:
+        """``value``, as read from JSON, without the members that this version does not know."""
+        if not isinstance(value, dict):
+            return value
+        kept = {}
+        for field in cls.model_fields.values():
+            if field.alias not in value:
+                continue
+            given = kept[field.alias] = value[field.alias]
+            content = _content(field)
+            parts = get_args(content) if get_origin(content) is list else (content,)
+            if _kind(field) is None and issubclass(parts[0], Section):
+                section = parts[0]
+                is_list = isinstance(given, list)
+                kept[field.alias] = (
+                    [section.known(item) for item in given] if is_list else section.known(given)
+                )
+        return kept
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the resource, every default spelt out."""
         written = {}
@@ -115,6 +135,20 @@ class Section(BaseModel):
             else:
                 value = [item.to_dict() for item in value]
             written[str(field.alias)] = value
+        return written
+
+    def to_short_dict(self) -> dict[str, Any]:
+        """As it stands in the resource, without what the defaults say anyway."""
+        written = {}
+        for name, field in type(self).model_fields.items():
+            value, kind = getattr(self, name), _kind(field)
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            if value == default:
+                continue
+            if kind is not None:
+                written[str(field.alias)] = kind.dump(value)
+            elif isinstance(value, Section):
+                written[str(field.alias)] = value.to_short_dict()
         return written
 
     @classmethod

@@ -95,8 +95,9 @@ class Client:
         self.send(request(path, body, **headers))
         return await self.reply()
 
-    async def get(self, path: str, method: str = "GET") -> Reply:
-        self.send(f"{method} {path} HTTP/1.1\r\nhost: t\r\n\r\n".encode())
+    async def get(self, path: str, method: str = "GET", **headers: str) -> Reply:
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        self.send(f"{method} {path} HTTP/1.1\r\nhost: t\r\n{lines}\r\n".encode())
         return await self.reply(head_only=method == "HEAD")
 
 
@@ -127,6 +128,7 @@ class GatewayProcess:
         self.port = 0
         self.admin_port = 0
         self.process: subprocess.Popen[bytes] | None = None
+        self.admin_headers: dict[str, str] = {}
         self.write(services)
 
     def write(self, services: list[wire.Service]) -> None:
@@ -134,6 +136,10 @@ class GatewayProcess:
         draft = self.folder / "services.new"
         draft.write_bytes(msgspec.json.encode(wire.ServiceTable(services=services)))
         draft.replace(self.table)
+
+    def discovery(self) -> list[str]:
+        """The arguments that say where the services are."""
+        return ["--discovery", f"static:{self.table}"]
 
     @property
     def log(self) -> str:
@@ -144,8 +150,7 @@ class GatewayProcess:
             self.process = subprocess.Popen(
                 [
                     sys.executable, "-m", "sluice_gateway",
-                    "--discovery", f"static:{self.table}", "--port", "0", "--admin-port", "0",
-                    *self.options,
+                    *self.discovery(), "--port", "0", "--admin-port", "0", *self.options,
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -194,7 +199,7 @@ class GatewayProcess:
 
     async def get(self, path: str, *, admin: bool = False, method: str = "GET") -> Reply:
         async with await Client.open(self.admin_port if admin else self.port) as client:
-            return await client.get(path, method)
+            return await client.get(path, method, **(self.admin_headers if admin else {}))
 
     async def services(self) -> dict[str, Any]:
         """What the gateway thinks of each service, by name."""
@@ -227,6 +232,17 @@ class GatewayProcess:
                 return
             assert time.monotonic() < deadline, f"{name}: {found}\n{self.log}"
             await asyncio.sleep(0.02)
+
+    async def demand(self, records: list[wire.Demand]) -> None:
+        """Read the demand stream into ``records`` until cancelled."""
+        async with await Client.open(self.admin_port) as client:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in self.admin_headers.items())
+            client.send(f"GET /internal/demand HTTP/1.1\r\nhost: t\r\n{lines}\r\n".encode())
+            await client.reader.readuntil(b"\r\n\r\n")
+            while size := int(await client.reader.readline(), 16):
+                for line in (await client.reader.readexactly(size)).splitlines():
+                    records.append(msgspec.json.decode(line, type=wire.Demand))
+                await client.reader.readline()
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of ``name`` that carry ``labels``."""

@@ -67,7 +67,10 @@ class Seen:
 class StubWorker:
     """Use as a context manager; ``url`` is where it listens."""
 
-    def __init__(self, behaviour: Behaviour | None = None, port: int = 0) -> None:
+    def __init__(
+        self, behaviour: Behaviour | None = None, port: int = 0, host: str = "127.0.0.1"
+    ) -> None:
+        self.host = host
         self.behaviour = behaviour or Behaviour()
         self.seen: list[Seen] = []
         self.inputs: Counter[str] = Counter()
@@ -83,7 +86,7 @@ class StubWorker:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def computed(self) -> int:
@@ -119,7 +122,7 @@ class StubWorker:
         self._loop.close()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

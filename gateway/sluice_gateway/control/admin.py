@@ -1,12 +1,13 @@
 """The second port, for operators and machines: metrics, demand, and what the gateway thinks.
 
-Never exposed to applications. ``/internal/demand`` is the stream that scaling lives on.
+Never exposed to applications. ``/internal/demand`` is the stream that scaling lives on; in a
+cluster whoever asks for it must show who it is.
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Annotated, Any, Protocol
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Header
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from sluice_api import exposition
@@ -20,6 +21,14 @@ from sluice_gateway.service import Service
 from sluice_gateway.services import Services
 
 
+class Readers(Protocol):
+    """Who may read below ``/internal/``."""
+
+    async def check(self, authorization: str | None) -> None:
+        """Return if the header names a reader. Raises ApiError."""
+        ...
+
+
 def make_app(
     edge: Edge,
     services: Services,
@@ -27,11 +36,13 @@ def make_app(
     feed: DemandFeed,
     metrics: Metrics,
     status: Callable[[], dict[str, str]],
+    readers: Readers | None,
 ) -> FastAPI:
     """The application of the admin port.
 
     Args:
         status: one line about each part of the process.
+        readers: who may read below ``/internal/``; None where only this machine reaches the port.
     """
     app = FastAPI(title="Sluice gateway, admin", version=VERSION, docs_url=None, redoc_url=None)
     problems.install(app, edge.new_id)
@@ -48,12 +59,16 @@ def make_app(
     async def read_metrics() -> Response:
         return Response(metrics.page(), headers={"content-type": exposition.CONTENT_TYPE})
 
-    @app.get("/internal/demand")
+    async def authorised(authorization: Annotated[str | None, Header()] = None) -> None:
+        if readers is not None:
+            await readers.check(authorization)
+
+    @app.get("/internal/demand", dependencies=[Depends(authorised)])
     async def demand() -> StreamingResponse:
         """NDJSON of `Demand`, one line per service each second, and at once when it matters."""
         return StreamingResponse(_lines(feed), media_type="application/x-ndjson")
 
-    @app.get("/internal/services")
+    @app.get("/internal/services", dependencies=[Depends(authorised)])
     async def list_services() -> dict[str, Any]:
         """Every service and worker as this gateway knows them."""
         return {"parts": status(), "services": [_service(s) for s in services.all()]}

@@ -17,7 +17,7 @@ from sluice_api.shapes import answers
 V2_INFER: Final = V2_PREFIX + "{name}" + V2_SUFFIX
 V2_INFER_VERSION: Final = V2_PREFIX + "{name}" + V2_VERSIONS + "{version}" + V2_SUFFIX
 _BY_PATH: Final = {**SHAPES, V2_INFER: SHAPES[V2_SUFFIX], V2_INFER_VERSION: SHAPES[V2_SUFFIX]}
-_NOT_INFERENCE: Final = frozenset(("route_not_found", "method_not_allowed"))
+_NOT_INFERENCE: Final = frozenset(("route_not_found", "method_not_allowed", "forbidden"))
 _GENERATED: Final = ("HTTPValidationError", "ValidationError")
 """FastAPI's answer to parameters it cannot read; ours are texts, which it always can."""
 

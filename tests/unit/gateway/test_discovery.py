@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sluice_api import wire
 from sluice_gateway.discovery import StaticDiscovery, TableError, read_table
 
 GOOD = """
@@ -90,11 +91,25 @@ def test_unknown_members_are_told_by_path(tmp_path: Path, caplog: pytest.LogCapt
     ]
 
 
-def test_first_counts(tmp_path: Path) -> None:
+class Told:
+    """A table that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.tables: list[wire.ServiceTable] = []
+
+    def replace(self, table: wire.ServiceTable) -> None:
+        self.tables.append(table)
+
+    def put(self, spec: wire.Service) -> None: ...
+    def remove(self, namespace: str, name: str) -> None: ...
+
+
+async def test_first_counts(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
     path.write_text(GOOD)
-    discovery = StaticDiscovery(path)
-    assert discovery.first().services[0].name == "emb"
+    discovery, told = StaticDiscovery(path), Told()
+    discovery.begin(told)
+    assert told.tables[0].services[0].name == "emb" and discovery.synced.is_set()
     assert repr(discovery) == "<StaticDiscovery t.yaml good, 1 read>"
 
 

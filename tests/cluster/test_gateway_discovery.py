@@ -1,0 +1,249 @@
+"""The gateway follows a real API server: services, workers, and what happens while it is away."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluice_api import names, wire
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster_gateway import (
+    ClusterGateway,
+    Operator,
+    install_crd,
+    own_address,
+    token_of,
+)
+from tests.support.stub_worker import Behaviour, StubWorker, until
+
+EMBEDDINGS = "/v1/embeddings"
+
+
+@pytest.fixture
+def operator(cluster: Cluster, namespace: str) -> Operator:
+    install_crd(cluster)
+    return Operator(cluster, namespace)
+
+
+@pytest.fixture
+def gateway(
+    cluster: Cluster, namespace: str, operator: Operator, tmp_path: Path
+) -> Iterator[ClusterGateway]:
+    with ClusterGateway(tmp_path, cluster, namespace) as started:
+        yield started
+
+
+def worker(revision: str = "r1", **behaviour: Any) -> StubWorker:
+    return StubWorker(Behaviour(revision=revision, **behaviour), host=own_address())
+
+
+def body(namespace: str, text: str) -> dict[str, str]:
+    return {"model": f"{namespace}/emb", "input": text}
+
+
+async def seen(gateway: ClusterGateway, condition: Callable[[Any], bool], what: str) -> None:
+    """Wait until what the gateway thinks of ``emb`` meets ``condition``."""
+
+    async def check() -> bool:
+        return condition((await gateway.services()).get("emb"))
+
+    await until(check, 10.0, what)
+
+
+async def test_a_sleeping_service_is_held_woken_and_answered(
+    gateway: ClusterGateway, operator: Operator, namespace: str
+) -> None:
+    operator.create("emb")
+    operator.answers("emb", "r1")
+    await seen(gateway, lambda found: found and found["revision"] == "r1", "the revision")
+    with worker(phase=wire.Phase.LOADING) as stub:
+        asked = asyncio.create_task(gateway.post(EMBEDDINGS, body(namespace, "hello")))
+        await seen(gateway, lambda found: found["waiting"] == 1, "the request to be held")
+        operator.slice("emb", "r1", [stub.port])
+        await seen(gateway, lambda found: len(found["endpoints"]) == 1, "the worker")
+        assert not asked.done()
+        stub.behaviour.phase = wire.Phase.READY
+        began = time.monotonic()
+        reply = await asked
+    assert reply.status == 200 and time.monotonic() - began < 0.5
+    assert reply.headers[names.REVISION] == "r1"
+
+
+async def test_a_wake_is_told_at_once_and_workers_are_described(
+    gateway: ClusterGateway, operator: Operator, namespace: str
+) -> None:
+    operator.create("emb")
+    operator.answers("emb", "r1")
+    await seen(gateway, bool, "the service")
+    records: list[wire.Demand] = []
+    reading = asyncio.create_task(gateway.demand(records))
+    await until(lambda: bool(records), 5.0, "the first record")
+    asked = asyncio.create_task(gateway.post(EMBEDDINGS, body(namespace, "hello")))
+    began = time.monotonic()
+    await until(lambda: any(record.wake for record in records), 5.0, "the wake")
+    assert time.monotonic() - began < 0.5  # Not the next second's record.
+    with worker(phase=wire.Phase.DOWNLOADING) as stub:
+        operator.slice("emb", "r1", [stub.port])
+        await until(
+            lambda: [w.phase for w in records[-1].workers] == [wire.Phase.DOWNLOADING],
+            5.0,
+            "the phase",
+        )
+        assert records[-1].workers[0].address == own_address()
+        stub.behaviour.phase = wire.Phase.READY
+        assert (await asked).status == 200
+        digest = stub.behaviour.digest
+        await until(
+            lambda: any(
+                w.ready and w.answer_digest == digest for r in records[-3:] for w in r.workers
+            ),
+            5.0,
+            "the digest",
+        )
+    reading.cancel()
+
+
+async def test_only_the_named_reader_sees_demand(
+    gateway: ClusterGateway, cluster: Cluster, namespace: str
+) -> None:
+    async def status(token: str | None) -> int:
+        gateway.admin_headers = {"authorization": f"Bearer {token}"} if token else {}
+        return (await gateway.get("/internal/services", admin=True)).status
+
+    good = token_of(cluster, namespace, "sluice-operator", names.DEMAND_AUDIENCE)
+    assert await status(good) == 200
+    assert await status(None) == 401
+    assert await status("made-up") == 401
+    # Right account, wrong audience: a token for the API server must not open this door.
+    assert await status(token_of(cluster, namespace, "sluice-operator")) == 401
+    other = token_of(cluster, namespace, "default", names.DEMAND_AUDIENCE)
+    assert await status(other) == 403
+    gateway.admin_headers = {}
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert (await gateway.get(path, admin=True)).status == 200
+
+
+async def test_rollout_and_canary_without_a_failed_request(
+    gateway: ClusterGateway, operator: Operator, namespace: str
+) -> None:
+    operator.create("emb")
+    with worker("r1", digest="sha256:1") as old, worker("r2", digest="sha256:2") as new:
+        operator.slice("emb", "r1", [old.port])
+        operator.answers("emb", "r1", answerDigest="sha256:1", tasks=["embeddings"])
+        await gateway.ready("emb")
+        load = Load(gateway, namespace)
+        async with load:
+            operator.slice("emb", "r2", [new.port])
+            await seen(gateway, lambda found: len(found["endpoints"]) == 2, "both workers")
+            # On trial: both answer.
+            operator.patch("emb", rollout={"canary": {"weight": 50, "model": {"dtype": "float32"}}})
+            operator.status(
+                "emb",
+                revisions=[
+                    {"name": "r1", "answerDigest": "sha256:1", "tasks": ["embeddings"]},
+                    {
+                        "name": "r2",
+                        "role": "canary",
+                        "answerDigest": "sha256:2",
+                        "tasks": ["embeddings"],
+                    },
+                ],
+            )
+            await load.until_both(("r1", "r2"))
+            # Promoted: only the new one answers, then the old worker ends.
+            operator.patch("emb", rollout=None)
+            operator.answers("emb", "r2", answerDigest="sha256:2", tasks=["embeddings"])
+            await seen(gateway, lambda found: found["revision"] == "r2", "the switch")
+            operator.slice("emb", "r1", [old.port], ending=[old.port])
+            await seen(gateway, lambda found: len(found["endpoints"]) == 1, "the end of the old")
+            before = load.count
+            await until(lambda: load.count > before + 20, 10.0, "more answers")
+        assert load.failures == []
+        assert load.revisions[-20:] == ["r2"] * 20
+        assert old.computed + new.computed == load.count
+
+
+async def test_the_api_server_restarts_under_load(
+    gateway: ClusterGateway, cluster: Cluster, operator: Operator, namespace: str
+) -> None:
+    operator.create("emb")
+    with worker() as one, worker() as two:
+        operator.slice("emb", "r1", [one.port])
+        operator.answers("emb", "r1")
+        await gateway.ready("emb")
+        load = Load(gateway, namespace)
+        async with load:
+            await asyncio.to_thread(cluster.stop, "kube-apiserver")
+            before = load.count
+            await until(lambda: load.count > before + 50, 20.0, "answers meanwhile")
+            assert (await gateway.get("/readyz", admin=True)).status == 200
+            assert (await gateway.get("/internal/services", admin=True)).status == 200
+            await asyncio.to_thread(cluster.begin, "kube-apiserver")
+            await until(lambda: api_is_back(cluster), 30.0, "the API server")
+            operator.slice("emb", "r1", [one.port, two.port])
+            await gateway.ready("emb", 2)
+        assert load.failures == []
+    age = await gateway.metric("sluice_gateway_discovery_age_seconds")
+    assert age < 40
+
+
+def api_is_back(cluster: Cluster) -> bool:
+    return cluster.kubectl("get", "--raw", "/readyz", check=False).returncode == 0
+
+
+async def test_a_deleted_service_is_not_found(
+    gateway: ClusterGateway, operator: Operator, namespace: str
+) -> None:
+    operator.create("emb")
+    operator.answers("emb", "r1")
+    await seen(gateway, bool, "the service")
+    operator.delete("emb")
+    await seen(gateway, lambda found: found is None, "the service's end")
+    assert (await gateway.post(EMBEDDINGS, body(namespace, "x"))).status == 404
+
+
+class Load:
+    """Requests with inputs of their own, one after the other on each of four connections."""
+
+    def __init__(self, gateway: ClusterGateway, namespace: str) -> None:
+        self.failures: list[str] = []
+        self.revisions: list[str] = []
+        self._gateway = gateway
+        self._namespace = namespace
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    @property
+    def count(self) -> int:
+        return len(self.revisions)
+
+    async def __aenter__(self) -> None:
+        self._tasks = [asyncio.create_task(self._ask(n)) for n in range(4)]
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def until_both(self, revisions: tuple[str, str]) -> None:
+        before = self.count
+
+        def both() -> bool:
+            found = self.revisions[before:]
+            return all(found.count(revision) > 10 for revision in revisions)
+
+        await until(both, 10.0, "answers of both revisions")
+
+    async def _ask(self, number: int) -> None:
+        async with await self._gateway.client() as client:
+            count = 0
+            while not self._stopping:
+                count += 1
+                text = f"input {number} {count}"
+                reply = await client.post(EMBEDDINGS, body(self._namespace, text))
+                if reply.status == 200:
+                    self.revisions.append(reply.headers[names.REVISION])
+                else:
+                    self.failures.append(f"{reply.status} {reply.body!r}")
