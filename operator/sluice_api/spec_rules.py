@@ -152,7 +152,8 @@ SCALING_RULES = (
         "minReplicas",
         _min_within_max,
         "self.minReplicas <= self.maxReplicas",
-        "'got %d, allowed 0 to spec.scaling.maxReplicas (%d). Raise maxReplicas or lower minReplicas.'"
+        "'got %d, allowed 0 to spec.scaling.maxReplicas (%d). Raise maxReplicas or lower"
+        " minReplicas.'"
         ".format([self.minReplicas, self.maxReplicas])",
         "`minReplicas` may not exceed `maxReplicas`.",
     ),
@@ -160,7 +161,8 @@ SCALING_RULES = (
         "initialReplicas",
         _initial_within_max,
         "self.initialReplicas <= self.maxReplicas",
-        "'got %d, allowed 0 to spec.scaling.maxReplicas (%d). Raise maxReplicas or lower initialReplicas.'"
+        "'got %d, allowed 0 to spec.scaling.maxReplicas (%d). Raise maxReplicas or lower"
+        " initialReplicas.'"
         ".format([self.initialReplicas, self.maxReplicas])",
         "`initialReplicas` may not exceed `maxReplicas`.",
     ),
@@ -228,8 +230,8 @@ SPEC_RULES = (
         "hardware.gpu.count",
         _own_engine_has_one_gpu,
         "self.hardware.gpu.count == 1 || self.engine.image != ''",
-        "'got %d, allowed 1 with the default engine, which computes on one GPU. Set it to 1, or give"
-        " an engine.image that uses more.'.format([self.hardware.gpu.count])",
+        "'got %d, allowed 1 with the default engine, which computes on one GPU. Set it to 1, or"
+        " give an engine.image that uses more.'.format([self.hardware.gpu.count])",
         "More than one GPU needs an `engine.image` that uses them.",
     ),
     Rule(

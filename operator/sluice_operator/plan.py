@@ -39,6 +39,16 @@ def worker_environment(service: InferenceService) -> dict[str, str]:
     return {name: value for name, value in environment.items() if value not in ("", AUTO)}
 
 
+def child_name(service: str, revision: str) -> str:
+    """The name of a revision's Deployment, Service and HorizontalPodAutoscaler."""
+    return f"{service}-{revision}"
+
+
+def shared_name(service: str) -> str:
+    """The name of what exists once a service."""
+    return f"{service}-workers"
+
+
 def notes(service: InferenceService) -> list[str]:
     """What a reader of the file might expect and will not get, one sentence each."""
     spec = service.spec

@@ -9,8 +9,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 from sluice_api.names import REVISION_LABEL
+from sluice_operator.plan import child_name
 from sluice_operator.scaling.recommend import WorkerCounts
-from sluice_operator.state import Object, Observed
+from sluice_operator.state import ChildKey, Object, Observed
 
 HOPELESS_WAITING: Final = frozenset(
     {
@@ -84,11 +85,8 @@ def pods_of(observed: Observed, revision: str) -> tuple[Object, ...]:
 
 def deployment_of(observed: Observed, revision: str) -> Object | None:
     """The Deployment of one revision, whoever controls it."""
-    for (kind, _), child in observed.children.items():
-        labels = child["metadata"].get("labels") or {}
-        if kind == "Deployment" and labels.get(REVISION_LABEL) == revision:
-            return child
-    return None
+    name = child_name(observed.key.name, revision)
+    return observed.children.get(ChildKey("Deployment", name))
 
 
 def worker_counts(observed: Observed, revision: str) -> WorkerCounts:

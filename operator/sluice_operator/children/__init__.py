@@ -1,0 +1,1 @@
+"""What the operator makes for a service: one kind a file, each a pure function of a rendering."""

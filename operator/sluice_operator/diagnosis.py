@@ -1,0 +1,346 @@
+"""Why the workers of a revision are not what they should be: one reason, one message. Pure.
+
+``status`` asks for each revision. Pods, their containers, Deployments and, where these alone do not
+say it, Events of stuck pods are read; the message names pod, container, exit code and last words,
+and the next step to take.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sluice_api import names, wire
+from sluice_operator.state import Learnt, Object, Observed
+from sluice_operator.workers import (
+    PodState,
+    condition,
+    containers,
+    deployment_of,
+    pod_state,
+    pods_of,
+)
+
+MESSAGE_LENGTH: Final = 1024
+STUCK_SECONDS: Final = 3.0
+"""After so long in one state a pod's Events are asked for."""
+PROBE_SECONDS: Final = 20.0
+"""A process that does not even answer its probes after so long is not just starting."""
+
+EXIT_REASONS: Final = {
+    names.EXIT_MODEL_NOT_FOUND: "ModelNotFound",
+    names.EXIT_MODEL_DOWNLOAD_FAILED: "ModelDownloadFailed",
+    names.EXIT_MODEL_REJECTED: "ModelRejected",
+    names.EXIT_BAD_CONFIGURATION: "InvalidSpec",
+}
+
+_ORDER: Final = (
+    *("PermissionDenied", "InvalidSpec", "ConfigMissing", "VolumeFailed", "ImagePullFailed"),
+    *("ModelNotFound", "ModelRejected", "ModelDownloadFailed", "OutOfMemory", "CrashLoop"),
+    *("DigestMismatch", "ProbeFailed", "QuotaExceeded", "NodeLost", "Unschedulable", "Evicted"),
+    "Starting",
+)
+"""Of several findings the first is told: what needs a hand before what may pass."""
+
+_WAITING: Final = {
+    **dict.fromkeys(
+        (
+            *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"),
+            *("ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed"),
+        ),
+        "ImagePullFailed",
+    ),
+    "CreateContainerConfigError": "ConfigMissing",
+    "CreateContainerError": "CrashLoop",
+    "RunContainerError": "CrashLoop",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is the matter. ``reason`` is one of the closed list."""
+
+    reason: str
+    message: str
+
+
+def diagnose(
+    observed: Observed, revision: str, digest: str, learnt: Learnt, now: datetime
+) -> Finding | None:
+    """The most telling finding about a revision; None while nothing is the matter.
+
+    Args:
+        digest: what its workers are held to have loaded; empty when unknown.
+    """
+    found = [*_of_deployment(observed, revision)]
+    for pod in pods_of(observed, revision):
+        if (finding := _of_pod(observed, pod, digest, learnt, now)) is not None:
+            found.append(finding)
+    if not found:
+        return None
+    first = min(found, key=lambda finding: _ORDER.index(finding.reason))
+    return Finding(first.reason, _shortened(first.message))
+
+
+def stuck_pods(observed: Observed, learnt: Learnt, now: datetime) -> tuple[frozenset[str], float]:
+    """Pods whose Events would tell more, and seconds until another one is stuck (0: none will)."""
+    stuck, next_look = set[str](), 0.0
+    for pod in observed.pods:
+        since = _silent_since(pod, observed, learnt)
+        if since is None:
+            continue
+        rest = STUCK_SECONDS - (now - since).total_seconds()
+        if rest <= 0:
+            stuck.add(str(pod["metadata"]["name"]))
+        else:
+            next_look = min(next_look or rest, rest)
+        patience = PROBE_SECONDS - (now - since).total_seconds()
+        if patience > 0:
+            next_look = min(next_look or patience, patience)
+    return frozenset(stuck), next_look
+
+
+# The Deployment ----------------------------------------------------------------------------------
+
+
+def _of_deployment(observed: Observed, revision: str) -> Iterator[Finding]:
+    deployment = deployment_of(observed, revision)
+    if deployment is None:
+        return
+    failure = condition(deployment, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return
+    told = str(failure.get("message") or failure.get("reason") or "")
+    namespace = deployment["metadata"]["namespace"]
+    if "exceeded quota" in told:
+        yield Finding(
+            "QuotaExceeded",
+            f"{told}. Raise the ResourceQuota, or ask for less in spec.hardware.resources;"
+            f" see kubectl -n {namespace} describe resourcequota.",
+        )
+    elif "not found" in told or "no PriorityClass" in told:
+        yield Finding("ConfigMissing", f"{told}. Create what is missing, or correct the spec.")
+    elif "forbidden" in told:
+        yield Finding(
+            "PermissionDenied", f"{told}. Have the platform team allow it in {namespace}."
+        )
+    else:
+        yield Finding("InvalidSpec", f"Kubernetes refuses the pods: {told}. Correct the spec.")
+
+
+# A pod -------------------------------------------------------------------------------------------
+
+
+def _of_pod(
+    observed: Observed, pod: Object, digest: str, learnt: Learnt, now: datetime
+) -> Finding | None:
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    name, namespace = metadata["name"], metadata["namespace"]
+    describe = f"See kubectl -n {namespace} describe pod {name}."
+    if status.get("phase") == "Failed" and status.get("reason") == "Evicted":
+        told = str(status.get("message") or "the node needed the room")
+        return Finding("Evicted", f"{name} was evicted: {told} {describe}")
+    state = pod_state(pod, observed.lost_nodes)
+    if state is PodState.GONE:
+        return None
+    node = (pod.get("spec") or {}).get("nodeName", "")
+    if node and node in observed.lost_nodes:
+        return Finding(
+            "NodeLost",
+            f"{name} ran on {node}, which has fallen silent; a replacement comes when Kubernetes"
+            f" gives the node up. See kubectl describe node {node}.",
+        )
+    seen = learnt.workers.get(str(status.get("podIP") or ""))
+    if seen and digest and seen.answer_digest and seen.answer_digest != digest:
+        return Finding(
+            "DigestMismatch",
+            f"{name} has loaded {seen.answer_digest[:19]}…, the revision is {digest[:19]}…: it gets"
+            " no requests. Pin spec.model.revision, so that all replicas load the same.",
+        )
+    if state is PodState.READY:
+        return None
+    if state is PodState.UNSCHEDULABLE:
+        return _unschedulable(name, str(condition(pod, "PodScheduled").get("message") or ""))
+    for container in containers(pod):
+        if (finding := _of_container(name, namespace, container)) is not None:
+            killed = finding.reason == "CrashLoop" and _was_killed(container)
+            return (_from_events(observed, pod, seen, now) if killed else None) or finding
+    return _from_events(observed, pod, seen, now) or _starting(name, pod, seen, now)
+
+
+def _unschedulable(name: str, told: str) -> Finding:
+    # The scheduler also speaks when a claim is missing; more nodes would not help then.
+    if "persistentvolumeclaim" in told.lower():
+        return Finding(
+            "VolumeFailed", f"{name} cannot be placed: {told} Check the claim in spec.model.uri."
+        )
+    return Finding(
+        "Unschedulable",
+        f"{name} finds no room: {told} Add nodes, or ask for less in spec.hardware.",
+    )
+
+
+def _of_container(pod: str, namespace: str, container: Mapping[str, Any]) -> Finding | None:
+    name, state = container.get("name", ""), container.get("state") or {}
+    waiting = state.get("waiting") or {}
+    reason = str(waiting.get("reason") or "")
+    who = f"{pod}, container {name}"
+    if reason in _WAITING and not (_ended(container) and _WAITING[reason] == "CrashLoop"):
+        told = str(waiting.get("message") or reason)
+        return Finding(_WAITING[reason], f"{who}: {reason}: {told}. {_remedy(_WAITING[reason])}")
+    ended = _ended(container)
+    if ended is None or (state.get("running") and container.get("ready")):
+        return None
+    if not state.get("running") or reason == "CrashLoopBackOff" or _explained(ended):
+        return _of_end(who, pod, namespace, container, ended)
+    return None
+
+
+def _ended(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """How the container ended last, if it did not end well."""
+    for state in (container.get("state") or {}, container.get("lastState") or {}):
+        ended: Mapping[str, Any] | None = state.get("terminated")
+        if ended and ended.get("exitCode", 0) != 0:
+            return ended
+    return None
+
+
+def _was_killed(container: Mapping[str, Any]) -> bool:
+    """Whether somebody ended it, such as a kubelet whose probes failed."""
+    ended = _ended(container)
+    return ended is not None and ended.get("exitCode") in (137, 143)
+
+
+def _explained(ended: Mapping[str, Any]) -> bool:
+    """Whether the end says so much that it stands until a later start has succeeded."""
+    return ended.get("reason") == "OOMKilled" or ended.get("exitCode") in EXIT_REASONS
+
+
+def _of_end(
+    who: str, pod: str, namespace: str, container: Mapping[str, Any], ended: Mapping[str, Any]
+) -> Finding:
+    code = int(ended.get("exitCode", 0))
+    words = last_line(str(ended.get("message") or ""))
+    said = f": {words}" if words else ""
+    restarts = int(container.get("restartCount", 0))
+    how = f"{who}, ended with exit code {code}, {restarts} restarts{said}"
+    logs = f"See kubectl -n {namespace} logs {pod} --previous."
+    if ended.get("reason") == "OOMKilled":
+        return Finding(
+            "OutOfMemory",
+            f"{how}: it took more memory than it may have."
+            " Raise spec.hardware.resources.limits.memory.",
+        )
+    reason = EXIT_REASONS.get(code, "CrashLoop")
+    return Finding(reason, f"{how.rstrip('.')}. {_remedy(reason) or logs}")
+
+
+def _remedy(reason: str) -> str:
+    match reason:
+        case "ImagePullFailed":
+            return "Check the image's name and the pull secrets."
+        case "ConfigMissing":
+            return "Create what is missing, or correct spec.model.credentials."
+        case "ModelNotFound" | "ModelRejected":
+            return "Correct spec.model."
+        case "ModelDownloadFailed":
+            return "Check the network policy and spec.model.credentials; it is tried again."
+        case "InvalidSpec":
+            return "Correct the spec."
+        case _:
+            return ""
+
+
+# What only Events and gateways tell ---------------------------------------------------------------
+
+_PROBE = re.compile(r"(Startup|Liveness|Readiness) probe failed: (.*)", re.DOTALL)
+_NOT_READY_YET = "statuscode: 503"
+"""How a worker says itself that it is not ready: nothing is wrong with the probe."""
+
+
+def _from_events(
+    observed: Observed, pod: Object, seen: wire.WorkerSeen | None, now: datetime
+) -> Finding | None:
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    for reason, told in observed.pod_events.get(name, ()):
+        if reason in ("FailedMount", "FailedAttachVolume", "FailedMapVolume"):
+            missing = "not found" in told and ('secret "' in told or 'configmap "' in told)
+            kind = "ConfigMissing" if missing else "VolumeFailed"
+            remedy = _remedy(kind) or "Check the claim in spec.model.uri and its volume."
+            return Finding(kind, f"{name}: {told}. {remedy}")
+        probe = _PROBE.match(told) if reason == "Unhealthy" else None
+        if probe and _is_fatal(probe[1], probe[2], pod, seen, now):
+            return Finding(
+                "ProbeFailed",
+                f"{name}: {told.strip()}. See kubectl -n {namespace} logs {name}.",
+            )
+    return None
+
+
+def _is_fatal(
+    probe: str, told: str, pod: Object, seen: wire.WorkerSeen | None, now: datetime
+) -> bool:
+    """Whether a failed probe means more than that the worker is not ready yet."""
+    if probe == "Liveness" or any(map(_was_killed, containers(pod))):
+        return True
+    if _NOT_READY_YET in told:
+        return False
+    if probe == "Readiness" and "statuscode" in told:
+        return True
+    since = _running_since(pod)
+    return since is not None and (now - since).total_seconds() >= PROBE_SECONDS
+
+
+def _starting(name: str, pod: Object, seen: wire.WorkerSeen | None, now: datetime) -> Finding:
+    if seen is None or seen.phase is None:
+        stage = "is starting" if _running_since(pod) else "is being made"
+        return Finding("Starting", f"{name} {stage}.")
+    doing = {
+        wire.Phase.DOWNLOADING: "downloads the model",
+        wire.Phase.LOADING: "loads the model",
+        wire.Phase.WARMING: "warms up",
+    }.get(seen.phase, "is starting")
+    if seen.progress is None:
+        return Finding("Starting", f"{name} {doing}.")
+    # Coarse, and with a time that moves in steps of ten seconds: see status.
+    share = int(seen.progress * 10) * 10
+    since = _running_since(pod) or now
+    age = int((now - since).total_seconds() // 10) * 10
+    return Finding("Starting", f"{name} {doing}: {share} % after {age} s.")
+
+
+def _silent_since(pod: Object, observed: Observed, learnt: Learnt) -> datetime | None:
+    """Since when a pod has been waiting for something that its state does not name."""
+    state = pod_state(pod, observed.lost_nodes)
+    if state is PodState.FAILED and any(map(_was_killed, containers(pod))):
+        return datetime.min.replace(tzinfo=UTC)
+    if state is not PodState.STARTING or not (pod.get("spec") or {}).get("nodeName"):
+        return None
+    seen = learnt.workers.get(str((pod.get("status") or {}).get("podIP") or ""))
+    if seen and seen.phase in (wire.Phase.DOWNLOADING, wire.Phase.LOADING, wire.Phase.WARMING):
+        return None
+    return _running_since(pod) or _time(condition(pod, "PodScheduled").get("lastTransitionTime"))
+
+
+def _running_since(pod: Object) -> datetime | None:
+    for container in containers(pod):
+        running = (container.get("state") or {}).get("running")
+        if running:
+            return _time(running.get("startedAt"))
+    return None
+
+
+def _time(text: object) -> datetime | None:
+    return datetime.fromisoformat(text).astimezone(UTC) if isinstance(text, str) else None
+
+
+def last_line(text: str) -> str:
+    """The last line of a termination message that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 1] + "…"

@@ -1,0 +1,320 @@
+"""One service, from what is seen to what is to be done: the plan. Pure.
+
+``reconcile`` calls :func:`plan_service` with everything known at one moment and carries the plan
+out. Whatever state it begins from, applying the plan and planning again comes to an empty plan.
+``spec.replicas`` of a Deployment is never applied while something else owns it: a Deployment is
+created with the wanted number, the scaler claims the field, and only then is it left out.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sluice_api.inference_service import InferenceService
+from sluice_api.names import FIELD_MANAGER, RENDERED
+from sluice_api.service_files import parse_service
+from sluice_api.spec_errors import SpecError
+from sluice_operator.children.autoscaler import render_autoscaler
+from sluice_operator.children.comparison import difference
+from sluice_operator.children.deployment import render_deployment
+from sluice_operator.children.disruption_budget import render_disruption_budget
+from sluice_operator.children.identity import Rendering, is_controlled_by
+from sluice_operator.children.network_policy import render_network_policy
+from sluice_operator.children.service import render_service
+from sluice_operator.children.service_account import render_service_account
+from sluice_operator.children.volumes import OCI_SCHEME
+from sluice_operator.diagnosis import Finding, diagnose, stuck_pods
+from sluice_operator.plan import child_name
+from sluice_operator.rollout import GRACE_SECONDS, Revision, Rollout, plan_rollout
+from sluice_operator.scaling.victims import deletion_costs
+from sluice_operator.state import ChildKey, Learnt, Object, Observed, Platform, Wanted
+from sluice_operator.status import (
+    Sight,
+    Verdict,
+    condition_of,
+    conditions,
+    make_events,
+    make_status,
+)
+from sluice_operator.steps import Apply, Delete, Plan, Rank, Scale, Step
+from sluice_operator.workers import pods_of
+
+AUTOSCALER: Final = "HorizontalPodAutoscaler"
+_SHARED: Final = (render_service_account, render_network_policy, render_disruption_budget)
+
+
+def plan_service(
+    observed: Observed,
+    wanted: Mapping[str, Wanted],
+    learnt: Learnt,
+    platform: Platform,
+    now: datetime,
+) -> Plan:
+    """Everything that is to be done for one service now.
+
+    Args:
+        wanted: number of replicas by revision; where it says nothing, what runs stays.
+        now: with its time zone.
+    """
+    if "deletionTimestamp" in observed.resource["metadata"]:
+        return _plan_deleting(observed, now)
+    document = {name: part for name, part in observed.resource.items() if name != "status"}
+    try:
+        service = parse_service(document, "the resource")
+    except SpecError as error:
+        return _plan_unreadable(observed, error, now)
+    rollout = plan_rollout(service, observed, wanted, learnt, platform, now)
+    findings = {}
+    for revision in rollout.all():
+        found = diagnose(observed, revision.name, revision.answer_digest, learnt, now)
+        if found is None and _lacks_image_volumes(revision, platform):
+            found = _NO_IMAGE_VOLUMES
+        if found is not None:
+            findings[revision.name] = found
+    obstacle = _foreign(observed, rollout)
+    over = [revision for revision in rollout.old if revision.is_over(now)]
+    rest = tuple(revision for revision in rollout.old if not revision.is_over(now))
+    status = make_status(
+        Sight(observed, replace(rollout, old=rest), wanted, findings, obstacle, platform, now)
+    )
+    stuck, next_look = stuck_pods(observed, learnt, now)
+    steps: tuple[Step, ...] = ()
+    if not service.spec.paused:
+        steps = tuple(_Steps(observed, service, rollout, learnt, platform, over).steps())
+        next_look = _soonest(next_look, *(_rest_of_grace(old, now) for old in rest))
+    return Plan(
+        status=status,
+        steps=steps,
+        events=tuple(make_events(observed.resource.get("status") or {}, status)),
+        again_after=next_look or None,
+        watch_pods=stuck,
+    )
+
+
+class _Steps:
+    """The writes of one plan, in their order."""
+
+    def __init__(
+        self,
+        observed: Observed,
+        service: InferenceService,
+        rollout: Rollout,
+        learnt: Learnt,
+        platform: Platform,
+        over: list[Revision],
+    ) -> None:
+        self._observed, self._service, self._rollout = observed, service, rollout
+        self._learnt, self._platform = learnt, platform
+        self._over = {revision.name for revision in over}
+        self._uid = str(observed.resource["metadata"]["uid"])
+        self._follows_hpa = service.spec.scaling.mode == "hpa" and platform.metrics_api
+
+    def steps(self) -> Iterator[Step]:
+        kept = set[ChildKey]()
+        applies = list[Step]()
+        for rendered in self._rendered():
+            key = ChildKey(rendered["kind"], rendered["metadata"]["name"])
+            kept.add(key)
+            applies += self._bring_about(key, rendered)
+        kept |= set(self._kept_of_old())
+        obsolete = list(self._obsolete(kept))
+        # An autoscaler that has to go must not answer what is set below.
+        yield from (step for step in obsolete if step.kind == AUTOSCALER)
+        yield from applies
+        for revision in self._rollout.running():
+            yield from self._scale(revision)
+        yield from (step for step in obsolete if step.kind != AUTOSCALER)
+
+    def _rendered(self) -> Iterator[dict[str, Any]]:
+        rollout = self._rollout
+        newest = rollout.next or rollout.stable
+        shared = self._rendering(newest)
+        if shared is not None:
+            yield from (render(shared) for render in _SHARED)
+        for revision in rollout.running():
+            rendering = self._rendering(revision)
+            if rendering is None or _lacks_image_volumes(revision, self._platform):
+                continue
+            yield render_service(rendering)
+            yield render_deployment(rendering)
+            if self._follows_hpa:
+                yield render_autoscaler(rendering)
+
+    def _rendering(self, revision: Revision) -> Rendering | None:
+        if revision.service is None:
+            return None
+        floor = self._service.spec.scaling.min_replicas
+        return Rendering(
+            service=revision.service,
+            uid=self._uid,
+            revision=revision.name,
+            image=revision.image,
+            platform=self._platform,
+            floor=floor if revision.role == "stable" else 0,
+        )
+
+    def _bring_about(self, key: ChildKey, rendered: dict[str, Any]) -> Iterator[Apply]:
+        found = self._observed.children.get(key)
+        if found is not None and not is_controlled_by(found, self._uid):
+            return
+        is_deployment = key.kind == "Deployment"
+        if found is None:
+            if is_deployment:
+                rendered["spec"]["replicas"] = self._desired(key.name)
+            yield Apply(rendered, "created", new=True)
+            return
+        owners = self._observed.replicas_managers.get(key.name, frozenset())
+        changed = difference(_annotation(rendered), _annotation(found))
+        drifted = difference(rendered, found)
+        handed_over = is_deployment and FIELD_MANAGER in owners and len(owners) > 1
+        if not (changed or drifted or handed_over):
+            return
+        if is_deployment and owners <= {FIELD_MANAGER}:
+            # Leaving out what we alone own would reset it to 1.
+            rendered["spec"]["replicas"] = found["spec"].get("replicas", 1)
+        why = "changed" if changed else f"{drifted} drifted" if drifted else "replicas handed over"
+        yield Apply(rendered, why)
+
+    def _desired(self, deployment: str) -> int:
+        name = self._service.metadata.name
+        return next(
+            revision.desired
+            for revision in self._rollout.running()
+            if child_name(name, revision.name) == deployment
+        )
+
+    def _scale(self, revision: Revision) -> Iterator[Rank | Scale]:
+        namespace = self._service.metadata.namespace
+        name = child_name(self._service.metadata.name, revision.name)
+        deployment = self._observed.children.get(ChildKey("Deployment", name))
+        if deployment is None or not is_controlled_by(deployment, self._uid):
+            return
+        current, desired = int(deployment["spec"].get("replicas", 1)), revision.desired
+        if 0 < desired < current:
+            pods = pods_of(self._observed, revision.name)
+            costs = deletion_costs(pods, self._learnt.workers, current - desired)
+            yield from (Rank(namespace, pod, cost) for pod, cost in costs.items())
+        owners = self._observed.replicas_managers.get(name, frozenset())
+        if owners <= {FIELD_MANAGER}:
+            yield Scale(namespace, name, desired, "claimed")
+        elif current != desired and self._is_ours_to_write(current, desired):
+            yield Scale(namespace, name, desired, f"wanted, was {current}")
+
+    def _is_ours_to_write(self, current: int, desired: int) -> bool:
+        # The autoscaler neither wakes nor puts to sleep.
+        return not self._follows_hpa or self._platform.write_scale or 0 in (current, desired)
+
+    def _kept_of_old(self) -> Iterator[ChildKey]:
+        """What stays of revisions whose time has not quite come, and of those nobody can render."""
+        name = self._service.metadata.name
+        for revision in self._rollout.all():
+            if revision.name not in self._over:
+                yield ChildKey("Deployment", child_name(name, revision.name))
+                yield ChildKey("Service", child_name(name, revision.name))
+        if self._follows_hpa:
+            for revision in self._rollout.running():
+                yield ChildKey(AUTOSCALER, child_name(name, revision.name))
+
+    def _obsolete(self, kept: set[ChildKey]) -> Iterator[Delete]:
+        for key, child in self._observed.children.items():
+            metadata = child["metadata"]
+            if key in kept or not is_controlled_by(child, self._uid):
+                continue
+            if "deletionTimestamp" not in metadata:
+                yield Delete(
+                    child["apiVersion"],
+                    key.kind,
+                    metadata["namespace"],
+                    key.name,
+                    metadata["uid"],
+                    "no longer needed",
+                )
+
+
+def _annotation(item: Object) -> Mapping[str, Any]:
+    return {RENDERED: (item["metadata"].get("annotations") or {}).get(RENDERED)}
+
+
+# Obstacles ---------------------------------------------------------------------------------------
+
+_NO_IMAGE_VOLUMES: Final = Finding(
+    "VolumeFailed",
+    "This cluster cannot mount an image as a volume: that needs Kubernetes 1.35 and a container"
+    " runtime that can (containerd 2.1). Use hf:// or pvc:// in spec.model.uri.",
+)
+
+
+def _lacks_image_volumes(revision: Revision, platform: Platform) -> bool:
+    service = revision.service
+    return (
+        service is not None
+        and service.spec.model.uri.startswith(OCI_SCHEME)
+        and not platform.image_volumes
+    )
+
+
+def _foreign(observed: Observed, rollout: Rollout) -> Finding | None:
+    """An object that bears one of our names and is not ours."""
+    uid, name = str(observed.resource["metadata"]["uid"]), observed.key.name
+    ours = {child_name(name, revision.name) for revision in rollout.running()}
+    ours.add(f"{name}-workers")
+    for key, child in sorted(observed.children.items()):
+        if key.name not in ours or is_controlled_by(child, uid):
+            continue
+        owners = [owner.get("name") for owner in child["metadata"].get("ownerReferences") or ()]
+        if name in owners:
+            told = f"{key.kind} {key.name} belongs to a former {name} and is about to go."
+        else:
+            told = (
+                f"{key.kind} {key.name} exists already and is not Sluice's, so it is left alone."
+                " Delete or rename it."
+            )
+        return Finding("FieldConflict", told)
+    return None
+
+
+def _rest_of_grace(revision: Revision, now: datetime) -> float:
+    assert revision.retired_at is not None
+    over = revision.retired_at + timedelta(seconds=GRACE_SECONDS)
+    return max(0.1, (over - now).total_seconds())
+
+
+def _soonest(*seconds: float) -> float:
+    """The least of these that is not zero; zero for none."""
+    return min((each for each in seconds if each), default=0.0)
+
+
+# Services that cannot be planned -----------------------------------------------------------------
+
+
+def _plan_deleting(observed: Observed, now: datetime) -> Plan:
+    """Kubernetes collects the children; only what is told changes."""
+    told = "The service is being deleted; its objects follow."
+    return _only_told(observed, now, "Deleting", told, stalled=False)
+
+
+def _plan_unreadable(observed: Observed, error: SpecError, now: datetime) -> Plan:
+    """A spec that another version accepted. What runs goes on."""
+    told = "; ".join(f"{problem.field}: {problem.message}" for problem in error.problems)
+    return _only_told(observed, now, "InvalidSpec", told[:1024], stalled=True)
+
+
+def _only_told(
+    observed: Observed, now: datetime, reason: str, message: str, *, stalled: bool
+) -> Plan:
+    before = observed.resource.get("status") or {}
+    generation = int(observed.resource["metadata"].get("generation", 0))
+    answers = stalled and condition_of(before, "Ready").get("status") == "True"
+    verdicts = (
+        Verdict("Ready", answers, reason, message),
+        Verdict("Reconciling", not stalled, reason, message),
+        Verdict("Stalled", stalled, reason, message),
+    )
+    told = conditions(before, verdicts, generation, now)
+    types = {entry["type"] for entry in told}
+    others = [entry for entry in before.get("conditions") or () if entry["type"] not in types]
+    status = {**before, "observedGeneration": generation, "conditions": told + others}
+    status.setdefault("scaling", {"desired": 0, "summary": "", "rule": "", "reason": ""})
+    status.setdefault("revision", "")
+    return Plan(status=status, events=tuple(make_events(before, status)))

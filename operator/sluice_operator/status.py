@@ -1,0 +1,314 @@
+"""The status of a service, whole: revisions, counts, the last decision, conditions. Pure.
+
+``planning`` hands in what it has planned from. Nothing here changes by itself: a service at rest
+has the same status at every look, and what stands is written only when it differs.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sluice_api.inference_service import MAX_REPLICAS
+from sluice_api.service_status import DEFINING, MOST_ENTRIES, Status
+from sluice_operator.children.identity import selector_of
+from sluice_operator.diagnosis import Finding
+from sluice_operator.rollout import FIXED_MODES, Revision, Rollout
+from sluice_operator.scaling.recommend import WorkerCounts
+from sluice_operator.state import Observed, Platform, Wanted
+from sluice_operator.steps import Event
+
+PASSING: Final = frozenset({"Starting", "Unschedulable", "NodeLost", "Evicted"})
+"""Findings that may pass without a hand: the service is on its way, not stalled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a status is made from.
+
+    Attributes:
+        findings: what is the matter with a revision, by its name.
+        obstacle: what is the matter with the service as a whole.
+    """
+
+    observed: Observed
+    rollout: Rollout
+    wanted: Mapping[str, Wanted]
+    findings: Mapping[str, Finding]
+    obstacle: Finding | None
+    platform: Platform
+    now: datetime
+
+    @property
+    def before(self) -> Mapping[str, Any]:
+        return self.observed.resource.get("status") or {}
+
+    @property
+    def generation(self) -> int:
+        return int(self.observed.resource["metadata"].get("generation", 0))
+
+    @property
+    def paused(self) -> bool:
+        return bool(self.observed.resource["spec"].get("paused"))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One condition before it is written."""
+
+    type: str
+    holds: bool
+    reason: str
+    message: str = ""
+
+
+def make_status(sight: Sight) -> dict[str, Any]:
+    """The whole status as it should stand."""
+    rollout, stable = sight.rollout, sight.rollout.stable
+    counts = [revision.counts for revision in rollout.all()]
+    decided = sight.wanted.get(stable.name)
+    said = sight.before.get("scaling") or {}
+    written = {
+        "observedGeneration": sight.generation,
+        "url": sight.platform.gateway_url,
+        "revision": stable.name,
+        "revisions": [_revision(revision, sight) for revision in rollout.all()][:MOST_ENTRIES],
+        "replicas": min(MAX_REPLICAS, sum(map(_existing, counts))),
+        "readyReplicas": min(MAX_REPLICAS, sum(c.ready for c in counts)),
+        "selector": selector_of(sight.observed.key.name),
+        "scaling": {
+            "desired": stable.desired,
+            "summary": f"{stable.counts.ready}/{stable.desired}",
+            "rule": decided.rule[:32] if decided else said.get("rule", ""),
+            "reason": decided.reason[:512] if decided else said.get("reason", ""),
+        },
+        "conditions": conditions(sight.before, _verdicts(sight), sight.generation, sight.now),
+    }
+    return Status.model_validate(written).to_dict()
+
+
+def _existing(counts: WorkerCounts) -> int:
+    return counts.ready + counts.starting + counts.failed
+
+
+def _revision(revision: Revision, sight: Sight) -> dict[str, Any]:
+    counts, service = revision.counts, revision.service
+    before = {entry["name"]: entry for entry in sight.before.get("revisions") or ()}
+    definition = before.get(revision.name, {}).get("definition") or {}
+    if service is not None:
+        parts = {part: getattr(service.spec, part).to_short_dict() for part in DEFINING}
+        definition = {part: written for part, written in parts.items() if written}
+    return {
+        "name": revision.name,
+        "answerDigest": revision.answer_digest,
+        "tasks": [str(task) for task in revision.tasks],
+        "role": revision.role,
+        "image": revision.image,
+        "proven": revision.proven,
+        "desiredReplicas": revision.desired,
+        "replicas": min(MAX_REPLICAS, _existing(counts)),
+        "readyReplicas": min(MAX_REPLICAS, counts.ready),
+        "definition": definition,
+        "retiredAt": timestamp(revision.retired_at) if revision.retired_at else "",
+    }
+
+
+# Conditions --------------------------------------------------------------------------------------
+
+
+def conditions(
+    before: Mapping[str, Any], verdicts: Iterable[Verdict], generation: int, now: datetime
+) -> list[dict[str, Any]]:
+    """The verdicts as they are written: a condition that stays keeps its time."""
+    made = []
+    for verdict in verdicts:
+        status = "True" if verdict.holds else "False"
+        old = condition_of(before, verdict.type)
+        same = old.get("status") == status and old.get("lastTransitionTime")
+        made.append(
+            {
+                "type": verdict.type,
+                "status": status,
+                "reason": verdict.reason,
+                "message": verdict.message,
+                "lastTransitionTime": old["lastTransitionTime"] if same else timestamp(now),
+                "observedGeneration": generation,
+            }
+        )
+    return made
+
+
+def condition_of(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """The condition of a type; empty when there is none."""
+    entries: Iterable[Mapping[str, Any]] = status.get("conditions") or ()
+    return next((entry for entry in entries if entry["type"] == kind), {})
+
+
+def _verdicts(sight: Sight) -> Iterator[Verdict]:
+    ready = _ready(sight)
+    yield ready
+    stall = _stall(sight)
+    if sight.paused:
+        yield Verdict("Reconciling", False, "Paused", ready.message)
+    elif stall is not None:
+        # One or the other: tools that read both would call a stalled service under way.
+        yield Verdict("Reconciling", False, stall.reason, stall.message)
+    else:
+        yield _reconciling(sight, ready)
+    if stall is None:
+        yield Verdict("Stalled", False, ready.reason)
+    else:
+        yield Verdict("Stalled", True, stall.reason, stall.message)
+    yield _workers_available(sight)
+    yield _scaling_active(sight)
+    if sight.rollout.canary is not None:
+        yield _canary_healthy(sight, sight.rollout.canary)
+
+
+def _ready(sight: Sight) -> Verdict:
+    rollout, stable = sight.rollout, sight.rollout.stable
+    serving = stable.counts.ready > 0
+    finding = sight.obstacle or sight.findings.get(stable.name)
+    if sight.paused:
+        works = serving or not stable.desired
+        return Verdict("Ready", works, "Paused", "spec.paused is true: nothing is changed.")
+    if serving and rollout.next is not None:
+        return Verdict("Ready", True, "RollingOut", _rolling_out(sight, rollout.next))
+    if serving:
+        return Verdict("Ready", True, "Ready", _serving(stable))
+    if finding is not None and finding.reason != "Starting":
+        return Verdict("Ready", False, finding.reason, finding.message)
+    if not stable.desired and not stable.counts.starting:
+        told = "Nobody asks; the next request wakes the service."
+        if _mode(stable) in FIXED_MODES:
+            told = "spec.scaling.minReplicas is 0 and nothing but you changes it."
+        return Verdict("Ready", True, "Asleep", told)
+    return Verdict("Ready", _is_waking(sight), "Starting", _starting(sight, finding))
+
+
+def _is_waking(sight: Sight) -> bool:
+    """Whether it comes from sleep: requests are held and answered, so it is as good as ready."""
+    if not sight.rollout.stable.proven:
+        return False
+    ready = condition_of(sight.before, "Ready")
+    return ready.get("status") == "True" and ready.get("reason") in ("Asleep", "Starting")
+
+
+def _serving(stable: Revision) -> str:
+    return f"Revision {stable.name} answers."
+
+
+def _rolling_out(sight: Sight, following: Revision) -> str:
+    finding = sight.findings.get(following.name)
+    stable = sight.rollout.stable.name
+    if finding is None or finding.reason == "Starting":
+        return f"Revision {following.name} takes over from {stable} when enough of it is ready."
+    return f"Revision {following.name} does not come up, {stable} goes on: {finding.message}"
+
+
+def _starting(sight: Sight, finding: Finding | None) -> str:
+    """What starting workers do; how far a download is changes every ten seconds at most."""
+    told = finding.message if finding else "The workers are starting."
+    last = str(condition_of(sight.before, "Ready").get("message", ""))
+    head, sign, since = told.partition(" % after ")
+    last_head, last_sign, last_since = last.partition(" % after ")
+    same_worker = head.rpartition(":")[0] == last_head.rpartition(":")[0]
+    if sign and last_sign and same_worker and (since == last_since or head == last_head):
+        return last
+    return told
+
+
+def _stall(sight: Sight) -> Finding | None:
+    """What keeps the spec from coming true until somebody does something."""
+    if sight.paused:
+        return None
+    if sight.obstacle is not None:
+        return sight.obstacle
+    rollout = sight.rollout
+    awaited = rollout.next or (rollout.stable if not rollout.stable.counts.ready else None)
+    finding = sight.findings.get(awaited.name) if awaited else None
+    return finding if finding and finding.reason not in PASSING else None
+
+
+def _reconciling(sight: Sight, ready: Verdict) -> Verdict:
+    rollout = sight.rollout
+    if rollout.next is not None:
+        message = _rolling_out(sight, rollout.next)
+        return Verdict("Reconciling", True, "RollingOut", message)
+    if not ready.holds:
+        return Verdict("Reconciling", True, ready.reason, ready.message)
+    return Verdict("Reconciling", False, ready.reason)
+
+
+def _workers_available(sight: Sight) -> Verdict:
+    stable = sight.rollout.stable
+    finding = sight.findings.get(stable.name)
+    held_up = stable.counts.ready < stable.desired and finding is not None
+    if stable.counts.ready:
+        if held_up and finding is not None and finding.reason != "Starting":
+            return Verdict("WorkersAvailable", True, finding.reason, finding.message)
+        return Verdict("WorkersAvailable", True, "Ready")
+    if finding is not None and finding.reason != "Starting":
+        return Verdict("WorkersAvailable", False, finding.reason, finding.message)
+    return Verdict("WorkersAvailable", False, "Starting" if stable.desired else "Asleep")
+
+
+def _scaling_active(sight: Sight) -> Verdict:
+    mode = _mode(sight.rollout.stable)
+    if sight.paused:
+        return Verdict("ScalingActive", False, "Paused")
+    if mode in FIXED_MODES:
+        told = f"spec.scaling.mode is {mode}: exactly spec.scaling.minReplicas run."
+        return Verdict("ScalingActive", False, "ScalingUnavailable", told)
+    if mode == "direct":
+        return Verdict("ScalingActive", True, "Ready", "The operator sets the number.")
+    if not sight.platform.metrics_api:
+        told = sight.platform.metrics_api_note or "the metrics API is not available"
+        message = f"No HorizontalPodAutoscaler can follow: {told}. The operator sets the number."
+        return Verdict("ScalingActive", True, "ScalingUnavailable", message)
+    return Verdict("ScalingActive", True, "Ready", "A HorizontalPodAutoscaler follows the number.")
+
+
+def _canary_healthy(sight: Sight, canary: Revision) -> Verdict:
+    finding = sight.findings.get(canary.name)
+    if canary.counts.ready:
+        return Verdict("CanaryHealthy", True, "Ready", f"Revision {canary.name} gets its share.")
+    if finding is not None:
+        return Verdict("CanaryHealthy", False, finding.reason, finding.message)
+    if not canary.desired:
+        return Verdict("CanaryHealthy", True, "Asleep")
+    return Verdict("CanaryHealthy", False, "Starting", f"Revision {canary.name} is starting.")
+
+
+def _mode(revision: Revision) -> str:
+    return revision.service.spec.scaling.mode if revision.service else "hpa"
+
+
+# Events ------------------------------------------------------------------------------------------
+
+
+def make_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Event]:
+    """What people should be told: what the status says otherwise than before."""
+    for entry in after["conditions"]:
+        if entry["type"] not in ("Ready", "Stalled", "CanaryHealthy"):
+            continue
+        stood = condition_of(before, entry["type"])
+        if (stood.get("status"), stood.get("reason")) == (entry["status"], entry["reason"]):
+            continue
+        bad = (entry["status"] == "True") == (entry["type"] == "Stalled")
+        if entry["type"] != "Ready" and not bad:
+            continue
+        calm = not bad or entry["reason"] in ("Starting", "Deleting")
+        yield Event("Normal" if calm else "Warning", entry["reason"], entry["message"])
+    if before.get("revision") and before["revision"] != after["revision"]:
+        told = f"Revision {after['revision']} answers now, {before['revision']} no longer."
+        yield Event("Normal", "Promoted", told)
+    was, now = before.get("scaling") or {}, after["scaling"]
+    if was and was.get("desired") != now["desired"]:
+        told = f"From {was.get('desired')} to {now['desired']} replicas: {now['reason']}"
+        yield Event("Normal", "Scaled", told)
+
+
+def timestamp(moment: datetime) -> str:
+    """As Kubernetes writes times, to the second."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
