@@ -260,7 +260,6 @@ def _api_server(settings: Settings) -> "ApiServer | None":
     # Imported late: outside a cluster, nobody pays for the client.
     from sluice_gateway.cluster.api import ApiServer
 
-    assert settings.api_host is not None
     return ApiServer(settings.api_host, settings.api_port, settings.service_account)
 
 

@@ -25,6 +25,7 @@ from sluice_api.settings import (
 )
 
 KUBERNETES: Final = "kubernetes"
+API_HOST: Final = "kubernetes.default.svc"
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -63,7 +64,7 @@ class Settings:
     discovery: str
     namespaces: tuple[str, ...] = ()
     demand_readers: frozenset[str] = frozenset()
-    api_host: str | None = None
+    api_host: str = API_HOST
     api_port: int = 443
     service_account: Path = Path(SERVICE_ACCOUNT)
     host: str = "127.0.0.1"
@@ -83,11 +84,6 @@ class Settings:
     limits: EdgeLimits = field(default_factory=EdgeLimits)
 
     def __post_init__(self) -> None:
-        if self.in_cluster and self.api_host is None:
-            raise SettingsError(
-                "--discovery kubernetes works inside a cluster: KUBERNETES_SERVICE_HOST is not set."
-                " Set it and --service-account, or use --discovery static:FILE."
-            )
         if not self.allow_anonymous_network:
             for host in (self.host, self.admin_host):
                 if not is_loopback(host):
@@ -164,10 +160,9 @@ OPTIONS: Final = (
         "api_host",
         "--api-host",
         "KUBERNETES_SERVICE_HOST",
-        None,
+        API_HOST,
         text,
-        "address of the API server; Kubernetes sets the variable",
-        True,
+        "the API server; Kubernetes tells every pod its address",
     ),
     Option(
         "api_port",
