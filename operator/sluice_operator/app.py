@@ -100,7 +100,6 @@ class Operator:
         self._leader = Leader(cluster, settings.namespace, settings.pod_name, self._led)
         self._registration = self._make_registration() if settings.metrics_api else None
         cluster.guard(self._leader.check)
-        self._metrics_api = self._make_metrics_api()
         self._tasks: list[asyncio.Task[None]] = []
         self._told = asyncio.Event()
         self._health = Health(
@@ -108,26 +107,6 @@ class Operator:
             live=[self._stuck],
             ready=[self._not_ready],
             explain=self._fleet.explain,
-        )
-
-    def _make_metrics_api(self) -> Registration | None:
-        if not self._settings.metrics_api:
-            return None
-        instruments = MetricsApiInstruments(self._instruments.registry)
-        server = MetricsApi(
-            self._store.resource,
-            self._store.services,
-            self._fleet.signals,
-            self._auditor.synced.is_set,
-            instruments,
-        )
-        return Registration(
-            self._cluster,
-            server,
-            instruments,
-            namespace=self._settings.namespace,
-            leading=lambda: self._leader.leading,
-            changed=self._all_changed,
         )
 
     def __repr__(self) -> str:
@@ -155,10 +134,6 @@ class Operator:
     async def _work(self) -> None:
         """Start everything, each when what it needs is there; then see that nothing ends."""
         loop = asyncio.get_running_loop()
-        if self._metrics_api:
-            await self._metrics_api.server.listen(
-                self._settings.host, self._settings.metrics_api_port
-            )
         version = await self._preflight.passed()
         self._platform = replace(self._platform, image_volumes=version >= IMAGE_VOLUMES_SINCE)
         await self._watches.start()
@@ -212,8 +187,6 @@ class Operator:
         await asyncio.wait([work, *self._tasks], timeout=STOP_SECONDS)
         if self._registration is not None:
             await self._registration.server.close()
-        if self._metrics_api:
-            await self._metrics_api.server.close()
         await self._watches.stop()
         await self._health.stop()
         await self._cluster.close()
@@ -240,16 +213,8 @@ class Operator:
             instruments,
             namespace=self._settings.namespace,
             leading=lambda: self._leader.leading,
-            changed=self._registered,
+            changed=self._all_changed,
         )
-
-    def _registered(self) -> None:
-        """Whether HPAs can read our metric has changed, for every service."""
-        assert self._registration is not None
-        available, note = self._registration.standing
-        self._platform = replace(self._platform, metrics_api=available, metrics_api_note=note)
-        for key in list(self._store.services()):
-            self._queue.add(key)
 
     def _changed(self, key: Key) -> None:
         self._fleet.touch(key)
@@ -260,9 +225,9 @@ class Operator:
             self._queue.add(key)
 
     def _platform_now(self) -> Platform:
-        if self._metrics_api is None:
+        if self._registration is None:
             return self._platform
-        available, note = self._metrics_api.standing
+        available, note = self._registration.standing
         return replace(self._platform, metrics_api=available, metrics_api_note=note)
 
     def _led(self, leading: bool) -> None:
