@@ -4,7 +4,6 @@ Where the machine cannot carry one, the tests are skipped with the command that 
 it can, a cluster that does not come up fails them. What it does is in tests/support/cluster.
 """
 
-import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -12,28 +11,18 @@ from collections.abc import Iterator
 import pytest
 from kubernetes import client
 
-from tests.support.cluster import leftovers, machine
+from tests.support.cluster.access import Access
+from tests.support.cluster.choice import chosen_cluster
 from tests.support.cluster.cluster import Cluster
-from tests.support.cluster.options import DEFAULT_RELEASE, Options
 from tests.support.images.loading import load
 from tests.support.release import Release
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """SLUICE_TEST_KUBERNETES chooses the release, SLUICE_TEST_CLUSTER one that runs already."""
-    running = os.environ.get("SLUICE_TEST_CLUSTER")
-    if running:
-        yield Cluster.join(leftovers.state_folder(running))
-        return
-    if lacks := machine.lacks():
-        pytest.skip("no real cluster on this machine: " + "; ".join(map(str, lacks)))
-    release = os.environ.get("SLUICE_TEST_KUBERNETES", DEFAULT_RELEASE)
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():  # a first build takes minutes, and says so
-        started = Cluster.start(Options(release=release))
-    with started:
-        yield started
+def cluster(request: pytest.FixtureRequest) -> Iterator[Access]:
+    """One for all tests: a `Cluster`, unless the user named another (see choice)."""
+    with chosen_cluster(request.config) as chosen:
+        yield chosen
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ import yaml
 from kubernetes import client
 
 from tests.support.cluster import archives, cgroups, leftovers
-from tests.support.cluster.cluster import Cluster, ClusterError
+from tests.support.cluster.access import ClusterError
+from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.options import API_SERVER, SCHEDULER, Options
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ import sys
 import time
 
 from . import leftovers, machine, programs
-from .cluster import Cluster, ClusterError
+from .access import ClusterError
+from .cluster import Cluster
 from .options import DEFAULT_RELEASE, Options
 
 

@@ -14,16 +14,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from kubernetes import client, config
-
 from . import archives, control, leftovers, programs
+from .access import COMMAND_SECONDS, Access, ClusterError
 from .options import API_SERVER, Options, Site, decode, encode
 from .processes import tail
 
@@ -31,26 +30,21 @@ ROOT = Path(__file__).parents[3]
 START_SECONDS = 180.0
 END_SECONDS = 20.0
 CONTROL_SECONDS = 75.0
-COMMAND_SECONDS = 60.0
 NAMESPACES = ("--net", "--mount", "--pid")
 STORES = 16
 CRI_KNOWS_IT = "io.cri-containerd.image=managed"
 
 
-class ClusterError(Exception):
-    """The cluster did not come up, or lost a part; the message says which and why."""
-
-
-class Cluster:
+class Cluster(Access):
     """One running cluster, made by `start` or found by `join`."""
 
     def __init__(self, site: Site, options: Options) -> None:
+        super().__init__(site.kubeconfig(), (site.programs, site.tools))
         self.site = site
         self.options = options
         self.steps: list[tuple[str, float]] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._forwarded: dict[tuple[str, int], tuple[str, int]] = {}
-        self._listeners: list[socket.socket] = []
 
     def __repr__(self) -> str:
         last = f"{self.steps[-1][0]} after {self.steps[-1][1]} s" if self.steps else "starting"
@@ -164,16 +158,10 @@ class Cluster:
 
     def end(self) -> None:
         """End everything and remove what it left. Ending twice is allowed."""
-        if "api" in self.__dict__:
-            self.api.close()  # type: ignore[no-untyped-call]
-            self.api.rest_client.pool_manager.clear()
-            del self.__dict__["api"]
+        self.close()
         with suppress(OSError, control.ControlError):
             control.call(self.site.control_socket, 5.0, do="end")
         self._until_gone()
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
         leftovers.remove(self.site.state)
 
     def _until_gone(self) -> None:
@@ -195,19 +183,6 @@ class Cluster:
 
     # Using ----------------------------------------------------------------------------------------
 
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's; it holds inside the box and outside."""
-        return self.site.kubeconfig()
-
-    @cached_property
-    def api(self) -> client.ApiClient:
-        """The official client, as administrator. The cluster closes it."""
-        made: client.ApiClient = config.new_client_from_config(  # type: ignore[no-untyped-call]
-            str(self.kubeconfig)
-        )
-        return made
-
     @cached_property
     def pid(self) -> int:
         """The process id, outside, of the first process inside."""
@@ -215,12 +190,6 @@ class Cluster:
             connection.connect(str(self.site.control_socket))
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int.from_bytes(credentials[:4], sys.byteorder)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """For commands that talk to the cluster: KUBECONFIG, and its kubectl and helm first."""
-        path = f"{self.site.programs}:{self.site.tools}:{os.environ.get('PATH', '')}"
-        return os.environ | {"KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
     def exec(
         self,
@@ -240,39 +209,6 @@ class Cluster:
         """The start of a command line that runs the rest of it inside."""
         return ["nsenter", "-t", str(self.pid), *NAMESPACES, f"--wd={Path.cwd()}", "--"]
 
-    def kubectl(
-        self,
-        *arguments: str,
-        stdin: str | None = None,
-        seconds: float = COMMAND_SECONDS,
-        check: bool = True,
-    ) -> "subprocess.CompletedProcess[str]":
-        """Raises RuntimeError with its output if it fails and `check` is set."""
-        return self._run(["kubectl", *arguments], seconds, check, stdin)
-
-    def helm(
-        self, *arguments: str, seconds: float = 180.0, check: bool = True
-    ) -> "subprocess.CompletedProcess[str]":
-        """Raises RuntimeError with its output if it fails and `check` is set."""
-        return self._run(["helm", *arguments], seconds, check, None)
-
-    def _run(
-        self, command: list[str], seconds: float, check: bool, stdin: str | None
-    ) -> "subprocess.CompletedProcess[str]":
-        result = subprocess.run(
-            command,
-            env=self.environment,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
-        if check and result.returncode:
-            said = result.stdout + result.stderr
-            raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}:\n{said}")
-        return result
-
     def forward(self, host: str, port: int) -> tuple[str, int]:
         """An address of 127.0.0.1 that leads to one inside: a ClusterIP, a pod, a DNS name.
 
@@ -280,10 +216,9 @@ class Cluster:
         """
         target = (host, port)
         if target not in self._forwarded:
-            listener = _listen()
-            self._listeners.append(listener)
-            self._call(do="forward", handing=listener, host=host, port=port)
-            self._forwarded[target] = listener.getsockname()
+            with _listen() as listener:  # the box keeps its own handle
+                self._call(do="forward", handing=listener, host=host, port=port)
+                self._forwarded[target] = listener.getsockname()
         return self._forwarded[target]
 
     def url(self, host: str, port: int = 80) -> str:
@@ -292,7 +227,7 @@ class Cluster:
         return f"http://{outside}:{outside_port}"
 
     def service_url(self, namespace: str, name: str, port: int = 80) -> str:
-        """The start of an HTTP address of a Service, by its DNS name."""
+        """By the Service's DNS name; see `url`."""
         return self.url(f"{name}.{namespace}.svc.cluster.local", port)
 
     def load(self, *image_archives: Path) -> list[str]:
@@ -331,24 +266,15 @@ class Cluster:
     def advertise(self, resource: str, count: int) -> None:
         """Let the node have an extended resource, such as nvidia.com/gpu, that it does not have."""
         key = resource.replace("~", "~0").replace("/", "~1")
-        patch = [{"op": "add", "path": f"/status/capacity/{key}", "value": str(count)}]
+        # The kubelet derives what is allocatable only at its next report, some seconds later.
+        patch = [
+            {"op": "add", "path": f"/status/{field}/{key}", "value": str(count)}
+            for field in ("capacity", "allocatable")
+        ]
         self.kubectl(
             *("patch", "node", "node1", "--subresource=status", "--type=json"),
             *("-p", json.dumps(patch)),
         )
-
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
-        """Wait for a condition to give something true, and return that.
-
-        Raises AssertionError with `what` after `seconds`, ClusterError if a daemon died meanwhile.
-        """
-        deadline = time.monotonic() + seconds
-        while not (result := condition()):
-            if time.monotonic() > deadline:
-                self.check()
-                raise AssertionError(f"not within {seconds:.0f} s: {what}")
-            time.sleep(0.05)
-        return result
 
     # Disturbing -----------------------------------------------------------------------------------
 

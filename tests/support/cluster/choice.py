@@ -1,0 +1,53 @@
+"""Which cluster the tests run on: one of their own, or one that the user names.
+
+SLUICE_TEST_KUBERNETES chooses the release of an own one. SLUICE_TEST_CLUSTER names one that runs
+already: of `make cluster`, or a context of the kubeconfig. Without that name no other cluster is
+ever touched. The fixtures of tests/cluster ask here.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from . import leftovers, machine
+from .access import Access
+from .cluster import Cluster
+from .foreign import ForeignCluster
+from .options import DEFAULT_RELEASE, Options
+
+
+@contextmanager
+def chosen_cluster(config: pytest.Config, options: Options | None = None) -> Iterator[Access]:
+    """The cluster for some tests; options are those of an own one.
+
+    Skips where the machine cannot carry one, saying what is missing and what helps. Where it can,
+    one that does not come up is an error. Raises ClusterError, programs.BuildError.
+    """
+    if named := os.environ.get("SLUICE_TEST_CLUSTER"):
+        joined = _join(named)
+        try:
+            yield joined
+        finally:
+            joined.close()
+        return
+    if lacks := machine.lacks():
+        pytest.skip("no real cluster on this machine: " + "; ".join(map(str, lacks)))
+    wanted = replace(options or Options(), release=release())
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # a first build takes minutes, and says so
+        started = Cluster.start(wanted)
+    with started:
+        yield started
+
+
+def release() -> str:
+    """The Kubernetes minor version that the tests run on."""
+    return os.environ.get("SLUICE_TEST_KUBERNETES", DEFAULT_RELEASE)
+
+
+def _join(name: str) -> Access:
+    state = leftovers.state_folder(name)
+    return Cluster.join(state) if state.exists() else ForeignCluster(name)
