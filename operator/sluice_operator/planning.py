@@ -28,7 +28,7 @@ from sluice_operator.diagnosis import Finding, diagnose, stuck_pods
 from sluice_operator.plan import child_name
 from sluice_operator.rollout import GRACE_SECONDS, Revision, Rollout, plan_rollout
 from sluice_operator.scaling.victims import deletion_costs
-from sluice_operator.state import ChildKey, Learnt, Object, Observed, Platform, Wanted
+from sluice_operator.state import ChildKey, Learnt, Observed, Platform, Wanted
 from sluice_operator.status import (
     Sight,
     Verdict,
@@ -165,16 +165,14 @@ class _Steps:
             yield Apply(rendered, "created", new=True)
             return
         owners = self._observed.replicas_managers.get(key.name, frozenset())
-        changed = difference(_annotation(rendered), _annotation(found))
         drifted = difference(rendered, found)
         handed_over = is_deployment and FIELD_MANAGER in owners and len(owners) > 1
-        if not (changed or drifted or handed_over):
+        if not (drifted or handed_over):
             return
         if is_deployment and owners <= {FIELD_MANAGER}:
             # Leaving out what we alone own would reset it to 1.
             rendered["spec"]["replicas"] = found["spec"].get("replicas", 1)
-        why = "changed" if changed else f"{drifted} drifted" if drifted else "replicas handed over"
-        yield Apply(rendered, why)
+        yield Apply(rendered, _why(drifted))
 
     def _desired(self, deployment: str) -> int:
         name = self._service.metadata.name
@@ -232,8 +230,10 @@ class _Steps:
                 )
 
 
-def _annotation(item: Object) -> Mapping[str, Any]:
-    return {RENDERED: (item["metadata"].get("annotations") or {}).get(RENDERED)}
+def _why(drifted: str) -> str:
+    if not drifted:
+        return "replicas handed over"
+    return "changed" if drifted.endswith(RENDERED) else f"{drifted} drifted"
 
 
 # Obstacles ---------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def child(
         "metadata": {
             "name": name,
             "namespace": service.namespace,
-            "labels": dict(labels),
             "annotations": {names.RENDERED: revision_digest(content)},
+            "labels": dict(labels),
             "ownerReferences": [
                 {
                     "apiVersion": names.API_VERSION,

@@ -1,0 +1,171 @@
+"""Plan, apply, observe, plan: the second plan is empty, from whatever state in between."""
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sluice_api import names
+from sluice_api.inference_service import canary_of, revision_of
+from sluice_api.service_files import parse_service
+from sluice_operator import crd
+from sluice_operator.planning import plan_service
+from sluice_operator.state import Observed, Wanted
+from tests.support.planned_cluster import PlannedCluster
+from tests.support.structural_schema import with_defaults
+
+STATUS_SCHEMA = crd.resource_schema()["properties"]["status"]
+
+SPECS = st.fixed_dictionaries(
+    {},
+    optional={
+        "model__uri": st.sampled_from(["hf://a/b", "pvc://claim/m", "oci://r/m:1"]),
+        "engine__image": st.sampled_from(["a/b:1", "a/b:2"]),
+        "paused": st.booleans(),
+        "scaling__mode": st.sampled_from(["hpa", "direct", "signal", "off"]),
+        "scaling__minReplicas": st.integers(0, 3),
+        "scaling__initialReplicas": st.integers(0, 2),
+        "limits__timeout": st.sampled_from(["1s", "10m"]),
+        "hardware": st.sampled_from(
+            [
+                {"device": "gpu", "gpu": {"product": "NVIDIA-H200"}},
+                {"resources": {"requests": {"cpu": "1000m", "memory": "1024Mi"}}},
+                {"tolerations": [{"key": "a", "operator": "Exists"}]},
+                {"nodeSelector": {"pool": "a"}},
+            ]
+        ),
+        "rollout__canary": st.sampled_from(
+            [{"model": {"uri": "hf://c/d"}, "weight": 20}, {"engine": {"image": "a/b:2"}}]
+        ),
+    },
+)
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("edit"), SPECS),
+        st.tuples(st.just("settle"), st.booleans()),
+        st.tuples(st.just("want"), st.integers(0, 4)),
+        st.tuples(st.just("run"), st.booleans()),
+        st.tuples(st.just("time"), st.sampled_from([1.0, 6.0, 30.0])),
+        st.tuples(st.just("partly"), st.integers(0, 9)),
+        st.tuples(st.just("delete"), st.integers(0, 20)),
+        st.tuples(st.just("drift"), st.integers(0, 20)),
+        st.tuples(st.just("scale"), st.integers(0, 5)),
+        st.tuples(st.just("metrics"), st.booleans()),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(SPECS, EVENTS)
+def test_from_any_state_the_plans_come_to_an_end(
+    spec: dict[str, Any], events: list[tuple[str, Any]]
+) -> None:
+    cluster = PlannedCluster(**spec)
+    for event, value in events:
+        happen(cluster, event, value)
+    cluster.settle()
+    cluster.run_pods()
+    cluster.settle()
+    cluster.pass_time(60)  # beyond every grace
+    cluster.settle()
+    cluster.run_pods()
+    last = cluster.settle()
+    check(cluster, last.status)
+
+
+def happen(cluster: PlannedCluster, event: str, value: Any) -> None:
+    match event:
+        case "edit":
+            cluster.edit(**value)
+        case "settle":
+            cluster.settle()
+            cluster.run_pods(ready=value)
+            cluster.settle()
+        case "want":
+            for name in revisions(cluster):
+                cluster.wanted[name] = Wanted(value, "arrivals", "because")
+        case "run":
+            cluster.run_pods(ready=value)
+        case "time":
+            cluster.pass_time(value)
+        case "partly":
+            # A reconcile that dies after so many writes.
+            cluster.carry_out(cluster.plan(), steps=value)
+        case "delete" | "drift" if cluster.children:
+            key = sorted(cluster.children)[value % len(cluster.children)]
+            if event == "delete":
+                del cluster.children[key]
+                cluster.managers.pop(key.name, None) if key.kind == "Deployment" else None
+            else:
+                cluster.children[key]["metadata"]["labels"][names.COMPONENT] = "somebody"
+        case "scale":
+            for (kind, name), child in cluster.children.items():
+                if kind == "Deployment":
+                    child["spec"]["replicas"] = value
+                    cluster.managers[name] = frozenset({"kubectl"})
+        case "metrics":
+            cluster.platform = replace(cluster.platform, metrics_api=value)
+
+
+def revisions(cluster: PlannedCluster) -> list[str]:
+    service = parse_service(
+        {name: part for name, part in cluster.resource.items() if name != "status"}, "test"
+    )
+    trial = canary_of(service)
+    return [revision_of(service), *([revision_of(trial)] if trial else [])]
+
+
+def check(cluster: PlannedCluster, status: dict[str, Any]) -> None:
+    spec = cluster.resource["spec"]
+    assert with_defaults(STATUS_SCHEMA, status) == status
+    if spec.get("paused"):
+        return
+    target, *canary = revisions(cluster)
+    # With every pod ready and every grace over, only what the spec names is left.
+    roles = {entry["name"]: entry["role"] for entry in status["revisions"]}
+    expected = {target: "stable"} | {name: "canary" for name in canary if name != target}
+    first = max(
+        spec.get("scaling", {}).get("minReplicas", 0),
+        spec.get("scaling", {}).get("initialReplicas", 1),
+    )
+    desired = cluster.wanted.get(target)
+    if desired is not None and desired.desired < first and roles.get(target) == "next":
+        return  # scaling does not let it prove itself: the old one stays
+    assert roles == expected
+    for (kind, name), child in cluster.children.items():
+        if kind == "Deployment":
+            owners = cluster.managers[name]
+            assert names.FIELD_MANAGER not in owners
+            assert owners
+            revision = child["metadata"]["labels"][names.REVISION_LABEL]
+            if revision in cluster.wanted:
+                assert child["spec"]["replicas"] == cluster.wanted[revision].desired
+    metrics = cluster.platform.metrics_api and spec.get("scaling", {}).get("mode", "hpa") == "hpa"
+    kinds = sorted(kind for kind, _ in cluster.children)
+    each = ["Deployment", "Service"] + (["HorizontalPodAutoscaler"] if metrics else [])
+    assert kinds == sorted(
+        each * len(expected) + ["NetworkPolicy", "PodDisruptionBudget", "ServiceAccount"]
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(SPECS, EVENTS)
+def test_a_plan_is_a_function_of_what_is_seen(
+    spec: dict[str, Any], events: list[tuple[str, Any]]
+) -> None:
+    cluster = PlannedCluster(**spec)
+    for event, value in events:
+        happen(cluster, event, value)
+    seen = cluster.observed()
+    reordered = Observed(
+        resource=seen.resource,
+        children=dict(reversed(list(seen.children.items()))),
+        replicas_managers=seen.replicas_managers,
+        pods=seen.pods,
+    )
+    again = plan_service(reordered, cluster.wanted, cluster.learnt, cluster.platform, cluster.now)
+    first = cluster.plan()
+    assert first.status == again.status
+    assert sorted(map(repr, first.steps)) == sorted(map(repr, again.steps))
