@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sluice_api import wire
-from sluice_api.names import DRAIN_PATH
 from sluice_api.call import Codec
 from sluice_api.errors import ApiError
 from sluice_api.exposition import CONTENT_TYPE
+from sluice_api.names import DRAIN_PATH
 from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX
 from sluice_api.shapes import v2
 from sluice_worker.exchange import (
