@@ -33,7 +33,13 @@ check: lint test ## Everything that CI runs
 .PHONY: test
 test: $(CACHED)-dev ## Run every test (options: ARGS="tests/unit -k cache")
 	@.ci/system-packages redis-server
+	@.ci/system-packages --where-possible $(NODE)
 	$(PY) -m pytest $(ARGS)
+
+.PHONY: test-cluster
+test-cluster: $(CACHED)-dev ## Run the tests on a real Kubernetes alone (SLUICE_TEST_KUBERNETES=1.34)
+	@.ci/system-packages --where-possible redis-server $(NODE)
+	$(PY) -m pytest tests/cluster $(ARGS)
 
 .PHONY: lint
 lint: $(CACHED)-dev ## Check style, types, layers and generated files; changes nothing
@@ -57,6 +63,33 @@ generate: $(CACHED)-dev ## Write the files that are made from code: CRD, referen
 bench: $(CACHED)-dev ## Measure beside nginx, a Rust router and padded transformers (table and JSON)
 	@.ci/system-packages redis-server nginx wrk
 	$(PY) bench $(ARGS)
+
+# A real Kubernetes ----------------------------------------------------------------------------------
+
+CLUSTER := $(PY) -m tests.support.cluster
+# What its node and the images are made with, each with what shows that it is there.
+NODE := containerd runc containernetworking-plugins:/usr/lib/cni/ptp iptables conntrack busybox \
+	iproute2:ip buildah mmdebstrap
+
+.PHONY: cluster
+cluster: $(CACHED)-dev ## Bring a Kubernetes up in the background, with the platform on it
+	@.ci/system-packages --where-possible redis-server $(NODE)
+	@$(CLUSTER) start
+	@$(CLUSTER) install
+
+.PHONY: cluster-exec
+cluster-exec: ## Run a command in it: make cluster-exec CMD='kubectl get pods -A'
+	@$(CLUSTER) exec $(SHELL) -c $(call quoted,$(CMD))
+
+.PHONY: cluster-down
+cluster-down: ## End it
+	@$(CLUSTER) end
+
+.PHONY: cluster-kind
+cluster-kind: $(CACHED)-dev ## The same with kind, where there is Docker
+	@$(CLUSTER) kind
+
+quoted = '$(subst ','\'',$(1))'
 
 # Dependencies -------------------------------------------------------------------------------------
 

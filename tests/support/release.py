@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from tests.support import chart, redis_image
-from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.access import Access
 from tests.support.images.loading import load
 
 INSTALL_SECONDS = 180.0
@@ -22,7 +22,7 @@ RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 class Release:
     """One release of the chart on one cluster, there or not."""
 
-    cluster: Cluster
+    cluster: Access
     namespace: str = chart.NAMESPACE
     name: str = chart.RELEASE
 
@@ -96,7 +96,7 @@ class Release:
         ).stdout
 
 
-def pods(cluster: Cluster, namespace: str, labels: str) -> dict[str, str]:
+def pods(cluster: Access, namespace: str, labels: str) -> dict[str, str]:
     """Name → uid of the pods of these labels that are not on their way out."""
     found = json.loads(
         cluster.kubectl("get", "pods", "-n", namespace, "-l", labels, "-o", "json").stdout

@@ -1,66 +1,113 @@
-"""Clusters for a person: `python -m tests.support.cluster start | exec | shell | end | build`.
+"""Clusters for a person: `python -m tests.support.cluster VERB`; the Makefile calls it.
 
-The Makefile calls it (`make cluster`, `make cluster-exec`, `make cluster-down`). A cluster started
-here stays in the background under its name until it is ended.
+`start` leaves a cluster in the background under its name until `end`; `exec` runs a command inside;
+`install` puts the platform on it, with the images of this checkout; `kind` does both with kind.
 """
 
 import argparse
 import os
 import sys
-import time
+from collections.abc import Callable
 
-from . import leftovers, machine, programs
-from .access import ClusterError
+from tests.support.images.builder import BuildFailed
+from tests.support.release import Release
+
+from . import kind, leftovers, machine, programs
+from .access import Access, ClusterError
+from .choice import release
 from .cluster import Cluster
-from .options import DEFAULT_RELEASE, Options
+from .options import Options
+
+FAILURES = (
+    BuildFailed,
+    ClusterError,
+    FileExistsError,
+    RuntimeError,
+    machine.UnfitMachineError,
+    programs.BuildError,
+)
 
 
-def start(arguments: argparse.Namespace) -> None:
+def start(given: argparse.Namespace) -> None:
     machine.require()
-    wanted = Options(arguments.release, arguments.hpa_sync, arguments.control_plane_only)
-    started = time.monotonic()
-    cluster = Cluster.start(wanted, owned=False, name=arguments.name)
-    print(f"{cluster!r}; {time.monotonic() - started:.1f} s in all")
+    wanted = Options(given.release, given.hpa_sync, given.control_plane_only)
+    cluster = Cluster.start(wanted, owned=False, name=given.name)
+    print(f"{cluster!r}")
     print(f"  export KUBECONFIG={cluster.kubeconfig}")
     print(f"  export PATH={cluster.site.programs}:{cluster.site.tools}:$PATH")
     print(f"  enter it: {' '.join(cluster.entering())} bash")
+    print(f"  logs of its daemons and pods: {cluster.site.logs}")
 
 
-def execute(arguments: argparse.Namespace) -> None:
-    cluster = Cluster.join(leftovers.state_folder(arguments.name))
-    command = [*cluster.entering(), *arguments.command]
+def execute(given: argparse.Namespace) -> None:
+    cluster = _named(given)
+    command = [*cluster.entering(), *given.command]
     os.execvpe(command[0], command, cluster.environment)
 
 
-def end(arguments: argparse.Namespace) -> None:
-    Cluster.join(leftovers.state_folder(arguments.name)).end()
+def install(given: argparse.Namespace) -> None:
+    cluster = _named(given)
+    _install(cluster)
+    cluster.close()
 
 
-def build(arguments: argparse.Namespace) -> None:
-    for module in (programs.kubernetes(arguments.release), programs.tools()):
+def end(given: argparse.Namespace) -> None:
+    _named(given).end()
+
+
+def start_kind(given: argparse.Namespace) -> None:
+    cluster = kind.make()
+    _install(cluster)
+    print(f"  export KUBECONFIG=~/.kube/config; kubectl --context {cluster.context} get pods -A")
+    print("  kubectl port-forward -n sluice-system service/sluice-gateway 8080:80")
+    print(f"  end it: kind delete cluster --name {kind.NAME}")
+    print(f"  tests on it: SLUICE_TEST_CLUSTER={cluster.context} make test-cluster")
+    cluster.close()
+
+
+def build(given: argparse.Namespace) -> None:
+    for module in (programs.kubernetes(given.release), programs.tools()):
         print(programs.ensure(module))
+
+
+def _named(given: argparse.Namespace) -> Cluster:
+    return Cluster.join(leftovers.state_folder(given.name))
+
+
+def _install(cluster: Access) -> None:
+    platform = Release(cluster)
+    platform.make_namespace()
+    platform.load_images("worker", "stub")
+    print(platform.install({"auth": {"publicAccess": True}}))
+    if isinstance(cluster, Cluster):
+        print(f"The gateway answers at {platform.url}, for as long as the cluster lives.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.support.cluster", description=__doc__)
-    release = os.environ.get("SLUICE_TEST_KUBERNETES", DEFAULT_RELEASE)
     parser.add_argument("--name", default="dev", help="which cluster")
-    parser.add_argument("--release", default=release, help="Kubernetes minor version")
-    verbs = parser.add_subparsers(required=True)
-    starting = verbs.add_parser("start", help="bring it up in the background")
+    parser.add_argument("--release", default=release(), help="Kubernetes minor version")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[..., None], words: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=words)
+        added.set_defaults(run=run)
+        return added
+
+    starting = verb("start", start, "bring it up in the background")
     starting.add_argument("--hpa-sync", type=int, default=2, help="seconds between HPA rounds")
     starting.add_argument("--control-plane-only", action="store_true", help="without a node")
-    starting.set_defaults(run=start)
-    executing = verbs.add_parser("exec", help="run a command inside")
+    executing = verb("exec", execute, "run a command inside")
     executing.add_argument("command", nargs=argparse.REMAINDER)
-    executing.set_defaults(run=execute)
-    verbs.add_parser("end", help="end it and all that is in it").set_defaults(run=end)
-    verbs.add_parser("build", help="only build the programs").set_defaults(run=build)
-    arguments = parser.parse_args()
+    verb("install", install, "put the platform on it with Helm")
+    verb("end", end, "end it and all that is in it")
+    verb("kind", start_kind, "a cluster of kind with the platform on it")
+    verb("build", build, "only build the programs")
+    given = parser.parse_args()
     try:
-        arguments.run(arguments)
-    except (ClusterError, FileExistsError, machine.UnfitMachineError, programs.BuildError) as error:
-        sys.exit(str(error))
+        given.run(given)
+    except FAILURES as error:
+        sys.exit(f"cluster: {error}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 
 from .access import Access, ClusterError
 
-FORWARD_SECONDS = 30.0
+LOAD_SECONDS = 600.0
 
 
 class ForeignCluster(Access):
@@ -82,16 +82,20 @@ class ForeignCluster(Access):
 
     def load(self, *image_archives: Path) -> list[str]:
         """With kind; any other cluster must be able to pull them. Raises RuntimeError."""
+        for archive in image_archives:
+            self._load("image-archive", str(archive))
+        return []
+
+    def load_from_docker(self, *names: str) -> None:
+        """Put images into the node that Docker has; see `load`."""
+        for name in names:
+            self._load("docker-image", name)
+
+    def _load(self, what: str, image: str) -> None:
         kind = self.context.removeprefix("kind-")
         if kind != self.context:
-            for archive in image_archives:
-                self._run(
-                    ["kind", "load", "image-archive", str(archive), "--name", kind],
-                    seconds=600,
-                    check=True,
-                    stdin=None,
-                )
-        return []
+            command = ["kind", "load", what, image, "--name", kind]
+            self._run(command, LOAD_SECONDS, check=True, stdin=None)
 
     # What only the tests' own cluster can do ------------------------------------------------------
 

@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cgroups, programs
+from . import archives, cgroups, programs
 
 PACKAGES = {
     "containerd": "containerd",
@@ -65,6 +65,8 @@ def lacks() -> list[Lack]:
     if packages:
         names = " ".join(packages)
         found.append(Lack(f"packages are missing: {names}", f"apt-get install {names}"))
+    elif _is_static("busybox"):
+        found.append(Lack("busybox is linked statically", "apt-get install busybox"))
     found += _go_lacks()
     if not cgroups.ROOT.exists() or not cgroups.hierarchies():
         found.append(Lack("no cgroups", f"mount them at {cgroups.ROOT}"))
@@ -94,6 +96,15 @@ def _go_lacks() -> list[Lack]:
 def _has(program: str) -> bool:
     path = os.pathsep.join((os.environ.get("PATH", ""), *SYSTEM_FOLDERS))
     return shutil.which(program, path=path) is not None
+
+
+def _is_static(program: str) -> bool:
+    """Such a one cannot resolve names in a container."""
+    try:
+        archives.libraries(shutil.which(program) or program)
+        return False
+    except RuntimeError:
+        return True
 
 
 def _numbers(version: str) -> tuple[int, ...]:

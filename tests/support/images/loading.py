@@ -8,20 +8,27 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.support.cluster.access import Access
 from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.foreign import ForeignCluster
 
-from .builder import Builder
+from .builder import Builder, build_with_docker
 from .recipes import RECIPES
 
 LIST_SECONDS = 30.0
 
 
-def load(cluster: Cluster, *names: str) -> list[str]:
+def load(cluster: Access, *names: str) -> list[str]:
     """Build the named images and put them into the node; returns what pods call them.
 
     Only layers travel that the node lacks, so that the second time costs a second. Raises
     BuildFailed, and RuntimeError if the node refuses one.
     """
+    if isinstance(cluster, ForeignCluster):
+        made = [recipe.reference for recipe in build_with_docker(names)]
+        cluster.load_from_docker(*made)
+        return made
+    assert isinstance(cluster, Cluster)
     builder = Builder()
     builder.build(names)
     references = [RECIPES[name].reference for name in names]
