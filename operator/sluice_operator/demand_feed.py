@@ -102,7 +102,9 @@ class DemandFeed:
                 self._sync(group, session)
                 self._count()
                 try:
-                    await asyncio.wait_for(self._changed.wait(), LOOK_SECONDS)
+                    # Not wait_for: Python 3.11's forgets a cancellation that comes with the event.
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._changed.wait()
                 except TimeoutError:
                     pass
 

@@ -1,0 +1,303 @@
+"""The fleet: wakes at once, holds on what it does not know, explains, forgets, costs little."""
+
+from typing import Any
+
+from sluice_api import wire
+from sluice_operator.fleet import Fleet
+from sluice_operator.state import Key, Observed, Wanted
+from tests.support.demand_records import Gateway
+from tests.support.observed_services import observed, pod, spec_revision
+
+KEY = Key("default", "minilm")
+REVISION = spec_revision()
+OTHER = spec_revision(model__maxInputTokens=128)
+
+
+class Watched:
+    """A fleet, what it asked to be reconciled, and a cluster that does as it is told."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.changed: list[Key] = []
+        self.now = 0.0
+        self.seen: Observed | None = None
+        self.fleet = Fleet(self.changed.append, lambda key: self.seen, clock=lambda: self.now)
+        self.gateway = Gateway()
+        self.changes = changes
+
+    def reconcile(self, replicas: dict[str, int] | None = None, **more: Any) -> dict[str, Wanted]:
+        self.seen = observed(replicas=replicas, ready=more.pop("ready", replicas), **more)
+        return self.fleet.decide(self.seen, self.now)
+
+    def tell(self, *, gateway: Gateway | None = None, **counts: Any) -> None:
+        revision = counts.pop("revision", REVISION)
+        record = (gateway or self.gateway).record(**counts)
+        record.revision = revision
+        self.fleet.observe(record, self.now)
+
+    def serve(self, seconds: int, rate: int, capacity: float = 40.0) -> None:
+        for _ in range(seconds):
+            self.now += 1
+            record = self.gateway.served(rate, capacity=capacity)
+            record.revision = REVISION
+            self.fleet.observe(record, self.now)
+
+
+PROVEN = {
+    "revision": REVISION,
+    "revisions": [{"name": REVISION, "proven": True, "desiredReplicas": 1}],
+}
+
+
+def test_a_new_service_proves_itself() -> None:
+    wanted = Watched().reconcile()
+    assert wanted == {REVISION: Wanted(1, "initial", "the revision proves itself")}
+
+
+def test_a_wake_is_asked_for_at_once_and_to_the_right_number() -> None:
+    watched = Watched()
+    assert watched.reconcile(status=PROVEN)[REVISION].desired == 0
+    watched.serve(3, 0)
+    assert watched.changed == []
+    watched.tell(held=50, arrivals=50, wake=True, interval_seconds=0.01)
+    assert watched.changed == [KEY]
+    wanted = watched.reconcile(status=PROVEN)[REVISION]
+    assert (wanted.desired, wanted.rule) == (1, "wake"), "nothing is known yet of what one does"
+
+
+def test_a_wake_knows_what_a_replica_did_before() -> None:
+    watched = Watched()
+    watched.reconcile({REVISION: 1}, status=PROVEN, scaling__maxReplicas=20)
+    watched.serve(5, 30)
+    watched.fleet.tick(watched.now)
+    watched.serve(100, 0)
+    assert watched.reconcile({REVISION: 0}, status=PROVEN, scaling__maxReplicas=20)
+    watched.tell(held=600, arrivals=600, wake=True, interval_seconds=0.05)
+    wanted = watched.reconcile({REVISION: 0}, status=PROVEN, scaling__maxReplicas=20)
+    assert wanted[REVISION].desired > 1
+
+
+def test_the_rule_that_set_a_number_stays_with_it() -> None:
+    watched = Watched()
+    watched.reconcile(status=PROVEN)
+    watched.tell(held=1, arrivals=1, wake=True)
+    first = watched.reconcile({REVISION: 0}, status=PROVEN)
+    again = watched.reconcile({REVISION: 1}, status=PROVEN)
+    assert first == again, "the next decision is 'steady', which would only write status anew"
+
+
+def test_a_new_operator_goes_on_telling_what_the_one_before_told() -> None:
+    told = {"desired": 2, "rule": "arrivals", "reason": "61.0 req/s, a replica does 40.0"}
+    wanted = Watched().reconcile({REVISION: 2}, status=PROVEN | {"scaling": told})
+    assert wanted == {REVISION: Wanted(**told)}
+
+
+def test_nothing_is_lowered_without_data() -> None:
+    watched = Watched()
+    for _ in range(500):
+        watched.now += 1
+        watched.fleet.tick(watched.now)
+        assert watched.reconcile({REVISION: 3}, status=PROVEN)[REVISION].desired == 3
+    assert watched.fleet.explain()[0]["rule"] == "hold"
+
+
+def test_an_unheard_gateway_holds_what_the_others_would_lower() -> None:
+    watched = Watched()
+    watched.reconcile({REVISION: 3}, status=PROVEN)
+    watched.fleet.set_unheard(1)
+    watched.serve(120, 1)
+    assert watched.reconcile({REVISION: 3}, status=PROVEN)[REVISION].desired == 3
+    watched.fleet.set_unheard(0)
+    watched.serve(31, 1)
+    assert watched.reconcile({REVISION: 3}, status=PROVEN)[REVISION].desired == 1
+
+
+def test_a_gateway_whose_pod_has_gone_holds_nothing() -> None:
+    watched = Watched()
+    watched.reconcile({REVISION: 3}, status=PROVEN)
+    watched.tell(gateway=Gateway("gone"), arrivals=100)
+    watched.fleet.forget_gateway("gone")
+    watched.serve(31, 1)
+    assert watched.reconcile({REVISION: 3}, status=PROVEN)[REVISION].desired == 1
+
+
+def test_the_tick_asks_for_a_reconcile_only_when_a_number_changes() -> None:
+    watched = Watched()
+    watched.reconcile({REVISION: 1}, status=PROVEN)
+    watched.serve(5, 10)
+    watched.fleet.tick(watched.now)
+    assert watched.changed == []
+    watched.serve(2, 100)
+    watched.fleet.tick(watched.now)
+    assert watched.changed == [KEY]
+
+
+def test_a_number_asked_for_counts_before_the_deployment_shows_it() -> None:
+    watched = Watched()
+    watched.reconcile({REVISION: 1}, status=PROVEN)
+    watched.serve(5, 100)
+    more = watched.reconcile({REVISION: 1}, status=PROVEN)[REVISION].desired
+    assert more > 1
+    watched.serve(1, 0)
+    assert watched.reconcile({REVISION: 1}, status=PROVEN)[REVISION].desired == more
+
+
+def test_a_service_at_rest_is_not_looked_at() -> None:
+    watched = Watched()
+    watched.reconcile(status=PROVEN)
+    assert "0 awake" in repr(watched.fleet)
+    watched.tell(cache_hits=7)
+    assert "0 awake" in repr(watched.fleet)
+    watched.tell(arrivals=1, held=1, wake=True)
+    assert "1 awake" in repr(watched.fleet)
+
+
+def test_a_replica_that_does_not_lead_looks_at_what_was_touched() -> None:
+    watched = Watched()
+    watched.seen = observed(replicas={REVISION: 2}, ready={REVISION: 2}, status=PROVEN)
+    watched.fleet.touch(KEY)
+    watched.fleet.tick(1.0)
+    assert [entry["desired"] for entry in watched.fleet.explain()] == [2]
+    watched.seen = None
+    watched.fleet.touch(KEY)
+    watched.fleet.tick(2.0)
+    assert watched.fleet.explain() == []
+
+
+def test_a_new_revision_proves_itself_and_then_follows() -> None:
+    watched = Watched()
+    changes = {"model__maxInputTokens": 128, "scaling__maxReplicas": 20}
+    watched.reconcile({REVISION: 4}, status=PROVEN, scaling__maxReplicas=20)
+    watched.serve(5, 100)
+    both = {REVISION: 4, OTHER: 1}
+    one = watched.reconcile(both, ready={REVISION: 4}, status=PROVEN, generation=2, **changes)
+    assert (one[REVISION].desired, one[OTHER].desired) == (4, 1)
+    many = watched.reconcile(both, status=PROVEN, generation=2, **changes)
+    assert many[OTHER] == Wanted(4, "rollout", many[OTHER].reason)
+
+
+def test_a_revision_that_takes_over_keeps_the_demand_of_the_one_before() -> None:
+    watched = Watched()
+    changes = {"model__maxInputTokens": 128, "scaling__maxReplicas": 20}
+    watched.reconcile({REVISION: 4}, status=PROVEN, scaling__maxReplicas=20)
+    watched.serve(40, 100)
+    both = {REVISION: 4, OTHER: 4}
+    watched.reconcile(both, status=PROVEN, generation=2, **changes)
+    switched = PROVEN | {"revision": OTHER}
+    wanted = watched.reconcile(both, status=switched, generation=2, **changes)
+    assert list(wanted) == [OTHER]
+    assert wanted[OTHER].desired == 4
+
+
+def test_a_canary_has_its_own_demand_and_is_awake_while_the_stable_one_is() -> None:
+    watched = Watched()
+    trial = {"model": {"maxInputTokens": 128}, "weight": 25}
+    more = {"rollout__canary": trial, "scaling__maxReplicas": 20}
+    both = {REVISION: 4, OTHER: 0}
+    wanted = watched.reconcile(both, status=PROVEN, **more)
+    assert wanted[OTHER].desired == 1, "a quarter of four"
+    both = {REVISION: 4, OTHER: 1}
+    watched.reconcile(both, status=PROVEN, **more)
+    for _ in range(90):
+        watched.serve(1, 100)
+        watched.tell(revision=OTHER)
+    wanted = watched.reconcile(both, status=PROVEN, **more)
+    assert (wanted[REVISION].desired, wanted[OTHER].desired) == (4, 1)
+    for _ in range(5):
+        watched.serve(1, 100)
+        record = watched.gateway.served(100, capacity=40.0)
+        record.revision = OTHER
+        watched.fleet.observe(record, watched.now)
+    assert watched.reconcile(both, status=PROVEN, **more)[OTHER].desired >= 3
+
+
+def test_what_only_tells_of_workers_is_no_demand() -> None:
+    watched = Watched()
+    watched.reconcile({REVISION: 4}, status=PROVEN)
+    for _ in range(60):
+        watched.serve(1, 100)
+        watched.tell(revision=OTHER, workers_only=True)
+    assert watched.reconcile({REVISION: 4}, status=PROVEN)[REVISION].desired == 4
+
+
+def test_modes_without_decisions_have_the_floor() -> None:
+    wanted = Watched().reconcile(
+        {REVISION: 5}, status=PROVEN, scaling__mode="off", scaling__minReplicas=2
+    )
+    assert (wanted[REVISION].desired, wanted[REVISION].rule) == (2, "fixed")
+    assert Watched().reconcile({REVISION: 5}, status=PROVEN, paused=True) == {}
+
+
+def test_a_spec_of_another_version_leaves_the_numbers_as_they_are() -> None:
+    watched = Watched()
+    before = watched.reconcile({REVISION: 2}, status=PROVEN)
+    after = watched.reconcile({REVISION: 2}, status=PROVEN, generation=2, model__future="x")
+    assert after == before
+
+
+def test_what_gateways_tell_of_workers_is_summed_and_told_once() -> None:
+    watched = Watched()
+    watched.reconcile({REVISION: 1}, status=PROVEN)
+    other = Gateway("gateway-2")
+    seen = wire.WorkerSeen(address="10.0.0.1", ready=True, in_flight=2, answer_digest="sha256:a")
+    watched.tell(workers=[seen], in_flight=2)
+    assert watched.changed == [KEY]
+    watched.tell(gateway=other, workers=[seen], in_flight=2)
+    learnt = watched.fleet.learnt(KEY)
+    assert learnt.workers["10.0.0.1"].in_flight == 4
+    assert learnt.answer_digests == {REVISION: "sha256:a"}
+    told = len(watched.changed)
+    busier = wire.WorkerSeen(address="10.0.0.1", ready=True, in_flight=3, answer_digest="sha256:a")
+    watched.tell(workers=[busier], in_flight=3)
+    assert len(watched.changed) == told, "load is not worth a reconcile"
+    watched.fleet.forget_gateway("gateway-2")
+    assert watched.fleet.learnt(KEY).workers["10.0.0.1"].in_flight == 3
+
+
+def test_start_times_are_learnt_from_pods() -> None:
+    watched = Watched()
+    slow = pod("a", REVISION, ready=True, ready_at="2026-11-23T10:00:20Z")
+    watched.reconcile({REVISION: 1}, ready={}, pods=[slow], status=PROVEN)
+    watched.reconcile({REVISION: 1}, ready={}, pods=[slow], status=PROVEN)
+    assert watched.fleet.explain()[0]["coldStartSeconds"] == 20.0
+
+
+def test_orders_that_find_no_room_are_given_back_when_the_load_has_gone() -> None:
+    watched = Watched()
+    stuck = pod("stuck", REVISION, phase="Pending")
+    stuck["status"]["conditions"].append(
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    )
+    fine = pod("fine", REVISION, ready=True)
+    more = {"ready": {}, "pods": [fine, stuck], "status": PROVEN}
+    watched.reconcile({REVISION: 2}, **more)
+    watched.serve(5, 60)
+    assert watched.reconcile({REVISION: 2}, **more)[REVISION].desired == 2
+    watched.serve(2, 200)
+    blocked = watched.reconcile({REVISION: 2}, **more)[REVISION]
+    assert (blocked.desired, blocked.rule) == (2, "blocked")
+    watched.serve(75, 5)
+    freed = watched.reconcile({REVISION: 2}, **more)[REVISION]
+    assert freed.desired == 1
+    watched.now += 1
+
+
+def test_signals_are_missing_while_a_gateway_is_unheard() -> None:
+    watched = Watched()
+    watched.reconcile({REVISION: 1}, status=PROVEN)
+    watched.serve(10, 20)
+    (signal,) = watched.fleet.signals(KEY)
+    assert signal.revision == REVISION
+    assert signal.traffic is not None
+    assert 19 <= signal.traffic.arrivals_10s <= 21
+    watched.fleet.set_unheard(1)
+    assert watched.fleet.signals(KEY)[0].traffic is None
+    assert watched.fleet.signals(Key("default", "unknown")) == ()
+
+
+def test_records_of_a_service_nobody_knows_are_not_kept_for_ever() -> None:
+    watched = Watched()
+    watched.tell(arrivals=1)
+    assert "1 services" in repr(watched.fleet)
+    watched.now = 500.0
+    watched.fleet.tick(watched.now)
+    assert "0 services" in repr(watched.fleet)
