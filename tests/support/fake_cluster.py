@@ -197,6 +197,7 @@ class FakeCluster:
         before = self.objects.get(address)
         item = copy.deepcopy(before) if before else self._born(address, wanted)
         owned = self.owned.setdefault(address, {})
+        owned_before = copy.deepcopy(owned)
         applied = {path for path, _ in _leaves(wanted) if path not in IDENTITY}
         for path in owned.get(manager, set()) - applied:
             if not any(path in paths for who, paths in owned.items() if who != manager):
@@ -210,15 +211,18 @@ class FakeCluster:
         owned[manager] = applied
         for field, value in DEFAULTS.get(address.kind, {}).items():
             item.setdefault("spec", {}).setdefault(field, value)
-        if self._store_changed(address, item) and count:
+        if self._store_changed(address, item, owned != owned_before) and count:
             self.writes.append(what)
         if count:
             self.after_write(self.calls)
         return self.read(*address)
 
-    def _store_changed(self, address: Address, item: dict[str, Any]) -> bool:
+    def _store_changed(
+        self, address: Address, item: dict[str, Any], owners_changed: bool = False
+    ) -> bool:
         before = self.objects.get(address)
-        if before is not None and _content(before) == _content(item):
+        same = before is not None and _content(before) == _content(item)
+        if same and not owners_changed:
             return False
         self._version += 1
         item["metadata"]["resourceVersion"] = str(self._version)

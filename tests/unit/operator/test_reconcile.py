@@ -1,0 +1,282 @@
+"""Reconciling: converges from wherever it was cut off, tells refusals, does not run hot."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from sluice_api import names
+from sluice_operator.api_errors import (
+    ApiError,
+    Invalid,
+    NamespaceEnding,
+    NotLeader,
+    PermissionDenied,
+    QuotaExceeded,
+    Unavailable,
+)
+from sluice_operator.state import Key
+from sluice_operator.steps import Apply, Plan
+from tests.support.fake_cluster import Crash, FakeCluster
+from tests.support.reconciling import KEY, World, settle
+from tests.support.resources import document
+
+
+def service(**changes: Any) -> dict[str, Any]:
+    item = document(**changes)
+    item["metadata"] = {"namespace": KEY.namespace, "name": KEY.name}
+    return item
+
+
+def world_with_service(**changes: Any) -> World:
+    world = World()
+    world.cluster.put(service(**changes))
+    return world
+
+
+def condition(world: World, kind: str) -> dict[str, Any]:
+    status = world.cluster.read(names.KIND, *KEY)["status"]
+    return next((one for one in status["conditions"] if one["type"] == kind), {})
+
+
+def content(cluster: FakeCluster) -> dict[Any, Any]:
+    """What stands in the cluster: specifications, and who owns replicas."""
+    return {
+        address: (
+            item.get("spec"),
+            {who for who, paths in cluster.owned[address].items() if ("spec", "replicas") in paths},
+        )
+        for address, item in cluster.objects.items()
+    }
+
+
+def test_a_service_comes_to_all_its_children_and_then_to_rest() -> None:
+    world = world_with_service()
+    settle(world)
+    kinds = sorted(address.kind for address in world.cluster.objects)
+    assert kinds == [
+        "Deployment",
+        "HorizontalPodAutoscaler",
+        names.KIND,
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Service",
+        "ServiceAccount",
+    ]
+    written, calls = len(world.cluster.writes), world.cluster.calls
+    world.restart()
+    assert settle(world) == 0, "another process finds nothing to write"
+    assert (len(world.cluster.writes), world.cluster.calls) == (written, calls)
+
+
+def test_replicas_end_up_with_the_scaler_alone() -> None:
+    world = world_with_service()
+    settle(world)
+    deployment = next(a for a in world.cluster.objects if a.kind == "Deployment")
+    assert world.cluster.objects[deployment]["spec"]["replicas"] == 2
+    owners = {
+        who for who, paths in world.cluster.owned[deployment].items() if ("spec", "replicas") in paths
+    }
+    assert owners == {names.SCALER_FIELD_MANAGER}
+    assert "scale" in " ".join(world.cluster.writes)
+
+
+@pytest.mark.parametrize("effect", ["before", "after"])
+def test_a_crash_at_any_write_converges_to_the_same(effect: str) -> None:
+    whole = world_with_service()
+    settle(whole)
+    wanted = content(whole.cluster)
+    writes = whole.cluster.calls
+    assert writes >= 8
+    for number in range(1, writes + 1):
+        world = world_with_service()
+
+        def crash(at: int, number: int = number) -> None:
+            if at == number:
+                raise Crash(f"at write {number}")
+
+        setattr(world.cluster, f"{effect}_write", crash)
+        with pytest.raises(Crash):
+            settle(world)
+        world.restart()
+        settle(world)
+        assert content(world.cluster) == wanted, f"crash {effect} write {number}"
+
+
+@pytest.mark.parametrize("effect", ["before", "after"])
+def test_a_crash_while_a_new_revision_rolls_out_converges(effect: str) -> None:
+    def changed() -> World:
+        world = world_with_service()
+        settle(world)
+        world.cluster.put(service(model={"maxInputTokens": 64}))
+        world.cluster.calls = 0
+        return world
+
+    whole = changed()
+    settle(whole)
+    wanted = content(whole.cluster)
+    for number in range(1, whole.cluster.calls + 1):
+        world = changed()
+
+        def crash(at: int, number: int = number) -> None:
+            if at == number:
+                raise Crash(f"at write {number}")
+
+        setattr(world.cluster, f"{effect}_write", crash)
+        with pytest.raises(Crash):
+            settle(world)
+        world.restart()
+        settle(world)
+        assert content(world.cluster) == wanted, f"crash {effect} write {number}"
+
+
+def test_drift_is_repaired_and_what_others_own_is_left() -> None:
+    world = world_with_service()
+    settle(world)
+    address = next(a for a in world.cluster.objects if a.kind == "NetworkPolicy")
+    policy = world.cluster.read(*address)
+    before = policy["spec"]["ingress"]
+    policy["spec"]["ingress"] = []
+    policy["metadata"]["annotations"] = {"team": "search"}
+    world.cluster.put(policy)
+    settle(world)
+    policy = world.cluster.read(*address)
+    assert policy["spec"]["ingress"] == before
+    assert policy["metadata"]["annotations"]["team"] == "search"
+
+
+def test_what_is_deleted_is_made_again_and_what_has_lost_its_owner_goes() -> None:
+    world = world_with_service()
+    settle(world)
+    wanted = content(world.cluster)
+    for address in [a for a in world.cluster.objects if a.kind != names.KIND]:
+        world.cluster.remove(*address)
+        settle(world)
+    assert content(world.cluster) == wanted
+    world.cluster.remove(names.KIND, *KEY)
+    world.cluster.collect()
+    world.cluster.show(world.store)
+    asyncio.run(world.reconciler.reconcile(KEY))
+    assert world.cluster.objects == {}
+    assert world.scaling.removed == [KEY]
+
+
+def test_a_foreign_object_of_our_name_is_left_alone_and_told() -> None:
+    world = world_with_service()
+    foreign = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"namespace": "team", "name": "minilm-workers", "labels": {"owner": "me"}},
+    }
+    world.cluster.put(foreign)
+    for _ in range(3):
+        world.cluster.show(world.store)
+        with pytest.raises(ApiError):
+            asyncio.run(world.reconciler.reconcile(KEY))
+    there = world.cluster.read("ServiceAccount", "team", "minilm-workers")
+    assert there["metadata"]["labels"] == {"owner": "me"}
+    assert condition(world, "Ready")["reason"] == "FieldConflict"
+    assert condition(world, "Stalled")["status"] == "True"
+    assert "minilm-workers" in condition(world, "Ready")["message"]
+    assert [event.reason for event in world.events].count("FieldConflict") == 1
+    world.cluster.remove("ServiceAccount", "team", "minilm-workers")
+    settle(world)
+    assert condition(world, "Ready")["reason"] == "Starting"
+    assert condition(world, "Stalled").get("status") != "True"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionDenied("patch", "deployments", "user cannot patch"), "PermissionDenied"),
+        (QuotaExceeded("patch", "deployments", "exceeded quota: small"), "QuotaExceeded"),
+        (Invalid("patch", "deployments", "spec.template: Invalid value"), "InvalidSpec"),
+    ],
+)
+def test_a_refusal_is_told_until_it_is_over_and_written_once(error: ApiError, reason: str) -> None:
+    world = world_with_service()
+    refused = True
+
+    original = world.cluster.apply
+
+    def apply(step: Apply) -> dict[str, Any]:
+        if refused and step.object["kind"] == "Deployment":
+            raise error
+        return original(step)
+
+    world.cluster.apply = apply  # type: ignore[method-assign]
+    for _ in range(5):
+        world.cluster.show(world.store)
+        with pytest.raises(type(error)):
+            asyncio.run(world.reconciler.reconcile(KEY))
+    ready = condition(world, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", reason)
+    assert error.message in ready["message"]
+    told = [write for write in world.cluster.writes if write.startswith("status")]
+    assert len(told) <= 2, "once without, once with the refusal"
+    refused = False
+    settle(world)
+    assert condition(world, "Ready")["reason"] == "Starting"
+
+
+@pytest.mark.parametrize("error", [Unavailable("patch", "x", "timeout"), NotLeader("fenced")])
+def test_what_passes_by_itself_is_not_told(error: Exception) -> None:
+    world = world_with_service()
+
+    def fail(at: int) -> None:
+        if at == 3:
+            raise error
+
+    world.cluster.before_write = fail
+    with pytest.raises(type(error)):
+        settle(world)
+    assert condition(world, "Ready")["reason"] == "Starting"
+    world.restart()
+    settle(world)
+
+
+def test_a_namespace_that_ends_is_no_failure() -> None:
+    world = world_with_service()
+
+    def fail(at: int) -> None:
+        if at > 1:
+            raise NamespaceEnding("patch", "serviceaccounts", "is being terminated")
+
+    world.cluster.before_write = fail
+    settle(world)
+    assert condition(world, "Stalled").get("status") != "True"
+
+
+def test_writes_that_never_settle_are_slowed_down() -> None:
+    """Somebody undoes everything: the pause keeps the API server from paying for it."""
+
+    def restless(observed: Any, wanted: Any, learnt: Any, platform: Any, now: datetime) -> Plan:
+        told = (observed.resource.get("status") or {}).get("n", 0)
+        return Plan({"n": told + 1})
+
+    world = World(plan=restless)
+    world.cluster.put(service())
+    looks = []
+    for _ in range(30):
+        world.cluster.show(world.store)
+        looks.append(asyncio.run(world.reconciler.reconcile(KEY)))
+    assert set(looks) == {0.0, 10.0}
+    assert looks.count(10.0) == 2
+
+
+def test_a_service_made_anew_gets_no_status_of_the_one_before() -> None:
+    world = world_with_service()
+    world.cluster.show(world.store)
+    world.cluster.remove(names.KIND, *KEY)
+    world.cluster.put(service())
+    with pytest.raises(ApiError):
+        asyncio.run(world.reconciler.reconcile(KEY))
+    assert "status" not in world.cluster.read(names.KIND, *KEY)
+
+
+def test_an_unknown_service_is_forgotten() -> None:
+    world = World()
+    key = Key("team", "gone")
+    assert asyncio.run(world.reconciler.reconcile(key)) is None
+    assert world.scaling.removed == [key]
