@@ -79,15 +79,15 @@ def serving(release: Release, images: None) -> Release:
 
 
 def everything(cluster: Cluster) -> set[str]:
-    """Every object in the cluster but what comes and goes by itself."""
+    """Every object in the cluster but what is in each namespace, and what passes by itself."""
     kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").stdout.split()
     passing = {"events", "events.events.k8s.io", "leases.coordination.k8s.io"}
     listed = cluster.kubectl(
         *("get", ",".join(kind for kind in kinds if kind not in passing), "-A"),
         *("-o", "custom-columns=:kind,:metadata.namespace,:metadata.name", "--no-headers"),
     ).stdout
-    leases = cluster.kubectl("get", "leases", "-A", "-o", "name").stdout
-    return {" ".join(line.split()) for line in listed.splitlines()} | set(leases.split())
+    lines = {" ".join(line.split()) for line in listed.splitlines()}
+    return {line for line in lines if not re.search(r" (kube-root-ca\.crt|default)$", line)}
 
 
 def secret(release: Release, name: str) -> dict[str, str]:
@@ -215,10 +215,9 @@ def test_uninstalling_keeps_services_and_installing_again_adopts_them(serving: R
     assert pods(cluster, MODELS, WORKERS) == models
     left = {line for line in everything(cluster) if "sluice" in line and MODELS not in line}
     assert left == {
+        "APIService <none> v1alpha1.sluice.dev",
         f"CustomResourceDefinition <none> {CRD}",
         f"Namespace <none> {serving.namespace}",
-        *(line for line in left if line.split()[1] == serving.namespace and "kube-root" in line),
-        *(f"APIService <none> v1alpha1.{part}" for part in ["sluice.dev"]),
     }
     serving.install(STUB)
     cluster.kubectl(
@@ -231,16 +230,30 @@ def test_uninstalling_keeps_services_and_installing_again_adopts_them(serving: R
 
 def test_without_keep_uninstalling_leaves_nothing(release: Release, serving: Release) -> None:
     cluster = release.cluster
-    if release.is_installed():
-        release.install({**STUB, "crds": {"keep": False}})
+    release.install({**STUB, "crds": {"keep": False}})
     release.helm("uninstall", "--wait")
     cluster.until(lambda: not pods(cluster, MODELS, WORKERS), "the models' pods are gone")
     cluster.kubectl("delete", "namespace", MODELS, "--timeout=30s")
-    before = everything(cluster)
-    assert not [line for line in before if "sluice" in line and release.namespace not in line]
-    own = [line for line in before if release.namespace in line]
-    assert sorted(own) == [
-        f"ConfigMap {release.namespace} kube-root-ca.crt",
-        f"Namespace <none> {release.namespace}",
-        f"ServiceAccount {release.namespace} default",
-    ]
+    left = {line for line in everything(cluster) if "sluice" in line}
+    assert left == {f"Namespace <none> {release.namespace}"}
+
+
+def test_the_plain_manifest_serves_and_goes_again(release: Release, images: None) -> None:
+    cluster = release.cluster
+    assert not release.is_installed()
+    folder = chart.MANIFEST.parent
+    version = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())["appVersion"]
+    manifest = chart.MANIFEST.read_text().replace(f":{version}\n", ":test\n")
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
+    for component in ("operator", "gateway"):
+        cluster.kubectl(
+            *("rollout", "status", f"deployment/sluice-{component}", "-n", release.namespace),
+            "--timeout=60s",
+            seconds=70,
+        )
+    cluster.kubectl("apply", "-f", str(folder / "examples/minilm.yaml"))
+    cluster.kubectl("delete", "apiservice", API_SERVICE)
+    cluster.kubectl(
+        *("delete", "--ignore-not-found", "-f", "-", "--timeout=60s"), stdin=manifest, seconds=70
+    )
+    assert {line for line in everything(cluster) if "sluice" in line} == set()

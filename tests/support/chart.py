@@ -38,7 +38,8 @@ MANIFEST_HEAD = f"""\
 #
 # Sluice without Helm: kubectl apply --server-side -f install.yaml
 # It has no Redis, and its images are expected on the nodes; the chart can do more.
-# To uninstall: kubectl delete apiservice v1beta2.custom.metrics.k8s.io, then kubectl delete -f.
+# To uninstall: kubectl delete apiservice v1beta2.custom.metrics.k8s.io
+#               kubectl delete --ignore-not-found -f install.yaml
 ---
 apiVersion: v1
 kind: Namespace

@@ -1,0 +1,85 @@
+"""The pages about clusters do what they say: every command, in order, on a real one.
+
+The platform is installed with the images of the tests and reached through a relay; otherwise the
+blocks run as they stand. What they cannot do to a cluster that other tests share runs elsewhere.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import chart
+from tests.support.release import Release
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK_SECONDS = 330
+REGISTRY = "--set image.registry=registry.example.com/ai"
+
+ELSEWHERE = {
+    "kubectl create namespace sluice-system": "the fixture `platform` makes it",
+}
+"""Commands that would be in the way of others here, with where they run."""
+
+
+def blocks(page: str, *languages: str) -> list[pytest.param]:  # type: ignore[valid-type]
+    text = (ROOT / page).read_text()
+    return [
+        pytest.param(match[1], match[2], id=f"{page}:{text.count(chr(10), 0, match.start()) + 1}")
+        for match in BLOCK.finditer(text)
+        if match[1] in languages
+    ]
+
+
+@pytest.fixture(scope="module")
+def published(platform: Release, worker_image: None) -> Iterator[Release]:
+    """The platform, and after the last block no model any more."""
+    yield platform
+    platform.cluster.kubectl("delete", "inf", "minilm", "--ignore-not-found", "-n", "default")
+
+
+@pytest.mark.parametrize(("language", "block"), blocks("docs/platform-team.md", "sh"))
+def test_the_page_for_the_platform_team(
+    language: str, block: str, platform: Release, tmp_path: Path
+) -> None:
+    run(language, block, platform, tmp_path)
+
+
+@pytest.mark.parametrize(("language", "block"), blocks("docs/ml-engineer.md", "sh"))
+def test_the_page_for_the_ml_engineer(
+    language: str, block: str, published: Release, tmp_path: Path
+) -> None:
+    run(language, block, published, tmp_path)
+
+
+@pytest.mark.parametrize(("language", "block"), blocks("docs/application.md", "sh", "python"))
+def test_the_page_for_applications(
+    language: str, block: str, published: Release, tmp_path: Path
+) -> None:
+    published.cluster.kubectl("apply", "-f", str(ROOT / "manifests/examples/minilm.yaml"))
+    run(language, block, published, tmp_path)
+
+
+def run(language: str, block: str, release: Release, folder: Path) -> None:
+    """One block, from the repository's root, with the administrator's kubeconfig."""
+    images = folder / "images.json"
+    images.write_text(json.dumps(chart.TEST_IMAGES))
+    lines = [line for line in block.splitlines() if line.strip() not in ELSEWHERE]
+    text = "\n".join(lines).replace(REGISTRY, f"--values {images}")
+    text = text.replace("http://127.0.0.1:8080", release.url)
+    command = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+    result = subprocess.run(
+        [*command[language], text],
+        cwd=ROOT,
+        env=release.cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=BLOCK_SECONDS,
+    )
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    assert '"error"' not in result.stdout, result.stdout
