@@ -143,7 +143,10 @@ class DemandFeed:
     def tick(self, number: int, now: float) -> None:
         """Publish what there is to tell at the ``number``-th second."""
         everybody, self._joined = self._joined, False
-        for service in self._services():
+        services = list(self._services())
+        if not services:
+            self._send(b"\n")  # The reader must hear that this lives.
+        for service in services:
             turn = crc32(service.name.encode()) % REST_TICKS == number % REST_TICKS
             if everybody or turn or not _rests(service):
                 self._publish(service, now, regular=True)
@@ -185,7 +188,9 @@ class DemandFeed:
         tally.rested_since = None
         tally.version = service.version
         tally.reset(now)
-        data = b"\n".join(lines) + b"\n"
+        self._send(b"\n".join(lines) + b"\n")
+
+    def _send(self, data: bytes) -> None:
         for queue in list(self._subscribers):
             try:
                 queue.put_nowait(data)

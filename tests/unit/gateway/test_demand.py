@@ -1,6 +1,13 @@
 """Demand: one record an interval, at once when it matters, and counters that start anew."""
 
 import json
+import time
+from collections.abc import Iterable
+from typing import Any
+from zlib import crc32
+
+import msgspec
+import pytest
 
 from sluice_api import wire
 from sluice_api.tasks import Task
@@ -90,6 +97,24 @@ async def test_stream_gets_each_record_once_and_counters_restart() -> None:
     assert repr(feed) == "<DemandFeed 2 records, 0 subscribers>"
 
 
+async def test_a_gateway_without_services_is_heard_all_the_same() -> None:
+    feed = DemandFeed("g-1", list)
+    async with feed.subscribe() as lines:
+        feed.tick(1, 1.0)
+        assert await anext(lines) == b"\n"
+
+
+async def test_other_revisions_workers_are_told_apart_from_demand() -> None:
+    service = Watched()
+    service.seen = [
+        Sighting("r1", [], [wire.WorkerSeen(address="10.0.0.1", ready=True)]),
+        Sighting("r2", [], [wire.WorkerSeen(address="10.0.0.2")]),
+    ]
+    demand, other = DemandFeed("g-1", lambda: [service]).records(service, 1.0)
+    assert (demand.revision, demand.workers_only) == ("r1", False)
+    assert (other.revision, other.workers_only) == ("r2", True)
+
+
 async def test_subscriber_that_does_not_read_is_dropped() -> None:
     service = Watched()
     feed = DemandFeed("g-1", lambda: [service])
@@ -99,3 +124,117 @@ async def test_subscriber_that_does_not_read_is_dropped() -> None:
             feed.urgent(service)
         assert [line async for line in slow] == []
     assert "0 subscribers" in repr(feed)
+
+
+def decoded(lines: bytes) -> list[wire.Demand]:
+    return [msgspec.json.decode(line, type=wire.Demand) for line in lines.splitlines()]
+
+
+async def told(feed: DemandFeed, service: Watched, ticks: Iterable[int]) -> list[wire.Demand]:
+    """The records of some seconds in which nothing happens but what the caller did before."""
+    records = []
+    async with feed.subscribe() as lines:
+        feed.tick(0, 0.0)  # The whole picture, for the new subscriber.
+        await anext(lines)
+        for tick in ticks:
+            feed.tick(tick, float(tick))
+        feed.close()
+        async for data in lines:
+            records += decoded(data)
+    return records
+
+
+async def test_a_service_at_rest_is_told_of_every_three_seconds_for_all_of_them() -> None:
+    service = Watched()
+    records = await told(DemandFeed("g-1", lambda: [service]), service, range(1, 10))
+    assert [record.interval_seconds for record in records[1:]] == [3.0, 3.0]
+    assert sum(record.interval_seconds for record in records) == max(
+        tick for tick in range(1, 10) if tick % 3 == int(records[0].interval_seconds) % 3
+    )
+    assert all(record.arrivals == 0 for record in records)
+
+
+async def test_a_new_subscriber_is_told_of_everybody_within_a_second() -> None:
+    services = [Watched() for _ in range(6)]
+    for number, service in enumerate(services):
+        service.name = f"s{number}"
+    feed = DemandFeed("g-1", lambda: services)
+    async with feed.subscribe() as lines:
+        feed.tick(1, 1.0)
+        names = {decoded(await anext(lines))[0].service for _ in services}
+    assert len(names) == 6
+
+
+async def test_what_happens_after_a_rest_is_not_spread_over_it() -> None:
+    service = Watched()
+    feed = DemandFeed("g-1", lambda: [service])
+    async with feed.subscribe() as lines:
+        feed.tick(0, 0.0)
+        await anext(lines)
+        quiet = next(n for n in range(1, 4) if n % 3 != crc32(b"emb") % 3)
+        feed.tick(quiet, 2.0)
+        assert service.tally.rested_since == 0.0
+        service.tally.started = time.monotonic() - 0.01  # as if that second had just passed
+        service.tally.rested_since = service.tally.started - 2.0
+        for _ in range(STEP_FLOOR):
+            service.tally.arrived()
+        feed.urgent(service)
+        # Two records at once: one of the rest, one of the step.
+        rest, step = decoded(await anext(lines))
+    assert rest.arrivals == 0 and rest.interval_seconds == pytest.approx(2.0)
+    assert step.arrivals == STEP_FLOOR and step.interval_seconds < 1.0
+    assert step.sequence == rest.sequence + 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"held": 1},
+        {"in_flight": 1},
+        {"settled": False},
+        {"version": 7},
+    ],
+)
+async def test_whatever_goes_on_is_told_each_second(change: dict[str, Any]) -> None:
+    service = Watched()
+    feed = DemandFeed("g-1", lambda: [service])
+    async with feed.subscribe() as lines:
+        feed.tick(0, 0.0)
+        await anext(lines)
+        quiet = next(n for n in range(1, 4) if n % 3 != crc32(b"emb") % 3)
+        for name, value in change.items():
+            setattr(service, name, value)
+        feed.tick(quiet, 1.0)
+        (record,) = decoded(await anext(lines))
+    assert record.interval_seconds == 1.0
+
+
+def test_workers_of_every_revision_are_told() -> None:
+    service = Watched()
+    service.seen = [
+        Sighting("r1", [Task.EMBEDDINGS], [wire.WorkerSeen(address="10.0.0.1", ready=True)]),
+        Sighting(
+            "r2",
+            [Task.CLASSIFICATION],
+            [
+                wire.WorkerSeen(address="10.0.0.2", phase=wire.Phase.LOADING, progress=0.5),
+                wire.WorkerSeen(address="10.0.0.3", answer_digest="sha256:2"),
+            ],
+        ),
+    ]
+    service.tally.arrived()
+    own, other = DemandFeed("g-1", lambda: [service]).records(service, 1.0)
+    assert (own.revision, own.arrivals, len(own.workers)) == ("r1", 1, 1)
+    assert (other.revision, other.arrivals, other.ready_endpoints) == ("r2", 0, 0)
+    assert other.tasks == [Task.CLASSIFICATION]
+    assert other.answer_digests == {"r2": "sha256:2"}
+    assert [worker.progress for worker in other.workers] == [0.5, None]
+
+
+async def test_the_record_of_a_rest_is_short() -> None:
+    service = Watched()
+    service.tasks = []
+    feed = DemandFeed("gateway-7d9c5b9c4-abcde-12345678", lambda: [service])
+    async with feed.subscribe() as lines:
+        feed.tick(0, 1.0)
+        assert len(await anext(lines)) < 200
