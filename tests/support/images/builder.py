@@ -31,6 +31,8 @@ BASE_COMMAND = (
 PROGRAMS = ("buildah", "mmdebstrap", "skopeo")
 BUILD_SECONDS = 1800.0
 PROBE_SECONDS = "10"
+SCRATCH = "scratch-"
+SCRATCH_SECONDS = 3600.0
 
 Say = Callable[[str], None]
 
@@ -69,10 +71,16 @@ class Builder:
 
         Returns their recipes. Raises BuildFailed, KeyError for a name that is none.
         """
+        with self.built(names) as recipes:
+            return recipes
+
+    @contextmanager
+    def built(self, names: Sequence[str]) -> Iterator[list[Recipe]]:
+        """`build`; nobody else builds, and so replaces what is in the layout, until the end."""
         recipes = with_bases(list(names))
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            self._forget_other_stores()
+            self._forget()
             try:
                 self._ensure_base()
                 for recipe in recipes:
@@ -81,7 +89,14 @@ class Builder:
                 # A build that failed leaves what it had half done: with torch, gigabytes.
                 self._buildah("rm", "--all", check=False)
             self.layout.prune()
-        return recipes
+            yield recipes
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for archives, gone afterwards; on disk, because /tmp may be memory."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=SCRATCH) as folder:
+            yield Path(folder)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -93,11 +108,14 @@ class Builder:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _forget_other_stores(self) -> None:
-        # Layers of former pins would stay for ever: gigabytes each.
+    def _forget(self) -> None:
+        """Remove layers of former pins, and archives of processes that were killed: gigabytes."""
         for store in self.folder.glob("store-*"):
             if store != self._store:
                 shutil.rmtree(store)
+        for scratch in self.folder.glob(f"{SCRATCH}*"):
+            if time.time() - scratch.stat().st_mtime > SCRATCH_SECONDS:
+                shutil.rmtree(scratch)
 
     def _ensure_base(self) -> None:
         if self._has(BASE):

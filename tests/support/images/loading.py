@@ -1,11 +1,9 @@
 """Puts the product's images into the node of a test cluster, building what changed before.
 
-The session fixture ``images`` of tests/cluster calls it, and so does ``python -m
-tests.support.images --cluster NAME``.
+Tests of tests/cluster call it, and so does ``python -m tests.support.images --cluster FOLDER``.
 """
 
 import subprocess
-import tempfile
 from pathlib import Path
 
 from tests.support.cluster.access import Access
@@ -13,6 +11,7 @@ from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.foreign import ForeignCluster
 
 from .builder import Builder, build_with_docker
+from .layout import Layout
 from .recipes import RECIPES
 
 LIST_SECONDS = 30.0
@@ -30,14 +29,17 @@ def load(cluster: Access, *names: str) -> list[str]:
         return made
     assert isinstance(cluster, Cluster)
     builder = Builder()
-    builder.build(names)
-    references = [RECIPES[name].reference for name in names]
-    for reference in references:
-        with tempfile.TemporaryDirectory(dir=builder.folder) as folder:
-            archive = Path(folder, "image.tar")
-            builder.layout.write_archive(reference, archive, _blobs(cluster))
-            cluster.load(archive)
-    return references
+    with builder.scratch() as folder:
+        with builder.built(names):
+            archives = [_archive(builder.layout, name, folder, _blobs(cluster)) for name in names]
+        cluster.load(*archives)
+    return [RECIPES[name].reference for name in names]
+
+
+def _archive(layout: Layout, name: str, folder: Path, known: set[str]) -> Path:
+    archive = folder / f"{name}.tar"
+    layout.write_archive(RECIPES[name].reference, archive, known)
+    return archive
 
 
 def _blobs(cluster: Cluster) -> set[str]:

@@ -16,7 +16,7 @@ ENVIRONMENT = "packages.env"
 AUTHORITIES = "ca.pem"
 SECRETS_FOLDER = "/run/secrets"
 
-_CARRIED = ("INDEX_URL", "EXTRA_INDEX_URL", "DEFAULT_INDEX", "INDEX", "TRUSTED_HOST")
+CARRIED = ("INDEX_URL", "EXTRA_INDEX_URL", "DEFAULT_INDEX", "INDEX", "TRUSTED_HOST")
 """Options of pip and uv that say where packages are. Paths of this machine mean nothing inside."""
 _AUTHORITY_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
@@ -27,7 +27,7 @@ def write(folder: Path, environment: Mapping[str, str], pip_files: Iterable[Path
     carried = _from_pip_files(pip_files) | {
         f"{tool}_{option}": environment[f"{tool}_{option}"]
         for tool in ("PIP", "UV")
-        for option in _CARRIED
+        for option in CARRIED
         if environment.get(f"{tool}_{option}")
     }
     for mine, theirs in (
@@ -66,7 +66,7 @@ def _from_pip_files(files: Iterable[Path]) -> dict[str, str]:
     for section in ("global", "install"):
         for option, value in parser.items(section) if parser.has_section(section) else ():
             name = option.upper().replace("-", "_")
-            if name in _CARRIED:
+            if name in CARRIED:
                 found[f"PIP_{name}"] = " ".join(value.split())
     return found
 
