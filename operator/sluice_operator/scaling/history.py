@@ -51,14 +51,22 @@ class ReplicaCapacity:
     def __repr__(self) -> str:
         return f"<ReplicaCapacity reported={self._service_seconds} measured={self._measured}>"
 
-    def reported(self, service_seconds: float | None) -> None:
-        """The mean time of a whole worker that one request uses; None leaves what was known."""
-        if service_seconds:
+    def reported(self, service_seconds: float | None, *, only_more: bool = False) -> None:
+        """The mean time of a whole worker that one request uses; None leaves what was known.
+
+        ``only_more``: believe no figure by which a replica does less than was known.
+        """
+        known = self._service_seconds
+        if service_seconds and not (only_more and known and service_seconds > known):
             self._service_seconds = service_seconds
 
-    def saturated(self, per_replica: float, now: float) -> None:
-        """Answers a second and replica, measured while requests were waiting throughout."""
-        if per_replica <= 0:
+    def saturated(self, per_replica: float, now: float, *, only_more: bool = False) -> None:
+        """Answers a second and replica, measured while requests were waiting throughout.
+
+        ``only_more``: as for :meth:`reported`.
+        """
+        known = self.estimate(now)
+        if per_replica <= 0 or (only_more and known is not None and per_replica < known):
             return
         if self._measured is None or now - self._measured_at > _MEASURED_FULLY_SECONDS:
             self._measured = per_replica

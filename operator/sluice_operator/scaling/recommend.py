@@ -25,7 +25,11 @@ DRAIN_SECONDS = 2.0
 HOLD_DOWN_SECONDS = (30.0, 300.0)
 """Least and longest time that demand must have been lower: three cold starts in between."""
 GIVE_BACK_SECONDS = 10.0
-"""Demand must have been lower for so long before replicas that find no room are given back."""
+"""Demand must have been lower for so long, or for a start, before replicas that do not answer yet
+are given back."""
+DISTURBED_SECONDS = 60.0
+"""While replicas start, they slow down those that answer: for so long nobody concludes from it that
+a replica does less, orders even more of them, and slows all of them down further."""
 SETTLE_SECONDS = 3.0
 """Throughput is measured only while the same replicas have been ready for so long."""
 IDLE_SECONDS = (60.0, 1800.0)
@@ -154,6 +158,7 @@ class Recommender:
         self._began_at = now
         self._ready = 0
         self._ready_since = now
+        self._starting_since = now
 
     def __repr__(self) -> str:
         return (
@@ -167,7 +172,7 @@ class Recommender:
         """
         memory = deepcopy(self)
         memory.proven = False
-        memory._began_at = memory._ready_since = now
+        memory._began_at = memory._ready_since = memory._starting_since = now
         memory._ready = 0
         return memory
 
@@ -209,8 +214,8 @@ class Recommender:
         self._needs.add(workers.ordered if inputs.stay is None else inputs.stay, now)
         seen = _known_seconds(traffic, traffic.complete_since or 0.0)
         peak = self._needs.highest(down_window(inputs.cold_start), now)
-        known = seen >= GIVE_BACK_SECONDS
-        recent = self._needs.highest(GIVE_BACK_SECONDS, now) if known else workers.ordered
+        patience = max(GIVE_BACK_SECONDS, inputs.cold_start)
+        recent = self._needs.highest(patience, now) if seen >= patience else workers.ordered
         decision = choose(self.rules, inputs, peak, seen, self.proven)
         decision = bound(self.rules, give_back(decision, recent))
         if decision.rule is Rule.IDLE:
@@ -218,14 +223,18 @@ class Recommender:
         return decision
 
     def _learn(self, traffic: Traffic, workers: WorkerCounts, now: float) -> None:
-        self._capacity.reported(traffic.service_seconds)
+        if not workers.starting:
+            self._starting_since = now
+        disturbed = 0 < now - self._starting_since <= DISTURBED_SECONDS
+        self._capacity.reported(traffic.service_seconds, only_more=disturbed)
         if workers.ready != self._ready:
             self._ready, self._ready_since = workers.ready, now
         # First in, first out: whoever has waited the whole window proves that no replica was idle.
         # One that has just become ready has not answered for the whole window, though.
         settled = now - self._ready_since >= SETTLE_SECONDS
         if settled and self._ready and traffic.oldest_held_seconds >= SHORT and not traffic.silent:
-            self._capacity.saturated(traffic.completions / self._ready, now)
+            each = traffic.completions / self._ready
+            self._capacity.saturated(each, now, only_more=disturbed)
 
     def _inputs(self, traffic: Traffic, workers: WorkerCounts, now: float) -> Inputs:
         recent = max(traffic.arrivals_low, traffic.arrivals_10s)
@@ -338,7 +347,7 @@ def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -
 
 
 def give_back(decision: Decision, recent: int) -> Decision:
-    """Take back orders that find no room once demand has gone; they serve nobody.
+    """Take back orders that do not answer yet once demand has gone; they serve nobody.
 
     Args:
         recent: the most replicas that had to stay at any time of the last few seconds.
@@ -346,13 +355,14 @@ def give_back(decision: Decision, recent: int) -> Decision:
     workers = decision.inputs.workers
     if decision.rule not in (Rule.WINDOW, Rule.HOLD) or decision.inputs.silent:
         return decision
-    if not workers.unschedulable or decision.inputs.stay is None:
+    pending = workers.starting + workers.unschedulable
+    if not pending or decision.inputs.stay is None:
         return decision
     needed = max(1, recent, decision.inputs.need or 0)
-    lower = max(needed, workers.ordered - workers.unschedulable)
+    lower = max(needed, workers.ordered - pending)
     if lower >= decision.desired:
         return decision
-    reason = f"{decision.desired - lower} that find no room are not needed any more"
+    reason = f"{decision.desired - lower} that do not answer yet are not needed any more"
     return Decision(lower, Rule.DOWN, reason, decision.inputs)
 
 

@@ -78,3 +78,16 @@ def test_the_peak_window_holds_no_more_than_it_must() -> None:
         peaks.add(now % 7, now)
         peaks.highest(30.0, now)
     assert len(peaks._peaks) <= 31
+
+
+def test_what_is_measured_while_replicas_start_never_means_less() -> None:
+    capacity = ReplicaCapacity()
+    capacity.reported(1 / 40, only_more=True)
+    assert capacity.estimate(0.0) == pytest.approx(40.0), "the first figure counts in any case"
+    capacity.reported(1 / 10, only_more=True)
+    capacity.saturated(5.0, 1.0, only_more=True)
+    assert capacity.estimate(1.0) == pytest.approx(40.0)
+    capacity.reported(1 / 50, only_more=True)
+    assert capacity.estimate(1.0) == pytest.approx(50.0)
+    capacity.saturated(5.0, 2.0)
+    assert capacity.estimate(2.0) == pytest.approx(5.0)

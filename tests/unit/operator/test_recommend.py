@@ -367,3 +367,41 @@ def test_the_page_explains_every_rule() -> None:
     page = (Path(__file__).parents[3] / "docs/scaling.md").read_text()
     for rule in Rule:
         assert f"\n| `{rule}` | " in page
+
+
+def test_a_node_that_starts_replicas_slowly_is_not_given_more_and_more_of_them() -> None:
+    running = Running(Rules(max_replicas=100))
+    running.seconds(5, rate=30)
+    orders = []
+    for second in range(50):
+        running.now += 1.0
+        # One replica, soon slowed down tenfold by the others' starts, and a queue that grows.
+        does = 40 if second == 0 else 4
+        record = running.gateway.record(
+            arrivals=120,
+            completions=does,
+            service_seconds=1.0,
+            held=116 * (second + 1),
+            oldest_held_seconds=float(second + 1),
+        )
+        running.recommender.observe(record, running.now)
+        decision = running.decide(ready=1, starting=running.ordered - 1)
+        orders.append(decision.desired)
+    assert max(orders) <= 6, orders
+
+
+def test_replicas_that_have_not_started_are_given_back_when_the_load_has_gone() -> None:
+    running = Running(Rules(max_replicas=20))
+    running.seconds(5, rate=200)
+    ordered = running.ordered
+    assert ordered >= 5
+    desired = []
+    for _ in range(80):
+        running.now += 1.0
+        record = running.gateway.served(10, capacity=40.0)
+        running.recommender.observe(record, running.now)
+        desired.append(running.decide(ready=2, starting=max(0, running.ordered - 2)).desired)
+        if desired[-1] == 2:
+            break
+    assert desired[-1] == 2
+    assert len(desired) <= 25, "well before the window of what answers"
