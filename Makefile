@@ -39,7 +39,7 @@ test: $(CACHED)-dev ## Run every test (options: ARGS="tests/unit -k cache")
 .PHONY: test-cluster
 test-cluster: $(CACHED)-dev ## Run the tests on a real Kubernetes alone (SLUICE_TEST_KUBERNETES=1.34)
 	@.ci/system-packages --where-possible redis-server $(NODE)
-	$(PY) -m pytest tests/cluster $(ARGS)
+	SLUICE_TEST_CLUSTER_REQUIRED=yes $(PY) -m pytest tests/cluster $(ARGS)
 
 .PHONY: lint
 lint: $(CACHED)-dev ## Check style, types, layers and generated files; changes nothing

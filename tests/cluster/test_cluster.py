@@ -82,8 +82,11 @@ def apply(cluster: Cluster, namespace: str, *items: dict[str, Any]) -> None:
     cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump_all(items))
 
 
-def wait(cluster: Cluster, namespace: str, condition: str, what: str) -> None:
-    cluster.kubectl("wait", "-n", namespace, f"--for={condition}", what, "--timeout=30s")
+def wait(cluster: Cluster, namespace: str, condition: str, what: str, seconds: int = 30) -> None:
+    cluster.kubectl(
+        *("wait", "-n", namespace, f"--for={condition}", what, f"--timeout={seconds}s"),
+        seconds=seconds + 10,
+    )
 
 
 def start_web(cluster: Cluster, namespace: str, replicas: int = 1) -> None:
@@ -233,21 +236,19 @@ def test_a_node_has_the_devices_it_is_said_to_have(cluster: Cluster, namespace: 
     wait(cluster, namespace, "condition=Ready", "pod/user")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["asked", "killed"])
-def test_the_api_server_restarts_and_pods_do_not_notice(
-    cluster: Cluster, namespace: str, how: signal.Signals
-) -> None:
+def test_the_api_server_restarts_and_pods_do_not_notice(cluster: Cluster, namespace: str) -> None:
     start_web(cluster, namespace)
     url = cluster.service_url(namespace, "web") + "/index.html"
     before = cluster.until(lambda: get(url), "the first answer")
-    cluster.stop(API_SERVER, how)
+    cluster.stop(API_SERVER, signal.SIGKILL)
     with pytest.raises(OSError, match=r"reset|closed|refused|EOF"):
         socket_answer(cluster.site.api_port)
     assert get(url) == before
     cluster.begin(API_SERVER)
-    apply(cluster, namespace, pod("late", {}))
-    wait(cluster, namespace, "condition=Ready", "pod/late")
     assert get(url) == before
+    # The scheduler finds its way back too; it was refused a few times, so that may take a while.
+    apply(cluster, namespace, pod("late", {}))
+    wait(cluster, namespace, "condition=Ready", "pod/late", seconds=60)
 
 
 def socket_answer(port: int) -> bytes:

@@ -2,7 +2,8 @@
 
 SLUICE_TEST_KUBERNETES chooses the release of an own one. SLUICE_TEST_CLUSTER names one that runs
 already: of `make cluster`, or a context of the kubeconfig. Without that name no other cluster is
-ever touched. The fixtures of tests/cluster ask here.
+ever touched. With SLUICE_TEST_CLUSTER_REQUIRED, as `make test-cluster` sets it, no test is skipped
+because the machine cannot carry a cluster. The fixtures of tests/cluster ask here.
 """
 
 import os
@@ -23,8 +24,9 @@ from .options import DEFAULT_RELEASE, Options
 def chosen_cluster(config: pytest.Config, options: Options | None = None) -> Iterator[Access]:
     """The cluster for some tests; options are those of an own one.
 
-    Skips where the machine cannot carry one, saying what is missing and what helps. Where it can,
-    one that does not come up is an error. Raises ClusterError, programs.BuildError.
+    Skips where the machine cannot carry one, saying what is missing and what helps; with
+    SLUICE_TEST_CLUSTER_REQUIRED that fails. Where it can, one that does not come up fails always.
+    Raises ClusterError, programs.BuildError, machine.UnfitMachineError.
     """
     if named := os.environ.get("SLUICE_TEST_CLUSTER"):
         joined = _join(named)
@@ -33,8 +35,12 @@ def chosen_cluster(config: pytest.Config, options: Options | None = None) -> Ite
         finally:
             joined.close()
         return
-    if lacks := machine.lacks():
-        pytest.skip("no real cluster on this machine: " + "; ".join(map(str, lacks)))
+    try:
+        machine.require()
+    except machine.UnfitMachineError as error:
+        if os.environ.get("SLUICE_TEST_CLUSTER_REQUIRED"):
+            raise
+        pytest.skip(str(error))
     wanted = replace(options or Options(), release=release())
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # a first build takes minutes, and says so

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from . import archives, control, leftovers, programs
+from . import archives, control, leftovers, machine, programs
 from .access import COMMAND_SECONDS, Access, ClusterError
 from .options import API_SERVER, Options, Site, decode, encode
 from .processes import tail
@@ -73,6 +73,11 @@ class Cluster(Access):
         Raises ClusterError with the step that failed and the ends of the logs, FileExistsError if a
         cluster of that name runs, programs.BuildError.
         """
+        if not machine.has_watches():
+            raise ClusterError(
+                "the kernel's inotify instances are used up (a cluster takes some 25): "
+                "end other clusters, or sysctl fs.inotify.max_user_instances=1024"
+            )
         wanted = options or Options()
         kubernetes = programs.ensure(programs.kubernetes(wanted.release))
         tools = programs.ensure(programs.tools())

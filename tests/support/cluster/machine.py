@@ -4,6 +4,7 @@ Asked before a cluster is started, so that a person reads one message with the c
 not the failure of some daemon.
 """
 
+import ctypes
 import os
 import re
 import shutil
@@ -29,6 +30,10 @@ PACKAGES = {
 CNI_PLUGINS = Path("/usr/lib/cni")
 CNI_PACKAGE = "containernetworking-plugins"
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+WATCHES = 25
+"""What was counted in a running cluster, and a few."""
 
 
 class UnfitMachineError(Exception):
@@ -70,11 +75,21 @@ def lacks() -> list[Lack]:
     found += _go_lacks()
     if not cgroups.ROOT.exists() or not cgroups.hierarchies():
         found.append(Lack("no cgroups", f"mount them at {cgroups.ROOT}"))
-    elif os.geteuid() == 0 and not _may_make_namespaces():
+    elif os.geteuid() == 0 and _has("unshare") and not _may_make_namespaces():
         found.append(
             Lack("namespaces are forbidden", "run outside a container, or a privileged one")
         )
     return found
+
+
+def has_watches() -> bool:
+    """Whether the kernel still has the inotify instances that the daemons of a cluster open."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    opened: list[int] = [libc.inotify_init1(os.O_CLOEXEC) for _ in range(WATCHES)]
+    for descriptor in opened:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return min(opened) >= 0
 
 
 def _go_lacks() -> list[Lack]:
