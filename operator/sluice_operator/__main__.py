@@ -25,15 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         given = settings.read(sys.argv[1:] if arguments is None else arguments, os.environ)
         configure(given.log_format)
-        well = run(given)
+        run(given)
     except (SettingsError, ValueError) as error:
         print(f"sluice-operator: {error}", file=sys.stderr)  # noqa: T201 - for the person at the shell
         sys.exit(names.EXIT_BAD_CONFIGURATION)
-    sys.exit(0 if well else 1)
 
 
-def run(given: Settings) -> bool:
-    """Operate until asked to stop; False when it stopped by itself.
+def run(given: Settings) -> None:
+    """Operate until asked to stop, then end the process.
 
     Raises ValueError when there is no way to a cluster.
     """
@@ -42,14 +41,21 @@ def run(given: Settings) -> bool:
     from sluice_operator.app import run as operate
     from sluice_operator.planning import plan_service
 
+    async def until_the_end() -> None:
+        well = True
+        try:
+            await operate(given, plan_service)
+        except Ended as error:
+            log.critical("ended", extra={"error": str(error)})
+            well = False
+        # Everything of ours is closed. The loop would now wait for tasks of kopf, and there are
+        # some that refuse to end (nolar/kopf#1168).
+        logging.shutdown()
+        os._exit(0 if well else 1)
+
     gc.collect()
     gc.freeze()  # modules live as long as the process; the collector need not look at them again
-    try:
-        asyncio.run(operate(given, plan_service))
-    except Ended as error:
-        log.critical("ended", extra={"error": str(error)})
-        return False
-    return True
+    asyncio.run(until_the_end())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sluice_api import names
 from sluice_operator import kinds
-from sluice_operator.api_errors import ApiError, Conflict, NotFound, NotLeader
+from sluice_operator.api_errors import ApiError, Conflict, NamespaceEnding, NotFound, NotLeader
 from sluice_operator.cluster import Cluster
 from sluice_operator.instruments import Instruments
 from sluice_operator.pace import Pace
@@ -61,8 +61,8 @@ class Announcer:
             await self._pace.take()
             try:
                 await self._post(resource, event)
-            except NotLeader:
-                pass  # the next leader tells what it does
+            except (NotLeader, NamespaceEnding):
+                pass  # the next leader tells what it does; of what goes, nothing is to be told
             except ApiError as error:
                 self._instruments.events_dropped.inc()
                 log.warning("event not posted", extra={"error": str(error)})
@@ -80,6 +80,7 @@ class Announcer:
         try:
             await self._cluster.create(kinds.EVENT, self._object(resource, event, name, now))
         except Conflict:
+            self._counts[key] = count = max(2, count)  # an operator before this one said it first
             again = {"count": count, "lastTimestamp": now}
             try:
                 await self._cluster.merge(kinds.EVENT, metadata["namespace"], name, again)

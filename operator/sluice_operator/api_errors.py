@@ -1,7 +1,7 @@
 """What can go wrong with the API server, as the operator sees it: one family of errors.
 
 ``cluster`` turns status codes and broken connections into these, once; above it nobody looks at
-HTTP. ``work_queue`` reads from them when to try again, ``reconcile`` what to tell the service's owner.
+HTTP. ``work_queue`` reads from them when to try again, ``reconcile`` what to tell the owner.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class QuotaExceeded(ApiError):
 
 
 class NamespaceEnding(ApiError):
-    """The namespace is being deleted, so nothing can be made in it any more."""
+    """The namespace is being deleted, or is gone: nothing can be made in it any more."""
 
 
 class Invalid(ApiError):
@@ -85,6 +85,8 @@ def error_of(verb: str, resource: str, status: int, message: str, retry_after: s
         for words, kind in _FORBIDDEN.items():
             if words in message:
                 return kind(verb, resource, message)
+    if status == 404 and message.startswith("namespaces "):
+        return NamespaceEnding(verb, resource, message)
     if status in _BY_STATUS:
         return _BY_STATUS[status](verb, resource, message)
     # 401 as well: the token may just have been rotated; the next call reads it again.

@@ -8,6 +8,7 @@ Run by ``app``; what it finds goes into the store.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from sluice_operator import kinds
@@ -19,6 +20,8 @@ from sluice_operator.store import Store
 log = logging.getLogger(__name__)
 
 PERIOD_SECONDS: Final = 2.0
+LONGEST_PAUSE_SECONDS: Final = 60.0
+"""Pods that stay stuck and bring nothing new are asked about ever more rarely, down to this."""
 PODS_AT_ONCE: Final = 20
 """Most pods asked about in one period; the others have their turn in the next ones."""
 
@@ -28,6 +31,15 @@ class Source(Protocol):
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]: ...
     async def pod_warnings(self, namespace: str, uid: str) -> list[tuple[str, str]]: ...
+
+
+@dataclass(slots=True)
+class _Stuck:
+    """Pods of a service (name → uid), when they are due, and the pause after that; seconds."""
+
+    pods: Mapping[str, str]
+    due: float = 0.0
+    pause: float = PERIOD_SECONDS
 
 
 class Evidence:
@@ -41,7 +53,7 @@ class Evidence:
         self._store = store
         self._source = source
         self._changed = changed
-        self._stuck: dict[Key, Mapping[str, str]] = {}
+        self._stuck: dict[Key, _Stuck] = {}
         self._wake = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -49,11 +61,11 @@ class Evidence:
 
     def watch(self, key: Key, pods: Mapping[str, str]) -> None:
         """Ask about these pods (name → uid) of a service from now on, and about no other."""
-        if pods:
-            if self._stuck.get(key) != pods:
-                self._wake.set()
-            self._stuck[key] = pods
-        elif self._stuck.pop(key, None) is not None:
+        known = self._stuck.get(key)
+        if pods and (known is None or known.pods != pods):
+            self._stuck[key] = _Stuck(pods)
+            self._wake.set()
+        elif not pods and self._stuck.pop(key, None):
             self._store.warn(key, {})
 
     async def run(self) -> None:
@@ -73,19 +85,29 @@ class Evidence:
     async def look(self) -> None:
         """Ask once. Raises ApiError."""
         await self._look_at_nodes()
-        asked = 0
-        for key in list(self._stuck):
+        now, asked = self._now(), 0
+        due = sorted((one.due, key) for key, one in self._stuck.items() if one.due <= now)
+        for _, key in due:
             if asked >= PODS_AT_ONCE:
                 return
-            pods = self._stuck.pop(key)
-            self._stuck[key] = pods  # to the end of the line
-            found = {}
-            for name, uid in list(pods.items())[:PODS_AT_ONCE]:
-                asked += 1
-                if warnings := await self._source.pod_warnings(key.namespace, uid):
-                    found[name] = tuple(warnings)
-            if key in self._stuck and self._store.warn(key, found):
-                self._changed(key)
+            asked += await self._look_at_pods(key, self._stuck[key])
+
+    async def _look_at_pods(self, key: Key, stuck: _Stuck) -> int:
+        """Ask about the pods of one service; how many that were."""
+        found = {}
+        chosen = list(stuck.pods.items())[:PODS_AT_ONCE]
+        for name, uid in chosen:
+            if warnings := await self._source.pod_warnings(key.namespace, uid):
+                found[name] = tuple(warnings)
+        if self._stuck.get(key) is not stuck:
+            return len(chosen)  # somebody else is stuck now, or nobody
+        if self._store.warn(key, found):
+            stuck.pause = PERIOD_SECONDS
+            self._changed(key)
+        else:
+            stuck.pause = min(2 * stuck.pause, LONGEST_PAUSE_SECONDS)
+        stuck.due = self._now() + stuck.pause
+        return len(chosen)
 
     async def _look_at_nodes(self) -> None:
         suspects = self._store.suspect_nodes()
@@ -101,6 +123,9 @@ class Evidence:
         if self._store.lose_nodes(frozenset(lost)):
             for key in self._store.services_on(suspects | lost):
                 self._changed(key)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
 
 def is_silent(node: Object) -> bool:

@@ -32,13 +32,6 @@ class Pace:
         self._filled_at = now
         return max(0.0, -self._tokens / self._per_second)
 
-    def allows(self) -> bool:
-        """Take a token if there is one now."""
-        wait = self.reserve()
-        if wait:
-            self._tokens += 1.0
-        return not wait
-
     async def take(self) -> None:
         """Return when it may be done."""
         if wait := self.reserve():

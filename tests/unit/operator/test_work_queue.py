@@ -1,6 +1,7 @@
 """The work queue: nothing twice at once, nothing forgotten, failures ever more rarely."""
 
 import asyncio
+import itertools
 from collections import Counter
 
 import pytest
@@ -27,7 +28,7 @@ class Recorder:
         self.running: Counter[Key] = Counter()
         self.most_at_once = 0
         self.takes = 0.0
-        self.answers: list[float | None | Exception] = []
+        self.answers: list[float | Exception | None] = []
 
     async def __call__(self, key: Key) -> float | None:
         self.began.append((asyncio.get_running_loop().time(), key))
@@ -144,7 +145,8 @@ async def test_failures_come_back_ever_more_rarely_and_success_forgets_them() ->
         running = group.create_task(queue.run())
         await asyncio.sleep(100)
         running.cancel()
-    gaps = [later - sooner for sooner, later in zip(recorder.times(), recorder.times()[1:])]
+    times = recorder.times()
+    gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
     assert len(gaps) == 4
     for gap, whole in zip(gaps, (0.2, 0.4, 0.8, 1.6), strict=True):
         assert 0.74 * whole <= gap <= 1.26 * whole

@@ -1,0 +1,315 @@
+"""The operator's process on a real API server, with the chart's rights: leads, dies, converges.
+
+No kubelet is needed: what is looked at are objects. The operators run as processes beside a control
+plane of their own, because those of the chart, in the tests' shared cluster, would work against
+them.
+"""
+
+import json
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.cluster import machine
+from tests.support.operator_process import NAMESPACE, OperatorSite, operator_site
+
+CHILDREN = (
+    "deployment,service,horizontalpodautoscaler,poddisruptionbudget,networkpolicy,serviceaccount"
+)
+KINDS = frozenset(
+    {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"}
+)
+"""Made for every service; there is no HPA as long as nobody serves our metric."""
+WAITING = ("Starting", "Unschedulable")
+"""What is wrong with a service here, at best: there is no node."""
+
+
+@pytest.fixture(scope="module")
+def own_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorSite]:
+    if lacks := machine.lacks():
+        pytest.skip("no real cluster on this machine: " + "; ".join(map(str, lacks)))
+    with operator_site(tmp_path_factory.mktemp("operators")) as site:
+        yield site
+
+
+@pytest.fixture
+def site(own_site: OperatorSite) -> Iterator[OperatorSite]:
+    yield own_site
+    own_site.end_all()
+    own_site.cluster.repair()
+    own_site.cluster.check()
+
+
+@pytest.fixture
+def team(own_site: OperatorSite) -> Iterator[str]:
+    name = f"team-{secrets.token_hex(3)}"
+    own_site.cluster.kubectl("create", "namespace", name)
+    yield name
+    own_site.cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def has_children(site: OperatorSite, namespace: str, name: str) -> bool:
+    """Whether all that belongs to a service is there."""
+    label = f"sluice.dev/service={name}"
+    told = site.cluster.kubectl("get", CHILDREN, "-n", namespace, "-l", label, "-o", "json").stdout
+    return {item["kind"] for item in json.loads(told)["items"]} >= KINDS
+
+
+def test_one_replica_leads_and_the_other_only_watches(site: OperatorSite, team: str) -> None:
+    leader = site.start_leader("operator-a")
+    follower = site.start("operator-b")
+    site.publish(team, "one")
+    site.cluster.until(lambda: has_children(site, team, "one"), "the children of one", 15)
+    seen = 'sluice_operator_watch_events_total{kind="Deployment"}'
+    site.cluster.until(lambda: follower.metrics().get(seen), "the follower sees them too", 10)
+    assert leader.calls(writes_only=True) >= len(KINDS)
+    assert follower.calls(writes_only=True) == 0
+    assert not follower.leads()
+    assert follower.ask("/livez") == (200, "ok")
+    assert site.condition(team, "one")["reason"] in WAITING
+
+
+def test_replicas_belong_to_the_scaler_alone(site: OperatorSite, team: str) -> None:
+    site.start_leader("operator-a")
+    site.publish(team, "one", scaling={"minReplicas": 2})
+
+    def owners() -> set[str] | None:
+        found = site.read(team, "deployment")
+        if not found:
+            return None
+        return {
+            entry["manager"]
+            for entry in found[0]["metadata"]["managedFields"]
+            if "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+        }
+
+    site.cluster.until(lambda: owners() == {"sluice-scaler"}, "the scaler owns replicas", 15)
+    assert site.read(team, "deployment")[0]["spec"]["replicas"] == 2
+
+
+def test_a_killed_leader_is_replaced(site: OperatorSite, team: str) -> None:
+    leader = site.start_leader("operator-a")
+    other = site.start("operator-b")
+    leader.end(signal.SIGKILL)
+    published = site.publish(team, "one")
+    site.cluster.until(lambda: has_children(site, team, "one"), "the other has taken over", 12)
+    took = time.monotonic() - published
+    assert took <= 9.0, "lease of 6 s, a look each second, and the work itself"
+    assert other.leads()
+
+
+def test_a_restarted_container_goes_on_leading(site: OperatorSite, team: str) -> None:
+    """Its lease would last for seconds yet, and is its own."""
+    site.start_leader("operator-a").end(signal.SIGKILL)
+    again = site.start_leader("operator-a")
+    synced, led = again.said("synced")[-1]["time"], again.said("leading")[-1]["time"]
+    assert seconds_between(synced, led) < 1.0
+    site.publish(team, "one")
+    site.cluster.until(lambda: has_children(site, team, "one"), "it works", 10)
+
+
+def test_ending_hands_over_at_once(site: OperatorSite, team: str) -> None:
+    leader = site.start_leader("operator-a")
+    other = site.start("operator-b")
+    assert leader.end(signal.SIGTERM) == 0
+    stopped = leader.said("not leading")[-1]["time"]
+    site.cluster.until(other.leads, "the other leads", 5)
+    assert seconds_between(stopped, other.said("leading")[-1]["time"]) <= 3.0
+    assert leader.said("stopped")
+    assert [line for line in leader.lines() if line["level"] in ("error", "critical")] == []
+
+
+def test_a_leader_that_was_stopped_writes_nothing_when_it_goes_on(
+    site: OperatorSite, team: str
+) -> None:
+    leader = site.start_leader("operator-a")
+    other = site.start("operator-b")
+    site.until_quiet(leader)
+    before = leader.calls(writes_only=True)
+    leader.send(signal.SIGSTOP)
+    site.cluster.until(other.leads, "the other leads", 12)
+    site.publish(team, "one")
+    site.cluster.until(lambda: has_children(site, team, "one"), "the other works", 10)
+    leader.send(signal.SIGCONT)
+    site.cluster.until(lambda: not leader.leads(), "the old one knows", 10)
+    seen = 'sluice_operator_watch_events_total{kind="Deployment"}'
+    site.cluster.until(lambda: leader.metrics().get(seen), "the old one sees the children", 20)
+    assert leader.calls(writes_only=True) == before
+    assert other.leads()
+
+
+def test_an_api_server_that_restarts_costs_nobody_their_process(
+    site: OperatorSite, team: str
+) -> None:
+    operators = [site.start_leader("operator-a"), site.start("operator-b")]
+    site.publish(team, "one")
+    site.cluster.until(lambda: has_children(site, team, "one"), "the children of one", 15)
+    site.cluster.restart("kube-apiserver", signal.SIGKILL)
+    site.publish(team, "two")
+    site.cluster.until(lambda: has_children(site, team, "two"), "work goes on", 20)
+    for operator in operators:
+        assert operator.process.is_running()
+        assert len(operator.said("started")) == 1
+        assert operator.is_ready()
+    assert sum(operator.leads() for operator in operators) == 1
+
+
+def test_a_service_at_rest_causes_no_request(site: OperatorSite, team: str) -> None:
+    """Nor a write: neither the resources' versions nor the count of calls move."""
+    operator = site.start_leader("operator-a")
+    site.publish(team, *(f"m-{number}" for number in range(5)), scaling={"initialReplicas": 0})
+    asleep = lambda number: site.condition(team, f"m-{number}").get("reason") == "Asleep"  # noqa: E731
+    site.cluster.until(lambda: all(map(asleep, range(5))), "all sleep", 20)
+
+    def versions() -> dict[str, str]:
+        told = site.cluster.kubectl(
+            "get", f"inferenceservice,{CHILDREN}", "-n", team, "-o", "json"
+        ).stdout
+        items = json.loads(told)["items"]
+        return {i["metadata"]["uid"]: i["metadata"]["resourceVersion"] for i in items}
+
+    site.until_quiet(operator)
+    before, calls = versions(), operator.calls()
+    over = time.monotonic() + 15
+    site.cluster.until(lambda: time.monotonic() > over, "fifteen seconds")
+    assert operator.calls() == calls
+    assert versions() == before
+
+
+def test_drift_is_repaired_within_seconds(site: OperatorSite, team: str) -> None:
+    site.start_leader("operator-a")
+    site.publish(team, "one")
+    site.cluster.until(lambda: has_children(site, team, "one"), "the children", 15)
+    kubectl = site.cluster.kubectl
+    deployment = site.read(team, "deployment")[0]["metadata"]["name"]
+    image = '{"spec":{"template":{"spec":{"containers":[{"name":"worker","image":"bad:1"}]}}}}'
+    kubectl("patch", "deployment", deployment, "-n", team, "-p", image)
+    kubectl("patch", "networkpolicy", "one-workers", "-n", team, "--type=merge",
+            "-p", '{"spec":{"ingress":[]}}')  # fmt: skip
+    kubectl("delete", "poddisruptionbudget", "one-workers", "-n", team)
+    kubectl("label", "service", deployment, "-n", team, "sluice.dev/revision-")
+
+    def is_whole() -> bool:
+        policy = site.read(team, "networkpolicy", "one-workers")
+        template = site.read(team, "deployment", deployment)["spec"]["template"]["spec"]
+        labels = site.read(team, "service", deployment)["metadata"]["labels"]
+        budgets = site.read(team, "poddisruptionbudget")
+        image = template["containers"][0]["image"]
+        return bool(
+            policy["spec"].get("ingress")
+            and image == "worker:test"
+            and "sluice.dev/revision" in labels
+            and budgets
+        )
+
+    site.cluster.until(is_whole, "all is repaired", 5)
+
+
+def test_deleting_leaves_nothing(site: OperatorSite, team: str) -> None:
+    site.start_leader("operator-a")
+    site.publish(team, "one", "two")
+    for name in ("one", "two"):
+        site.cluster.until(
+            lambda name=name: has_children(site, team, name), f"children of {name}", 15
+        )
+    site.cluster.kubectl("delete", "inferenceservice", "one", "-n", team)
+    mine = ("-n", team, "-l", "sluice.dev/service=one", "-o", "name")
+
+    def left() -> str:
+        return site.cluster.kubectl("get", f"{CHILDREN},replicaset,pod", *mine).stdout
+
+    site.cluster.until(lambda: not left(), "nothing of one is left", 20)
+    assert has_children(site, team, "two")
+
+
+def test_what_the_role_forbids_is_told_and_mended(site: OperatorSite, team: str) -> None:
+    rules = '[{"op":"test","path":"/rules/3/resources/0","value":"deployments"},' \
+            '{"op":"replace","path":"/rules/3/verbs","value":["get","list","watch"]}]'  # fmt: skip
+    site.start_leader("operator-a")
+    try:
+        site.cluster.kubectl("patch", "clusterrole", "sluice-operator", "--type=json", "-p", rules)
+        site.publish(team, "one")
+        site.cluster.until(
+            lambda: site.condition(team, "one").get("reason") == "PermissionDenied",
+            "it is told",
+            15,
+        )
+        message = site.condition(team, "one")["message"]
+        assert "patch deployments" in message
+        assert site.condition(team, "one", "Stalled")["status"] == "True"
+    finally:
+        site.grant()
+    site.cluster.until(lambda: has_children(site, team, "one"), "it goes on by itself", 75)
+    site.cluster.until(
+        lambda: site.condition(team, "one").get("reason") in WAITING, "it is taken back", 15
+    )
+
+
+def test_a_foreign_object_of_our_name_is_left_alone(site: OperatorSite, team: str) -> None:
+    site.start_leader("operator-a")
+    site.cluster.kubectl("create", "serviceaccount", "one-workers", "-n", team)
+    before = site.read(team, "serviceaccount", "one-workers")["metadata"]["resourceVersion"]
+    site.publish(team, "one")
+    site.cluster.until(
+        lambda: site.condition(team, "one").get("reason") == "FieldConflict", "it is told", 15
+    )
+    assert "one-workers" in site.condition(team, "one")["message"]
+    after = site.read(team, "serviceaccount", "one-workers")["metadata"]["resourceVersion"]
+    assert after == before
+
+
+def test_an_operator_without_the_crd_waits_for_it(site: OperatorSite, team: str) -> None:
+    site.cluster.kubectl("delete", "crd", "inferenceservices.sluice.dev")
+    try:
+        operator = site.start("operator-a", ready=False)
+        site.cluster.until(
+            lambda: operator.port and "install the CRD" in operator.ask("/readyz")[1],
+            "it says so",
+            20,
+        )
+        assert operator.ask("/livez") == (200, "ok")
+    finally:
+        site.install_crd()
+    site.cluster.until(operator.leads, "it goes on by itself", 20)
+    site.publish(team, "one")
+    site.cluster.until(lambda: has_children(site, team, "one"), "it works", 10)
+
+
+def test_losing_the_crd_ends_the_process_and_the_next_one_waits(site: OperatorSite) -> None:
+    operator = site.start_leader("operator-a")
+    site.cluster.kubectl("delete", "crd", "inferenceservices.sluice.dev")
+    try:
+        site.cluster.until(lambda: operator.process.status() == "zombie", "it ends", 90)
+        assert operator.end() == 1
+        assert operator.said("ended")
+    finally:
+        site.install_crd()
+
+
+def seconds_between(one: str, other: str) -> float:
+    """Of two times of the log."""
+    first, second = (
+        time.mktime(time.strptime(at[:19], "%Y-%m-%dT%H:%M:%S")) + float(at[19:-1])
+        for at in (one, other)
+    )
+    return second - first
+
+
+def test_the_lease_names_the_pod(site: OperatorSite) -> None:
+    site.start_leader("operator-a")
+    lease = site.read(NAMESPACE, "lease", "sluice-operator")["spec"]
+    assert lease["holderIdentity"] == "operator-a"
+    assert lease["leaseDurationSeconds"] == 6
+
+
+def test_the_log_is_quiet(site: OperatorSite, team: str) -> None:
+    operator = site.start_leader("operator-a")
+    site.publish(team, "one")
+    site.cluster.until(lambda: has_children(site, team, "one"), "the children", 15)
+    site.until_quiet(operator)
+    lines = [line for line in operator.lines() if "steps" not in line]
+    assert len(lines) <= 10, [line["message"] for line in lines]
+    assert not [line for line in operator.lines() if line["level"] in ("warning", "error")]

@@ -1,0 +1,136 @@
+"""Evidence: asks only for what somebody waits for, and says only what is new."""
+
+import asyncio
+from typing import Any
+
+from sluice_api import names
+from sluice_operator.api_errors import NotFound
+from sluice_operator.evidence import PODS_AT_ONCE, Evidence
+from sluice_operator.kinds import Kind
+from sluice_operator.state import Key
+from sluice_operator.store import Store
+from tests.support.virtual_time import in_virtual_time
+
+KEY = Key("team", "minilm")
+MOUNT = ("FailedMount", "MountVolume.SetUp failed: secret not found")
+
+
+class Source:
+    """Events by pod's uid, nodes by name."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, list[tuple[str, str]]] = {}
+        self.nodes: dict[str, str] = {}
+        self.asked: list[str] = []
+
+    async def pod_warnings(self, namespace: str, uid: str) -> list[tuple[str, str]]:
+        self.asked.append(uid)
+        return self.events.get(uid, [])
+
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]:
+        if name not in self.nodes:
+            raise NotFound("get", "nodes", "not found")
+        return {"status": {"conditions": [{"type": "Ready", "status": self.nodes[name]}]}}
+
+
+def scene() -> tuple[Store, Source, Evidence, list[Key]]:
+    store, source, changed = Store(), Source(), list[Key]()
+    metadata = {"namespace": "team", "name": "minilm", "uid": "u", "resourceVersion": "1"}
+    store.put({"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata})
+    return store, source, Evidence(store, source, changed.append), changed
+
+
+def seen(store: Store) -> dict[str, Any]:
+    observed = store.observe(KEY)
+    assert observed is not None
+    return dict(observed.pod_events)
+
+
+@in_virtual_time
+async def test_events_of_a_stuck_pod_reach_the_store_once() -> None:
+    store, source, evidence, changed = scene()
+    await evidence.look()
+    assert source.asked == []
+    source.events["uid-a"] = [MOUNT]
+    evidence.watch(KEY, {"a": "uid-a"})
+    await evidence.look()
+    await asyncio.sleep(10)
+    await evidence.look()
+    assert seen(store) == {"a": (MOUNT,)}
+    assert changed == [KEY]
+    evidence.watch(KEY, {})
+    await asyncio.sleep(100)
+    await evidence.look()
+    assert seen(store) == {}
+    assert source.asked == ["uid-a", "uid-a"]
+
+
+@in_virtual_time
+async def test_a_pod_that_stays_stuck_is_asked_about_ever_more_rarely() -> None:
+    _, source, evidence, _ = scene()
+    evidence.watch(KEY, {"a": "uid-a"})
+    running = asyncio.get_running_loop().create_task(evidence.run())
+    await asyncio.sleep(3600)
+    assert 60 <= len(source.asked) <= 70
+    before = len(source.asked)
+    evidence.watch(KEY, {"b": "uid-b"})
+    await asyncio.sleep(0.1)
+    assert source.asked[before:] == ["uid-b"], "another one is asked about at once"
+    running.cancel()
+
+
+@in_virtual_time
+async def test_many_stuck_pods_take_turns() -> None:
+    _, source, evidence, _ = scene()
+    for number in range(3 * PODS_AT_ONCE):
+        evidence.watch(Key("team", f"s{number}"), {"p": f"uid-{number}"})
+    await evidence.look()
+    assert len(source.asked) == PODS_AT_ONCE
+    await evidence.look()
+    await evidence.look()
+    assert len(set(source.asked)) == 3 * PODS_AT_ONCE
+
+
+def pod(*, ready: str, version: int) -> dict[str, Any]:
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "namespace": "team",
+            "name": "a",
+            "uid": "uid-a",
+            "resourceVersion": str(version),
+            "labels": {names.SERVICE_LABEL: "minilm"},
+        },
+        "spec": {"nodeName": "node7"},
+        "status": {
+            "conditions": [{"type": "Ready", "status": ready}],
+            "containerStatuses": [{"ready": True}],
+        },
+    }
+
+
+def test_a_silent_node_is_found_by_its_pods_and_forgotten_when_it_speaks() -> None:
+    store, source, evidence, changed = scene()
+    store.put(pod(ready="True", version=1))
+    asyncio.run(evidence.look())
+    store.put(pod(ready="False", version=2))
+    source.nodes["node7"] = "Unknown"
+    asyncio.run(evidence.look())
+    observed = store.observe(KEY)
+    assert observed is not None
+    assert observed.lost_nodes == {"node7"}
+    assert changed == [KEY]
+    source.nodes["node7"] = "True"
+    asyncio.run(evidence.look())
+    observed = store.observe(KEY)
+    assert observed is not None
+    assert observed.lost_nodes == frozenset()
+
+
+def test_a_node_that_is_gone_is_lost() -> None:
+    store, _, evidence, _ = scene()
+    store.put(pod(ready="False", version=2))
+    asyncio.run(evidence.look())
+    observed = store.observe(KEY)
+    assert observed is not None
+    assert observed.lost_nodes == {"node7"}
