@@ -62,10 +62,12 @@ class Evidence:
     def watch(self, key: Key, pods: Mapping[str, str]) -> None:
         """Ask about these pods (name → uid) of a service from now on, and about no other."""
         known = self._stuck.get(key)
-        if pods and (known is None or known.pods != pods):
-            self._stuck[key] = _Stuck(pods)
-            self._wake.set()
-        elif not pods and self._stuck.pop(key, None):
+        if pods:
+            if known is None or known.pods != pods:
+                self._stuck[key] = _Stuck(pods)
+                self._wake.set()
+        elif known is not None:
+            del self._stuck[key]
             self._store.warn(key, {})
 
     async def run(self) -> None:
