@@ -114,7 +114,7 @@ class Dispatcher:
         service.series.l1 += 1
         service.tally.cache_hits += 1
         request.caller.answer(
-            Answer(200, JSON, hit_headers(known.expires - now, age) + binding.header, known.answer)
+            Answer(200, JSON, hit_headers(known.expires - now, age, binding.header), known.answer)
         )
         self._count(request, service.series, (service.namespace, service.name), 200)
         return True

@@ -265,7 +265,7 @@ class Exchange:
             return b"%b; %b\r\n" % (_CACHE_STATUS, self.reason)
         detail = b'; detail="%d of %d"' % (self.hits, count) if count > 1 else b""
         if self.hits == count:
-            return hit_headers(self.expires - time.time(), self.oldest, detail)
+            return hit_headers(self.expires - time.time(), self.oldest, b"", detail)
         forwarded = b"fwd=stale" if self.stale else b"fwd=miss"
         if self.hits:
             forwarded = b"fwd=partial"
@@ -276,9 +276,9 @@ class Exchange:
         return b"%b; %b%b%b%b\r\n" % (_CACHE_STATUS, forwarded, stored, collapsed, detail)
 
 
-def hit_headers(ttl: float, age: float, detail: bytes = b"") -> bytes:
-    """``Cache-Status`` and ``Age`` of an answer from the cache."""
-    return b"%b; hit; ttl=%d%b\r\nage: %d\r\n" % (_CACHE_STATUS, ttl, detail, age)
+def hit_headers(ttl: float, age: float, more: bytes, detail: bytes = b"") -> bytes:
+    """``Cache-Status`` and ``Age`` of an answer from the cache, and ``more`` lines."""
+    return b"%b; hit; ttl=%d%b\r\nage: %d\r\n%b" % (_CACHE_STATUS, ttl, detail, age, more)
 
 
 def error_answer(error: ApiError, request: Request) -> Answer:

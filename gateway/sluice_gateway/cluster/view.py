@@ -8,7 +8,7 @@ however many there are. ``discovery`` owns one.
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -34,6 +34,8 @@ class Key(NamedTuple):
 class _Metadata(msgspec.Struct, rename="camel"):
     name: str
     namespace: str
+    uid: str = ""
+    generation: int = 0
     labels: dict[str, str] | None = None
     deletion_timestamp: str | None = None
 
@@ -69,8 +71,43 @@ class _Named(msgspec.Struct):
     metadata: _Metadata
 
 
+class _Revision(msgspec.Struct, rename="camel"):
+    name: str
+    answer_digest: str = ""
+    tasks: list[str] = []
+    role: str = ""
+
+
+class _Condition(msgspec.Struct):
+    type: str
+    status: str = ""
+    reason: str = ""
+
+
+class _Status(msgspec.Struct):
+    """What decides about a service's line, of all that is in its status."""
+
+    revision: str = ""
+    revisions: list[_Revision] = []
+    conditions: list[_Condition] = []
+
+
+class _Resource(msgspec.Struct):
+    metadata: _Metadata
+    status: _Status | None = None
+
+
+class _Definition(NamedTuple):
+    """What a line was made from: the spec by its generation, the status as it was."""
+
+    uid: str
+    generation: int
+    status: _Status
+
+
 _decode_slice = msgspec.json.Decoder(_Slice).decode
 _decode_named = msgspec.json.Decoder(_Named).decode
+_decode_resource = msgspec.json.Decoder(_Resource).decode
 
 
 class Services:
@@ -94,9 +131,9 @@ class Services:
         self._put(given)
 
     def _put(self, given: msgspec.Raw) -> Key:
-        resource = msgspec.json.decode(given)
-        key = Key(resource["metadata"]["namespace"], resource["metadata"]["name"])
-        self._view.put_service(key, resource)
+        metadata = _decode_named(given).metadata
+        key = Key(metadata.namespace, metadata.name)
+        self._view.put_service(key, given)
         return key
 
     def deleted(self, given: msgspec.Raw) -> None:
@@ -150,6 +187,7 @@ class View:
         self.lines: dict[Key, wire.Service] = {}
         self.slices: dict[Key, Key] = {}
         self._changed = changed
+        self._made_from: dict[Key, _Definition] = {}
         self._workers: defaultdict[Key, dict[Key, dict[str, wire.Endpoint]]] = defaultdict(dict)
 
     def __repr__(self) -> str:
@@ -167,13 +205,21 @@ class View:
                 found.setdefault(worker, endpoint)
         return msgspec.structs.replace(line, endpoints=list(found.values()))
 
-    def put_service(self, key: Key, resource: dict[str, Any]) -> None:
-        status = resource.get("status") or {}
+    def put_service(self, key: Key, given: msgspec.Raw) -> None:
         try:
+            read = _decode_resource(given)
+            status = read.status or _Status()
+            definition = _Definition(read.metadata.uid, read.metadata.generation, status)
+            # Reading a spec costs a hundred times as much as seeing that it is the same: most
+            # changes are of numbers in the status, and a new list holds little that is new.
+            if self._made_from.get(key) == definition:
+                return
+            self._made_from[key] = definition
             # What a newer version has added is no reason to know nothing of the service.
-            known = InferenceService.known(resource)
-            line = entry_from_status(parse_service(known, "/".join(key)), status)
-        except (SpecError, ValueError, TypeError, AttributeError, KeyError) as error:
+            known = InferenceService.known(msgspec.json.decode(given))
+            service = parse_service(known, "/".join(key))
+            line = entry_from_status(service, msgspec.to_builtins(status))
+        except (SpecError, ValueError, TypeError) as error:
             # Written for a newer version, perhaps. What was understood last goes on.
             log.error(
                 "service is not understood, its last good definition stays",
@@ -185,6 +231,7 @@ class View:
             self._changed(key)
 
     def drop_service(self, key: Key) -> None:
+        self._made_from.pop(key, None)
         if self.lines.pop(key, None) is not None:
             self._changed(key)
 

@@ -1,8 +1,9 @@
 """Demand: one record an interval, at once when it matters, and counters that start anew."""
 
+import asyncio
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 from zlib import crc32
 
@@ -11,7 +12,14 @@ import pytest
 
 from sluice_api import wire
 from sluice_api.tasks import Task
-from sluice_gateway.demand import MAX_BUFFERED_RECORDS, STEP_FLOOR, DemandFeed, Sighting, Tally
+from sluice_gateway.demand import (
+    MAX_BUFFERED_RECORDS,
+    REST_TICKS,
+    STEP_FLOOR,
+    DemandFeed,
+    Sighting,
+    Tally,
+)
 
 
 class Watched:
@@ -126,31 +134,26 @@ async def test_subscriber_that_does_not_read_is_dropped() -> None:
     assert "0 subscribers" in repr(feed)
 
 
-def decoded(lines: bytes) -> list[wire.Demand]:
-    return [msgspec.json.decode(line, type=wire.Demand) for line in lines.splitlines()]
+async def told(lines: AsyncIterator[bytes]) -> list[wire.Demand]:
+    """The records published at one moment."""
+    async with asyncio.timeout(5):
+        data = await anext(lines)
+    return [msgspec.json.decode(line, type=wire.Demand) for line in data.splitlines()]
 
 
-async def told(feed: DemandFeed, service: Watched, ticks: Iterable[int]) -> list[wire.Demand]:
-    """The records of some seconds in which nothing happens but what the caller did before."""
-    records = []
-    async with feed.subscribe() as lines:
-        feed.tick(0, 0.0)  # The whole picture, for the new subscriber.
-        await anext(lines)
-        for tick in ticks:
-            feed.tick(tick, float(tick))
-        feed.close()
-        async for data in lines:
-            records += decoded(data)
-    return records
+TURN = crc32(b"emb") % REST_TICKS
+"""The seconds at which a service called emb is told of while it rests, modulo three."""
 
 
 async def test_a_service_at_rest_is_told_of_every_three_seconds_for_all_of_them() -> None:
     service = Watched()
-    records = await told(DemandFeed("g-1", lambda: [service]), service, range(1, 10))
+    feed = DemandFeed("g-1", lambda: [service])
+    async with feed.subscribe() as lines:
+        for tick in range(TURN, TURN + 7):
+            feed.tick(tick, float(tick))
+        records = [(await told(lines))[0] for _ in range(3)]
     assert [record.interval_seconds for record in records[1:]] == [3.0, 3.0]
-    assert sum(record.interval_seconds for record in records) == max(
-        tick for tick in range(1, 10) if tick % 3 == int(records[0].interval_seconds) % 3
-    )
+    assert [record.sequence for record in records] == [1, 2, 3]
     assert all(record.arrivals == 0 for record in records)
 
 
@@ -161,7 +164,7 @@ async def test_a_new_subscriber_is_told_of_everybody_within_a_second() -> None:
     feed = DemandFeed("g-1", lambda: services)
     async with feed.subscribe() as lines:
         feed.tick(1, 1.0)
-        names = {decoded(await anext(lines))[0].service for _ in services}
+        names = {(await told(lines))[0].service for _ in services}
     assert len(names) == 6
 
 
@@ -170,17 +173,16 @@ async def test_what_happens_after_a_rest_is_not_spread_over_it() -> None:
     feed = DemandFeed("g-1", lambda: [service])
     async with feed.subscribe() as lines:
         feed.tick(0, 0.0)
-        await anext(lines)
-        quiet = next(n for n in range(1, 4) if n % 3 != crc32(b"emb") % 3)
-        feed.tick(quiet, 2.0)
+        await told(lines)
+        feed.tick(TURN + 1, 2.0)
         assert service.tally.rested_since == 0.0
-        service.tally.started = time.monotonic() - 0.01  # as if that second had just passed
+        service.tally.started = time.monotonic() - 0.5  # As if that second had just passed.
         service.tally.rested_since = service.tally.started - 2.0
         for _ in range(STEP_FLOOR):
             service.tally.arrived()
         feed.urgent(service)
         # Two records at once: one of the rest, one of the step.
-        rest, step = decoded(await anext(lines))
+        rest, step = await told(lines)
     assert rest.arrivals == 0 and rest.interval_seconds == pytest.approx(2.0)
     assert step.arrivals == STEP_FLOOR and step.interval_seconds < 1.0
     assert step.sequence == rest.sequence + 1
@@ -200,12 +202,11 @@ async def test_whatever_goes_on_is_told_each_second(change: dict[str, Any]) -> N
     feed = DemandFeed("g-1", lambda: [service])
     async with feed.subscribe() as lines:
         feed.tick(0, 0.0)
-        await anext(lines)
-        quiet = next(n for n in range(1, 4) if n % 3 != crc32(b"emb") % 3)
+        await told(lines)
         for name, value in change.items():
             setattr(service, name, value)
-        feed.tick(quiet, 1.0)
-        (record,) = decoded(await anext(lines))
+        feed.tick(TURN + 1, 1.0)
+        (record,) = await told(lines)
     assert record.interval_seconds == 1.0
 
 
