@@ -69,7 +69,12 @@ bench: $(CACHED)-dev ## Measure beside nginx, a Rust router and padded transform
 CLUSTER := $(PY) -m tests.support.cluster
 # What its node and the images are made with, each with what shows that it is there.
 NODE := containerd runc containernetworking-plugins:/usr/lib/cni/ptp iptables conntrack busybox \
-	iproute2:ip buildah mmdebstrap
+	iproute2:ip buildah mmdebstrap skopeo
+
+.PHONY: images
+images: $(CACHED)-dev ## Build the images, with Docker or without (options: ARGS="worker --builder buildah")
+	@.ci/system-packages --where-possible buildah mmdebstrap skopeo
+	$(PY) -m tests.support.images $(ARGS)
 
 .PHONY: cluster
 cluster: $(CACHED)-dev ## Bring a Kubernetes up in the background, with the platform on it

@@ -16,7 +16,7 @@ import pytest
 
 from sluice_api import names
 from tests.support import model_hub
-from tests.support.minilm import reference_vectors
+from tests.support.minilm import embeddings
 from tests.support.models import build_tiny_bert
 from tests.support.worker_process import MINILM, WorkerProcess, listening_socket, wait_for
 
@@ -36,12 +36,6 @@ def worker() -> Iterator[WorkerProcess]:
         yield process.wait_ready()
 
 
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    """Mean-pooled, normalised vectors, by transformers alone."""
-    return lambda one: reference_vectors([one])[0]
-
-
 async def post(
     session: aiohttp.ClientSession, worker: WorkerProcess, body: Any, route: str = "/v1/embeddings"
 ) -> tuple[int, Any, dict[str, str]]:
@@ -50,7 +44,7 @@ async def post(
         return answer.status, await answer.json(content_type=None), headers
 
 
-async def test_concurrent_answers_equal_transformers(worker: WorkerProcess, reference: Any) -> None:
+async def test_concurrent_answers_equal_transformers(worker: WorkerProcess) -> None:
     chance = random.Random(3)
     texts = [text(chance, chance.choice((1, 2, 5, 12, 40, 90))) for _ in range(48)]
     batches_before = worker.metric("sluice_worker_batch_duration_seconds_count")
@@ -58,7 +52,7 @@ async def test_concurrent_answers_equal_transformers(worker: WorkerProcess, refe
         answers = await asyncio.gather(*(post(session, worker, {"input": one}) for one in texts))
     assert {status for status, _, _ in answers} == {200}
     vectors = np.array([body["data"][0]["embedding"] for _, body, _ in answers])
-    expected = np.array([reference(one) for one in texts])
+    expected = np.array(embeddings(texts))
     assert np.abs(vectors - expected).max() < 1e-5
     # They really shared batches, so the equality above says something about neighbours.
     batches = worker.metric("sluice_worker_batch_duration_seconds_count") - batches_before
@@ -67,14 +61,15 @@ async def test_concurrent_answers_equal_transformers(worker: WorkerProcess, refe
     assert digests == {worker.readiness()["answerDigest"]}
 
 
-async def test_a_list_is_answered_in_order(worker: WorkerProcess, reference: Any) -> None:
+async def test_a_list_is_answered_in_order(worker: WorkerProcess) -> None:
     chance = random.Random(4)
     texts = [text(chance, chance.randint(1, 30)) for _ in range(40)]
     async with aiohttp.ClientSession() as session:
         _, body, _ = await post(session, worker, {"input": texts})
     assert [entry["index"] for entry in body["data"]] == list(range(40))
+    expected = embeddings(texts)
     for place in (0, 17, 39):
-        assert np.abs(body["data"][place]["embedding"] - reference(texts[place])).max() < 1e-5
+        assert np.abs(body["data"][place]["embedding"] - expected[place]).max() < 1e-5
 
 
 async def test_zero_shot_makes_sense(worker: WorkerProcess) -> None:

@@ -24,6 +24,9 @@ PACKAGES = {
     "ip": "iproute2",
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "buildah": "buildah",
+    "mmdebstrap": "mmdebstrap",
+    "skopeo": "skopeo",
 }
 """Program → Debian package."""
 

@@ -9,6 +9,7 @@ from sluice_worker.metrics import Metrics
 from sluice_worker.routes import Worker
 from sluice_worker.server import Draining
 from sluice_worker.settings import read_settings
+from tests.support.stub_worker import until
 
 
 def worker(drain_timeout: str = "45s") -> Worker:
@@ -23,13 +24,11 @@ async def test_the_hook_waits_for_the_last_answer_and_the_signal_finds_it_done()
     busy.begin()
     draining = Draining(busy)
     hook = asyncio.create_task(from_a_thread(draining))
-    async with asyncio.timeout(5):
-        while not busy.lifecycle.draining:
-            await asyncio.sleep(0)
-        assert "under way" in repr(draining)
-        assert not hook.done()
-        busy.end()
-        assert await hook == 0
+    await until(lambda: busy.lifecycle.draining)
+    assert "under way" in repr(draining)
+    assert not hook.done()
+    busy.end()
+    assert await asyncio.wait_for(hook, 5) == 0
     assert not busy.accepting
     await asyncio.wait_for(draining.finish(), 0.5)
 
@@ -45,8 +44,7 @@ async def test_a_caller_that_leaves_does_not_stop_the_drain() -> None:
     busy.begin()
     draining = Draining(busy)
     impatient = asyncio.create_task(draining.finish())
-    while not busy.lifecycle.draining:
-        await asyncio.sleep(0)
+    await until(lambda: busy.lifecycle.draining)
     impatient.cancel()
     await asyncio.gather(impatient, return_exceptions=True)
     busy.end()
