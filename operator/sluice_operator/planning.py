@@ -267,8 +267,8 @@ def _foreign(observed: Observed, rollout: Rollout) -> Finding | None:
             told = f"{key.kind} {key.name} belongs to a former {name} and is about to go."
         else:
             told = (
-                f"{key.kind} {key.name} exists already and is not Sluice's, so it is left alone."
-                " Delete or rename it."
+                f"{key.kind} {key.name} exists already and is not Sluice's. Delete it, or rename"
+                " the service."
             )
         return Finding("FieldConflict", told)
     return None

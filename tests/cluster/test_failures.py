@@ -1,0 +1,298 @@
+"""Failures of real pods and objects: each shows its reason in status within five seconds.
+
+Nothing here patches a status. Services fail side by side in one namespace, while one look after the
+other notes when Kubernetes shows a failure and when the service says so.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from sluice_api import names
+from tests.support.cluster.access import Access
+from tests.support.cluster.cluster import Cluster
+from tests.support.failure_cases import (
+    Case,
+    at_once,
+    cases,
+    container_ended,
+    images,
+    manifest,
+    pods_refused,
+    scene_of,
+)
+from tests.support.release import Release
+
+REACTION_SECONDS = 5.0
+DEADLINE_SECONDS = 90.0
+AT_ONCE = 5
+"""Services made side by side: more would measure how fast the machine starts containers."""
+LOOK_SECONDS = 0.3
+
+pytestmark = pytest.mark.usefixtures("platform")
+
+JSON_READY = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+TABLE = {case.name: case for case in cases("no-folder-of-failures")}
+
+
+@dataclass
+class Record:
+    """When something was first seen, on the monotonic clock, and what was said last."""
+
+    until: float
+    shown_at: float | None = None
+    told_at: float | None = None
+    condition: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.shown_at is not None and self.told_at is not None
+
+
+class Eyes:
+    """Looks at everything in a namespace, again and again."""
+
+    def __init__(self, cluster: Access, namespace: str) -> None:
+        self._cluster = cluster
+        self._api = cluster.api
+        self._namespace = namespace
+
+    def list(self, prefix: str, plural: str) -> list[dict[str, Any]]:
+        response = self._api.call_api(
+            *self._api.param_serialize(
+                "GET",
+                f"{prefix}/namespaces/{self._namespace}/{plural}",
+                auth_settings=["BearerToken"],
+            )
+        )
+        response.read()
+        items: list[dict[str, Any]] = json.loads(response.data)["items"]
+        return items
+
+    def service(self, name: str) -> dict[str, Any]:
+        services = self.list(f"/apis/{names.API_VERSION}", names.PLURAL)
+        return next(item for item in services if item["metadata"]["name"] == name)
+
+    def follow(self, coming: Sequence[Case]) -> dict[str, Record]:
+        """Make the services, a few at a time, until every case was told or its time is over."""
+        waiting = list(coming)
+        made: dict[str, Case] = {}
+        records: dict[str, Record] = {}
+        while True:
+            self._look(made, records)
+            now = time.monotonic()
+            open_ones = [r for r in records.values() if not r.is_complete and now < r.until]
+            if not open_ones and not waiting:
+                return records
+            while waiting and len(open_ones) < AT_ONCE:
+                case = waiting.pop(0)
+                resource = manifest(self._namespace, [case.resource(self._namespace)])
+                self._cluster.kubectl("apply", "-f", "-", stdin=resource)
+                made[case.name] = case
+                records[case.name] = Record(until=time.monotonic() + DEADLINE_SECONDS)
+                open_ones.append(records[case.name])
+            time.sleep(LOOK_SECONDS)
+
+    def _look(self, watched: Mapping[str, Case], records: dict[str, Record]) -> None:
+        pods = self.list("/api/v1", "pods")
+        deployments = self.list("/apis/apps/v1", "deployments")
+        events = self.list("/api/v1", "events")
+        seen_at = time.monotonic()
+        services = {
+            item["metadata"]["name"]: item
+            for item in self.list(f"/apis/{names.API_VERSION}", names.PLURAL)
+        }
+        told_at = time.monotonic()
+        for name, case in watched.items():
+            record = records[name]
+            if record.shown_at is None and case.shown(scene_of(name, pods, deployments, events)):
+                record.shown_at = seen_at
+            conditions = services.get(name, {}).get("status", {}).get("conditions") or ()
+            kind, status = case.condition
+            condition = next((c for c in conditions if c["type"] == kind), {})
+            right = (condition.get("reason"), condition.get("status")) == (case.reason, status)
+            if record.told_at is None:
+                record.condition = condition
+                record.told_at = told_at if right else None
+
+
+@pytest.fixture(scope="module")
+def records(cluster: Cluster, platform: Release) -> Iterator[dict[str, Record]]:
+    """What became of all cases, side by side."""
+    namespace = "failures"
+    cluster.load(*images())
+    cluster.kubectl("create", "namespace", namespace)
+    around = [item for case in TABLE.values() for item in case.around]
+    cluster.kubectl("apply", "-f", "-", stdin=manifest(namespace, around))
+    yield Eyes(cluster, namespace).follow(list(TABLE.values()))
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    cluster.kubectl("delete", "persistentvolume", "no-folder-of-failures", "--wait=false")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_reason_shows(records: dict[str, Record], name: str) -> None:
+    case, record = TABLE[name], records[name]
+    check(record, case)
+
+
+def check(record: Record, case: Case) -> None:
+    """In time, with the words that help."""
+    assert record.shown_at is not None, f"Kubernetes did not show it: {record.condition}"
+    assert record.told_at is not None, record.condition
+    assert record.told_at - record.shown_at <= REACTION_SECONDS
+    for words in case.told:
+        assert words in record.condition["message"], record.condition["message"]
+
+
+def test_there_are_enough() -> None:
+    assert len(TABLE) >= 25
+    assert len({case.reason for case in TABLE.values()}) >= 14
+
+
+def follow(cluster: Cluster, namespace: str, case: Case) -> Record:
+    """Make one service and look at it."""
+    if case.around:
+        cluster.kubectl("apply", "-f", "-", stdin=manifest(namespace, case.around))
+    return Eyes(cluster, namespace).follow([case])[case.name]
+
+
+def test_a_quota_shows(cluster: Cluster, namespace: str) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none"},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    told = ("exceeded quota: none", "describe resourcequota")
+    case = Case("poor", "QuotaExceeded", told, pods_refused("exceeded quota"), around=(quota,))
+    check(follow(cluster, namespace, case), case)
+
+
+def test_what_the_cluster_forbids_shows(cluster: Cluster, namespace: str) -> None:
+    """A policy of the platform team refuses the pods."""
+    name = f"no-workers-{namespace}"
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {
+                "resourceRules": [
+                    {
+                        "apiGroups": [""],
+                        "apiVersions": ["v1"],
+                        "operations": ["CREATE"],
+                        "resources": ["pods"],
+                    }
+                ]
+            },
+            "validations": [{"expression": "false", "message": "no pods on Sundays"}],
+        },
+    }
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {
+            "policyName": name,
+            "validationActions": ["Deny"],
+            "matchResources": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+            },
+        },
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(binding))
+    try:
+        cluster.until(lambda: _pods_are_denied(cluster, namespace), "the policy to be in force")
+        told = ("no pods on Sundays", "platform team")
+        case = Case("forbidden", "PermissionDenied", told, pods_refused("Sundays"))
+        check(follow(cluster, namespace, case), case)
+    finally:
+        cluster.kubectl("delete", "validatingadmissionpolicybinding", name)
+        cluster.kubectl("delete", "validatingadmissionpolicy", name)
+
+
+def _pods_are_denied(cluster: Cluster, namespace: str) -> bool:
+    run = ("run", "probe", "-n", namespace, "--image=localhost/busybox:1", "--dry-run=server")
+    return cluster.kubectl(*run, check=False).returncode != 0
+
+
+def test_a_broken_revision_leaves_the_old_one_in_charge(cluster: Cluster, namespace: str) -> None:
+    good = Case("rolls", "Ready", ("answers",), at_once, condition=("Ready", "True"))
+    first = follow(cluster, namespace, good)
+    assert first.told_at is not None, first.condition
+    uri = {"model__uri": "hf://stub/start100-exit64"}
+    told = ("exit code 64", "Correct spec.model")
+    stalls = ("Stalled", "True")
+    broken = Case("rolls", "ModelNotFound", told, container_ended(64), uri, condition=stalls)
+    check(follow(cluster, namespace, broken), broken)
+    answered = Eyes(cluster, namespace).service("rolls")["status"]
+    conditions = {entry["type"]: entry for entry in answered["conditions"]}
+    assert conditions["Ready"]["status"] == "True"
+    assert conditions["Ready"]["reason"] == "RollingOut"
+    assert "does not come up" in conditions["Ready"]["message"]
+    assert conditions["Reconciling"]["status"] == "False"
+    assert answered["readyReplicas"] == 1
+    assert [entry["role"] for entry in answered["revisions"]] == ["stable", "next"]
+    # Back to what works: nothing of the attempt is left.
+    back = follow(cluster, namespace, good)
+    assert back.told_at is not None
+    cluster.until(
+        lambda: len(Eyes(cluster, namespace).list("/apis/apps/v1", "deployments")) == 1,
+        "the broken revision's Deployment to go",
+    )
+
+
+def test_a_service_that_is_held_back_from_going_says_so(cluster: Cluster, namespace: str) -> None:
+    case = Case("going", "Ready", ("answers",), at_once, condition=("Ready", "True"))
+    assert follow(cluster, namespace, case).told_at is not None
+    finalizers = '{"metadata":{"finalizers":["example.com/held"]}}'
+    patch = ("patch", "inf", "going", "-n", namespace, "--type=merge", "-p")
+    cluster.kubectl(*patch, finalizers)
+    cluster.kubectl("delete", "inf", "going", "-n", namespace, "--wait=false")
+
+    def is_told() -> bool:
+        conditions = Eyes(cluster, namespace).service("going")["status"]["conditions"]
+        return any((c["type"], c["reason"]) == ("Ready", "Deleting") for c in conditions)
+
+    try:
+        cluster.until(is_told, "the status to say Deleting")
+    finally:
+        cluster.kubectl(*patch, '{"metadata":{"finalizers":null}}')
+    cluster.until(
+        lambda: not Eyes(cluster, namespace).list("/apis/apps/v1", "deployments"),
+        "the children to go with it",
+    )
+
+
+def test_a_lost_node_shows(cluster: Cluster, namespace: str) -> None:
+    case = Case("lost", "Ready", ("answers",), at_once, condition=("Ready", "True"))
+    assert follow(cluster, namespace, case).told_at is not None
+    cluster.send("kubelet", signal.SIGSTOP)
+    try:
+        node_fell_silent = cluster.until(
+            lambda: "Unknown" in cluster.kubectl("get", "node", "node1", "-o", JSON_READY).stdout,
+            "the node to be given up",
+            seconds=90,
+        )
+        assert node_fell_silent
+
+        def is_told() -> bool:
+            conditions = Eyes(cluster, namespace).service("lost")["status"]["conditions"]
+            return any((c["type"], c["reason"]) == ("Ready", "NodeLost") for c in conditions)
+
+        cluster.until(is_told, "the status to say NodeLost", seconds=REACTION_SECONDS)
+    finally:
+        cluster.send("kubelet", signal.SIGCONT)
+
+    def is_back() -> bool:
+        conditions = Eyes(cluster, namespace).service("lost")["status"]["conditions"]
+        return any((c["type"], c["reason"]) == ("Ready", "Ready") for c in conditions)
+
+    cluster.until(is_back, "the service to be ready again", seconds=60)
