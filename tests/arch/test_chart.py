@@ -13,7 +13,9 @@ import yaml
 
 from sluice_api import names
 from sluice_gateway import settings as gateway_settings
+from sluice_operator import app as operator_app
 from sluice_operator import settings as operator_settings
+from sluice_operator.metrics_api import registration
 from tests.support import chart, pod_security
 
 DIGEST = "sha256:" + "0" * 64
@@ -159,6 +161,9 @@ def test_the_names_that_other_parts_rely_on(rendered: dict[str, Objects]) -> Non
     )
     assert token["audience"] == names.DEMAND_AUDIENCE
     one(objects, "Lease", names.LEASE)
+    one(objects, "Secret", registration.SECRET)
+    one(objects, "Service", registration.SERVICE)
+    one(objects, "Service", operator_app.GATEWAY_ADMIN_SERVICE)
 
 
 def test_the_release_may_have_any_name_and_the_objects_keep_theirs() -> None:

@@ -27,6 +27,13 @@ ELSEWHERE = {
     "make test": "runs this test",
     "sluice up manifests/examples/minilm.yaml": "is the fixture of this module",
     "sluice up tickets.yaml": "test_up runs models of its own",
+    "make cluster": "is the fixture of tests/cluster, kept for a person",
+    "make cluster-exec CMD='kubectl apply -f manifests/examples/minilm.yaml'": "needs that cluster",
+    "make cluster-down": "ends it",
+    "helm upgrade --install sluice charts/sluice --namespace sluice-system --create-namespace"
+    " --wait": "tests/cluster/test_chart.py",
+    "kubectl apply -f manifests/examples/minilm.yaml": "tests/cluster/test_docs.py",
+    "kubectl wait inferenceservice/minilm --for=condition=Ready --timeout=5m": "and this",
 }
 """Commands that a page shows and that cannot run inside this test, with where they do run."""
 
