@@ -1,0 +1,153 @@
+"""Many services on a real API server: time to converge, memory, API calls, writes at rest.
+
+One operator, as a process beside a control plane of its own (etcd, API server, controllers; no
+node), with exactly the chart's rights. The services sleep, as most do. Everything shares the
+machine's cores, the API server included, so times depend on it; calls and writes do not.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+import measure  # noqa: E402
+
+from tests.support.operator_process import OperatorProcess, OperatorSite, operator_site  # noqa: E402
+
+COUNTS = (300, 1000)
+REST_SECONDS = 30.0
+CONVERGE_SECONDS = 900.0
+QUIET_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was seen with so many services.
+
+    Attributes:
+        created_seconds: kubectl's time to make them, the operator at work meanwhile.
+        converged_seconds: from the first one made to the last one asleep with all its children.
+        restart_seconds: from the start of another process to its being ready, nothing to write.
+        resident_mib: after everything has settled; before: without any service.
+        calls_per_service: requests to the API server until converged, reads and writes.
+        operator_cpu_ms: of one service until converged.
+        rest_calls, rest_writes: in 30 s at rest, the lease apart.
+    """
+
+    services: int
+    created_seconds: float
+    converged_seconds: float
+    restart_seconds: float
+    resident_mib_before: float
+    resident_mib: float
+    resident_mib_restarted: float
+    calls_per_service: float
+    operator_cpu_ms: float
+    rest_calls: float
+    rest_writes: float
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--services", type=int, nargs="+", default=list(COUNTS))
+    given = parser.parse_args(arguments)
+    figures = []
+    for count in given.services:
+        with tempfile.TemporaryDirectory() as folder, operator_site(Path(folder)) as site:
+            figures.append(run(site, count))
+    show(figures)
+    measure.save("operator_scale", {"figures": [asdict(each) for each in figures]})
+
+
+def run(site: OperatorSite, count: int) -> Figures:
+    """One control plane, one operator, ``count`` services."""
+    names = [f"m-{number:05d}" for number in range(count)]
+    operator = site.start_leader("operator-a")
+    site.until_quiet(operator)
+    before, cpu, calls = resident(operator), cpu_seconds(operator), operator.calls()
+    began = time.monotonic()
+    site.publish("default", *names, scaling={"initialReplicas": 0})
+    created = time.monotonic() - began
+    converged = last_call(site, operator) - began
+    if (sleeping := asleep(site)) != count:
+        raise AssertionError(f"{sleeping} of {count} services sleep")
+    used, called = cpu_seconds(operator) - cpu, operator.calls() - calls
+    settled = resident(operator)
+    rest_calls, rest_writes = at_rest(site, operator)
+    operator.end()
+    began = time.monotonic()
+    again = site.start_leader("operator-b")
+    restarted = time.monotonic() - began
+    site.until_quiet(again)
+    if again.calls(writes_only=True):
+        raise AssertionError("a restart wrote something")
+    return Figures(
+        services=count,
+        created_seconds=created,
+        converged_seconds=converged,
+        restart_seconds=restarted,
+        resident_mib_before=before,
+        resident_mib=settled,
+        resident_mib_restarted=resident(again),
+        calls_per_service=called / count,
+        operator_cpu_ms=1000 * used / count,
+        rest_calls=rest_calls,
+        rest_writes=rest_writes,
+    )
+
+
+def last_call(site: OperatorSite, operator: OperatorProcess) -> float:
+    """When the operator became quiet (monotonic); asking kubectl would be in its way."""
+    calls, at = operator.calls(), time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal calls, at
+        if (now := operator.calls()) != calls:
+            calls, at = now, time.monotonic()
+        return time.monotonic() - at > QUIET_SECONDS
+
+    site.cluster.until(is_quiet, "the operator is quiet", CONVERGE_SECONDS)
+    return at
+
+
+def at_rest(site: OperatorSite, operator: OperatorProcess) -> tuple[float, float]:
+    """Calls and writes while nobody does anything."""
+    calls, writes = operator.calls(), operator.calls(writes_only=True)
+    over = time.monotonic() + REST_SECONDS
+    site.cluster.until(lambda: time.monotonic() > over, "the rest", REST_SECONDS + 10)
+    return operator.calls() - calls, operator.calls(writes_only=True) - writes
+
+
+def asleep(site: OperatorSite) -> int:
+    """Services that say they sleep; they do after all their children were made."""
+    path = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].reason}{"\\n"}{end}'
+    told = site.cluster.kubectl(
+        "get", "inferenceservice", "-n", "default", "-o", f"jsonpath={path}"
+    )
+    budgets = site.cluster.kubectl("get", "deployment", "-n", "default", "-o", "name").stdout
+    return min(told.stdout.split().count("Asleep"), len(budgets.split()))
+
+
+def resident(operator: OperatorProcess) -> float:
+    return float(operator.process.memory_info().rss) / 2**20
+
+
+def cpu_seconds(operator: OperatorProcess) -> float:
+    times = operator.process.cpu_times()
+    return float(times.user + times.system)
+
+
+def show(figures: list[Figures]) -> None:
+    print("operator on a real API server, sleeping services, one machine for everything")
+    for name in (name for name in asdict(figures[0]) if name != "services"):
+        row = "".join(f"{asdict(each)[name]:12.1f}" for each in figures)
+        print(f"  {name:24}{row}")
+    print(f"  {'services':24}" + "".join(f"{each.services:12d}" for each in figures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
