@@ -1,0 +1,181 @@
+"""One reason of the closed list and one message for whatever is wrong with a pod."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sluice_api import names, wire
+from sluice_api.service_status import REASONS
+from sluice_operator.diagnosis import _ORDER, MESSAGE_LENGTH, diagnose, last_line, stuck_pods
+from sluice_operator.state import Learnt, Observed
+from tests.support.pod_states import NOW, REVISION, ended, pod, seen, waiting
+
+NAME = f"minilm-{REVISION}-1"
+
+
+def found(observed: Observed, learnt: Learnt | None = None, digest: str = "") -> tuple[str, str]:
+    finding = diagnose(observed, REVISION, digest, learnt or Learnt(), NOW)
+    return (finding.reason, finding.message) if finding else ("", "")
+
+
+def with_event(reason: str, message: str, made: dict[str, Any] | None = None) -> Observed:
+    return seen(made or pod(), events={NAME: ((reason, message),)})
+
+
+CREATING = pod(phase="Pending", state=waiting("ContainerCreating"))
+CASES: list[tuple[Observed, str, str]] = [
+    (seen(pod(scheduled="0/3 nodes: 3 Insufficient cpu.")), "Unschedulable", "Insufficient cpu"),
+    (
+        seen(pod(scheduled='persistentvolumeclaim "m" not found')),
+        *("VolumeFailed", "Check the claim"),
+    ),
+    (
+        seen(pod(scheduled="pod has unbound immediate PersistentVolumeClaims")),
+        *("VolumeFailed", "unbound"),
+    ),
+    (seen(pod(state=waiting("ErrImagePull", "no such image"))), "ImagePullFailed", "no such image"),
+    (seen(pod(state=waiting("InvalidImageName", "bad"))), "ImagePullFailed", "pull secrets"),
+    (
+        seen(pod(state=waiting("CreateContainerConfigError", 'secret "a" not found'))),
+        *("ConfigMissing", 'secret "a" not found'),
+    ),
+    (
+        seen(pod(state=waiting("RunContainerError", 'exec: "/x": no such file'))),
+        *("CrashLoop", "no such file"),
+    ),
+    (
+        seen(pod(state=waiting("CrashLoopBackOff"), last=ended(1, "a\nlast words\n"), restarts=3)),
+        *("CrashLoop", "container worker, ended with exit code 1, 3 restarts: last words"),
+    ),
+    (seen(pod(state=ended(1))), "CrashLoop", "exit code 1, 0 restarts. See kubectl"),
+    (seen(pod(state=ended(137, reason="OOMKilled"))), "OutOfMemory", "limits.memory"),
+    (seen(pod(last=ended(137, reason="OOMKilled"), restarts=1)), "OutOfMemory", "1 restarts"),
+    *(
+        (seen(pod(state=ended(code, "why"))), reason, "why")
+        for code, reason in (
+            (names.EXIT_MODEL_NOT_FOUND, "ModelNotFound"),
+            (names.EXIT_MODEL_DOWNLOAD_FAILED, "ModelDownloadFailed"),
+            (names.EXIT_MODEL_REJECTED, "ModelRejected"),
+            (names.EXIT_BAD_CONFIGURATION, "InvalidSpec"),
+        )
+    ),
+    # While it tries again, what it said stands.
+    (seen(pod(last=ended(64, "why"), restarts=2)), "ModelNotFound", "2 restarts: why"),
+    (seen(pod(last=ended(1, "why"), restarts=1)), "Starting", "is starting"),
+    (
+        seen(pod(phase="Failed", reason="Evicted", message="low on disk.")),
+        *("Evicted", "low on disk"),
+    ),
+    (seen(pod(ready=True, node="n2"), lost=frozenset({"n2"})), "NodeLost", "describe node n2"),
+    (with_event("FailedMount", "no such folder", CREATING), "VolumeFailed", "no such folder"),
+    (
+        with_event("FailedMount", 'MountVolume failed: secret "a" not found', CREATING),
+        *("ConfigMissing", 'secret "a" not found'),
+    ),
+    (with_event("FailedAttachVolume", "in use", CREATING), "VolumeFailed", "in use"),
+    (
+        with_event("Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 500"),
+        *("ProbeFailed", "statuscode: 500"),
+    ),
+    (
+        with_event("Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503"),
+        *("Starting", "is starting"),
+    ),
+    (with_event("Unhealthy", "Liveness probe failed: timeout"), "ProbeFailed", "Liveness"),
+    (
+        with_event("Unhealthy", "Startup probe failed: connection refused"),
+        *("ProbeFailed", "Startup probe failed"),
+    ),
+    (
+        with_event(
+            "Unhealthy",
+            "Startup probe failed: connection refused",
+            pod(state=waiting("CrashLoopBackOff"), last=ended(137), restarts=2),
+        ),
+        *("ProbeFailed", "Startup"),
+    ),
+    (seen(CREATING), "Starting", "is being made"),
+    (seen(refused='pods "a" is forbidden: exceeded quota: q'), "QuotaExceeded", "ResourceQuota"),
+    (
+        seen(refused='pods "a" is forbidden: no PriorityClass with name x was found'),
+        *("ConfigMissing", "PriorityClass"),
+    ),
+    (seen(refused='pods "a" is forbidden: violates PodSecurity'), "PermissionDenied", "PodSecur"),
+    (seen(refused='Pod "a" is invalid: spec.x'), "InvalidSpec", "spec.x"),
+    (seen(pod(ready=True)), "", ""),
+    (seen(pod(ready=True, last=ended(1), restarts=1)), "", ""),
+    (seen(pod(gone=True, state=ended(1))), "", ""),
+    (seen(), "", ""),
+]
+
+
+@pytest.mark.parametrize(("observed", "reason", "words"), CASES, ids=lambda value: str(value)[:40])
+def test_every_state_has_its_reason(observed: Observed, reason: str, words: str) -> None:
+    got, message = found(observed)
+    assert got == reason, message
+    assert words in message
+
+
+def test_reasons_are_of_the_closed_list() -> None:
+    assert set(_ORDER) <= set(REASONS)
+    assert {reason for _, reason, _ in CASES} - {""} <= set(_ORDER)
+
+
+def test_what_needs_a_hand_is_told_first() -> None:
+    observed = seen(pod(1), pod(2, scheduled="no room"), pod(3, state=ended(64, "gone")))
+    assert found(observed)[0] == "ModelNotFound"
+    leftover = pod(1, phase="Failed", reason="Evicted", message="full")
+    assert found(seen(leftover, pod(2, state=ended(1))))[0] == "CrashLoop"
+
+
+def test_just_started_is_no_failed_probe() -> None:
+    young = pod(state={"running": {"startedAt": NOW.isoformat()}})
+    observed = with_event("Unhealthy", "Startup probe failed: connection refused", young)
+    assert found(observed)[0] == "Starting"
+
+
+def test_a_worker_with_another_digest_is_named() -> None:
+    worker = wire.WorkerSeen(address="10.0.0.1", answer_digest="sha256:b")
+    learnt = Learnt(workers={"10.0.0.1": worker})
+    assert found(seen(pod(ready=True)), learnt, "sha256:a")[0] == "DigestMismatch"
+    assert found(seen(pod(ready=True)), learnt, "sha256:b") == ("", "")
+    assert found(seen(pod(ready=True)), learnt) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("phase", "progress", "words"),
+    [
+        (wire.Phase.DOWNLOADING, 0.47, "downloads the model: 40 % after 60 s"),
+        (wire.Phase.DOWNLOADING, None, "downloads the model."),
+        (wire.Phase.LOADING, None, "loads the model."),
+        (wire.Phase.WARMING, None, "warms up."),
+    ],
+)
+def test_how_far_a_worker_is(phase: wire.Phase, progress: float | None, words: str) -> None:
+    worker = wire.WorkerSeen(address="10.0.0.1", phase=phase, progress=progress)
+    reason, message = found(seen(pod()), Learnt(workers={"10.0.0.1": worker}))
+    assert reason == "Starting"
+    assert message == f"{NAME} {words}" + ("" if words.endswith(".") else ".")
+
+
+def test_pods_that_say_nothing_are_looked_at_more_closely() -> None:
+    assert stuck_pods(seen(CREATING), Learnt(), NOW)[0] == {NAME}
+    began = NOW - timedelta(seconds=60)
+    stuck, again = stuck_pods(seen(CREATING), Learnt(), began + timedelta(seconds=1))
+    assert stuck == frozenset()
+    assert 0 < again <= 2
+    for quiet in (pod(ready=True), pod(scheduled="no"), pod(gone=True), pod(state=ended(1))):
+        assert stuck_pods(seen(quiet), Learnt(), NOW) == (frozenset(), 0.0)
+    loading = wire.WorkerSeen(address="10.0.0.1", phase=wire.Phase.LOADING)
+    assert stuck_pods(seen(pod()), Learnt(workers={"10.0.0.1": loading}), NOW)[0] == frozenset()
+    killed = pod(state=waiting("CrashLoopBackOff"), last=ended(137), restarts=1)
+    assert stuck_pods(seen(killed), Learnt(), NOW)[0] == {NAME}
+
+
+def test_messages_are_one_bounded_line() -> None:
+    _, message = found(seen(pod(state=ended(1, "x" * 5000))))
+    assert len(message) == MESSAGE_LENGTH
+    assert "\n" not in found(seen(pod(scheduled="a\nb")))[1]
+    assert last_line("one\ntwo\n\n") == "two"
+    assert last_line("") == ""

@@ -1,0 +1,160 @@
+"""The status as tools read it: kstatus, conditions that keep their time, progress in steps."""
+
+from datetime import timedelta
+from typing import Any
+
+from sluice_api import wire
+from sluice_api.inference_service import revision_of
+from sluice_api.service_status import CONDITIONS, REASONS, Status
+from sluice_operator.state import Learnt
+from tests.support.planned_cluster import START, PlannedCluster
+from tests.support.pod_states import ended
+from tests.support.resources import service
+
+REVISION = revision_of(service())
+NEW = revision_of(service(model__uri="hf://a/b"))
+
+
+def conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {entry["type"]: entry for entry in status["conditions"]}
+
+
+def kstatus(status: dict[str, Any]) -> str:
+    """What kubectl's, Flux's and Helm's library makes of it; in the order in which it looks."""
+    for entry in status["conditions"]:
+        if (entry["type"], entry["status"]) == ("Reconciling", "True"):
+            return "InProgress"
+        if (entry["type"], entry["status"]) == ("Stalled", "True"):
+            return "Failed"
+    return "Current" if conditions(status)["Ready"]["status"] == "True" else "InProgress"
+
+
+def test_it_is_a_status_of_the_contract() -> None:
+    status = PlannedCluster().plan().status
+    assert Status.model_validate(status).to_dict() == status
+    assert {entry["type"] for entry in status["conditions"]} <= set(CONDITIONS)
+    assert {entry["reason"] for entry in status["conditions"]} <= set(REASONS)
+    assert status["url"] == "http://sluice-gateway.sluice-system"
+    assert "sluice.dev/service=minilm" in status["selector"]
+
+
+def test_tools_agree_on_a_start() -> None:
+    cluster = PlannedCluster()
+    assert kstatus(cluster.settle().status) == "InProgress"
+    cluster.run_pods()
+    assert kstatus(cluster.settle().status) == "Current"
+
+
+def test_tools_agree_on_a_failure() -> None:
+    cluster = PlannedCluster()
+    cluster.settle()
+    cluster.run_pods(ready=False)
+    [pod] = cluster.pods.values()
+    pod["status"]["containerStatuses"][0]["state"] = ended(66, "no classifier")
+    status = cluster.settle().status
+    assert kstatus(status) == "Failed"
+    assert conditions(status)["Ready"]["reason"] == "ModelRejected"
+    assert conditions(status)["WorkersAvailable"]["status"] == "False"
+
+
+def test_what_may_pass_is_no_failure() -> None:
+    cluster = PlannedCluster()
+    cluster.settle()
+    cluster.run_pods(ready=False)
+    [pod] = cluster.pods.values()
+    pod["status"] = {
+        "conditions": [
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": "a node is on its way",
+            }
+        ]
+    }
+    status = cluster.settle().status
+    assert kstatus(status) == "InProgress"
+    assert conditions(status)["Ready"]["reason"] == "Unschedulable"
+
+
+def test_a_broken_new_revision_stalls_and_the_old_one_is_ready() -> None:
+    cluster = PlannedCluster()
+    cluster.settle()
+    cluster.run_pods()
+    cluster.settle()
+    cluster.edit(model__uri="hf://a/b")
+    cluster.settle()
+    assert kstatus(cluster.resource["status"]) == "InProgress"
+    cluster.run_pods(ready=False)
+    for pod in cluster.pods.values():
+        if NEW in pod["owner"]:
+            pod["status"]["containerStatuses"][0]["state"] = ended(64, "no such model")
+    status = cluster.settle().status
+    assert kstatus(status) == "Failed"
+    ready = conditions(status)["Ready"]
+    assert (ready["status"], ready["reason"]) == ("True", "RollingOut")
+    assert "no such model" in ready["message"]
+    assert status["revision"] == REVISION
+
+
+def test_a_replica_too_many_to_place_is_told_without_alarm() -> None:
+    cluster = PlannedCluster()
+    cluster.want(**{f"r{REVISION}": 2})
+    cluster.settle()
+    cluster.run_pods()
+    unplaced = sorted(cluster.pods)[1]
+    cluster.pods[unplaced]["status"] = {
+        "conditions": [
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": "Insufficient cpu",
+            }
+        ]
+    }
+    status = cluster.settle().status
+    assert kstatus(status) == "Current"
+    available = conditions(status)["WorkersAvailable"]
+    assert (available["status"], available["reason"]) == ("True", "Unschedulable")
+    assert status["scaling"]["summary"] == "1/2"
+
+
+def test_a_condition_that_stays_keeps_its_time() -> None:
+    cluster = PlannedCluster()
+    cluster.settle()
+    first = conditions(cluster.resource["status"])
+    cluster.pass_time(30)
+    cluster.run_pods()
+    later = conditions(cluster.settle().status)
+    assert later["Stalled"]["lastTransitionTime"] == first["Stalled"]["lastTransitionTime"]
+    assert later["Ready"]["lastTransitionTime"] == "2026-11-23T10:00:30Z"
+    assert START.second == 0
+
+
+def downloading(cluster: PlannedCluster, progress: float) -> str:
+    worker = wire.WorkerSeen(address="10.0.0.1", phase=wire.Phase.DOWNLOADING, progress=progress)
+    cluster.learnt = Learnt(workers={"10.0.0.1": worker})
+    message = conditions(cluster.settle().status)["Ready"]["message"]
+    assert isinstance(message, str)
+    return message
+
+
+def test_progress_is_written_every_ten_seconds_at_most() -> None:
+    cluster = PlannedCluster()
+    cluster.settle()
+    cluster.run_pods(ready=False)
+    written = [downloading(cluster, 0.0)]
+    for step in range(1, 100):
+        cluster.pass_time(0.5)
+        message = downloading(cluster, step / 100)
+        if message != written[-1]:
+            written.append(message)
+    # 50 seconds: so many windows of ten, and no write for what has not moved.
+    assert 4 <= len(written) <= 6
+    assert written[0].endswith(": 0 % after 0 s.")
+    assert written[-1].endswith("80 % after 40 s.")
+    before = cluster.resource["status"]
+    cluster.pass_time(timedelta(minutes=5).total_seconds())
+    downloading(cluster, 0.99 - 0.1)
+    assert cluster.resource["status"] == before
