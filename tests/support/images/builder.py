@@ -137,7 +137,13 @@ class Builder:
         if recipe.base:
             config = self._bud(recipe, "--build-arg=BASE=" + RECIPES[recipe.base].reference)
         else:
-            config = self._bud(recipe, f"--build-arg=RUNTIME={self._ensure_runtime(recipe)}")
+            runtime = _runtime_of(recipe)
+            new = not self._has(runtime)
+            if new:
+                self._make_runtime(recipe, runtime)
+            config = self._bud(recipe, f"--build-arg=RUNTIME={runtime}")
+            if new:
+                self._forget_stages(recipe, runtime)
         if self.layout.config_digest(recipe.reference) == config:
             return
         self._export(recipe.reference)
@@ -145,19 +151,19 @@ class Builder:
         seconds = time.monotonic() - began
         self._say(f"images: built {recipe.reference} in {seconds:.0f} s ({size:.0f} MiB)")
 
-    def _ensure_runtime(self, recipe: Recipe) -> str:
-        """The image with everything but the product's code, made where it is not there.
+    def _make_runtime(self, recipe: Recipe, reference: str) -> None:
+        self._say(f"images: installing the packages of {recipe.repository}")
+        arguments = {"TORCH": self._torch()} if recipe.name == "worker" else {}
+        flags = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+        self._bud(recipe, "--target=runtime", *flags, tag=reference)
 
-        Apart, because to see that it is unchanged buildah would read all its gigabytes each time.
-        """
-        content = (ROOT / recipe.dockerfile).read_bytes() + repr(recipe).encode()
-        reference = f"{recipe.repository}-runtime:{hashlib.sha256(content).hexdigest()[:12]}"
-        if not self._has(reference):
-            self._say(f"images: installing the packages of {recipe.repository}")
-            arguments = {"TORCH": self._torch()} if recipe.name == "worker" else {}
-            flags = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-            self._bud(recipe, "--target=runtime", *flags, tag=reference)
-        return reference
+    def _forget_stages(self, recipe: Recipe, runtime: str) -> None:
+        """Remove what only the making of a runtime needed, and runtimes before it: gigabytes."""
+        name = f"{recipe.repository}-runtime"
+        for tag in self._buildah("images", "--format={{.Tag}}", name, check=False).split():
+            if f"{name}:{tag}" != runtime:
+                self._buildah("rmi", f"{name}:{tag}", check=False)
+        self._buildah("rmi", "--prune", "--force", check=False)
 
     def _bud(self, recipe: Recipe, *flags: str, tag: str | None = None) -> str:
         """Build, with every layer that did not change taken from the store; the image's id."""
@@ -230,6 +236,16 @@ def _pins() -> str:
     for name in ("gateway", "image", "operator", "torch", "worker"):
         digest.update((ROOT / f"requirements/{name}.txt").read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _runtime_of(recipe: Recipe) -> str:
+    """The name of the image with everything but the product's code.
+
+    It is built apart, because to see that its layers are unchanged buildah would read all their
+    gigabytes each time.
+    """
+    content = (ROOT / recipe.dockerfile).read_bytes() + repr(recipe).encode()
+    return f"{recipe.repository}-runtime:{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def _serves_cpu_build(requirement: str) -> bool:
