@@ -6,7 +6,7 @@ it can, a cluster that does not come up fails them. What it does is in tests/sup
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from kubernetes import client
@@ -15,7 +15,7 @@ from tests.support.cluster.access import Access
 from tests.support.cluster.choice import chosen_cluster
 from tests.support.cluster.cluster import Cluster
 from tests.support.images.loading import load
-from tests.support.release import Release
+from tests.support.release import RESTRICTED, Release
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,19 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Access]:
     """One for all tests: a `Cluster`, unless the user named another (see choice)."""
     with chosen_cluster(request.config) as chosen:
         yield chosen
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed shows the pods and events of its namespace and the ends of the logs."""
+    report = yield
+    given = getattr(item, "funcargs", {})
+    cluster, name = given.get("cluster"), given.get("namespace")
+    if report.when == "call" and report.failed and isinstance(cluster, Access) and name:
+        report.sections.append(("cluster", cluster.describe(name)))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +73,10 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     cluster.repair()
     core.delete_namespace(name)
     cluster.check()
+
+
+@pytest.fixture
+def restricted(cluster: Cluster, namespace: str) -> str:
+    """A new namespace that takes only pods of the `restricted` profile; workers must be some."""
+    cluster.kubectl("label", "namespace", namespace, RESTRICTED)
+    return namespace

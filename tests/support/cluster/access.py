@@ -103,6 +103,15 @@ class Access(ABC):
             raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}:\n{said}")
         return result
 
+    def describe(self, namespace: str) -> str:
+        """What a reader of a failed test wants to know of a namespace: its pods and events."""
+        pods = ("get", "pods", "-n", namespace, "-o", "wide")
+        events = ("events", "-n", namespace)
+        return "\n".join(
+            said.stdout + said.stderr
+            for said in (self.kubectl(*each, check=False) for each in (pods, events))
+        )
+
     def until(self, condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
         """Wait for a condition to give something true, and return that.
 

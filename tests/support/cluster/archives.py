@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from .programs import cache_folder
+from .programs import cache_folder, forget_unused
 
 BUSYBOX = "localhost/busybox:1"
 PAUSE = "localhost/pause:1"
@@ -97,6 +97,7 @@ def write(
         for member, data in content.items():
             _add(archive, member, data, 0o644)
     unfinished.replace(path)
+    forget_unused(f"image-{short}-*.tar")
     return path
 
 
@@ -106,9 +107,9 @@ def _layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
         folder = tarfile.TarInfo("tmp")
         folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
         archive.addfile(folder)
-        for name, data in files.items():
+        for name, data in sorted(files.items()):
             _add(archive, name, data, 0o755)
-        for name, target in links.items():
+        for name, target in sorted(links.items()):
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, target
             archive.addfile(link)

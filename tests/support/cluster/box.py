@@ -126,7 +126,7 @@ class Box:
             await self._processes.run("ip", "link", "set", end, "up")
         # Without any route, connecting to a Service fails before its address is translated.
         await self._processes.run("ip", "route", "add", options.SERVICE_CIDR, "dev", "node0")
-        await self._processes.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        _route_packets()
 
     def _start_containerd(self) -> None:
         site = self._site
@@ -253,6 +253,10 @@ class Box:
         with suppress(ChildProcessError):
             while True:
                 os.waitpid(-1, 0)
+
+
+def _route_packets() -> None:
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
 def _write_json(path: Path, content: object) -> None:

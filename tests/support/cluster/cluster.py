@@ -323,6 +323,9 @@ class Cluster(Access):
         if deaths:
             raise ClusterError("\n".join(deaths))
 
+    def describe(self, namespace: str) -> str:
+        return f"{super().describe(namespace)}\n{self.logs(5)}"
+
     def logs(self, lines: int = 15, daemons: Iterable[str] | None = None) -> str:
         """The ends of the daemons' logs."""
         site = self.site

@@ -33,6 +33,7 @@ COMPONENTS = (
 )
 TOOLS = ("helm", "coredns", "pause")
 PROGRESS_SECONDS = 15.0
+UNUSED_SECONDS = 30 * 86400.0
 
 
 class BuildError(Exception):
@@ -111,11 +112,20 @@ def ensure(module: Module) -> Path:
     """The folder with the module's programs, built if it is not there. Raises BuildError."""
     folder = module.folder
     if folder.exists():
+        os.utime(folder)  # in use
         return folder
     with _only_builder(folder):
         if not folder.exists():
             _build(module, folder)
     return folder
+
+
+def forget_unused(pattern: str) -> None:
+    """Remove what matches in the cache folder and was not used for a month."""
+    for path in cache_folder().glob(pattern):
+        if time.time() - path.stat().st_mtime > UNUSED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
 
 
 def _build(module: Module, folder: Path) -> None:
@@ -146,6 +156,7 @@ def _build(module: Module, folder: Path) -> None:
         raise BuildError(f"{' '.join(command)}\nin {module.file.parent} failed:\n{end}")
     _link(unfinished, module.links)
     unfinished.rename(folder)
+    forget_unused(f"{folder.name.rpartition('-')[0]}-*")
     _say(f"built {module.label}", started)
 
 
