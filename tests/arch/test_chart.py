@@ -234,7 +234,7 @@ def test_networks_are_closed_but_for_what_is_meant(rendered: dict[str, Objects])
     assert rules("default", "redis") == {6379: labelled("gateway")}
     assert rules("scrapers", "gateway")[8081] == labelled("operator") + everyone
     assert rules("scrapers", "operator")[8081] == everyone
-    assert rules("closed gateway", "gateway")[8080] == [{"podSelector": {}}]
+    assert rules("closed gateway", "gateway")[8080] == [{"podSelector": {}}, *labelled("test")]
     assert not [each for each in rendered["no policies"] if each["kind"] == "NetworkPolicy"]
 
 

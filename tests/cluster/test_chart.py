@@ -29,9 +29,21 @@ spec:
   scaling: {minReplicas: 1}
   access: {public: true}
 """
+ADAPTER = """
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1beta1.custom.metrics.k8s.io}
+spec:
+  group: custom.metrics.k8s.io
+  version: v1beta1
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  insecureSkipTLSVerify: true
+  service: {name: adapter, namespace: monitoring}
+"""
 STUB = {"worker": {"image": {"repository": "sluice-stub"}}}
-"""A change of values that rolls every gateway and no model."""
 MORE_CACHE = {**STUB, "gateway": {"cacheMiB": 65}}
+"""A change of values that rolls every gateway and no model."""
 CRD = "inferenceservices.sluice.dev"
 API_SERVICE = "v1beta2.custom.metrics.k8s.io"
 WORKERS = "sluice.dev/service=minilm"
@@ -198,6 +210,30 @@ def test_a_second_release_is_refused(serving: Release) -> None:
         'installed in this cluster already: release "sluice" in namespace "sluice-system"' in said
     )
     assert not other.is_installed()
+
+
+def test_another_server_of_custom_metrics_is_left_alone(serving: Release) -> None:
+    cluster = serving.cluster
+    cluster.kubectl("apply", "-f", "-", stdin=ADAPTER)
+    try:
+        said = serving.install(STUB)
+        assert "NOTE: monitoring/adapter serves custom.metrics.k8s.io in this cluster" in said
+        found = cluster.kubectl("get", "apiservices", "-o", "name").stdout.split()
+        registered = {name for name in found if name.endswith("custom.metrics.k8s.io")}
+        assert registered == {"apiservice.apiregistration.k8s.io/v1beta1.custom.metrics.k8s.io"}
+        cluster.until(lambda: "monitoring/adapter" in scaling_active(cluster), "the note in status")
+        answers(serving)
+    finally:
+        # One whose server is away stands in the way of every namespace's deletion.
+        cluster.kubectl("delete", "-f", "-", stdin=ADAPTER)
+    serving.install(STUB)
+    cluster.kubectl("wait", "apiservice", API_SERVICE, "--for=condition=Available", "--timeout=60s")
+
+
+def scaling_active(cluster: Access) -> str:
+    """The message of the model's condition ScalingActive."""
+    path = '{.status.conditions[?(@.type=="ScalingActive")].message}'
+    return cluster.kubectl("get", "inf", "minilm", "-n", MODELS, "-o", f"jsonpath={path}").stdout
 
 
 def test_uninstalling_keeps_services_and_installing_again_adopts_them(serving: Release) -> None:
