@@ -4,10 +4,13 @@ Local mode (``sluice up``) and the cluster's renderer both take from here, so a 
 in both. Next: scaling/recommend.py says how many.
 """
 
+from collections.abc import Iterator
+
 from sluice_api import names
 from sluice_api.fields import AUTO
 from sluice_api.inference_service import InferenceService, revision_of
 from sluice_api.quantities import format_duration
+from sluice_api.spec_hardware import Hardware
 
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 """What the resource calls a device → what torch calls it."""
@@ -49,6 +52,41 @@ def shared_name(service: str) -> str:
     return f"{service}-workers"
 
 
+def refusals(service: InferenceService) -> Iterator[tuple[str, str]]:
+    """Fields, with messages, that would change answers and that a local run cannot honour."""
+    spec = service.spec
+    for scheme in ("pvc://", "oci://"):
+        if spec.model.uri.startswith(scheme):
+            yield (
+                "spec.model.uri",
+                f"got {spec.model.uri}, allowed hf://, python:// or file:// in a local run, which"
+                " has no volumes. Name the folder with file://.",
+            )
+    if spec.engine.image:
+        yield (
+            "spec.engine.image",
+            f"got {spec.engine.image}, allowed none in a local run, which starts processes and no"
+            " containers. Leave it out.",
+        )
+    if spec.rollout.canary is not None:
+        yield (
+            "spec.rollout.canary",
+            "got a canary, allowed none in a local run, which serves one revision. Give the canary"
+            " a file of its own, under another name.",
+        )
+    if spec.scaling.mode in ("signal", "off"):
+        yield (
+            "spec.scaling.mode",
+            f"got {spec.scaling.mode}, allowed hpa or direct in a local run, where nobody else"
+            " could set the number. Set minReplicas and maxReplicas alike for a fixed one.",
+        )
+    if spec.paused:
+        yield (
+            "spec.paused",
+            "got true, allowed false in a local run. Leave it out, or leave the file out.",
+        )
+
+
 def notes(service: InferenceService) -> list[str]:
     """What a reader of the file might expect and will not get, one sentence each."""
     spec = service.spec
@@ -57,6 +95,14 @@ def notes(service: InferenceService) -> list[str]:
         found.append(
             "spec.scaling.idleAfter has no effect while spec.scaling.minReplicas is"
             f" {spec.scaling.min_replicas}: the service never sleeps."
+        )
+    if unused := list(_placement(spec.hardware)):
+        found.append(
+            f"{', '.join(unused)}: not used, because a local run has one machine and shares it."
+        )
+    if spec.model.credentials:
+        found.append(
+            "spec.model.credentials is not used: a local run takes HF_TOKEN from its environment."
         )
     if not spec.access.public:
         found.append(
@@ -67,3 +113,12 @@ def notes(service: InferenceService) -> list[str]:
     if service.metadata.labels or service.metadata.annotations:
         found.append("metadata.labels and metadata.annotations are not used by a local run.")
     return found
+
+
+def _placement(hardware: Hardware) -> Iterator[str]:
+    """What is set of the fields that say where in a cluster a replica runs."""
+    set_here = hardware.to_short_dict()
+    for name in sorted(set_here.keys() - {"device", "gpu"}):
+        yield f"spec.hardware.{name}"
+    for name in sorted(set_here.get("gpu", {}).keys() - {"count"}):
+        yield f"spec.hardware.gpu.{name}"

@@ -16,11 +16,11 @@ import aiohttp
 
 from sluice_api import wire
 from sluice_api.inference_service import InferenceService
-from sluice_api.service_files import load_files
 from sluice_api.spec_errors import SpecError
 from sluice_cli.up import host
 from sluice_cli.up.demand import follow
 from sluice_cli.up.exits import Exit
+from sluice_cli.up.files import load_services
 from sluice_cli.up.gateway import Gateway
 from sluice_cli.up.instances import ALIVE, Phase, Room
 from sluice_cli.up.plan import Action, Kill, Promote, Retire, Start, Stop, plan_instances
@@ -215,7 +215,7 @@ class Control:
     async def _watch_files(self) -> None:
         async for _ in changes(self._settings.files):
             try:
-                self._new_specs = await asyncio.to_thread(load_files, self._settings.files)
+                self._new_specs = await asyncio.to_thread(load_services, self._settings.files)
             except (SpecError, OSError) as error:
                 self._view.problem("files", f"{error}\nWhat ran goes on as it was.")
             self._wake.set()

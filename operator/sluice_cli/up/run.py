@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from sluice_api.inference_service import InferenceService
-from sluice_api.service_files import load_files
 from sluice_api.spec_errors import SpecError
 from sluice_cli.up.control import Control
 from sluice_cli.up.errors import UpError
+from sluice_cli.up.files import load_services
 from sluice_cli.up.settings import Settings
 from sluice_cli.up.sockets import listen
 from sluice_cli.up.state import StateFolder
@@ -30,7 +30,7 @@ def run(make_settings: Callable[[], Settings]) -> int:
     """Run until a signal comes; the exit code. Errors are printed, not raised."""
     try:
         settings = make_settings()
-        specs = load_files(settings.files)
+        specs = load_services(settings.files)
         with (
             listen(settings.host, settings.port, option="--port") as app,
             listen(_ADMIN_HOST, settings.admin_port, option="--admin-port") as admin,
