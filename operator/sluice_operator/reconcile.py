@@ -9,6 +9,7 @@ store at once, so that the next look sees the writes of this one.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -17,6 +18,7 @@ from sluice_operator.failures import Failure, failure_of, shown
 from sluice_operator.state import Key, Learnt, Object, Observed, Platform, Wanted
 from sluice_operator.steps import Apply, Delete, Event, Plan, Rank, Scale, Step
 from sluice_operator.store import Store
+from sluice_operator.turns import LOOK_SECONDS, Turns, is_replaced
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class Reconciler:
         self._platform = platform
         self._announce = announce
         self._watch_pods = watch_pods
+        self._turns = Turns()
         self._failures: dict[Key, Failure] = {}
         self._passes: dict[Key, int] = {}
 
@@ -98,12 +101,23 @@ class Reconciler:
         changed = await self._carry_out(observed, plan.steps)
         if told or changed:
             log.info("reconciled", extra=summary(key, plan, told))
+        elif is_replaced(observed):
+            self._turns.end(key)
         return self._next_look(key, plan, wrote=told or changed)
 
     def _make_plan(self, observed: Observed) -> Plan:
+        """With the replicas that scaling wants; with the current worker image in its turn only."""
+        platform = self._platform()
+        if platform.upgrade_workers and not self._turns.take(observed.key):
+            platform = replace(platform, upgrade_workers=False)
+            plan = self._plan_for(observed, platform)
+            return replace(plan, again_after=min(plan.again_after or LOOK_SECONDS, LOOK_SECONDS))
+        return self._plan_for(observed, platform)
+
+    def _plan_for(self, observed: Observed, platform: Platform) -> Plan:
         wanted = self._scaling.decide(observed, asyncio.get_running_loop().time())
         learnt = self._scaling.learnt(observed.key)
-        return self._plan(observed, wanted, learnt, self._platform(), datetime.now(UTC))
+        return self._plan(observed, wanted, learnt, platform, datetime.now(UTC))
 
     async def _tell(self, observed: Observed, plan: Plan) -> bool:
         """Write the status, first of all, if it is to be another; then Events can be told."""
@@ -168,6 +182,7 @@ class Reconciler:
         self._watch_pods(key, {})
         self._failures.pop(key, None)
         self._passes.pop(key, None)
+        self._turns.forget(key)
 
 
 def summary(key: Key, plan: Plan, told: bool) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""Whose turn it is to move to the current worker image: a few services at a time.
+
+Asked by ``reconcile`` while the platform team has ``upgradeWorkers`` on. A service keeps its turn
+until its pods are replaced; so a broken image stops after the first few and the others run on.
+"""
+
+from typing import Final
+
+from sluice_operator import kinds
+from sluice_operator.state import Key, Observed
+
+AT_ONCE: Final = 3
+LOOK_SECONDS: Final = 10.0
+"""How often one that waits for its turn looks whether it has come."""
+
+
+class Turns:
+    """Services that are being moved, and those that have been."""
+
+    def __init__(self, at_once: int = AT_ONCE) -> None:
+        self._at_once = at_once
+        self._moving: set[Key] = set()
+        self._moved: set[Key] = set()
+
+    def __repr__(self) -> str:
+        return f"<Turns {len(self._moving)} moving, {len(self._moved)} moved>"
+
+    def take(self, key: Key) -> bool:
+        """Whether ``key`` may be moved now; it keeps the turn until :meth:`end`."""
+        if key in self._moved:
+            return True
+        if key not in self._moving and len(self._moving) >= self._at_once:
+            return False
+        self._moving.add(key)
+        return True
+
+    def end(self, key: Key) -> None:
+        """Nothing is left to be moved."""
+        if key in self._moving:
+            self._moving.discard(key)
+            self._moved.add(key)
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self._moving.discard(key)
+        self._moved.discard(key)
+
+
+def is_replaced(observed: Observed) -> bool:
+    """Whether every pod is as its Deployment says now."""
+    for key, child in observed.children.items():
+        if key.kind != kinds.DEPLOYMENT.name:
+            continue
+        status, wanted = child.get("status") or {}, child["spec"].get("replicas", 1)
+        seen = status.get("observedGeneration", 0) >= child["metadata"].get("generation", 1)
+        if not seen or status.get("updatedReplicas", 0) != status.get("replicas", 0):
+            return False
+        if status.get("readyReplicas", 0) < wanted:
+            return False
+    return True
