@@ -73,7 +73,7 @@ class Computation:
         exchange, call = self._exchange, self._exchange.call
         self._wanted = len(self._indexes)
         self._whole = call.passthrough and self._wanted == len(call.inputs)
-        exchange.service.tally.arrived()
+        exchange.count()
         self._forward = Forward(exchange.service, self._job(), self._answered, self._failed)
         try:
             self._forward.start(time.monotonic())

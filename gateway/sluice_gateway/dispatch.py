@@ -31,7 +31,7 @@ from sluice_gateway.exchange import (
     error_answer,
     hit_headers,
 )
-from sluice_gateway.forward import Forward, deadline
+from sluice_gateway.forward import Forward, Rebound, deadline
 from sluice_gateway.head import PLAIN
 from sluice_gateway.keys import Keyring, item_keys
 from sluice_gateway.metrics import ServiceSeries
@@ -191,7 +191,7 @@ class Dispatcher:
         )
         exchange.stops.append(forward.abort)
         self._set_deadline(exchange)
-        service.tally.arrived()
+        exchange.count()
         forward.start(time.monotonic())
 
     def _passed(self, exchange: Exchange, answer: UpstreamAnswer, items: list[Item]) -> None:
@@ -291,18 +291,20 @@ class Dispatcher:
             step(exchange, *arguments)
         except ApiError as error:
             stable = exchange.service.stable
-            if stable is not None and error.code in FALLS_BACK and not stable.removed:
-                self._fall_back(exchange, stable)
+            if isinstance(error, Rebound) and not exchange.service.removed:
+                self._begin_again(exchange, exchange.service)
+            elif stable is not None and error.code in FALLS_BACK and not stable.removed:
+                exchange.service.series.retries["canary"] += 1
+                self._begin_again(exchange, stable)
             else:
                 exchange.fail(error)
         except Exception:
             log.exception("request failed", extra={"request_id": exchange.request.id.decode()})
             exchange.fail(_bug())
 
-    def _fall_back(self, exchange: Exchange, stable: Service) -> None:
-        """The revision on trial has no answer: ask the one that is not, as if it were new."""
-        exchange.service.series.retries["canary"] += 1
-        exchange.move(stable)
+    def _begin_again(self, exchange: Exchange, service: Service) -> None:
+        """As if it were new: the revision that was to answer has changed, or fails on trial."""
+        exchange.move(service)
         self._step(exchange, self._look_up)
 
     def _refuse(self, request: Request, error: Exception) -> None:

@@ -67,6 +67,7 @@ class Exchange:
         raw: a worker's answer that is the caller's answer byte for byte.
         cap: the last moment at which anybody could want the answer.
         cancel_lookup: stops the cache from calling back.
+        counted: the service whose demand it has been counted as.
         leave: per coalesced input, how to stop waiting for it.
         led: indexes of the inputs whose computation this exchange started for all who wait.
         stops: stop what is computed for this caller alone.
@@ -79,6 +80,7 @@ class Exchange:
         "cancel_lookup",
         "cap",
         "collapsed",
+        "counted",
         "done",
         "expires",
         "hits",
@@ -111,6 +113,7 @@ class Exchange:
         self.cap = request.received + (longest if asked is None or asked > longest else asked)
         self.call = call
         self.done = False
+        self.counted: Service | None = None
         self.on_done: Callable[[Exchange, int], None] | None = None
         self.timer: Timer | None = None
         self.cancel_lookup: Callable[[], None] | None = None
@@ -145,6 +148,7 @@ class Exchange:
         """What a worker is asked on behalf of this exchange."""
         request = self.request
         return Job(
+            self.binding,
             path,
             body,
             units,
@@ -189,6 +193,12 @@ class Exchange:
             self.timer.cancel()
         self.timer = self.cancel_lookup = None
         self._begin(service)
+
+    def count(self) -> None:
+        """A worker of the service is needed; said once, however often it begins again."""
+        if self.counted is not self.service:
+            self.counted = self.service
+            self.service.tally.arrived()
 
     def put(self, index: int, item: Item) -> None:
         """Fill in one missing answer."""

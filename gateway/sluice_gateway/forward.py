@@ -14,7 +14,7 @@ from sluice_api import names
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
 from sluice_gateway.endpoints import Lease
-from sluice_gateway.service import Service
+from sluice_gateway.service import Binding, Service
 from sluice_gateway.upstream import Connection, UpstreamAnswer
 from sluice_gateway.worker_errors import worker_error
 
@@ -35,10 +35,18 @@ _HEAD: Final = (
 log = logging.getLogger(__name__)
 
 
+class Rebound(ApiError):
+    """The service's revision changed while the job waited: its keys are not those of the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("starting", "The model changed while the request waited.", retry_after=0.1)
+
+
 class Job:
     """What is to be computed, apart from by whom.
 
     Attributes:
+        binding: what the answer is to follow from.
         path: of the worker's route.
         units: inputs in it.
         since: when the request came, on the monotonic clock.
@@ -46,10 +54,22 @@ class Job:
         read: takes the items out of an answer; raises ValueError when it is not one.
     """
 
-    __slots__ = ("body", "cap", "path", "read", "request_id", "since", "tenant", "trace", "units")
+    __slots__ = (
+        "binding",
+        "body",
+        "cap",
+        "path",
+        "read",
+        "request_id",
+        "since",
+        "tenant",
+        "trace",
+        "units",
+    )
 
     def __init__(
         self,
+        binding: Binding,
         path: bytes,
         body: bytes,
         units: int,
@@ -60,6 +80,7 @@ class Job:
         cap: float,
         read: Callable[[bytes], list[Item]],
     ) -> None:
+        self.binding = binding
         self.path = path
         self.body = body
         self.units = units
@@ -154,6 +175,10 @@ class Forward:
 
     def granted(self, lease: Lease) -> None:
         job = self._job
+        if job.binding is not self._service.binding:
+            lease.release()
+            self._on_error(Rebound())
+            return
         now = self._sent = time.monotonic()
         self.queue_seconds = now - job.since
         self._lease = lease

@@ -210,6 +210,28 @@ async def test_promotion_and_rollback_under_load(
     ]
 
 
+async def test_a_roll_out_while_a_list_waits_mixes_nothing(
+    platform: Platform, stable: StubWorker, canary: StubWorker
+) -> None:
+    await platform.follow(None)
+    assert (await platform.ask("known")).headers[names.REVISION] == STABLE
+    workers, platform.workers = platform.workers, {}
+    await platform.follow(None)  # asleep
+    asked = asyncio.create_task(platform.ask(["known", "unknown"]))
+
+    async def held() -> bool:
+        waiting: int = (await platform.gateway.services())["emb"]["waiting"]
+        return waiting == 1
+
+    await until(held, 5.0, "the request to be held")
+    platform.workers = workers
+    await platform.follow(None, CANARY)
+    reply = await asked
+    assert (reply.status, reply.headers[names.REVISION]) == (200, CANARY)
+    # What the old revision had answered before is of no use to the new one.
+    assert canary.inputs == Counter(["known", "unknown"])
+
+
 async def test_the_demand_of_both_is_told_apart(platform: Platform) -> None:
     records: list[wire.Demand] = []
     reading = asyncio.create_task(platform.gateway.demand(records))
