@@ -64,6 +64,10 @@ bench: $(CACHED)-dev ## Measure beside nginx, a Rust router and padded transform
 	@.ci/system-packages redis-server nginx wrk
 	$(PY) bench $(ARGS)
 
+.PHONY: bench-cluster
+bench-cluster: $(CACHED)-dev ## Measure scaling on a real Kubernetes beside its peers' figures
+	$(PY) -m bench.cluster
+
 # A real Kubernetes ----------------------------------------------------------------------------------
 
 CLUSTER := $(PY) -m tests.support.cluster

@@ -17,6 +17,16 @@ RESOURCE: Final = f"{PLURAL}.{GROUP}"
 
 Document = dict[str, Any]
 
+OPENAPI: Final[dict[str, Document]] = {
+    "/openapi/v2": {
+        "swagger": "2.0",
+        "info": {"title": METRICS_GROUP, "version": VERSIONS[0]},
+        "paths": {},
+    },
+    "/openapi/v3": {"paths": {}},
+}
+"""Nothing to describe; without an answer the API server complains in its log every minute."""
+
 
 def group() -> Document:
     """``/apis/custom.metrics.k8s.io``"""

@@ -153,6 +153,8 @@ class MetricsApi:
                 f"{root}/{version}/namespaces/{{namespace}}/{{resource}}/{{name}}/{{metric}}",
                 self._values(version),
             )
+        for path, document in documents.OPENAPI.items():
+            application.router.add_get(path, _fixed(document))
         for path in _OPEN_PATHS:
             application.router.add_get(path, _alive)
         return application
