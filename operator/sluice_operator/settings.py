@@ -105,7 +105,7 @@ OPTIONS: Final = (
     _own("port", str(names.ADMIN_PORT), _port, "port of health and metrics; 0: any free one"),
     _own("metrics_api_port", str(names.METRICS_API_PORT), _port, "port of the metrics API; 0: any"),
     _own("workers", "8", whole(1, 64), "services that are reconciled side by side"),
-    _own("writes_per_second", "100", whole(1, 10_000), "writes to the API server, in the long run"),
+    _own("writes_per_second", "300", whole(1, 10_000), "writes to the API server, in the long run"),
     Option(
         "log_format", "--log", names.ENV_LOG, "text", choice("text", "json"), "text or json lines"
     ),
