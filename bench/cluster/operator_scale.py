@@ -72,7 +72,7 @@ def run(site: OperatorSite, count: int) -> Figures:
     began = time.monotonic()
     site.publish("default", *names, scaling={"initialReplicas": 0})
     created = time.monotonic() - began
-    converged = last_call(site, operator) - began
+    converged = last_call(site, operator, count) - began
     if (sleeping := asleep(site)) != count:
         raise AssertionError(f"{sleeping} of {count} services sleep")
     used, called = cpu_seconds(operator) - cpu, operator.calls() - calls
@@ -100,13 +100,16 @@ def run(site: OperatorSite, count: int) -> Figures:
     )
 
 
-def last_call(site: OperatorSite, operator: OperatorProcess) -> float:
-    """When the operator became quiet (monotonic); asking kubectl would be in its way."""
-    calls, at = operator.calls(), time.monotonic()
+def last_call(site: OperatorSite, operator: OperatorProcess, count: int) -> float:
+    """When the operator had done all (monotonic); asking kubectl meanwhile would be in its way."""
+    calls, at = 0.0, time.monotonic()
 
     def is_quiet() -> bool:
         nonlocal calls, at
-        if (now := operator.calls()) != calls:
+        seen = operator.metrics()
+        now = operator.calls()
+        busy = seen.get("sluice_operator_queue_depth") != 0
+        if busy or now != calls or seen.get("sluice_operator_services") != count:
             calls, at = now, time.monotonic()
         return time.monotonic() - at > QUIET_SECONDS
 

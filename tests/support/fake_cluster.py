@@ -89,7 +89,9 @@ class FakeCluster:
         there = self.objects.get(address)
         if step.new and there is not None and not _controlled_alike(there, step.object):
             raise Foreign("patch", address.kind, f"{address.kind} {address.name} exists already")
-        return self._write(f"apply {address.kind} {address.name}", address, step.object, step.manager)
+        return self._write(
+            f"apply {address.kind} {address.name}", address, step.object, step.manager
+        )
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]:
         try:

@@ -35,7 +35,9 @@ def child(kind: str, name: str, version: int = 1, **more: Any) -> dict[str, Any]
     return {"kind": kind, "metadata": metadata(name, version, labels=labels), **more}
 
 
-def pod(name: str, version: int = 1, *, ready: str = "True", running: bool = True) -> dict[str, Any]:
+def pod(
+    name: str, version: int = 1, *, ready: str = "True", running: bool = True
+) -> dict[str, Any]:
     return child(
         "Pod",
         name,
@@ -199,7 +201,9 @@ def test_gateways_slices_are_told_apart() -> None:
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize(("held", "asked", "answer"), [(5, "5", True), (5, "4", True), (5, "6", False)])
+@pytest.mark.parametrize(
+    ("held", "asked", "answer"), [(5, "5", True), (5, "4", True), (5, "6", False)]
+)
 def test_a_later_version_holds_an_earlier_one(held: int, asked: str, answer: bool) -> None:
     store = Store()
     store.put(service(held))
