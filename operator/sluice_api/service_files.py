@@ -207,7 +207,8 @@ def _broken_rules(
     if not isinstance(value, dict):
         return
     for field in section.fields():
-        if isinstance(field.content, type) and not field.is_list:
+        absent = field.is_optional and value.get(field.name) is None
+        if isinstance(field.content, type) and not field.is_list and not absent:
             yield from _broken_rules(field.content, value.get(field.name), [*path, field.name])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluice_api.inference_service import InferenceService, revision_of
+from sluice_api.inference_service import InferenceService, canary_of, revision_of
 from sluice_api.service_entry import service_entry
 from sluice_api.service_files import parse_service
 from sluice_api.spec_errors import SpecError
@@ -21,17 +21,57 @@ SCHEMA = crd.resource_schema()
 
 DURATION = st.builds("{}{}".format, st.integers(0, 99999), st.sampled_from(["ms", "s", "m", "h"]))
 OR_AUTO = st.just("auto")
+AMOUNTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "cpu": st.sampled_from(["500m", "2", 1, 1, "much"]),
+        "memory": st.sampled_from(["1Gi", "1024Mi", "2G", "auto"]),
+    },
+)
 SPEC = st.fixed_dictionaries(
     {
         "model": st.fixed_dictionaries(
-            {"uri": st.sampled_from(["python://p", "hf://a/b", "file:///m", "s3://b", ""])},
+            {
+                "uri": st.sampled_from(
+                    [
+                        "python://p",
+                        "hf://a/b",
+                        "file:///m",
+                        "s3://b",
+                        "",
+                        "pvc://c/m",
+                        "oci://r/m:1",
+                    ]
+                )
+            },
             optional={
+                "credentials": st.sampled_from(["", "hub-token", "Hub"]),
                 "revision": st.sampled_from(["", "main", "-x", "sha256:" + "f" * 64]),
                 "maxInputTokens": OR_AUTO | st.integers(1, 512),
             },
         )
     },
     optional={
+        "paused": st.booleans(),
+        "engine": st.fixed_dictionaries({}, optional={"image": st.sampled_from(["a/b:1", "-"])}),
+        "hardware": st.fixed_dictionaries(
+            {},
+            optional={
+                "device": st.sampled_from(["cpu", "gpu"]),
+                "gpu": st.sampled_from([{}, {"count": 2}, {"product": "NVIDIA-H200"}]),
+                "resources": st.fixed_dictionaries(
+                    {}, optional={"requests": AMOUNTS, "limits": AMOUNTS}
+                ),
+            },
+        ),
+        "rollout": st.sampled_from(
+            [
+                *({}, {"canary": {"weight": 5}}, {"canary": {"engine": {"image": "a/b:1"}}}),
+                *({"canary": {"model": {"revision": "v2"}}}, {"canary": {"model": {}}}),
+                {"canary": {"model": {"uri": "file:///n", "revision": "v2"}}},
+                {"canary": {"model": {"uri": "hf://c/d"}, "weight": 50}},
+            ]
+        ),
         "scaling": st.fixed_dictionaries(
             {},
             optional={
@@ -57,7 +97,7 @@ SPEC = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=120, deadline=None)  # CEL is slow in Python
 @given(SPEC)
 def test_both_judges_agree_and_what_passes_can_be_planned(spec: dict[str, Any]) -> None:
     resource = document()
@@ -74,7 +114,12 @@ def test_both_judges_agree_and_what_passes_can_be_planned(spec: dict[str, Any]) 
         return
     assert theirs == set()
     assert parse_service(complete, "test") == service
+    assert parse_service(service.to_dict(), "test") == service
     check_plan(service)
+    if trial := canary_of(service):
+        assert revision_of(trial) != revision_of(service)
+        assert parse_service(trial.to_dict(), "test") == trial
+        check_plan(trial)
 
 
 def check_plan(service: InferenceService) -> None:
