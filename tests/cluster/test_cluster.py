@@ -115,11 +115,16 @@ def test_a_deployment_is_served_to_pods_and_to_the_tests(cluster: Cluster, names
     pods = cluster.kubectl("get", "pods", "-n", namespace, "-l", "app=web", "-o", "name").stdout
     names = {line.partition("/")[2] for line in pods.split()}
     assert len(names) == 2
-    url = cluster.service_url(namespace, "web") + "/index.html"
+    outside = cluster.service_url(namespace, "web") + "/index.html"
+    cluster.until(lambda: get(outside) in names, "an answer for the tests")
+    inside = "http://web/index.html"
     for name in names:
-        cluster.until(lambda name=name: get(url) == name, f"{name} answers")  # type: ignore[misc]
-    for short in ("web", f"web.{namespace}", f"web.{namespace}.svc.cluster.local"):
-        assert ask(cluster, namespace, "caller", f"http://{short}/index.html") in names
+        cluster.until(
+            lambda name=name: ask(cluster, namespace, "caller", inside) == name,  # type: ignore[misc]
+            f"{name} answers",
+        )
+    for longer in (f"web.{namespace}", f"web.{namespace}.svc.cluster.local"):
+        assert ask(cluster, namespace, "caller", f"http://{longer}/index.html") in names
 
 
 def test_no_name_outside_the_cluster_is_known(cluster: Cluster) -> None:
@@ -276,6 +281,7 @@ def test_the_relay_carries_ends_and_breaks(cluster: Cluster, namespace: str) -> 
 def test_an_image_is_loaded_once(cluster: Cluster, tmp_path: Path) -> None:
     archive = archives.write("localhost/marker:1", {"marker": os.urandom(16)}, {}, {})
     try:
+        assert cluster.site  # only the tests' own cluster can say what it has
         assert cluster.load(archive) == ["localhost/marker:1"]
         assert cluster.load(archive) == []
     finally:
