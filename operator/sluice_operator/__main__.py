@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = settings.read(sys.argv[1:] if arguments is None else arguments, os.environ)
         configure(given.log_format)
         run(given)
-    except (SettingsError, ValueError) as error:
+    except (SettingsError, ValueError, OSError) as error:
         print(f"sluice-operator: {error}", file=sys.stderr)  # noqa: T201 - for the person at the shell
         sys.exit(names.EXIT_BAD_CONFIGURATION)
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(given: Settings) -> None:
     """Operate until asked to stop, then end the process.
 
-    Raises ValueError when there is no way to a cluster.
+    Raises ValueError when there is no way to a cluster, OSError when a port is taken.
     """
     # Imported late: what is wrong with the settings is told without waiting for a framework.
     from sluice_operator.app import Ended

@@ -58,6 +58,11 @@ class Watches:
         self._instruments = instruments
         self._tasks: Collection[asyncio.Task[Any]] = ()
 
+    def __repr__(self) -> str:
+        state = "not begun" if not self._tasks else "running"
+        ended = any(task.done() for task in self._tasks)
+        return f"<Watches of {len(self._watched)} kinds, {'ended' if ended else state}>"
+
     async def start(self) -> None:
         """Begin to watch. kopf takes SIGINT and SIGTERM here; the caller takes them back."""
         self._tasks = await kopf.spawn_tasks(

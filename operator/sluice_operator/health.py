@@ -42,6 +42,9 @@ class Health:
         self._runner: web.AppRunner | None = None
         self.port = 0
 
+    def __repr__(self) -> str:
+        return f"<Health port {self.port}>"
+
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises OSError when the port is taken."""
         app = web.Application(client_max_size=BODY_BYTES)

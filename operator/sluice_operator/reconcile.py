@@ -85,6 +85,9 @@ class Reconciler:
         self._failures: dict[Key, Failure] = {}
         self._passes: dict[Key, int] = {}
 
+    def __repr__(self) -> str:
+        return f"<Reconciler {len(self._failures)} services refused, {self._turns!r}>"
+
     async def reconcile(self, key: Key) -> float | None:
         """Seconds after which to look again; None for only on an event.
 

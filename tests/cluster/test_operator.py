@@ -69,6 +69,8 @@ def test_one_replica_leads_and_the_other_only_watches(site: OperatorSite, team: 
     assert follower.calls(writes_only=True) == 0
     assert not follower.leads()
     assert follower.ask("/livez") == (200, "ok")
+    metadata = site.read(team, "inferenceservice", "one")["metadata"]
+    assert not metadata.keys() & {"finalizers", "annotations"}, "kopf leaves no trace"
     assert site.condition(team, "one")["reason"] in WAITING
 
 

@@ -1,6 +1,10 @@
 """The operator's settings: what the chart sets is read, what is wrong is named."""
 
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,15 @@ NEEDED = {
     "SLUICE_OPERATOR_WORKER_IMAGE": "worker:1",
     "SLUICE_OPERATOR_WORKER_IMAGE_GPU": "worker-gpu:1",
 }
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: k, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: u, user: {token: x}}]
+contexts: [{name: c, context: {cluster: k, user: u}}]
+current-context: c
+"""
 
 
 def test_the_environment_of_a_pod_is_enough() -> None:
@@ -69,3 +82,38 @@ def test_the_documentation_names_every_module_of_the_process() -> None:
     page = (ROOT / "docs" / "operator.md").read_text()
     for name in re.findall(r"`(\w+)\.py`", page):
         assert (ROOT / "operator" / "sluice_operator" / f"{name}.py").exists(), name
+
+
+def test_a_taken_port_is_a_line_and_not_a_traceback(
+    tmp_path: Path,
+) -> None:
+    """In a process of its own: the real one ends with it."""
+    config = tmp_path / "kubeconfig"
+    config.write_text(KUBECONFIG)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environment = NEEDED | {"KUBECONFIG": str(config), "PATH": os.environ["PATH"]}
+        ended = subprocess.run(
+            [sys.executable, "-m", "sluice_operator", "--host=127.0.0.1", f"--port={port}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert ended.returncode == 78
+    assert "Traceback" not in ended.stderr
+    assert "in use" in ended.stderr
+
+
+def test_no_way_to_a_cluster_is_a_line_and_not_a_traceback(tmp_path: Path) -> None:
+    environment = NEEDED | {"KUBECONFIG": str(tmp_path / "missing"), "PATH": os.environ["PATH"]}
+    ended = subprocess.run(
+        [sys.executable, "-m", "sluice_operator"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 78
+    assert "no way to an API server" in ended.stderr
+    assert "Traceback" not in ended.stderr
