@@ -92,7 +92,8 @@ class Evidence:
         for _, key in due:
             if asked >= PODS_AT_ONCE:
                 return
-            asked += await self._look_at_pods(key, self._stuck[key])
+            if (stuck := self._stuck.get(key)) is not None:  # not freed while others were asked
+                asked += await self._look_at_pods(key, stuck)
 
     async def _look_at_pods(self, key: Key, stuck: _Stuck) -> int:
         """Ask about the pods of one service; how many that were."""

@@ -43,7 +43,7 @@ def test_it_is_registered_and_listed(cluster: Cluster) -> None:
     assert conditions["Available"] == "True"
     assert registered["spec"]["caBundle"]
     assert not registered["spec"].get("insecureSkipTLSVerify")
-    listed = cluster.kubectl("api-resources", "--api-group", names.METRICS_GROUP).stdout
+    listed = [entry["name"] for entry in raw(cluster, f"{ROOT}/v1beta2")["resources"]]
     assert "inferenceservices.sluice.dev/desired_replicas" in listed
     assert raw(cluster, ROOT)["preferredVersion"]["version"] == "v1beta2"
 

@@ -134,3 +134,21 @@ def test_a_node_that_is_gone_is_lost() -> None:
     observed = store.observe(KEY)
     assert observed is not None
     assert observed.lost_nodes == {"node7"}
+
+
+@in_virtual_time
+async def test_a_pod_freed_while_another_is_asked_about_is_no_error() -> None:
+    _, source, evidence, _ = scene()
+    other = Key("team", "other")
+    evidence.watch(KEY, {"a": "uid-a"})
+    evidence.watch(other, {"b": "uid-b"})
+    look = source.pod_warnings
+
+    async def free_both(namespace: str, uid: str) -> list[tuple[str, str]]:
+        evidence.watch(KEY, {})
+        evidence.watch(other, {})
+        return await look(namespace, uid)
+
+    source.pod_warnings = free_both  # type: ignore[method-assign]
+    await evidence.look()
+    assert len(source.asked) == 1
