@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from sluice_api import names, wire
+from sluice_gateway.cluster import watch
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster_gateway import (
     ClusterGateway,
@@ -247,3 +249,52 @@ class Load:
                     self.revisions.append(reply.headers[names.REVISION])
                 else:
                     self.failures.append(f"{reply.status} {reply.body!r}")
+
+
+class Names:
+    """A sink that keeps names, and counts lists."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.lists = 0
+
+    def replaced(self, objects: list[msgspec.Raw]) -> None:
+        self.lists += 1
+        self.names = {name_of(given) for given in objects}
+
+    def changed(self, given: msgspec.Raw) -> None:
+        self.names.add(name_of(given))
+
+    def deleted(self, given: msgspec.Raw) -> None:
+        self.names.discard(name_of(given))
+
+
+def name_of(given: msgspec.Raw) -> str:
+    name: str = msgspec.json.decode(given)["metadata"]["name"]
+    return name
+
+
+async def test_pages_versions_and_expiry_as_the_real_server_has_them(
+    gateway: ClusterGateway, operator: Operator, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "PAGE", 2)
+    for number in range(5):
+        operator.create(f"s{number}")
+    names_seen = Names()
+    path = f"/apis/{names.API_VERSION}/namespaces/{namespace}/{names.PLURAL}"
+    api = gateway.api_server()
+    watching = watch.Watch(api, path, "", names_seen)
+    watching._version = "1"  # Long gone: the server says 410, in its own words.
+    task = asyncio.create_task(watching.run())
+    try:
+        await until(lambda: names_seen.names == {f"s{n}" for n in range(5)}, 10.0, "five services")
+        assert names_seen.lists == 1
+        operator.delete("s3")
+        operator.create("s5")
+        wanted = {"s0", "s1", "s2", "s4", "s5"}
+        await until(lambda: names_seen.names == wanted, 10.0, "the changes")
+        assert names_seen.lists == 1
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await api.close()

@@ -16,6 +16,7 @@ import yaml
 from kubernetes import client
 
 from sluice_api import names
+from sluice_gateway.cluster.api import ApiServer
 from tests.support.cluster.cluster import Cluster
 from tests.support.gateway_process import ROOT, GatewayProcess
 
@@ -95,6 +96,11 @@ class ClusterGateway(GatewayProcess):
             *("--service-account", str(self._account)),
             *("--demand-readers", f"system:serviceaccount:{self._namespace}:sluice-operator"),
         ]
+
+    def api_server(self) -> ApiServer:
+        """The gateway's own client, with its account. Must be closed."""
+        server = self._server
+        return ApiServer(str(server.hostname), server.port or 443, self._account)
 
     def _grant(self) -> None:
         rbac = client.RbacAuthorizationV1Api(self._cluster.api)

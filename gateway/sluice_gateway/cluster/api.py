@@ -96,6 +96,7 @@ class ApiServer:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+            await asyncio.sleep(0)  # A connection that was cut in the middle ends a turn later.
 
     async def _call(
         self, method: str, path: str, query: Mapping[str, str], body: bytes | None
