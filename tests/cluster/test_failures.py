@@ -70,8 +70,8 @@ class Eyes:
                 auth_settings=["BearerToken"],
             )
         )
-        response.read()
-        items: list[dict[str, Any]] = json.loads(response.data)["items"]
+        response.read()  # type: ignore[no-untyped-call]
+        items: list[dict[str, Any]] = json.loads(response.data or b"")["items"]
         return items
 
     def service(self, name: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Eyes:
                 record.shown_at = seen_at
             conditions = services.get(name, {}).get("status", {}).get("conditions") or ()
             kind, status = case.condition
-            condition = next((c for c in conditions if c["type"] == kind), {})
+            condition: dict[str, Any] = next((c for c in conditions if c["type"] == kind), {})
             right = (condition.get("reason"), condition.get("status")) == (case.reason, status)
             if record.told_at is None:
                 record.condition = condition
