@@ -61,7 +61,12 @@ def test_the_page_for_the_ml_engineer(
 def test_the_page_for_applications(
     language: str, block: str, published: Release, tmp_path: Path
 ) -> None:
-    published.cluster.kubectl("apply", "-f", str(ROOT / "manifests/examples/minilm.yaml"))
+    cluster = published.cluster
+    cluster.kubectl("apply", "-n", "default", "-f", str(ROOT / "manifests/examples/minilm.yaml"))
+    cluster.kubectl(
+        *("wait", "-n", "default", "inf/minilm", "--for=condition=Ready", "--timeout=120s"),
+        seconds=130,
+    )
     run(language, block, published, tmp_path)
 
 
