@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
 }
+# What programs write to without being asked where; two clusters must not meet there.
 PRIVATE_FOLDERS = ("/run", "/var/log", "/var/lib/kubelet", "/var/lib/cni")
 KUBELET_SYSCTLS = (
     "vm/overcommit_memory",
@@ -39,8 +40,8 @@ KUBELET_SYSCTLS = (
     "kernel/keys/root_maxbytes",
 )
 POLL_SECONDS = 0.05
-STEP_SECONDS = 60.0
-CAP_SYS_RESOURCE = 1 << 24
+STEP_SECONDS = 90.0
+CAP_SYS_RESOURCE = 1 << 24  # some machines withhold it
 
 
 class Box:
@@ -108,7 +109,7 @@ class Box:
         inner = self._site.private / "resolv.conf"
         inner.write_text(f"nameserver {options.DNS_SERVICE_ADDRESS}\n")
         await run("mount", "--bind", str(inner), "/etc/resolv.conf")
-        for name in KUBELET_SYSCTLS:  # the machine's own stay as they are
+        for name in KUBELET_SYSCTLS:  # it writes a file of ours; the machine's setting stays
             real = Path("/proc/sys") / name
             if real.exists():
                 mask = self._site.private / name.replace("/", ".")
@@ -142,8 +143,7 @@ class Box:
         if not self._options.control_plane_only:
             await self._sweep_containers()  # while the API server reads its 140 MB
         await self._until("API server ready", self._api.is_ready)
-        commands = components.controllers(site, self._options)
-        self._processes.start(options.CONTROLLERS, commands)
+        self._processes.start(options.CONTROLLERS, components.controllers(site, self._options))
         self._processes.start(options.SCHEDULER, components.scheduler(site))
 
     async def _sweep_containers(self) -> None:
@@ -166,13 +166,8 @@ class Box:
         self._processes.start(options.PROXY, components.proxy(site))
         (site.configuration / "Corefile").write_text(components.coredns_configuration(site))
         self._processes.start("coredns", components.coredns(site))
-        policy = [
-            sys.executable,
-            "-m",
-            "tests.support.cluster.policy_daemon",
-            str(site.kubeconfig()),
-        ]
-        self._processes.start(options.POLICY, policy)
+        policy = ["-m", f"{__package__}.policy_daemon", str(site.kubeconfig())]
+        self._processes.start(options.POLICY, [sys.executable, *policy])
         for item in components.dns_objects():
             await self._api.create(item)
         await self._until("node ready", self._api.has_ready_node)

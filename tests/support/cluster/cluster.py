@@ -27,7 +27,7 @@ from .options import API_SERVER, Options, Site, decode, encode
 from .processes import tail
 
 ROOT = Path(__file__).parents[3]
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 END_SECONDS = 20.0
 CONTROL_SECONDS = 75.0
 NAMESPACES = ("--net", "--mount", "--pid")

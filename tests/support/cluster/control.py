@@ -52,10 +52,6 @@ class ControlServer:
         self._listener.listen(64)
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._listener)
-        self._listener.close()
-
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
         connection.settimeout(1.0)  # the caller sends its one line at once
