@@ -91,7 +91,7 @@ class Operator:
         self._auditor = Auditor(self._store, cluster, self._watched, self._changed, instruments)
         self._watches = Watches(
             self._watched,
-            cluster.login,
+            cluster,
             self._store,
             self._changed,
             self._auditor.listed_anew,

@@ -9,7 +9,6 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
@@ -43,18 +42,6 @@ _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8
 Query = Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
-    """How to reach the API server, for kopf: paths of files and a token that was just read."""
-
-    server: str
-    ca_path: str | None
-    verify: bool
-    token: str | None
-    certificate_path: str | None
-    key_path: str | None
-
-
 class Cluster:
     """Calls to the API server. Made by :func:`connect`; closed by the one who asked for it."""
 
@@ -74,18 +61,30 @@ class Cluster:
     async def close(self) -> None:
         await self._client.close()  # type: ignore[no-untyped-call]
 
-    async def login(self) -> Login:
-        """Where and as whom, with the token as it stands in its file now."""
+    def session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+        """Another way to the same server, for kopf; it shows a fresh token with each request."""
         given = self._client.configuration
-        bearer: str | None = await given.get_api_key_with_prefix("BearerToken")
-        return Login(
-            server=given.host,
-            ca_path=given.ssl_ca_cert,
-            verify=bool(given.verify_ssl),
-            token=bearer.partition(" ")[2] if bearer else None,
-            certificate_path=given.cert_file,
-            key_path=given.key_file,
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._client.rest_client.ssl_context)
+        return aiohttp.ClientSession(
+            connector=connector,
+            middlewares=(*middlewares, self._authorise),
+            proxy=given.proxy,
+            trust_env=False,
         )
+
+    async def _authorise(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        # Tokens of pods are rotated; the client reads the file again when it is due.
+        token = await self._client.configuration.get_api_key_with_prefix("BearerToken")
+        if token:
+            request.headers["Authorization"] = token
+        return await send(request)
+
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        return str(self._client.configuration.host)
 
     # Reading -------------------------------------------------------------------------------------
 

@@ -7,13 +7,13 @@ error, so that a process whose watches have died ends as well. Started by ``app`
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, Protocol
 
+import aiohttp
 import kopf
 from kopf._core.reactor.inventory import ResourceMemories  # an argument of spawn_tasks
 
-from sluice_operator.cluster import Login
 from sluice_operator.instruments import Instruments
 from sluice_operator.kinds import Watched
 from sluice_operator.state import Key
@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS: Final = 600
 """The API server ends a watch after so long, and kopf goes on where it ended."""
 CONNECT_SECONDS: Final = 10.0
+LIST_CHUNK: Final = 100
+BUSY_TASKS: Final = 250
+"""kopf has a task for each object that it has listed and not yet handed over."""
+PATIENCE_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 5.0
 PAUSES_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1, 1, 2, 2, 4, 4, 8, 8, 16, 16)
 
@@ -32,11 +36,18 @@ class WatchesEnded(Exception):
     """kopf has stopped, though nobody asked it to."""
 
 
+class Api(Protocol):
+    """What is needed of the cluster."""
+
+    @property
+    def server(self) -> str: ...
+    def session(self, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession: ...
+
+
 class Watches:
     """The watches of all kinds.
 
     Args:
-        login: gives the way to the API server, each time anew: tokens rotate.
         changed: called with each service about which something has changed.
         listed_anew: called when a watch had to begin from the start.
     """
@@ -44,14 +55,15 @@ class Watches:
     def __init__(
         self,
         watched: Sequence[Watched],
-        login: Callable[[], Awaitable[Login]],
+        api: Api,
         store: Store,
         changed: Callable[[Key], None],
         listed_anew: Callable[[], None],
         instruments: Instruments,
     ) -> None:
         self._watched = watched
-        self._login = login
+        self._api = api
+        self._listing = asyncio.Lock()
         self._store = store
         self._changed = changed
         self._listed_anew = listed_anew
@@ -105,7 +117,7 @@ class Watches:
         settings.persistence.diffbase_storage = NoDiffs()
         settings.watching.server_timeout = WATCH_SECONDS
         settings.watching.connect_timeout = CONNECT_SECONDS
-        settings.watching.chunk_size = 500
+        settings.watching.chunk_size = LIST_CHUNK
         settings.networking.connect_timeout = CONNECT_SECONDS
         settings.networking.request_timeout = 60
         settings.networking.error_backoffs = PAUSES_SECONDS
@@ -119,16 +131,29 @@ class Watches:
                 settings.watching.field_selectors[kind] = each.field_selector
         return settings
 
-    async def _connection(self, **_: Any) -> kopf.ConnectionInfo:
-        login = await self._login()
-        return kopf.ConnectionInfo(
-            server=login.server,
-            ca_path=login.ca_path,
-            insecure=not login.verify,
-            token=login.token,
-            certificate_path=login.certificate_path,
-            private_key_path=login.key_path,
-        )
+    async def _connection(self, **_: Any) -> kopf.AiohttpSession:
+        session = self._api.session(self._in_turn)
+        return kopf.AiohttpSession(aiohttp_session=session, server=self._api.server)
+
+    async def _in_turn(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Let a page be listed only when those before it are in the store.
+
+        kopf would read them all at once, and hold them in memory until it comes to each object.
+        """
+        if "watch" in request.url.query:
+            return await send(request)
+        async with self._listing:
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    while len(asyncio.all_tasks()) > BUSY_TASKS:  # noqa: ASYNC110 - makes no sign
+                        await asyncio.sleep(0.02)
+            except TimeoutError:
+                pass  # slow, but nobody has to starve for it
+            response = await send(request)
+            await response.read()
+            return response
 
     async def _take(self, event: kopf.RawEvent, **_: Any) -> None:
         item: Any = event["object"]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -17,7 +18,6 @@ from prometheus_client import CollectorRegistry
 from sluice_api import names
 from sluice_operator import audit, kinds
 from sluice_operator.audit import Auditor
-from sluice_operator.cluster import Login
 from sluice_operator.handlers import Watches, WatchesEnded
 from sluice_operator.instruments import Instruments
 from sluice_operator.kinds import Kind, Watched
@@ -125,24 +125,28 @@ class Lists:
 
 
 class Scene:
-    def __init__(self, server: ApiServer) -> None:
-        self.server = server
+    def __init__(self, api: ApiServer) -> None:
+        self.api = api
         self.store = Store()
         self.changed: list[Key] = []
         watched = (Watched(KIND),)
         instruments = Instruments(CollectorRegistry())
-        self.auditor = Auditor(self.store, Lists(server), watched, self.changed.append, instruments)
+        self.auditor = Auditor(self.store, Lists(api), watched, self.changed.append, instruments)
         self.watches = Watches(
             watched,
-            self._login,
+            self,
             self.store,
             self.changed.append,
             self.auditor.listed_anew,
             instruments,
         )
 
-    async def _login(self) -> Login:
-        return Login(self.server.url, None, True, None, None, None)
+    def session(self, *middlewares: Any) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(middlewares=middlewares)
+
+    @property
+    def server(self) -> str:
+        return self.api.url
 
     def names(self) -> set[str]:
         return {key.name for key in self.store.services()}
@@ -181,37 +185,37 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 async def test_what_a_watch_brings_is_seen(scene: Scene) -> None:
     assert scene.names() == {"one", "two"}
-    scene.server.tell({"type": "ADDED", "object": scene.server.put("three")})
+    scene.api.tell({"type": "ADDED", "object": scene.api.put("three")})
     await until(lambda: scene.names() == {"one", "two", "three"})
-    scene.server.tell({"type": "DELETED", "object": scene.server.items.pop("three")})
+    scene.api.tell({"type": "DELETED", "object": scene.api.items.pop("three")})
     await until(lambda: scene.names() == {"one", "two"})
     assert Key("team", "three") in scene.changed
 
 
 async def test_a_watch_that_ends_goes_on_where_it_was(scene: Scene) -> None:
-    lists = scene.server.asked["list"]
-    scene.server.tell(None)
-    await until(lambda: scene.server.asked["watch"] == 2 and scene.server.watched)
-    scene.server.tell({"type": "ADDED", "object": scene.server.put("three")})
+    lists = scene.api.asked["list"]
+    scene.api.tell(None)
+    await until(lambda: scene.api.asked["watch"] == 2 and scene.api.watched)
+    scene.api.tell({"type": "ADDED", "object": scene.api.put("three")})
     await until(lambda: "three" in scene.names())
-    assert scene.server.asked["list"] == lists
+    assert scene.api.asked["list"] == lists
 
 
 async def test_what_vanished_before_a_new_list_is_forgotten(scene: Scene) -> None:
     """410 Gone: kopf lists anew, and says nothing of what is no longer there."""
-    lists = scene.server.asked["list"]
-    del scene.server.items["two"]
-    scene.server.put("three")
+    lists = scene.api.asked["list"]
+    del scene.api.items["two"]
+    scene.api.put("three")
     scene.changed.clear()
-    scene.server.tell(GONE)
+    scene.api.tell(GONE)
     await until(lambda: scene.names() == {"one", "three"}, audit.RETRY_SECONDS + 10)
     assert Key("team", "two") in scene.changed
-    assert scene.server.asked["list"] == lists + 1
+    assert scene.api.asked["list"] == lists + 1
 
 
 async def test_garbage_ends_the_watches_with_an_error(scene: Scene) -> None:
     running = asyncio.get_running_loop().create_task(scene.watches.run())
-    scene.server.tell(b"{garbage\n")
+    scene.api.tell(b"{garbage\n")
     async with asyncio.timeout(10):
         with pytest.raises(WatchesEnded):
             await running
