@@ -23,7 +23,7 @@ ROOM = {"requests": {"cpu": "5m", "memory": "32Mi"}}
 
 _SCRIPT = """\
 case "${SLUICE_MODEL_URI##*/}" in
-oom) x=$(head -c 200000000 /dev/zero | tr '\\0' a); sleep 1000 ;;
+oom) exec dd if=/dev/zero of=/dev/null bs=200M count=1 ;;
 disk) dd if=/dev/zero of=/tmp/full bs=1M count=64; exec sleep 1000 ;;
 unready) mkdir /tmp/www; echo yes >/tmp/www/livez; exec httpd -f -p 8081 -h /tmp/www ;;
 silent) exec sleep 1000 ;;
@@ -85,7 +85,7 @@ def images() -> tuple[Path, ...]:
     busybox = shutil.which("busybox", path="/usr/bin:/bin") or "/bin/busybox"
     files = {path.lstrip("/"): Path(path).read_bytes() for path in archives.libraries(busybox)}
     files |= {"bin/busybox": Path(busybox).read_bytes()}
-    applets = ("sh", "head", "tr", "dd", "sleep", "mkdir", "httpd", "echo")
+    applets = ("sh", "dd", "sleep", "mkdir", "httpd", "echo")
     links = {f"bin/{name}": "busybox" for name in applets}
     entry = {"Entrypoint": ["/bin/sh", "-c", _SCRIPT], "Env": ["PATH=/bin"]}
     return (
