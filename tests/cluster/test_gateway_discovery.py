@@ -15,7 +15,7 @@ from tests.support.cluster.cluster import Cluster
 from tests.support.cluster_gateway import (
     ClusterGateway,
     Operator,
-    install_crd,
+    crd_installed,
     own_address,
     token_of,
 )
@@ -24,9 +24,14 @@ from tests.support.stub_worker import Behaviour, StubWorker, until
 EMBEDDINGS = "/v1/embeddings"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def crd(cluster: Cluster) -> Iterator[None]:
+    with crd_installed(cluster):
+        yield
+
+
 @pytest.fixture
 def operator(cluster: Cluster, namespace: str) -> Operator:
-    install_crd(cluster)
     return Operator(cluster, namespace)
 
 

@@ -1,0 +1,71 @@
+"""Two gateways as pods: replaced, killed, without the API server, without Redis – under load.
+
+The stub engine answers two workers; open-loop load with unique inputs comes from inside the
+cluster, on the gateways' Service.
+"""
+
+import pytest
+
+from tests.support.cluster_load import Load, cluster_load
+from tests.support.published import GATEWAY, Published, fixed, stub
+from tests.support.release import Release
+
+BEHAVIOUR = "ms20-slots8-start300"
+RATE = 40.0
+
+
+@pytest.fixture
+def service(platform: Release, restricted: str) -> Published:
+    """Two ready workers."""
+    service = Published(platform.cluster, restricted)
+    service.apply(stub(BEHAVIOUR, scaling=fixed(2)))
+    service.until_ready(2)
+    return service
+
+
+def wait_for(service: Published, load: Load, more: int, what: str) -> None:
+    service.cluster.until(load.more(more), f"{more} more answers {what}")
+
+
+def kubectl(platform: Release, *arguments: str) -> str:
+    return platform.cluster.kubectl(*arguments, "-n", platform.namespace, seconds=120).stdout
+
+
+def test_gateways_are_replaced_without_a_failure(platform: Release, service: Published) -> None:
+    before = platform.pods("gateway")
+    with cluster_load(service.cluster, GATEWAY, service.model, RATE) as load:
+        wait_for(service, load, 40, "of the first gateways")
+        kubectl(platform, "rollout", "restart", "deployment/sluice-gateway")
+        kubectl(platform, "rollout", "status", "deployment/sluice-gateway", "--timeout=90s")
+        wait_for(service, load, 80, "of the new gateways")
+    assert load.failures == []
+    assert platform.pods("gateway").keys().isdisjoint(before)
+    # Nobody was computed twice: a drained gateway finishes what it has.
+    assert service.answered(service.revision) == len(load.answers)
+
+
+def test_the_api_server_restarts_without_a_failure(platform: Release, service: Published) -> None:
+    with cluster_load(service.cluster, GATEWAY, service.model, RATE) as load:
+        wait_for(service, load, 40, "before")
+        service.cluster.stop("kube-apiserver")
+        wait_for(service, load, 200, "without an API server")
+        service.cluster.begin("kube-apiserver")
+        service.cluster.until(
+            lambda: service.cluster.kubectl("get", "--raw", "/readyz", check=False).returncode == 0,
+            "the API server",
+            seconds=30,
+        )
+        wait_for(service, load, 80, "afterwards")
+    assert load.failures == []
+
+
+def test_redis_goes_and_comes_without_a_failure(platform: Release, service: Published) -> None:
+    with cluster_load(service.cluster, GATEWAY, service.model, RATE) as load:
+        wait_for(service, load, 40, "before")
+        kubectl(platform, "scale", "deployment/sluice-redis", "--replicas=0")
+        service.cluster.until(lambda: not platform.pods("redis"), "the end of Redis")
+        wait_for(service, load, 120, "without Redis")
+        kubectl(platform, "scale", "deployment/sluice-redis", "--replicas=1")
+        kubectl(platform, "rollout", "status", "deployment/sluice-redis", "--timeout=60s")
+        wait_for(service, load, 80, "afterwards")
+    assert load.failures == []
