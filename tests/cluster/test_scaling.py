@@ -67,20 +67,18 @@ def test_from_zero_up_under_load_down_and_to_zero(cluster: Cluster, namespace: s
         assert not woken.failed, reasons(woken.failed)
         ordered = log.first("model", woken.began, ordered=1)
         assert ordered is not None
-        assert ordered - woken.began < 2.0, "the order needs no tick and no sync"
+        assert ordered < woken.began + woken.last, "ordered for the request, and answered by it"
 
-        load = start(
-            cluster,
-            GATEWAY,
-            [service.model],
-            [Phase(5, 4), Phase(50, 15), Phase(5, 50), Phase(0, 0.1)],
-        )
-        service.until(lambda: log.now("model").ready >= 3, "enough replicas for 50 req/s")
-        service.until(lambda: hpa_says(service, "ScalingActive").startswith("True"), "HPA works")
-        service.until(
-            lambda: hpa_reads(service) in ("1", "1000m"), "the HPA reads one a replica from us"
-        )
-        outcome = load.finish()
+        phases = [Phase(5, 4), Phase(50, 15), Phase(5, 50), Phase(0, 0.1)]
+        with start(cluster, GATEWAY, [service.model], phases) as load:
+            service.until(lambda: log.now("model").ready >= 3, "enough replicas for 50 req/s")
+            service.until(
+                lambda: hpa_says(service, "ScalingActive").startswith("True"), "HPA works"
+            )
+            service.until(
+                lambda: hpa_reads(service) in ("1", "1000m"), "the HPA reads one a replica from us"
+            )
+            outcome = load.finish()
         assert not outcome.failed, reasons(outcome.failed)
         assert log.peak("model") <= 5
         assert log.now("model").ordered <= 2, "it fell with the load, not with its end"
@@ -110,9 +108,9 @@ def test_twenty_services_wake_at_one_instant(cluster: Cluster, namespace: str) -
         outcome = start(cluster, GATEWAY, models, [Phase(0, 0.1, burst=1)]).finish()
         assert not outcome.failed, reasons(outcome.failed)
         assert len(outcome.good) == 20
-        ordered = [log.first(name, outcome.began, ordered=1) for name in names]
-        last = max(at or float("inf") for at in ordered) - outcome.began
-        assert last < 5.0, f"the last was ordered after {last:.1f} s: one waited for another"
+        ordered = [log.first(name, outcome.began, ordered=1) or float("inf") for name in names]
+        ready = [log.first(name, outcome.began, ready=1) or float("inf") for name in names]
+        assert max(ordered) < sorted(ready)[10], "no order waited for other services to start"
 
 
 @pytest.fixture
@@ -128,8 +126,11 @@ def test_the_hpa_alone_scales(cluster: Cluster, namespace: str) -> None:
     """Otherwise a metrics API that is dead would not be noticed: the leader's writes hide it."""
     service = published(cluster, namespace, minReplicas=1, initialReplicas=1)
     service.until(lambda: service.status["readyReplicas"] == 1, "the floor")
-    with replica_log(cluster, namespace) as log:
-        load = start(cluster, GATEWAY, [service.model], [Phase(50, 25), Phase(0, 0.1)])
+    phases = [Phase(50, 25), Phase(0, 0.1)]
+    with (
+        replica_log(cluster, namespace) as log,
+        start(cluster, GATEWAY, [service.model], phases) as load,
+    ):
         service.until(lambda: log.now("model").ordered >= 3, "more replicas")
         load.finish()
         risen = [seen for seen in log.history["model"] if seen.ordered > 1]
@@ -139,7 +140,6 @@ def test_the_hpa_alone_scales(cluster: Cluster, namespace: str) -> None:
 def test_signals_for_an_autoscaler_of_ones_own(cluster: Cluster, namespace: str) -> None:
     service = published(cluster, namespace, mode="signal", minReplicas=1, initialReplicas=1)
     service.until(lambda: service.status["readyReplicas"] == 1, "the floor")
-    load = start(cluster, GATEWAY, [service.model], [Phase(15, 14), Phase(0, 0.1)])
 
     def arrivals() -> float:
         path = (
@@ -152,8 +152,10 @@ def test_signals_for_an_autoscaler_of_ones_own(cluster: Cluster, namespace: str)
         value = json.loads(answer.stdout)["items"][0]["value"]
         return float(value[:-1]) / 1000 if value.endswith("m") else float(value)
 
-    service.until(lambda: arrivals() > 12, "the rate is published")
-    outcome = load.finish()
+    phases = [Phase(15, 14), Phase(0, 0.1)]
+    with start(cluster, GATEWAY, [service.model], phases) as load:
+        service.until(lambda: arrivals() > 12, "the rate is published")
+        outcome = load.finish()
     assert outcome.good
     assert "hpa" not in service.kubectl("get", "hpa", "-o", "name")
     assert service.status["scaling"]["desired"] == 1, "nobody but its owner moves it"

@@ -20,7 +20,7 @@ import aiohttp
 
 from tests.support.cluster.access import Access
 
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 120.0
 _ROOT = Path(__file__).parents[2]
 
 
@@ -95,11 +95,19 @@ class Outcome:
 
 
 class Running:
-    """A load that goes on."""
+    """A load that goes on; as a context it is ended with the block, whatever happens in there."""
 
     def __init__(self, child: "subprocess.Popen[str]", seconds: float) -> None:
         self._child = child
         self._seconds = seconds
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        if self._child.returncode is None:
+            self._child.communicate()
 
     def finish(self) -> Outcome:
         """Wait for all answers. Raises RuntimeError when the program failed."""
@@ -111,11 +119,6 @@ class Running:
             raise RuntimeError(errors)
         told = json.loads(out)
         return Outcome(told["began"], [Answer(*answer) for answer in told["answers"]])
-
-    def stop(self) -> None:
-        """End it at once."""
-        self._child.kill()
-        self._child.communicate()
 
 
 def start(cluster: Access, url: str, models: Sequence[str], phases: Sequence[Phase]) -> Running:

@@ -57,7 +57,8 @@ class ReplicaLog:
         return max((s.ordered for s in self.history[service] if s.at >= since), default=0)
 
     def now(self, service: str) -> Seen:
-        return self.history[service][-1]
+        history = self.history[service]
+        return history[-1] if history else Seen(time.time(), 0, 0, "")
 
 
 def _writer(deployment: client.V1Deployment) -> str:
