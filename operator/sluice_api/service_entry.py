@@ -22,7 +22,6 @@ FATAL_REASONS: Final = {
     "ModelRejected": "its model cannot be served",
     "OutOfMemory": "it needs more memory than it may have",
     "CrashLoop": "its workers end as soon as they start",
-    "Unschedulable": "no machine has room for it",
     "QuotaExceeded": "its namespace has no quota left",
     "PermissionDenied": "the platform may not start it",
     "FieldConflict": "the platform may not start it",

@@ -212,7 +212,11 @@ class OperatorSite:
             for name in names
         ]
         self.cluster.kubectl(
-            "apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(documents),
+            "apply",
+            "--server-side",
+            "-f",
+            "-",
+            stdin=yaml.safe_dump_all(documents),
             seconds=60 + len(names),
         )
         return time.monotonic()

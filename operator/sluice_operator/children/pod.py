@@ -20,7 +20,6 @@ from sluice_operator.children.volumes import (
 from sluice_operator.plan import shared_name, worker_environment
 
 WORKER_CONTAINER: Final = "worker"
-USER: Final = 65532
 GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 DEFAULT_MEMORY: Final = "2Gi"
 
@@ -43,9 +42,8 @@ def render_pod(rendering: Rendering) -> dict[str, Any]:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": _drain_seconds(service) + _END_SECONDS,
         "securityContext": {
+            # Which user is the image's word, or the cluster's: some hand out a range a namespace.
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(rendering)],

@@ -85,7 +85,9 @@ def test_a_canary_is_told_once_it_exists() -> None:
     ("condition", "told"),
     [
         ({"status": "False", "reason": "ModelNotFound"}, "does not exist (ModelNotFound)"),
-        ({"status": "False", "reason": "Unschedulable"}, "no machine has room"),
+        ({"status": "False", "reason": "QuotaExceeded"}, "no quota left"),
+        # A node may be on its way: callers wait as long as for a start.
+        ({"status": "False", "reason": "Unschedulable"}, ""),
         ({"status": "False", "reason": "Starting"}, ""),
         ({"status": "True", "reason": "Asleep"}, ""),
         ({"status": "True", "reason": "ModelNotFound"}, ""),

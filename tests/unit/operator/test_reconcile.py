@@ -76,7 +76,9 @@ def test_replicas_end_up_with_the_scaler_alone() -> None:
     deployment = next(a for a in world.cluster.objects if a.kind == "Deployment")
     assert world.cluster.objects[deployment]["spec"]["replicas"] == 2
     owners = {
-        who for who, paths in world.cluster.owned[deployment].items() if ("spec", "replicas") in paths
+        who
+        for who, paths in world.cluster.owned[deployment].items()
+        if ("spec", "replicas") in paths
     }
     assert owners == {names.SCALER_FIELD_MANAGER}
     assert "scale" in " ".join(world.cluster.writes)
