@@ -1,0 +1,164 @@
+"""Parts of the installed platform die under load, and no caller notices.
+
+Open-loop load with unique inputs comes from inside the cluster, each request is sent once. Gateways
+that are replaced, an API server and a Redis that go away: see test_gateway_pods.
+"""
+
+import json
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster_load import Load, cluster_load
+from tests.support.pod_faults import delete_pod, destroy_pod, kill_container
+from tests.support.published import GATEWAY, Published, ask, fixed, is_ready, stub
+from tests.support.release import Release
+
+BEHAVIOUR = "ms20-slots8-start300"
+RATE = 25.0
+MOST_IN_HAND = 5
+"""Of 25 requests a second that take 20 ms, at a gateway that a busy machine delays."""
+NOTICED_SECONDS = 5.0
+RECOVERED_SECONDS = 8.0
+"""From the end of all operators to the answer of a service that they had to wake."""
+
+
+@pytest.fixture
+def service(platform: Release, cluster: Cluster, restricted: str) -> Published:
+    """Two ready workers."""
+    service = Published(cluster, restricted)
+    service.apply(stub(BEHAVIOUR, scaling=fixed(2)))
+    service.until_ready(2)
+    return service
+
+
+def wait_for(service: Published, load: Load, more: int, what: str) -> None:
+    service.cluster.until(load.more(more), f"{more} more answers {what}")
+
+
+def pod(platform: Release, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        platform.cluster.kubectl("get", "pod", name, "-n", platform.namespace, "-o", "json").stdout
+    )
+    return found
+
+
+def whole(platform: Release, component: str) -> bool:
+    """Both replicas run and are ready."""
+    names = platform.pods(component)
+    return len(names) == 2 and all(is_ready(pod(platform, name)) for name in names)
+
+
+def leader(cluster: Cluster) -> str:
+    return cluster.kubectl(
+        *("get", "lease", "sluice-operator", "-n", "sluice-system"),
+        *("-o", "jsonpath={.spec.holderIdentity}"),
+    ).stdout
+
+
+def restarted(service: Published, times: int) -> bool:
+    workers = service.workers().values()
+    counts = [int(each["status"]["containerStatuses"][0]["restartCount"]) for each in workers]
+    return sum(counts) == times
+
+
+def leads_another(cluster: Cluster, before: str) -> bool:
+    return leader(cluster) not in ("", before)
+
+
+# Workers ------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_fails_no_request(service: Published) -> None:
+    with cluster_load(service.cluster, GATEWAY, service.model, RATE) as load:
+        wait_for(service, load, 30, "before")
+        for number, worker in enumerate(service.workers().values(), start=1):
+            kill_container(service.cluster, worker)
+            service.until(partial(restarted, service, number), "it starts again")
+            service.until_ready(2)
+            wait_for(service, load, 30, "afterwards")
+    assert load.failures == []
+
+
+def test_a_deleted_worker_fails_no_request(service: Published) -> None:
+    before = service.workers()
+    with cluster_load(service.cluster, GATEWAY, service.model, RATE) as load:
+        wait_for(service, load, 30, "before")
+        drained, destroyed = before
+        delete_pod(service.cluster, service.namespace, drained)
+        wait_for(service, load, 50, "while it drains")
+        service.until_ready(2)
+        destroy_pod(service.cluster, service.namespace, destroyed)
+        wait_for(service, load, 50, "after the other's sudden end")
+        service.until_ready(2)
+        wait_for(service, load, 30, "afterwards")
+    assert load.failures == []
+    assert service.workers().keys().isdisjoint(before)
+
+
+# Operators ----------------------------------------------------------------------------------------
+
+
+def test_one_operator_after_the_other_dies(platform: Release, service: Published) -> None:
+    cluster = service.cluster
+    with cluster_load(cluster, GATEWAY, service.model, RATE) as load:
+        for number in range(2):
+            wait_for(service, load, 30, "before")
+            led = leader(cluster)
+            destroy_pod(cluster, platform.namespace, led)
+            service.until(partial(leads_another, cluster, led), "another one leads")
+            newcomer = Published(cluster, service.namespace, f"newcomer-{number}")
+            newcomer.apply(stub(BEHAVIOUR, scaling=fixed(1)))
+            newcomer.until_ready(1)
+            service.until(lambda: whole(platform, "operator"), "two operators")
+        wait_for(service, load, 30, "afterwards")
+    assert load.failures == []
+
+
+def test_both_operators_die_and_a_sleeping_service_wakes_all_the_same(
+    platform: Release, service: Published
+) -> None:
+    cluster, workers = service.cluster, service.workers()
+    sleeper = Published(cluster, service.namespace, "sleeper")
+    sleeper.apply(stub(BEHAVIOUR, scaling={"initialReplicas": 0}))
+    sleeper.until(lambda: sleeper.condition().get("reason") == "Asleep", "it sleeps")
+    newcomer = Published(cluster, service.namespace, "newcomer")
+    with cluster_load(cluster, GATEWAY, service.model, RATE) as load:
+        wait_for(service, load, 30, "before")
+        for name in platform.pods("operator"):
+            kill_container(cluster, pod(platform, name))
+        killed = time.monotonic()
+        newcomer.apply(stub(BEHAVIOUR, scaling=fixed(1)))
+        answer = ask(f"{platform.url}/v1/embeddings", {"model": sleeper.model, "input": "wake up"})
+        assert answer.status == 200, answer
+        assert time.monotonic() - killed < RECOVERED_SECONDS
+        newcomer.until_ready(1)
+        wait_for(service, load, 30, "afterwards")
+    assert load.failures == []
+    assert service.workers().keys() == workers.keys()
+
+
+# Gateways -----------------------------------------------------------------------------------------
+
+
+def test_a_killed_gateway_fails_only_what_it_had(platform: Release, service: Published) -> None:
+    # What a killed process has in hand is lost, and nobody but the caller may send a POST twice. A
+    # gateway that is told to end loses nothing, see test_gateway_pods.
+    cluster = service.cluster
+    first, _ = platform.pods("gateway")
+    with cluster_load(cluster, GATEWAY, service.model, RATE) as load:
+        wait_for(service, load, 30, "before")
+        kill_container(cluster, pod(platform, first))
+        wait_for(service, load, 100, "of the other one")
+        service.until(lambda: whole(platform, "gateway"), "two gateways")
+        wait_for(service, load, 30, "afterwards")
+    refused = [failed for failed in load.failures if "ConnectorError" in failed.why]
+    broken = [failed for failed in load.failures if failed not in refused]
+    assert [failed for failed in broken if failed.status != 0] == []
+    assert len(broken) <= MOST_IN_HAND, broken
+    # Connections are refused only until Kubernetes has seen the end; such a request was never sent.
+    if refused:
+        assert refused[-1].ended - refused[0].began < NOTICED_SECONDS, refused
