@@ -65,8 +65,9 @@ bench: $(CACHED)-dev ## Measure beside nginx, a Rust router and padded transform
 	$(PY) bench $(ARGS)
 
 .PHONY: bench-cluster
-bench-cluster: $(CACHED)-dev ## Measure scaling on a real Kubernetes beside its peers' figures
-	$(PY) -m bench.cluster
+bench-cluster: $(CACHED)-dev ## Measure on a real Kubernetes beside its peers (options: ARGS="scaling services")
+	@.ci/system-packages redis-server $(NODE)
+	$(PY) -m bench.cluster $(ARGS)
 
 # A real Kubernetes ----------------------------------------------------------------------------------
 

@@ -1,13 +1,14 @@
-"""``python -m bench.cluster``: the platform on a real Kubernetes, as a table and as JSON."""
+"""``python -m bench.cluster [scaling] [services]``: on a real Kubernetes, as tables and as JSON."""
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench import measure
-from bench.cluster import scaling
+from bench.cluster import operator_scale, scaling
 
 from tests.support.cluster import leftovers
 from tests.support.cluster.cluster import Cluster
@@ -47,15 +48,27 @@ def bench_scaling(cluster: Cluster, release: Release) -> None:
     measure.save("cluster_scaling", {"load": load, "figures": figures})
 
 
-def main() -> None:
+def run_scaling() -> None:
     with a_cluster() as cluster:
         release = Release(cluster)
         release.load_images("stub")
         release.make_namespace()
         release.install()
-        began = time.monotonic()
         bench_scaling(cluster, release)
-        print(f"  scaling took {time.monotonic() - began:.0f} s")
+
+
+BENCHES = {"scaling": run_scaling, "services": lambda: operator_scale.main([])}
+
+
+def main() -> None:
+    asked = sys.argv[1:] or list(BENCHES)
+    for name in asked:
+        if name not in BENCHES:
+            raise SystemExit(f"no benchmark {name!r}; there are: {', '.join(BENCHES)}")
+    for name in asked:
+        began = time.monotonic()
+        BENCHES[name]()
+        print(f"  {name} took {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

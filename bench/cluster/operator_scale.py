@@ -6,17 +6,14 @@ machine's cores, the API server included, so times depend on it; calls and write
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+from bench import measure
 
-import measure  # noqa: E402
-
-from tests.support.operator_process import OperatorProcess, OperatorSite, operator_site  # noqa: E402
+from tests.support.operator_process import OperatorProcess, OperatorSite, operator_site
 
 COUNTS = (300, 1000)
 REST_SECONDS = 30.0
@@ -151,7 +148,3 @@ def show(figures: list[Figures]) -> None:
         row = "".join(f"{asdict(each)[name]:12.1f}" for each in figures)
         print(f"  {name:24}{row}")
     print(f"  {'services':24}" + "".join(f"{each.services:12d}" for each in figures))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -27,6 +27,8 @@ from sluice_gateway.metrics import Sample, ServiceSeries
 from sluice_gateway.retries import RetryBudget
 from sluice_gateway.timers import TimerWheel
 
+GATHER_SECONDS: Final = 0.02
+"""A sleeping service's first requests are told together: the first order is then for them all."""
 AGEING_SECONDS: Final = 0.2
 """A queue this old is told to the scaler out of turn."""
 
@@ -358,6 +360,10 @@ class Service:
         if self.endpoints.ready:
             self._wheel.after(AGEING_SECONDS, self._ageing)
         else:
+            self._wheel.after(GATHER_SECONDS, self._tell_of_the_held)
+
+    def _tell_of_the_held(self) -> None:
+        if self.held:
             self._urgent(self)
 
     def _ageing(self) -> None:

@@ -16,6 +16,7 @@ from sluice_gateway import settings as gateway_settings
 from sluice_operator import app as operator_app
 from sluice_operator import settings as operator_settings
 from sluice_operator.metrics_api import registration
+from sluice_operator.metrics_api.values import METRICS
 from tests.support import chart, pod_security
 
 DIGEST = "sha256:" + "0" * 64
@@ -387,7 +388,7 @@ def test_only_the_registration_of_custom_metrics_may_be_changed(
 def test_the_metrics_that_hpas_may_read(rendered: dict[str, Objects]) -> None:
     (rule,) = one(rendered["default"], "ClusterRole", "sluice-metrics-reader")["rules"]
     assert rule["apiGroups"] == [names.METRICS_GROUP]
-    assert f"{names.PLURAL}.{names.GROUP}/{names.METRIC_DESIRED}" in rule["resources"]
+    assert set(rule["resources"]) == {f"{names.PLURAL}.{names.GROUP}/{name}" for name in METRICS}
 
 
 def test_without_the_metrics_api_nothing_of_it_is_there(rendered: dict[str, Objects]) -> None:
