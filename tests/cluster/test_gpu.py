@@ -1,0 +1,67 @@
+"""A service on an accelerator that the node says it has, and load that asks for more than there is.
+
+The device is fake: nothing computes on it, but it is requested, counted and refused as a real one.
+"""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster_load import cluster_load
+from tests.support.published import GATEWAY, Published, stub
+from tests.support.release import Release
+
+GPU = "nvidia.com/gpu"
+BEHAVIOUR = "ms100-slots2-start300"  # 20 requests a second of one replica
+MOST = 6
+
+
+@pytest.fixture
+def one_gpu(cluster: Cluster) -> Iterator[None]:
+    cluster.advertise(GPU, 1)
+    yield
+    cluster.advertise(GPU, 0)
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_load_orders_no_more_gpus_than_there_are(
+    platform: Release, cluster: Cluster, restricted: str
+) -> None:
+    service = Published(cluster, restricted)
+    requests = {"cpu": "10m", "memory": "48Mi"}
+    hardware = {"device": "gpu", "resources": {"requests": requests}}
+    scaling = {"minReplicas": 1, "maxReplicas": MOST}
+    service.apply(stub(BEHAVIOUR, hardware=hardware, scaling=scaling))
+    service.until_ready(1)
+    (worker,) = service.workers().values()
+    assert worker["spec"]["containers"][0]["resources"]["requests"][GPU] == "1"
+
+    # Twice what one carries: two are wanted, a third for the queue. The second finds no device.
+    with cluster_load(cluster, GATEWAY, service.model, 40) as load:
+        service.until(lambda: bool(unschedulable(service)), "a worker without a device")
+        ordered = len(service.workers())
+        service.until(
+            lambda: service.condition("WorkersAvailable").get("reason") == "Unschedulable",
+            "the status says so",
+        )
+        cluster.until(load.more(200), "more load")
+        assert len(service.workers()) == ordered < MOST
+        told = service.condition("WorkersAvailable")
+    assert told["status"] == "True", "the first one goes on"
+    assert f"Insufficient {GPU}" in told["message"]
+    assert unschedulable(service)
+    assert {answer.status for answer in load.answers} <= {200, 429}
+    assert load.revisions.total() >= 100
+
+
+def unschedulable(service: Published) -> set[str]:
+    """Workers that the scheduler refuses."""
+    pods = json.loads(service.kubectl("get", "pods", "-o", "json"))["items"]
+    return {
+        pod["metadata"]["name"]
+        for pod in pods
+        for condition in pod["status"].get("conditions") or ()
+        if condition.get("reason") == "Unschedulable"
+    }
