@@ -30,16 +30,19 @@ run: ## Serve the example model on http://127.0.0.1:8080 (options: ARGS="--port 
 .PHONY: check
 check: lint test ## Everything that CI runs
 
+# Most tests wait for processes that they started: three at once take a third of the time.
+SIDE_BY_SIDE := -n 3 --dist loadgroup
+
 .PHONY: test
 test: $(CACHED)-dev ## Run every test (options: ARGS="tests/unit -k cache")
 	@.ci/system-packages redis-server
 	@.ci/system-packages --where-possible $(NODE)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(CACHED)-dev ## Run the tests on a real Kubernetes alone (SLUICE_TEST_KUBERNETES=1.34)
 	@.ci/system-packages --where-possible redis-server $(NODE)
-	SLUICE_TEST_CLUSTER_REQUIRED=yes $(PY) -m pytest tests/cluster $(ARGS)
+	SLUICE_TEST_CLUSTER_REQUIRED=yes $(PY) -m pytest $(SIDE_BY_SIDE) tests/cluster $(ARGS)
 
 .PHONY: lint
 lint: $(CACHED)-dev ## Check style, types, layers and generated files; changes nothing
