@@ -38,15 +38,15 @@ def test_load_orders_no_more_gpus_than_there_are(
     (worker,) = service.workers().values()
     assert worker["spec"]["containers"][0]["resources"]["requests"][GPU] == "1"
 
-    # Twice what one carries: two are wanted, a third for the queue. The second finds no device.
-    with cluster_load(cluster, GATEWAY, service.model, 40) as load:
+    # Half as much again as one carries, and the queue grows. The second one finds no device.
+    with cluster_load(cluster, GATEWAY, service.model, 30) as load:
         service.until(lambda: bool(unschedulable(service)), "a worker without a device")
         ordered = len(service.workers())
         service.until(
             lambda: service.condition("WorkersAvailable").get("reason") == "Unschedulable",
             "the status says so",
         )
-        cluster.until(load.more(200), "more load")
+        cluster.until(load.more(100), "more load")
         assert len(service.workers()) == ordered < MOST
         told = service.condition("WorkersAvailable")
     assert told["status"] == "True", "the first one goes on"
