@@ -92,7 +92,12 @@ cluster: $(CACHED)-dev ## Bring a Kubernetes up in the background, with the plat
 
 .PHONY: cluster-exec
 cluster-exec: ## Run a command in it: make cluster-exec CMD='kubectl get pods -A'
-	@$(CLUSTER) exec $(SHELL) -c $(call quoted,$(CMD))
+	@[ -n "$$CMD" ] || { echo "usage: make cluster-exec CMD='kubectl get pods -A'" >&2; exit 2; }
+	@$(CLUSTER) exec $(SHELL) -c "$$CMD"
+
+# The shell gets it through the environment and as it was typed: its $(…) are not make's.
+override CMD := $(value CMD)
+export CMD
 
 .PHONY: cluster-down
 cluster-down: ## End it
@@ -101,8 +106,6 @@ cluster-down: ## End it
 .PHONY: cluster-kind
 cluster-kind: $(CACHED)-dev ## The same with kind, where there is Docker
 	@$(CLUSTER) kind
-
-quoted = '$(subst ','\'',$(1))'
 
 # Dependencies -------------------------------------------------------------------------------------
 

@@ -1,0 +1,37 @@
+"""What people type after `make` arrives as they typed it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def cluster_exec(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`make cluster-exec`, with the shell of this machine instead of one inside a cluster."""
+    return subprocess.run(
+        ["make", "--no-print-directory", "cluster-exec", "CLUSTER=", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ("x=$(echo hi); echo got:$x", "got:hi\n"),
+        ("p=pod/a; echo ${p#pod/}, 'it'\"'\"'s' $?", "a, it's 0\n"),
+        ('n=$(printf "%s" \\\n  two)\necho "$n"', "two\n"),
+    ],
+)
+def test_a_command_for_the_cluster_is_the_shells_alone(command: str, output: str) -> None:
+    done = cluster_exec(f"CMD={command}")
+    assert (done.stdout, done.returncode) == (output, 0), done.stderr
+
+
+def test_without_a_command_the_usage_is_printed() -> None:
+    done = cluster_exec()
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: make cluster-exec CMD=")
