@@ -155,16 +155,24 @@ class Service:
             return "ready"
         if self.spec.failure is not None:
             return "failed"
-        return "starting" if self.endpoints.all or self.held else "asleep"
+        on_its_way = self.endpoints.all or self.held or self.spec.delay is not None
+        return "starting" if on_its_way else "asleep"
+
+    @property
+    def reason(self) -> str:
+        """Why nobody can answer, in one word for programs; empty where that is not known."""
+        why = self.spec.failure or self.spec.delay
+        return why.reason if why is not None and not self.endpoints.ready else ""
 
     @property
     def trouble(self) -> str:
-        """Why nobody can answer, in words for callers; empty where it is a matter of time."""
+        """Why nobody can answer, in words for callers; empty where that is not known."""
         if self.endpoints.ready:
             return ""
         if self.spec.failure is not None:
             return self.spec.failure.message
-        return self.endpoints.mismatch()
+        told = self.endpoints.mismatch()
+        return told or (self.spec.delay.message if self.spec.delay is not None else "")
 
     @property
     def ready_endpoints(self) -> int:
@@ -383,6 +391,7 @@ def _trial(spec: wire.Service) -> wire.Service | None:
         tasks=canary.tasks,
         endpoints=[entry for entry in spec.endpoints if entry.revision == canary.revision],
         failure=_NO_WORKER,
+        delay=None,
         canary=None,
     )
 

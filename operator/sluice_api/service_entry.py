@@ -27,6 +27,15 @@ FATAL_REASONS: Final = {
     "FieldConflict": "the platform may not start it",
 }
 """Reasons of the Ready condition for which a request would wait in vain → what callers are told."""
+PASSING_REASONS: Final = {
+    "Starting": "its workers are starting",
+    "Unschedulable": "no machine has room for it now",
+    "DigestMismatch": "its workers have loaded something else than what answers",
+    "ProbeFailed": "its workers do not answer",
+    "Evicted": "its machine ran out of memory or disk",
+    "NodeLost": "its machine does not answer",
+}
+"""Reasons of the Ready condition that may pass while a request waits → what callers are told."""
 _RETRY_SECONDS: Final = 10.0
 
 
@@ -38,6 +47,7 @@ def service_entry(
     tasks: Iterable[Task] = (),
     endpoints: Iterable[wire.Endpoint] = (),
     failure: wire.Failure | None = None,
+    delay: wire.Delay | None = None,
     canary: wire.Canary | None = None,
 ) -> wire.Service:
     """The service's line in the gateway's table.
@@ -48,6 +58,7 @@ def service_entry(
         tasks: what they are known to offer.
         endpoints: every worker that exists, ready or not.
         failure: why a request would wait in vain.
+        delay: why there is no worker yet.
         canary: a second revision that gets a share.
     """
     spec = service.spec
@@ -71,6 +82,7 @@ def service_entry(
         ),
         endpoints=list(endpoints),
         failure=failure,
+        delay=delay,
         canary=canary,
     )
 
@@ -97,6 +109,7 @@ def entry_from_status(
         tasks=_tasks(stable),
         endpoints=endpoints,
         failure=_failure(status),
+        delay=_delay(status),
         canary=_canary(service, known.values()),
     )
 
@@ -122,11 +135,24 @@ def _tasks(revision: Mapping[str, Any]) -> list[Task]:
 
 
 def _failure(status: Mapping[str, Any]) -> wire.Failure | None:
-    conditions = {entry.get("type"): entry for entry in status.get("conditions") or ()}
-    ready = conditions.get("Ready", {})
-    reason = str(ready.get("reason") or "")
-    if ready.get("status") != "False" or reason not in FATAL_REASONS:
+    reason = _why_not_ready(status)
+    if reason not in FATAL_REASONS:
         return None
     # The condition's own message names pods and files: it is for the service's owner.
     message = f"The service cannot start: {FATAL_REASONS[reason]} ({reason})."
     return wire.Failure(reason=reason, message=message, retry_after_seconds=_RETRY_SECONDS)
+
+
+def _delay(status: Mapping[str, Any]) -> wire.Delay | None:
+    reason = _why_not_ready(status)
+    if reason not in PASSING_REASONS:
+        return None
+    message = f"The model cannot answer yet: {PASSING_REASONS[reason]} ({reason})."
+    return wire.Delay(reason=reason, message=message)
+
+
+def _why_not_ready(status: Mapping[str, Any]) -> str:
+    """The reason of the Ready condition; empty while it holds."""
+    conditions = {entry.get("type"): entry for entry in status.get("conditions") or ()}
+    ready = conditions.get("Ready", {})
+    return str(ready.get("reason") or "") if ready.get("status") == "False" else ""

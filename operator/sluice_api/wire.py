@@ -133,6 +133,18 @@ class Failure(_Message, kw_only=True):
     retry_after_seconds: Annotated[float, msgspec.Meta(gt=0)]
 
 
+class Delay(_Message, kw_only=True):
+    """Why a service has no worker yet, where that may pass: requests are held meanwhile.
+
+    Attributes:
+        reason: one word for programs, such as ``Unschedulable``.
+        message: one or two sentences, safe to be shown to callers.
+    """
+
+    reason: str
+    message: str
+
+
 class Canary(_Message, kw_only=True):
     """A second revision that gets a share of the requests.
 
@@ -157,6 +169,7 @@ class Service(_Message, kw_only=True):
         tenants: who else may call it.
         endpoints: every worker that exists, ready or not.
         failure: set while no worker can be started; void as soon as an endpoint is ready.
+        delay: set while workers are wanted and held up; void as soon as an endpoint is ready.
         canary: a second revision on trial; its endpoints are among ``endpoints``.
     """
 
@@ -171,6 +184,7 @@ class Service(_Message, kw_only=True):
     limits: LimitRules = msgspec.field(default_factory=LimitRules)
     endpoints: list[Endpoint] = []
     failure: Failure | None = None
+    delay: Delay | None = None
     canary: Canary | None = None
 
 

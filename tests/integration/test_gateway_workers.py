@@ -472,5 +472,21 @@ async def test_a_worker_of_another_revision_is_named_as_the_reason(
         assert "r1" in endpoint["message"] and "r9" in endpoint["message"]
 
 
+async def test_what_holds_a_start_up_is_told_after_the_hold(gateway: GatewayProcess) -> None:
+    delay = wire.Delay(reason="Unschedulable", message="No machine has room.")
+    limits = wire.LimitRules(start_timeout_seconds=0.5)
+    await gateway.follow([service("emb", [], limits=limits, delay=delay)])
+    card = (await gateway.get("/v1/models/emb")).json()
+    assert (card["state"], card["reason"]) == ("starting", "Unschedulable")
+    assert card["message"] == "No machine has room."
+    reply = await gateway.post(PATH, ask("x"))
+    assert (reply.status, reply.json()["error"]["code"]) == (503, "starting")
+    assert reply.json()["error"]["message"].startswith("No machine has room.")
+    with StubWorker() as worker:
+        await gateway.follow([service("emb", [worker.url], delay=delay)])
+        card = (await gateway.get("/v1/models/emb")).json()
+        assert (card["state"], card["reason"], card["message"]) == ("ready", "", "")
+
+
 async def _waiting(gateway: GatewayProcess, count: int) -> bool:
     return bool((await gateway.services())["emb"]["waiting"] == count)

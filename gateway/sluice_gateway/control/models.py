@@ -23,7 +23,10 @@ class ModelCard(BaseModel):
         description="A model that is asleep is woken by the first request for it. "
         "One that failed answers 503 until a start succeeds."
     )
-    reason: str = Field(default="", description="Of state `failed`: one word for programs.")
+    reason: str = Field(
+        default="",
+        description="Of states `failed` and `starting`: one word for programs, where known.",
+    )
     message: str = Field(default="", description="Why no worker can answer, where that is known.")
 
 

@@ -78,14 +78,13 @@ def _add_models(app: FastAPI, services: Services, identify: Callable[[Request], 
 
 
 def _card(service: Service) -> models.ModelCard:
-    failure = service.spec.failure
     return models.ModelCard(
         id=full_name(service),
         owned_by=service.namespace,
         tasks=list(service.tasks),
         revision=service.revision,
         state=service.state,
-        reason=failure.reason if failure is not None and service.state == "failed" else "",
+        reason=service.reason,
         message=service.trouble,
     )
 

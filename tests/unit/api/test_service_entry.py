@@ -6,7 +6,12 @@ import pytest
 
 from sluice_api import wire
 from sluice_api.inference_service import canary_of, revision_of
-from sluice_api.service_entry import FATAL_REASONS, entry_from_status, service_entry
+from sluice_api.service_entry import (
+    FATAL_REASONS,
+    PASSING_REASONS,
+    entry_from_status,
+    service_entry,
+)
 from sluice_api.service_status import REASONS
 from sluice_api.tasks import Task
 from tests.support.resources import service
@@ -102,5 +107,24 @@ def test_callers_are_told_what_waiting_would_not_mend(condition: Any, told: str)
         assert "secret-pod" not in failure.message
 
 
-def test_every_fatal_reason_is_a_reason() -> None:
-    assert FATAL_REASONS.keys() <= set(REASONS)
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ({"status": "False", "reason": "Unschedulable"}, "no machine has room"),
+        ({"status": "False", "reason": "NodeLost"}, "(NodeLost)"),
+        ({"status": "False", "reason": "ModelNotFound"}, ""),
+        ({"status": "True", "reason": "Starting"}, ""),
+    ],
+)
+def test_callers_are_told_what_holds_a_start_up(condition: Any, told: str) -> None:
+    status = {"conditions": [{"type": "Ready", "message": "pod secret-pod-1", **condition}]}
+    delay = entry_from_status(service(), status).delay
+    assert (delay is not None) is bool(told)
+    if delay is not None:
+        assert told in delay.message and delay.reason == condition["reason"]
+        assert "secret-pod" not in delay.message
+
+
+def test_what_callers_are_told_has_a_known_reason() -> None:
+    assert FATAL_REASONS.keys() | PASSING_REASONS.keys() <= set(REASONS)
+    assert not FATAL_REASONS.keys() & PASSING_REASONS.keys()
