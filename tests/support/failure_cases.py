@@ -87,10 +87,11 @@ def images() -> tuple[Path, ...]:
     files |= {"bin/busybox": Path(busybox).read_bytes()}
     applets = ("sh", "dd", "sleep", "mkdir", "httpd", "echo")
     links = {f"bin/{name}": "busybox" for name in applets}
+    user = {"User": archives.NOBODY}
     entry = {"Entrypoint": ["/bin/sh", "-c", _SCRIPT], "Env": ["PATH=/bin"]}
     return (
-        archives.write(MISBEHAVING, files, links, entry),
-        archives.write(UNSTARTABLE, {"x": b""}, {}, {"Entrypoint": ["/absent"]}),
+        archives.write(MISBEHAVING, files, links, {**user, **entry}),
+        archives.write(UNSTARTABLE, {"x": b""}, {}, {**user, "Entrypoint": ["/absent"]}),
     )
 
 
