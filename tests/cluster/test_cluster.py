@@ -125,6 +125,7 @@ def test_a_deployment_is_served_to_pods_and_to_the_tests(cluster: Cluster, names
         )
     for longer in (f"web.{namespace}", f"web.{namespace}.svc.cluster.local"):
         assert ask(cluster, namespace, "caller", f"http://{longer}/index.html") in names
+        cluster.exec(["getent", "hosts", longer])  # a command for `make cluster-exec` finds it too
 
 
 def test_no_name_outside_the_cluster_is_known(cluster: Cluster) -> None:

@@ -31,8 +31,18 @@ FAILURES = (
 def start(given: argparse.Namespace) -> None:
     machine.require()
     wanted = Options(given.release, given.hpa_sync, given.control_plane_only)
-    cluster = Cluster.start(wanted, owned=False, name=given.name)
-    print(f"{cluster!r}")
+    try:
+        cluster = Cluster.start(wanted, owned=False, name=given.name)
+    except FileExistsError:
+        cluster = _named(given)  # the one before; what was interrupted goes on
+        if cluster.options != wanted:
+            raise RuntimeError(
+                f"{cluster.site.name} runs already, with {cluster.options}, not {wanted};"
+                " end it first: make cluster-down"
+            ) from None
+    print(f"{cluster.site.name} runs Kubernetes {cluster.options.release}")
+    print("  run a command in it: make cluster-exec CMD='kubectl get pods -A'")
+    print("  end it: make cluster-down")
     print(f"  export KUBECONFIG={cluster.kubeconfig}")
     print(f"  export PATH={cluster.site.programs}:{cluster.site.tools}:$PATH")
     print(f"  enter it: {' '.join(cluster.entering())} bash")

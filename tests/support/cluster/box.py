@@ -107,7 +107,7 @@ class Box:
         resolver = self._site.configuration / "resolv.conf"
         resolver.write_text("")  # pods get the cluster's DNS only
         inner = self._site.private / "resolv.conf"
-        inner.write_text(f"nameserver {options.DNS_SERVICE_ADDRESS}\n")
+        inner.write_text(options.RESOLVER)
         await run("mount", "--bind", str(inner), "/etc/resolv.conf")
         for name in KUBELET_SYSCTLS:  # it writes a file of ours; the machine's setting stays
             real = Path("/proc/sys") / name

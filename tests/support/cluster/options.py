@@ -15,6 +15,12 @@ SERVICE_CIDR = "10.96.0.0/16"
 API_SERVICE_ADDRESS = "10.96.0.1"
 DNS_SERVICE_ADDRESS = "10.96.0.10"
 CLUSTER_DOMAIN = "cluster.local"
+# As in a pod, so that `SERVICE.NAMESPACE` is found; in no namespace, because commands are in none.
+RESOLVER = f"""\
+nameserver {DNS_SERVICE_ADDRESS}
+search svc.{CLUSTER_DOMAIN} {CLUSTER_DOMAIN}
+options ndots:5
+"""
 
 API_SERVER = "kube-apiserver"
 CONTROLLERS = "kube-controller-manager"
