@@ -6,9 +6,12 @@ from typing import Any
 
 import lupa
 import pytest
+import yaml
 
 from sluice_api import errors
 from sluice_api.service_status import REASONS
+from tests.support.chart import CHART
+from tests.support.images.recipes import RECIPES
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -28,6 +31,19 @@ def test_every_error_code_that_is_named_exists() -> None:
     for status, codes in rows:
         for code in re.findall(r"`(\w+)`", codes):
             assert known[code] == int(status), code
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/platform-team.md"])
+def test_images_are_pushed_under_the_names_that_the_chart_asks_for(page: str) -> None:
+    text = (DOCS.parent / page).read_text()
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    pushed = re.findall(r"docker push (\S+)/sluice-\$part:(\S+)", text)
+    assert pushed == [("registry.example.com/ai", version)]
+    assert f"--set image.registry={pushed[0][0]}" in text
+    parts = re.findall(r"^ +for part in (.+); do$", text, re.MULTILINE)
+    assert parts == ["operator gateway worker"]
+    for part in parts[0].split():
+        assert RECIPES[part].reference == f"localhost/sluice-{part}:test"
 
 
 # The health script --------------------------------------------------------------------------------

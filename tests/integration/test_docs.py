@@ -31,7 +31,8 @@ ELSEWHERE = {
     "make cluster-exec CMD='kubectl apply -f manifests/examples/minilm.yaml'": "needs that cluster",
     "make cluster-down": "ends it",
     "helm upgrade --install sluice charts/sluice --namespace sluice-system --create-namespace"
-    " --wait": "tests/cluster/test_chart.py",
+    " --wait \\": "tests/cluster/test_chart.py",
+    "--set image.registry=registry.example.com/ai --set image.tag=0.1.0": "belongs to it",
     "kubectl apply -f manifests/examples/minilm.yaml": "tests/cluster/test_docs.py",
     "kubectl wait inferenceservice/minilm --for=condition=Ready --timeout=5m": "and this",
 }
