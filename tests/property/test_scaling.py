@@ -67,7 +67,7 @@ def test_whatever_is_reported(rules: Rules, proven: bool, seconds: list[dict]) -
 
         assert rules.min_replicas <= decision.desired <= rules.max_replicas
         assert decision.reason
-        stuck = second["failed"] or second["unschedulable"]
+        stuck = second["unschedulable"] or (second["failed"] and not ready)
         if stuck and ordered:
             assert decision.desired <= ordered, "no further orders while replicas are stuck"
         silent = any(now - seen > 5.0 for seen in last_seen.values() if now - seen <= 300.0)

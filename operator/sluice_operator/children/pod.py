@@ -4,6 +4,7 @@ Called by ``deployment``. Everything that Kubernetes' ``restricted`` profile ask
 """
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from sluice_api import names
@@ -27,6 +28,9 @@ DRAIN_GRACE_SECONDS: Final = 2.0
 """How long a worker that ends still takes requests: until all gateways have noticed."""
 _END_SECONDS: Final = 10
 """Beyond the drain: for the process to end."""
+_LOST_NODE_SECONDS: Final = 30
+"""Kubernetes' default of 300 s is for nodes that come back; a lone replica is away for as long."""
+_LOST_NODE_TAINTS: Final = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 START_SECONDS: Final = 120
 """In which a worker must be live, that is, answer its probes; loading its model may take longer."""
 
@@ -49,7 +53,7 @@ def render_pod(rendering: Rendering) -> dict[str, Any]:
         "containers": [_container(rendering)],
         "volumes": render_volumes(service, platform.pull_policy),
         "nodeSelector": dict(hardware.node_selector),
-        "tolerations": list(hardware.tolerations),
+        "tolerations": [*hardware.tolerations, *_lost_nodes(hardware.tolerations)],
         "affinity": dict(hardware.affinity),
         "topologySpreadConstraints": _spread(rendering),
         "priorityClassName": hardware.priority_class_name,
@@ -147,6 +151,23 @@ def _resources(service: InferenceService) -> dict[str, Any]:
         "requests": {name: amount for name, amount in requests.items() if amount},
         "limits": {name: amount for name, amount in limits.items() if amount},
     }
+
+
+def _lost_nodes(given: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """How long a replica waits for its node; whoever has said so already is right."""
+    said = {
+        toleration.get("key", "")  # without a key: every taint
+        for toleration in given
+        if toleration.get("effect", "") in ("", "NoExecute")
+    }
+    for key in _LOST_NODE_TAINTS:
+        if said.isdisjoint({key, ""}):
+            yield {
+                "key": key,
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": _LOST_NODE_SECONDS,
+            }
 
 
 def _spread(rendering: Rendering) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ class Rule(StrEnum):
     HOLD = "hold"
     """Data are missing, so the number is not lowered."""
     BLOCKED = "blocked"
-    """Replicas ordered before cannot start, so no more are ordered."""
+    """Replicas ordered before find no room, or all of them fail, so no more are ordered."""
     ROLLOUT = "rollout"
     """A revision beside the one that runs has to be able to take over its share."""
     FLOOR = "floor"
@@ -393,7 +393,8 @@ def _load(inputs: Inputs) -> str:
 def bound(rules: Rules, decision: Decision) -> Decision:
     """Apply what holds whatever the demand: blocked orders, floor, ceiling."""
     workers = decision.inputs.workers
-    stuck = workers.failed + workers.unschedulable
+    # Where some answer, the revision is sound: one that fails is its node's matter, or passes.
+    stuck = workers.unschedulable or (workers.failed and not workers.ready)
     if stuck and 0 < workers.ordered < decision.desired:
         reason = (
             f"{workers.failed} replicas fail and {workers.unschedulable} find no room;"

@@ -157,7 +157,7 @@ def test_placement_is_handed_on() -> None:
         }
     )
     assert made["nodeSelector"] == {"pool": "a"}
-    assert made["tolerations"] == [{"key": "a"}]
+    assert made["tolerations"][0] == {"key": "a"}
     assert made["affinity"] == {"podAntiAffinity": {"x": 1}}
     assert made["priorityClassName"] == "high"
     assert made["runtimeClassName"] == "kata"
@@ -165,13 +165,25 @@ def test_placement_is_handed_on() -> None:
     assert spread["labelSelector"]["matchLabels"][names.REVISION_LABEL]
 
 
+def test_a_replica_waits_half_a_minute_for_a_lost_node() -> None:
+    lost = [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+    ]
+    assert pod()["tolerations"] == lost
+    own = {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 900}
+    assert pod(hardware__tolerations=[own])["tolerations"] == [own, lost[1]]
+    every = {"operator": "Exists"}
+    assert pod(hardware__tolerations=[every])["tolerations"] == [every]
+    other = {"operator": "Exists", "effect": "NoSchedule"}
+    assert pod(hardware__tolerations=[other])["tolerations"] == [other, *lost]
+
+
 def test_what_is_not_said_is_left_out() -> None:
     assert (
         pod()
         .keys()
-        .isdisjoint(
-            {"nodeSelector", "tolerations", "affinity", "priorityClassName", "imagePullSecrets"}
-        )
+        .isdisjoint({"nodeSelector", "affinity", "priorityClassName", "imagePullSecrets"})
     )
 
 

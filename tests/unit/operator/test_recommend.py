@@ -265,15 +265,25 @@ def test_initial_replicas_of_zero_start_with_the_first_request() -> None:
     assert running.second(held=1).desired == 1
 
 
-@pytest.mark.parametrize("stuck", [{"failed": 1}, {"unschedulable": 2}])
+@pytest.mark.parametrize("stuck", [{"ready": 0, "failed": 2}, {"ready": 1, "unschedulable": 1}])
 def test_stuck_replicas_stop_further_orders_and_are_named(stuck: dict[str, int]) -> None:
     running = Running(Rules(max_replicas=20), ordered=2)
     running.seconds(5, rate=60)
     running.now += 1.0
     running.recommender.observe(running.gateway.served(300, capacity=40.0), running.now)
-    decision = running.decide(ready=1, **stuck)
+    decision = running.decide(**stuck)
     assert (decision.desired, decision.rule) == (2, Rule.BLOCKED)
     assert "would be wanted" in decision.reason
+
+
+def test_one_that_fails_does_not_stop_the_growth_of_those_that_answer() -> None:
+    running = Running(Rules(max_replicas=20), ordered=2)
+    running.seconds(5, rate=60)
+    running.now += 1.0
+    running.recommender.observe(running.gateway.served(300, capacity=40.0), running.now)
+    decision = running.decide(ready=1, failed=1)
+    assert decision.desired > 2
+    assert decision.rule in (Rule.ARRIVALS, Rule.BACKLOG)
 
 
 def test_stuck_replicas_do_not_keep_a_sleeping_service_from_waking() -> None:
