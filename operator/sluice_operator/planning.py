@@ -12,14 +12,14 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sluice_api.inference_service import InferenceService
-from sluice_api.names import FIELD_MANAGER, RENDERED
+from sluice_api.names import FIELD_MANAGER, KIND, RENDERED
 from sluice_api.service_files import parse_service
 from sluice_api.spec_errors import SpecError
 from sluice_operator.children.autoscaler import render_autoscaler
 from sluice_operator.children.comparison import difference
 from sluice_operator.children.deployment import render_deployment
 from sluice_operator.children.disruption_budget import render_disruption_budget
-from sluice_operator.children.identity import Rendering, is_controlled_by
+from sluice_operator.children.identity import Rendering
 from sluice_operator.children.network_policy import render_network_policy
 from sluice_operator.children.service import render_service
 from sluice_operator.children.service_account import render_service_account
@@ -28,7 +28,7 @@ from sluice_operator.diagnosis import Finding, diagnose, stuck_pods
 from sluice_operator.plan import child_name
 from sluice_operator.rollout import GRACE_SECONDS, Revision, Rollout, plan_rollout
 from sluice_operator.scaling.victims import deletion_costs
-from sluice_operator.state import ChildKey, Learnt, Observed, Platform, Wanted
+from sluice_operator.state import ChildKey, Learnt, Observed, Platform, Wanted, is_controlled_by
 from sluice_operator.status import (
     Sight,
     Verdict,
@@ -121,9 +121,11 @@ class _Steps:
         obsolete = list(self._obsolete(kept))
         # An autoscaler that has to go must not answer what is set below.
         yield from (step for step in obsolete if step.kind == AUTOSCALER)
-        yield from applies
+        # The first refused write ends a pass, and what is to be made is refused the most easily:
+        # by a quota, by a policy. What runs is scaled all the same.
         for revision in self._rollout.running():
             yield from self._scale(revision)
+        yield from applies
         yield from (step for step in obsolete if step.kind != AUTOSCALER)
 
     def _rendered(self) -> Iterator[dict[str, Any]]:
@@ -169,9 +171,7 @@ class _Steps:
         handed_over = is_deployment and FIELD_MANAGER in owners and len(owners) > 1
         if not (drifted or handed_over):
             return
-        if is_deployment and owners <= {FIELD_MANAGER}:
-            # Leaving out what we alone own would reset it to 1.
-            rendered["spec"]["replicas"] = found["spec"].get("replicas", 1)
+        # Without replicas: where we alone own them, the scaler has claimed them before this.
         yield Apply(rendered, _why(drifted))
 
     def _desired(self, deployment: str) -> int:
@@ -257,21 +257,23 @@ def _lacks_image_volumes(revision: Revision, platform: Platform) -> bool:
 def _foreign(observed: Observed, rollout: Rollout) -> Finding | None:
     """An object that bears one of our names and is not ours."""
     uid, name = str(observed.resource["metadata"]["uid"]), observed.key.name
+    going = None
     ours = {child_name(name, revision.name) for revision in rollout.running()}
     ours.add(f"{name}-workers")
     for key, child in sorted(observed.children.items()):
         if key.name not in ours or is_controlled_by(child, uid):
             continue
-        owners = [owner.get("name") for owner in child["metadata"].get("ownerReferences") or ()]
-        if name in owners:
+        owners = child["metadata"].get("ownerReferences") or ()
+        if (KIND, name) in [(owner.get("kind"), owner.get("name")) for owner in owners]:
             told = f"{key.kind} {key.name} belongs to a former {name} and is about to go."
-        else:
-            told = (
-                f"{key.kind} {key.name} exists already and is not Sluice's. Delete it, or rename"
-                " the service."
-            )
+            going = going or Finding("Starting", told)
+            continue
+        told = (
+            f"{key.kind} {key.name} exists already and is not Sluice's. Delete it, or rename"
+            " the service."
+        )
         return Finding("FieldConflict", told)
-    return None
+    return going
 
 
 def _rest_of_grace(revision: Revision, now: datetime) -> float:

@@ -43,6 +43,7 @@ SPECS = st.fixed_dictionaries(
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("edit"), SPECS),
+        st.tuples(st.just("late"), SPECS),
         st.tuples(st.just("settle"), st.booleans()),
         st.tuples(st.just("want"), st.integers(0, 4)),
         st.tuples(st.just("run"), st.booleans()),
@@ -79,6 +80,12 @@ def happen(cluster: PlannedCluster, event: str, value: Any) -> None:
     match event:
         case "edit":
             cluster.edit(**value)
+        case "late":
+            # The watch has not brought yet what was scaled.
+            before = cluster.observed()
+            cluster.carry_out(cluster.plan())
+            cluster.edit(**value)
+            cluster.carry_out(cluster.plan(before))
         case "settle":
             cluster.settle()
             cluster.run_pods(ready=value)

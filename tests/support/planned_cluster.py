@@ -6,6 +6,7 @@ tests (tests/cluster).
 """
 
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -70,8 +71,17 @@ class PlannedCluster:
             pods=tuple(pods),
         )
 
-    def plan(self) -> Plan:
-        return plan_service(self.observed(), self.wanted, self.learnt, self.platform, self.now)
+    def plan(self, late: Observed | None = None) -> Plan:
+        """What is to be done; with ``late``, as if no number had changed hands since then."""
+        seen = self.observed()
+        if late is not None:
+            children = deepcopy(self.children)
+            for key, child in late.children.items():
+                if key.kind == "Deployment" and key in children:
+                    children[key]["spec"]["replicas"] = child["spec"]["replicas"]
+            managers = {**seen.replicas_managers, **late.replicas_managers}
+            seen = replace(seen, children=children, replicas_managers=managers)
+        return plan_service(seen, self.wanted, self.learnt, self.platform, self.now)
 
     def carry_out(self, plan: Plan, *, steps: int | None = None) -> None:
         """Write the status and the first ``steps`` steps (all without a number)."""

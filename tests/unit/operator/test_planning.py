@@ -65,10 +65,13 @@ def test_drift_before_the_claim_does_not_reset_replicas() -> None:
     cluster.want(**{f"r{REVISION}": 3})
     cluster.carry_out(cluster.plan())
     cluster.children[DEPLOYMENT]["spec"]["template"]["spec"]["containers"][0]["image"] = "x:1"
-    [repair, claim] = cluster.plan().steps
-    assert isinstance(repair, Apply)
-    assert repair.object["spec"]["replicas"] == 3
+    [claim, repair] = cluster.plan().steps
     assert isinstance(claim, Scale)
+    assert claim.replicas == 3
+    assert isinstance(repair, Apply)
+    assert "replicas" not in repair.object["spec"]
+    cluster.settle()
+    assert cluster.children[DEPLOYMENT]["spec"]["replicas"] == 3
 
 
 def test_a_service_can_be_made_asleep() -> None:
@@ -173,11 +176,37 @@ def test_what_is_not_ours_is_left_alone() -> None:
     plan = cluster.plan()
     assert plan.steps == ()
     assert condition(plan.status, "Stalled") == ("True", "FieldConflict")
-    account["metadata"]["ownerReferences"] = [
-        {"name": "minilm", "uid": "u-0", "controller": True, "kind": names.KIND}
-    ]
-    message = next(c["message"] for c in cluster.plan().status["conditions"])
-    assert "former minilm" in message
+
+
+@pytest.mark.parametrize("initial", [0, 1])
+def test_what_a_former_service_left_is_waited_for(initial: int) -> None:
+    cluster = running(scaling__initialReplicas=initial)
+    cluster.resource["metadata"] |= {"uid": "u-2", "creationTimestamp": "2026-11-23T10:00:01Z"}
+    del cluster.resource["status"]
+    cluster.want(**{f"r{REVISION}": initial})
+    plan = cluster.plan()
+    assert plan.steps == ()
+    assert condition(plan.status) == ("False", "Starting")
+    assert condition(plan.status, "Reconciling") == ("True", "Starting")
+    assert condition(plan.status, "Stalled") == ("False", "Starting")
+    assert "belongs to a former minilm" in plan.status["conditions"][0]["message"]
+    assert [event.type for event in plan.events] == ["Normal"]
+    assert plan.status.get("readyReplicas", 0) == 0
+    cluster.children.clear()
+    cluster.managers.clear()  # the pods follow a little later
+    plan = cluster.settle()
+    assert not plan.status["revisions"][0].get("proven")
+    assert cluster.children[DEPLOYMENT]["spec"]["replicas"] == initial
+
+
+def test_what_is_not_ours_is_told_before_what_a_former_service_left() -> None:
+    cluster = running()
+    cluster.resource["metadata"]["uid"] = "u-2"
+    cluster.children[ChildKey("ServiceAccount", "minilm-workers")]["metadata"].pop(
+        "ownerReferences"
+    )
+    status = cluster.plan().status
+    assert condition(status, "Stalled") == ("True", "FieldConflict")
 
 
 def test_a_spec_of_another_version_leaves_everything_running() -> None:

@@ -222,6 +222,28 @@ def test_a_refusal_is_told_until_it_is_over_and_written_once(error: ApiError, re
     assert condition(world, "Ready")["reason"] == "Starting"
 
 
+def test_what_runs_is_scaled_while_something_else_is_refused() -> None:
+    world = world_with_service()
+    settle(world)
+    budget = next(a for a in world.cluster.objects if a.kind == "PodDisruptionBudget")
+    deployment = next(a for a in world.cluster.objects if a.kind == "Deployment")
+    world.cluster.remove(*budget)
+    original = world.cluster.apply
+
+    def apply(step: Apply) -> dict[str, Any]:
+        if step.object["kind"] == budget.kind:
+            raise QuotaExceeded("patch", "poddisruptionbudgets", "exceeded quota: small")
+        return original(step)
+
+    world.cluster.apply = apply  # type: ignore[method-assign]
+    world.scaling.desired = 5
+    world.cluster.show(world.store)
+    with pytest.raises(QuotaExceeded):
+        asyncio.run(world.reconciler.reconcile(KEY))
+    assert world.cluster.objects[deployment]["spec"]["replicas"] == 5
+    assert condition(world, "Stalled")["reason"] == "QuotaExceeded"
+
+
 @pytest.mark.parametrize("error", [Unavailable("patch", "x", "timeout"), NotLeader("fenced")])
 def test_what_passes_by_itself_is_not_told(error: Exception) -> None:
     world = world_with_service()
