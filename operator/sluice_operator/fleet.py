@@ -58,6 +58,7 @@ class _Member:
     """One service.
 
     Attributes:
+        uid: of the resource; empty until a reconcile has seen it.
         view: None until a reconcile has seen the service.
         wanted: what was answered last.
         told: number, rule and reason of each revision, and since when; see :func:`_tell`.
@@ -65,6 +66,7 @@ class _Member:
 
     scaler: ServiceScaler
     born_at: float
+    uid: str = ""
     view: _View | None = None
     wanted: dict[str, Wanted] = field(default_factory=dict)
     told: dict[str, tuple[Wanted, float]] = field(default_factory=dict)
@@ -166,6 +168,10 @@ class Fleet:
         key = observed.key
         self._touched.pop(key, None)
         member = self._members.get(key) or self._join(key, now)
+        uid = str(observed.resource["metadata"]["uid"])
+        if member.uid not in ("", uid):
+            member = self._join(key, now)  # deleted and made anew between two looks
+        member.uid = uid
         if "deletionTimestamp" in observed.resource["metadata"]:
             return {}
         terms = _terms(member, observed)

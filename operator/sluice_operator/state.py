@@ -114,3 +114,9 @@ class Platform:
     upgrade_workers: bool = False
     image_volumes: bool = False
     write_scale: bool = True
+
+
+def is_controlled_by(item: Object, uid: str) -> bool:
+    """Whether the resource with ``uid`` is the controller of ``item``."""
+    owners = item["metadata"].get("ownerReferences") or ()
+    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)

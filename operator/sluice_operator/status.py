@@ -176,7 +176,7 @@ def _ready(sight: Sight) -> Verdict:
         return Verdict("Ready", True, "RollingOut", _rolling_out(sight, rollout.next))
     if serving:
         return Verdict("Ready", True, "Ready", _serving(stable))
-    if finding is not None and finding.reason != "Starting":
+    if finding is not None and (sight.obstacle or finding.reason != "Starting"):
         return Verdict("Ready", False, finding.reason, finding.message)
     if not stable.desired and not stable.counts.starting:
         told = "Nobody asks; the next request wakes the service."
@@ -223,7 +223,7 @@ def _stall(sight: Sight) -> Finding | None:
     if sight.paused:
         return None
     if sight.obstacle is not None:
-        return sight.obstacle
+        return sight.obstacle if sight.obstacle.reason not in PASSING else None
     rollout = sight.rollout
     awaited = rollout.next or (rollout.stable if not rollout.stable.counts.ready else None)
     finding = sight.findings.get(awaited.name) if awaited else None
@@ -235,6 +235,8 @@ def _reconciling(sight: Sight, ready: Verdict) -> Verdict:
     if rollout.next is not None:
         message = _rolling_out(sight, rollout.next)
         return Verdict("Reconciling", True, "RollingOut", message)
+    if sight.obstacle is not None:
+        return Verdict("Reconciling", True, sight.obstacle.reason, sight.obstacle.message)
     if not ready.holds:
         return Verdict("Reconciling", True, ready.reason, ready.message)
     return Verdict("Reconciling", False, ready.reason)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sluice_api.names import REVISION_LABEL
 from sluice_operator.plan import child_name
 from sluice_operator.scaling.recommend import WorkerCounts
-from sluice_operator.state import ChildKey, Object, Observed
+from sluice_operator.state import ChildKey, Object, Observed, is_controlled_by
 
 HOPELESS_WAITING: Final = frozenset(
     {
@@ -75,18 +75,27 @@ def _is_failing(container: Mapping[str, Any]) -> bool:
 
 
 def pods_of(observed: Observed, revision: str) -> tuple[Object, ...]:
-    """The pods of one revision, in the order of their names."""
+    """The pods of one revision, in the order of their names.
+
+    Without those of a former service of this name: they go with its Deployment, or soon after.
+    """
+    if deployment_of(observed, revision) is None:
+        return ()
+    since = str(observed.resource["metadata"].get("creationTimestamp", ""))
     return tuple(
         pod
         for pod in observed.pods
         if (pod["metadata"].get("labels") or {}).get(REVISION_LABEL) == revision
+        and pod["metadata"]["creationTimestamp"] >= since
     )
 
 
 def deployment_of(observed: Observed, revision: str) -> Object | None:
-    """The Deployment of one revision, whoever controls it."""
+    """The Deployment of one revision, if the service controls it."""
     name = child_name(observed.key.name, revision)
-    return observed.children.get(ChildKey("Deployment", name))
+    found = observed.children.get(ChildKey("Deployment", name))
+    uid = str(observed.resource["metadata"]["uid"])
+    return found if found is not None and is_controlled_by(found, uid) else None
 
 
 def worker_counts(observed: Observed, revision: str) -> WorkerCounts:

@@ -25,7 +25,12 @@ def observed(
         status: of the resource.
     """
     resource = document(**changes)
-    resource["metadata"] |= {"namespace": "default", "uid": "u-1", "generation": generation}
+    resource["metadata"] = {
+        "namespace": "default",
+        "uid": "u-1",
+        "generation": generation,
+        **resource["metadata"],
+    }
     if status is not None:
         resource["status"] = status
     children = {}
@@ -34,7 +39,11 @@ def observed(
         children[ChildKey("Deployment", name)] = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": {"name": name, "labels": {names.REVISION_LABEL: revision}},
+            "metadata": {
+                "name": name,
+                "labels": {names.REVISION_LABEL: revision},
+                "ownerReferences": [{"uid": "u-1", "controller": True}],
+            },
             "spec": {"replicas": count},
         }
     made = list(pods or [])

@@ -102,7 +102,11 @@ def seen(
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": name, "namespace": "default"},
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "ownerReferences": [{"uid": "u-1", "controller": True}],
+        },
         "spec": {"replicas": len(pods) if replicas is None else replicas},
         "status": {"conditions": conditions},
     }

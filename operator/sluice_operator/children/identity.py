@@ -11,7 +11,7 @@ from sluice_api import names
 from sluice_api.digests import revision_digest
 from sluice_api.inference_service import InferenceService
 from sluice_operator.plan import child_name, shared_name
-from sluice_operator.state import Object, Platform
+from sluice_operator.state import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,3 @@ def of_service(
     name = rendering.service.metadata.name
     labels = service_labels(name)
     return child(api_version, kind, shared_name(name), rendering, labels, content)
-
-
-def is_controlled_by(item: Object, uid: str) -> bool:
-    """Whether the resource with ``uid`` is the controller of ``item``."""
-    owners = item["metadata"].get("ownerReferences") or ()
-    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)

@@ -53,6 +53,15 @@ def test_a_new_service_proves_itself() -> None:
     assert wanted == {REVISION: Wanted(1, "initial", "the revision proves itself")}
 
 
+def test_a_service_made_anew_under_its_name_proves_itself_again() -> None:
+    watched = Watched()
+    watched.reconcile({REVISION: 1}, status=PROVEN)
+    watched.serve(200, 0)
+    assert watched.reconcile({REVISION: 1}, status=PROVEN)[REVISION].desired == 0
+    wanted = watched.reconcile({REVISION: 1}, metadata__uid="u-2")
+    assert wanted == {REVISION: Wanted(1, "initial", "the revision proves itself")}
+
+
 def test_a_wake_is_asked_for_at_once_and_to_the_right_number() -> None:
     watched = Watched()
     assert watched.reconcile(status=PROVEN)[REVISION].desired == 0

@@ -1,10 +1,12 @@
 """What pods are for scaling."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sluice_operator.scaling.recommend import WorkerCounts
+from sluice_operator.state import Observed
 from sluice_operator.workers import PodState, pod_state, worker_counts
 from tests.support.pod_states import REVISION, ended, pod, seen, waiting
 
@@ -49,3 +51,17 @@ def test_replicas_that_a_quota_refuses_find_no_room() -> None:
 
 def test_without_a_deployment_nothing_is_ordered() -> None:
     assert worker_counts(seen(), "another") == WorkerCounts(ordered=0)
+
+
+def remade(observed: Observed, **metadata: str) -> Observed:
+    resource = {**observed.resource, "metadata": {**observed.resource["metadata"], **metadata}}
+    return replace(observed, resource=resource)
+
+
+def test_what_a_former_service_of_the_name_left_is_not_counted() -> None:
+    observed = seen(pod(1, ready=True), pod(2, ready=True))
+    observed = remade(observed, uid="u-2")
+    assert worker_counts(observed, REVISION) == WorkerCounts(ordered=0)
+    observed = seen(pod(1, ready=True), replicas=1)
+    observed = remade(observed, creationTimestamp="2026-11-23T10:00:01Z")
+    assert worker_counts(observed, REVISION) == WorkerCounts(ordered=1, starting=1)
