@@ -7,7 +7,7 @@ however many there are. ``discovery`` owns one.
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ from sluice_api.inference_service import InferenceService
 from sluice_api.service_entry import entry_from_status
 from sluice_api.service_files import parse_service
 from sluice_api.spec_errors import SpecError
+from sluice_gateway.cluster.watch import tell_skipped
 
 APP_PORT_NAME: Final = "http"
 _MAX_TOLD: Final = 500
@@ -122,7 +123,7 @@ class Services:
         self._namespace = namespace
 
     def replaced(self, objects: list[msgspec.Raw]) -> None:
-        found = {self._put(given) for given in objects}
+        found = set(_each(self._put, objects))
         for key in [k for k in self._view.lines if self._namespace in (None, k.namespace)]:
             if key not in found:
                 self._view.drop_service(key)
@@ -149,7 +150,7 @@ class Slices:
         self._namespace = namespace
 
     def replaced(self, objects: list[msgspec.Raw]) -> None:
-        found = {self._put(given) for given in objects}
+        found = set(_each(self._put, objects))
         for key in [k for k in self._view.slices if self._namespace in (None, k.namespace)]:
             if key not in found:
                 self._view.drop_slice(key)
@@ -170,6 +171,15 @@ class Slices:
     def deleted(self, given: msgspec.Raw) -> None:
         metadata = _decode_named(given).metadata
         self._view.drop_slice(Key(metadata.namespace, metadata.name))
+
+
+def _each(put: Callable[[msgspec.Raw], Key], objects: list[msgspec.Raw]) -> Iterator[Key]:
+    """What is in a list. One that cannot be read is there too, and takes no other with it."""
+    for given in objects:
+        try:
+            yield put(given)
+        except msgspec.DecodeError as error:
+            yield Key(*tell_skipped(given, error))
 
 
 class View:

@@ -35,9 +35,10 @@ class Sink(Protocol):
     """What takes the objects, each as the JSON it came as."""
 
     def replaced(self, objects: list[msgspec.Raw]) -> None:
-        """These are all objects there are."""
+        """These are all objects there are; one that cannot be read is skipped."""
         ...
 
+    # One of these may raise msgspec.DecodeError: the object is skipped.
     def changed(self, given: msgspec.Raw) -> None: ...
     def deleted(self, given: msgspec.Raw) -> None: ...
 
@@ -45,6 +46,15 @@ class Sink(Protocol):
 class _Metadata(msgspec.Struct, rename="camel"):
     resource_version: str = ""
     continue_: str = msgspec.field(name="continue", default="")
+
+
+class _Named(msgspec.Struct):
+    namespace: str = ""
+    name: str = ""
+
+
+class _Anyone(msgspec.Struct):
+    metadata: _Named
 
 
 class _List(msgspec.Struct):
@@ -65,6 +75,7 @@ class _Any(msgspec.Struct):
 
 _decode_list = msgspec.json.Decoder(_List).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_anyone = msgspec.json.Decoder(_Anyone).decode
 _decode_any = msgspec.json.Decoder(_Any).decode
 
 
@@ -151,10 +162,13 @@ class Watch:
         given = _decode_any(event.object)
         if event.type == "ERROR":
             raise Refused(given.code, given.message)
-        if event.type == "DELETED":
-            self._sink.deleted(event.object)
-        elif event.type != "BOOKMARK":
-            self._sink.changed(event.object)
+        try:
+            if event.type == "DELETED":
+                self._sink.deleted(event.object)
+            elif event.type != "BOOKMARK":
+                self._sink.changed(event.object)
+        except msgspec.DecodeError as error:
+            tell_skipped(event.object, error)  # Or the same event would come back for ever.
         self._version = given.metadata.resource_version or self._version
 
     def _recovered(self) -> None:
@@ -168,6 +182,19 @@ class Watch:
         told = self._failures == 2 or self._failures % TELL_EVERY == 0
         level = logging.WARNING if told else logging.DEBUG
         log.log(level, "watch failed", extra={"path": self.path, "reason": str(error)})
+
+
+def tell_skipped(given: msgspec.Raw, error: msgspec.DecodeError) -> tuple[str, str]:
+    """Log that an object cannot be read. Its namespace and name, empty as far as unknown."""
+    try:
+        metadata = _decode_anyone(given).metadata
+    except msgspec.DecodeError:
+        metadata = _Named()
+    log.error(
+        "object is not understood, what was known of it stays",
+        extra={"object": f"{metadata.namespace}/{metadata.name}", "reason": str(error)},
+    )
+    return metadata.namespace, metadata.name
 
 
 def pause(failures: int, draw: float) -> float:

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from sluice_api import names
 from sluice_gateway.cluster import watch
 from sluice_gateway.cluster.api import Refused, Unreachable
-from sluice_gateway.cluster.watch import Watch, pause
+from sluice_gateway.cluster.view import Slices, View
+from sluice_gateway.cluster.watch import Sink, Watch, pause
 from tests.support.stub_worker import until
 
 PATH = "/apis/x/v1/things"
@@ -98,8 +100,16 @@ EXPIRED = json.dumps(
 
 async def ran(*script: Answer | list[Answer], selector: str = "") -> tuple[Server, Things, Watch]:
     """Run a watch through the script."""
-    server, things = Server(*script), Things()
-    made = Watch(server, PATH, selector, things)  # type: ignore[arg-type]
+    things = Things()
+    server, made = await followed(things, *script, selector=selector)
+    return server, things, made
+
+
+async def followed(
+    sink: Sink, *script: Answer | list[Answer], selector: str = ""
+) -> tuple[Server, Watch]:
+    server = Server(*script)
+    made = Watch(server, PATH, selector, sink)  # type: ignore[arg-type]
     task = asyncio.create_task(made.run())
     try:
         async with asyncio.timeout(10):
@@ -107,7 +117,7 @@ async def ran(*script: Answer | list[Answer], selector: str = "") -> tuple[Serve
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    return server, things, made
+    return server, made
 
 
 async def test_pages_are_put_together_and_the_last_version_is_followed() -> None:
@@ -154,6 +164,36 @@ async def test_a_list_that_fails_leaves_what_is_known() -> None:
     )
     assert things.names == {"a", "b"}
     assert made.listed.is_set()
+
+
+async def test_an_object_that_cannot_be_read_takes_no_other_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def pods(name: str, version: str, *endpoints: Any) -> dict[str, Any]:
+        labels = {names.SERVICE_LABEL: "emb"}
+        metadata = {"name": name, "namespace": "team", "resourceVersion": version, "labels": labels}
+        ports = [{"name": "http", "port": 8080}]
+        return {"metadata": metadata, "endpoints": list(endpoints), "ports": ports}
+
+    def listed(version: str, *items: dict[str, Any]) -> bytes:
+        return json.dumps({"metadata": {"resourceVersion": version}, "items": items}).encode()
+
+    def modified(item: dict[str, Any]) -> bytes:
+        return json.dumps({"type": "MODIFIED", "object": item}).encode()
+
+    good, bad = {"addresses": ["10.0.0.1"]}, {"addresses": 7}
+    view = View(lambda key: None)
+    server, _ = await followed(
+        Slices(view, None),
+        listed("5", pods("a", "1", good), pods("b", "1", bad), pods("c", "1", good)),
+        [modified(pods("a", "6", bad)), modified(pods("d", "7", good))],
+        [EXPIRED],
+        listed("9", pods("a", "6", bad), pods("d", "7", good)),
+    )
+    assert [query.get("resourceVersion") for query in server.asked] == [None, "5", "7", None, "9"]
+    assert sorted(key.name for key in view.slices) == ["a", "d"], "what was known of a stays"
+    told = [record.object for record in caplog.records if "not understood" in record.message]  # type: ignore[attr-defined]
+    assert told == ["team/b", "team/a", "team/a"]
 
 
 async def test_a_watch_that_ends_at_once_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
