@@ -111,11 +111,15 @@ class Reconciler:
     def _make_plan(self, observed: Observed) -> Plan:
         """With the replicas that scaling wants; with the current worker image in its turn only."""
         platform = self._platform()
-        if platform.upgrade_workers and not self._turns.take(observed.key):
+        if platform.upgrade_workers and not self._has_turn(observed):
             platform = replace(platform, upgrade_workers=False)
             plan = self._plan_for(observed, platform)
             return replace(plan, again_after=min(plan.again_after or LOOK_SECONDS, LOOK_SECONDS))
         return self._plan_for(observed, platform)
+
+    def _has_turn(self, observed: Observed) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._turns.take(observed.key, now, sound=is_replaced(observed))
 
     def _plan_for(self, observed: Observed, platform: Platform) -> Plan:
         wanted = self._scaling.decide(observed, asyncio.get_running_loop().time())

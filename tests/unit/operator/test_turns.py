@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sluice_operator.state import Key, Observed
-from sluice_operator.turns import AT_ONCE, LOOK_SECONDS, Turns, is_replaced
+from sluice_operator.turns import AT_ONCE, BROKEN_SECONDS, LOOK_SECONDS, Turns, is_replaced
 from tests.support.observed_services import observed
 from tests.support.reconciling import PLATFORM, World
 from tests.support.resources import document
@@ -16,12 +16,24 @@ from tests.support.resources import document
 def test_a_few_have_a_turn_and_the_next_one_when_theirs_ends() -> None:
     turns = Turns(2)
     a, b, c = (Key("team", name) for name in "abc")
-    assert [turns.take(key) for key in (a, b, c, a)] == [True, True, False, True]
+    taken = [turns.take(key, 0.0, sound=True) for key in (a, b, c, a)]
+    assert taken == [True, True, False, True]
     turns.end(a)
-    assert turns.take(c)
-    assert turns.take(a), "one that was moved stays moved"
+    assert turns.take(c, 1.0, sound=True)
+    assert turns.take(a, 1.0, sound=True), "one that was moved stays moved"
     turns.forget(b)
-    assert turns.take(Key("team", "d"))
+    assert turns.take(Key("team", "d"), 1.0, sound=True)
+
+
+def test_what_was_broken_before_its_turn_does_not_keep_the_others_waiting() -> None:
+    turns = Turns(2)
+    broken, sound, waiting, last = (Key("team", name) for name in "abcd")
+    assert turns.take(broken, 0.0, sound=False)
+    assert turns.take(sound, 0.0, sound=True)
+    assert not turns.take(waiting, BROKEN_SECONDS - 1, sound=True)
+    assert turns.take(waiting, BROKEN_SECONDS, sound=True)
+    assert turns.take(broken, BROKEN_SECONDS, sound=False), "it stays moved"
+    assert not turns.take(last, 1e6, sound=True), "those that ran may show that the image is bad"
 
 
 @pytest.mark.parametrize(
