@@ -4,6 +4,7 @@
 {{- include "sluice.checkSingle" . -}}
 {{- include "sluice.checkAccess" . -}}
 {{- include "sluice.checkRedis" . -}}
+{{- include "sluice.checkSecrets" . -}}
 {{- end }}
 
 {{- define "sluice.checkSingle" -}}
@@ -36,5 +37,30 @@
 {{- if .Values.redis.existingSecret }}{{ $given = append $given "redis.existingSecret" }}{{ end -}}
 {{- if gt (len $given) 1 -}}
 {{- fail (printf "\n\n%s exclude each other: choose one Redis.%s" (join " and " $given) (ternary " To use an existing one, set redis.enabled: false." "" .Values.redis.enabled)) -}}
+{{- end -}}
+{{- end }}
+
+{{/* Without a cluster to ask (helm template, Argo CD), no Secret is missed. */}}
+{{- define "sluice.checkSecrets" -}}
+{{- if lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" "cluster-admin" -}}
+{{- $wanted := list -}}
+{{- if include "sluice.sharesCache" . -}}
+{{- $wanted = append $wanted (list "cache.existingSecret" .Values.cache.existingSecret "cache-secret") -}}
+{{- end -}}
+{{- $wanted = append $wanted (list "redis.existingSecret" .Values.redis.existingSecret "redis-url") -}}
+{{- range .Values.image.pullSecrets -}}
+{{- $wanted = append $wanted (list "image.pullSecrets" . "") -}}
+{{- end -}}
+{{- range $wanted -}}
+{{- $value := index . 0 }}{{ $name := index . 1 }}{{ $key := index . 2 -}}
+{{- if $name -}}
+{{- $found := lookup "v1" "Secret" $.Release.Namespace $name -}}
+{{- if not $found -}}
+{{- fail (printf "\n\n%s: there is no Secret %q in namespace %q; make it first%s." $value $name $.Release.Namespace (ternary (printf ", with the key %s" $key) "" (ne $key ""))) -}}
+{{- else if and $key (not (hasKey ($found.data | default dict) $key)) -}}
+{{- fail (printf "\n\n%s: the Secret %q in namespace %q has no key %s." $value $name $.Release.Namespace $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
