@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sluice_api import names, wire
 from sluice_operator.state import Learnt, Object, Observed
+from sluice_operator.wording import last_words, sentence, shortened
 from sluice_operator.workers import (
     PodState,
     condition,
@@ -22,7 +23,6 @@ from sluice_operator.workers import (
     pods_of,
 )
 
-MESSAGE_LENGTH: Final = 1024
 STUCK_SECONDS: Final = 3.0
 """After so long in one state a pod's Events are asked for."""
 PROBE_SECONDS: Final = 20.0
@@ -65,8 +65,28 @@ class Finding:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a revision was asked for, as far as a remedy depends on it.
+
+    Attributes:
+        field: where its model is written.
+        uri: its model's; empty when unknown.
+        memory_auto: whether its memory limit is not given, but follows the request.
+    """
+
+    field: str = "spec.model"
+    uri: str = ""
+    memory_auto: bool = False
+
+
 def diagnose(
-    observed: Observed, revision: str, digest: str, learnt: Learnt, now: datetime
+    observed: Observed,
+    revision: str,
+    digest: str,
+    learnt: Learnt,
+    now: datetime,
+    asked: Asked = Asked(),
 ) -> Finding | None:
     """The most telling finding about a revision; None while nothing is the matter.
 
@@ -75,12 +95,12 @@ def diagnose(
     """
     found = [*_of_deployment(observed, revision)]
     for pod in pods_of(observed, revision):
-        if (finding := _of_pod(observed, pod, digest, learnt, now)) is not None:
+        if (finding := _of_pod(observed, pod, digest, learnt, now, asked)) is not None:
             found.append(finding)
     if not found:
         return None
     first = min(found, key=lambda finding: _ORDER.index(finding.reason))
-    return Finding(first.reason, _shortened(first.message))
+    return Finding(first.reason, shortened(first.message))
 
 
 def stuck_pods(observed: Observed, learnt: Learnt, now: datetime) -> tuple[frozenset[str], float]:
@@ -116,31 +136,35 @@ def _of_deployment(observed: Observed, revision: str) -> Iterator[Finding]:
     if "exceeded quota" in told:
         yield Finding(
             "QuotaExceeded",
-            f"{told}. Raise the ResourceQuota, or ask for less in spec.hardware.resources;"
-            f" see kubectl -n {namespace} describe resourcequota.",
+            f"{sentence(told)} Raise the ResourceQuota, or ask for less in"
+            f" spec.hardware.resources; see kubectl -n {namespace} describe resourcequota.",
         )
     elif "not found" in told or "no PriorityClass" in told:
-        yield Finding("ConfigMissing", f"{told}. Create what is missing, or correct the spec.")
+        yield Finding(
+            "ConfigMissing", f"{sentence(told)} Create what is missing, or correct the spec."
+        )
     elif "forbidden" in told:
         yield Finding(
-            "PermissionDenied", f"{told}. Have the platform team allow it in {namespace}."
+            "PermissionDenied", f"{sentence(told)} Have the platform team allow it in {namespace}."
         )
     else:
-        yield Finding("InvalidSpec", f"Kubernetes refuses the pods: {told}. Correct the spec.")
+        yield Finding(
+            "InvalidSpec", f"Kubernetes refuses the pods: {sentence(told)} Correct the spec."
+        )
 
 
 # A pod -------------------------------------------------------------------------------------------
 
 
 def _of_pod(
-    observed: Observed, pod: Object, digest: str, learnt: Learnt, now: datetime
+    observed: Observed, pod: Object, digest: str, learnt: Learnt, now: datetime, asked: Asked
 ) -> Finding | None:
     metadata, status = pod["metadata"], pod.get("status") or {}
     name, namespace = metadata["name"], metadata["namespace"]
     describe = f"See kubectl -n {namespace} describe pod {name}."
     if status.get("phase") == "Failed" and status.get("reason") == "Evicted":
         told = str(status.get("message") or "the node needed the room")
-        return Finding("Evicted", f"{name} was evicted: {told} {describe}")
+        return Finding("Evicted", f"{name} was evicted: {sentence(told)} {describe}")
     state = pod_state(pod, observed.lost_nodes)
     if state is PodState.GONE:
         return None
@@ -156,44 +180,46 @@ def _of_pod(
         return Finding(
             "DigestMismatch",
             f"{name} has loaded {seen.answer_digest[:19]}…, the revision is {digest[:19]}…: it gets"
-            " no requests. Pin spec.model.revision, so that all replicas load the same.",
+            f" no requests. Pin {asked.field}.revision, so that all replicas load the same.",
         )
     if state is PodState.READY:
         return None
     if state is PodState.UNSCHEDULABLE:
-        return _unschedulable(name, str(condition(pod, "PodScheduled").get("message") or ""))
+        return _unschedulable(name, str(condition(pod, "PodScheduled").get("message") or ""), asked)
     for container in containers(pod):
-        if (finding := _of_container(name, namespace, container)) is not None:
+        if (finding := _of_container(pod, container, asked)) is not None:
             killed = finding.reason == "CrashLoop" and _was_killed(container)
-            return (_from_events(observed, pod, seen, now) if killed else None) or finding
-    return _from_events(observed, pod, seen, now) or _starting(name, pod, seen, now)
+            return (_from_events(observed, pod, seen, now, asked) if killed else None) or finding
+    return _from_events(observed, pod, seen, now, asked) or _starting(name, pod, seen, now)
 
 
-def _unschedulable(name: str, told: str) -> Finding:
+def _unschedulable(name: str, told: str, asked: Asked) -> Finding:
     # The scheduler also speaks when a claim is missing; more nodes would not help then.
     if "persistentvolumeclaim" in told.lower():
+        once = sentence(told.strip().removesuffix(". not found"))  # it may say so twice
         return Finding(
-            "VolumeFailed", f"{name} cannot be placed: {told} Check the claim in spec.model.uri."
+            "VolumeFailed", f"{name} cannot be placed: {once} Check the claim in {asked.field}.uri."
         )
     return Finding(
         "Unschedulable",
-        f"{name} finds no room: {told} Add nodes, or ask for less in spec.hardware.",
+        f"{name} finds no room: {sentence(told)} Add nodes, or ask for less in spec.hardware.",
     )
 
 
-def _of_container(pod: str, namespace: str, container: Mapping[str, Any]) -> Finding | None:
+def _of_container(pod: Object, container: Mapping[str, Any], asked: Asked) -> Finding | None:
     name, state = container.get("name", ""), container.get("state") or {}
     waiting = state.get("waiting") or {}
     reason = str(waiting.get("reason") or "")
-    who = f"{pod}, container {name}"
+    who = f"{pod['metadata']['name']}, container {name}"
     if reason in _WAITING and not (_ended(container) and _WAITING[reason] == "CrashLoop"):
         told = str(waiting.get("message") or reason)
-        return Finding(_WAITING[reason], f"{who}: {reason}: {told}. {_remedy(_WAITING[reason])}")
+        remedy = _remedy(_WAITING[reason], asked)
+        return Finding(_WAITING[reason], f"{who}: {reason}: {sentence(told)} {remedy}".rstrip())
     ended = _ended(container)
     if ended is None or (state.get("running") and container.get("ready")):
         return None
     if not state.get("running") or reason == "CrashLoopBackOff" or _explained(ended):
-        return _of_end(who, pod, namespace, container, ended)
+        return _of_end(who, pod, container, ended, asked)
     return None
 
 
@@ -218,34 +244,53 @@ def _explained(ended: Mapping[str, Any]) -> bool:
 
 
 def _of_end(
-    who: str, pod: str, namespace: str, container: Mapping[str, Any], ended: Mapping[str, Any]
+    who: str, pod: Object, container: Mapping[str, Any], ended: Mapping[str, Any], asked: Asked
 ) -> Finding:
+    metadata = pod["metadata"]
     code = int(ended.get("exitCode", 0))
-    words = last_line(str(ended.get("message") or ""))
-    said = f": {words}" if words else ""
     restarts = int(container.get("restartCount", 0))
-    how = f"{who}, ended with exit code {code}, {restarts} restarts{said}"
-    logs = f"See kubectl -n {namespace} logs {pod} --previous."
+    how = f"{who}, ended with exit code {code}, {restarts} restart{'s' if restarts != 1 else ''}"
     if ended.get("reason") == "OOMKilled":
+        # Killed in the middle of something: its last words are about something else.
+        limit = _memory_limit(pod, str(container.get("name", "")))
+        auto = " (auto: as requests.memory)" if asked.memory_auto else ""
+        its = f"; its limit is {limit}{auto}" if limit else ""
         return Finding(
             "OutOfMemory",
-            f"{how}: it took more memory than it may have."
+            f"{how}: it took more memory than it may have{its}."
             " Raise spec.hardware.resources.limits.memory.",
         )
+    words = last_words(str(ended.get("message") or ""))
+    said = f": {words}" if words else ""
     reason = EXIT_REASONS.get(code, "CrashLoop")
-    return Finding(reason, f"{how.rstrip('.')}. {_remedy(reason) or logs}")
+    logs = f"See kubectl -n {metadata['namespace']} logs {metadata['name']} --previous."
+    return Finding(reason, f"{sentence(how + said)} {_remedy(reason, asked) or logs}")
 
 
-def _remedy(reason: str) -> str:
+def _memory_limit(pod: Object, name: str) -> str:
+    """What a container may take; empty when unknown."""
+    for container in (pod.get("spec") or {}).get("containers") or ():
+        if container.get("name") == name:
+            limits = (container.get("resources") or {}).get("limits") or {}
+            return str(limits.get("memory") or "")
+    return ""
+
+
+def _remedy(reason: str, asked: Asked) -> str:
     match reason:
         case "ImagePullFailed":
             return "Check the image's name and the pull secrets."
         case "ConfigMissing":
-            return "Create what is missing, or correct spec.model.credentials."
+            return f"Create what is missing, or correct {asked.field}.credentials."
+        case "ModelNotFound" if asked.uri.startswith("file://"):
+            return (
+                "Here file:// is a folder in the worker's image: for one on a volume write"
+                f" pvc://claim/folder into {asked.field}.uri."
+            )
         case "ModelNotFound" | "ModelRejected":
-            return "Correct spec.model."
+            return f"Correct {asked.field}."
         case "ModelDownloadFailed":
-            return "Check the network policy and spec.model.credentials; it is tried again."
+            return f"Check the network policy and {asked.field}.credentials; it is tried again."
         case "InvalidSpec":
             return "Correct the spec."
         case _:
@@ -260,20 +305,20 @@ _NOT_READY_YET = "statuscode: 503"
 
 
 def _from_events(
-    observed: Observed, pod: Object, seen: wire.WorkerSeen | None, now: datetime
+    observed: Observed, pod: Object, seen: wire.WorkerSeen | None, now: datetime, asked: Asked
 ) -> Finding | None:
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     for reason, told in observed.pod_events.get(name, ()):
         if reason in ("FailedMount", "FailedAttachVolume", "FailedMapVolume"):
             missing = "not found" in told and ('secret "' in told or 'configmap "' in told)
             kind = "ConfigMissing" if missing else "VolumeFailed"
-            remedy = _remedy(kind) or "Check the claim in spec.model.uri and its volume."
-            return Finding(kind, f"{name}: {told}. {remedy}")
+            remedy = _remedy(kind, asked) or f"Check the claim in {asked.field}.uri and its volume."
+            return Finding(kind, f"{name}: {sentence(told)} {remedy}")
         probe = _PROBE.match(told) if reason == "Unhealthy" else None
         if probe and _is_fatal(probe[1], probe[2], pod, seen, now):
             return Finding(
                 "ProbeFailed",
-                f"{name}: {told.strip()}. See kubectl -n {namespace} logs {name}.",
+                f"{name}: {sentence(told)} See kubectl -n {namespace} logs {name}.",
             )
     return None
 
@@ -333,14 +378,3 @@ def _running_since(pod: Object) -> datetime | None:
 
 def _time(text: object) -> datetime | None:
     return datetime.fromisoformat(text).astimezone(UTC) if isinstance(text, str) else None
-
-
-def last_line(text: str) -> str:
-    """The last line of a termination message that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 1] + "…"

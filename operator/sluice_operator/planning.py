@@ -24,7 +24,7 @@ from sluice_operator.children.network_policy import render_network_policy
 from sluice_operator.children.service import render_service
 from sluice_operator.children.service_account import render_service_account
 from sluice_operator.children.volumes import OCI_SCHEME
-from sluice_operator.diagnosis import Finding, diagnose, stuck_pods
+from sluice_operator.diagnosis import Asked, Finding, diagnose, stuck_pods
 from sluice_operator.plan import child_name
 from sluice_operator.rollout import GRACE_SECONDS, Revision, Rollout, plan_rollout
 from sluice_operator.scaling.victims import deletion_costs
@@ -67,7 +67,8 @@ def plan_service(
     rollout = plan_rollout(service, observed, wanted, learnt, platform, now)
     findings = {}
     for revision in rollout.all():
-        found = diagnose(observed, revision.name, revision.answer_digest, learnt, now)
+        asked = _asked(revision)
+        found = diagnose(observed, revision.name, revision.answer_digest, learnt, now, asked)
         if found is None and _lacks_image_volumes(revision, platform):
             found = _NO_IMAGE_VOLUMES
         if found is not None:
@@ -228,6 +229,18 @@ class _Steps:
                     metadata["uid"],
                     "no longer needed",
                 )
+
+
+def _asked(revision: Revision) -> Asked:
+    if revision.service is None:
+        return Asked()
+    spec = revision.service.spec
+    return Asked(
+        # Nobody mends a canary in the model that answers beside it.
+        field="spec.rollout.canary.model" if revision.role == "canary" else "spec.model",
+        uri=spec.model.uri,
+        memory_auto=spec.hardware.resources.limits.memory is None,
+    )
 
 
 def _why(drifted: str) -> str:

@@ -156,7 +156,7 @@ def _verdicts(sight: Sight) -> Iterator[Verdict]:
     else:
         yield _reconciling(sight, ready)
     if stall is None:
-        yield Verdict("Stalled", False, ready.reason)
+        yield Verdict("Stalled", False, ready.reason, "Nothing keeps the spec from coming true.")
     else:
         yield Verdict("Stalled", True, stall.reason, stall.message)
     yield _workers_available(sight)
@@ -175,7 +175,7 @@ def _ready(sight: Sight) -> Verdict:
     if serving and rollout.next is not None:
         return Verdict("Ready", True, "RollingOut", _rolling_out(sight, rollout.next))
     if serving:
-        return Verdict("Ready", True, "Ready", _serving(stable))
+        return Verdict("Ready", True, "Ready", _serving(sight))
     if finding is not None and (sight.obstacle or finding.reason != "Starting"):
         return Verdict("Ready", False, finding.reason, finding.message)
     if not stable.desired and not stable.counts.starting:
@@ -194,8 +194,12 @@ def _is_waking(sight: Sight) -> bool:
     return ready.get("status") == "True" and ready.get("reason") in ("Asleep", "Starting")
 
 
-def _serving(stable: Revision) -> str:
-    return f"Revision {stable.name} answers."
+def _serving(sight: Sight) -> str:
+    told, canary = f"Revision {sight.rollout.stable.name} answers.", sight.rollout.canary
+    finding = sight.findings.get(canary.name) if canary and not canary.counts.ready else None
+    if canary is None or finding is None or finding.reason == "Starting":
+        return told
+    return f"{told} The canary {canary.name} does not come up: {finding.message}"
 
 
 def _rolling_out(sight: Sight, following: Revision) -> str:
@@ -239,7 +243,7 @@ def _reconciling(sight: Sight, ready: Verdict) -> Verdict:
         return Verdict("Reconciling", True, sight.obstacle.reason, sight.obstacle.message)
     if not ready.holds:
         return Verdict("Reconciling", True, ready.reason, ready.message)
-    return Verdict("Reconciling", False, ready.reason)
+    return Verdict("Reconciling", False, ready.reason, "No change is under way.")
 
 
 def _workers_available(sight: Sight) -> Verdict:
@@ -249,16 +253,19 @@ def _workers_available(sight: Sight) -> Verdict:
     if stable.counts.ready:
         if held_up and finding is not None and finding.reason != "Starting":
             return Verdict("WorkersAvailable", True, finding.reason, finding.message)
-        return Verdict("WorkersAvailable", True, "Ready")
+        return Verdict("WorkersAvailable", True, "Ready", f"Revision {stable.name} has replicas.")
     if finding is not None and finding.reason != "Starting":
         return Verdict("WorkersAvailable", False, finding.reason, finding.message)
-    return Verdict("WorkersAvailable", False, "Starting" if stable.desired else "Asleep")
+    if stable.desired:
+        return Verdict("WorkersAvailable", False, "Starting", "No replica is ready yet.")
+    return Verdict("WorkersAvailable", False, "Asleep", "No replica is wanted.")
 
 
 def _scaling_active(sight: Sight) -> Verdict:
     mode = _mode(sight.rollout.stable)
     if sight.paused:
-        return Verdict("ScalingActive", False, "Paused")
+        told = "spec.paused is true: the number stays as it is."
+        return Verdict("ScalingActive", False, "Paused", told)
     if mode in FIXED_MODES:
         told = f"spec.scaling.mode is {mode}: exactly spec.scaling.minReplicas run."
         return Verdict("ScalingActive", False, "ScalingUnavailable", told)
@@ -278,7 +285,7 @@ def _canary_healthy(sight: Sight, canary: Revision) -> Verdict:
     if finding is not None:
         return Verdict("CanaryHealthy", False, finding.reason, finding.message)
     if not canary.desired:
-        return Verdict("CanaryHealthy", True, "Asleep")
+        return Verdict("CanaryHealthy", True, "Asleep", "No replica of it is wanted.")
     return Verdict("CanaryHealthy", False, "Starting", f"Revision {canary.name} is starting.")
 
 
@@ -302,7 +309,9 @@ def make_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
             continue
         calm = not bad or entry["reason"] in ("Starting", "Deleting")
         yield Event("Normal" if calm else "Warning", entry["reason"], entry["message"])
-    if before.get("revision") and before["revision"] != after["revision"]:
+    proven = {entry["name"] for entry in after["revisions"] if entry.get("proven")}
+    moved = before.get("revision") and before["revision"] != after["revision"]
+    if moved and after["revision"] in proven:  # of two that never answered there is no news
         told = f"Revision {after['revision']} answers now, {before['revision']} no longer."
         yield Event("Normal", "Promoted", told)
     was, now = before.get("scaling") or {}, after["scaling"]

@@ -7,8 +7,9 @@ import pytest
 
 from sluice_api import names, wire
 from sluice_api.service_status import REASONS
-from sluice_operator.diagnosis import _ORDER, MESSAGE_LENGTH, diagnose, last_line, stuck_pods
+from sluice_operator.diagnosis import _ORDER, Asked, diagnose, stuck_pods
 from sluice_operator.state import Learnt, Observed
+from sluice_operator.wording import MESSAGE_LENGTH, last_words
 from tests.support.pod_states import NOW, REVISION, ended, pod, seen, waiting
 
 NAME = f"minilm-{REVISION}-1"
@@ -50,7 +51,7 @@ CASES: list[tuple[Observed, str, str]] = [
     ),
     (seen(pod(state=ended(1))), "CrashLoop", "exit code 1, 0 restarts. See kubectl"),
     (seen(pod(state=ended(137, reason="OOMKilled"))), "OutOfMemory", "limits.memory"),
-    (seen(pod(last=ended(137, reason="OOMKilled"), restarts=1)), "OutOfMemory", "1 restarts"),
+    (seen(pod(last=ended(137, reason="OOMKilled"), restarts=1)), "OutOfMemory", "1 restart: it"),
     *(
         (seen(pod(state=ended(code, "why"))), reason, "why")
         for code, reason in (
@@ -177,5 +178,49 @@ def test_messages_are_one_bounded_line() -> None:
     _, message = found(seen(pod(state=ended(1, "x" * 5000))))
     assert len(message) == MESSAGE_LENGTH
     assert "\n" not in found(seen(pod(scheduled="a\nb")))[1]
-    assert last_line("one\ntwo\n\n") == "two"
-    assert last_line("") == ""
+    assert last_words("one\ntwo\n\n") == "two"
+    assert last_words("") == ""
+
+
+def test_of_a_log_line_its_text_is_told() -> None:
+    assert last_words('{"level": "INFO", "message": "phase", "detail": "no such file"}') == (
+        "no such file"
+    )
+    assert last_words('{"message": "died", "exception": "Traceback\\nKeyError: 1"}') == (
+        "died: KeyError: 1"
+    )
+    for other in ('{"level": "INF', '{"time": "now"}', "[1]"):
+        assert last_words(other) == other
+
+
+def test_who_ran_out_of_memory_is_told_its_limit() -> None:
+    line = '{"time": "2026", "message": "phase", "phase": "loading"}'
+    made = pod(last=ended(137, line, reason="OOMKilled"), restarts=1)
+    made["spec"]["containers"] = [{"name": "worker", "resources": {"limits": {"memory": "300Mi"}}}]
+    asked = Asked(memory_auto=True)
+    finding = diagnose(seen(made), REVISION, "", Learnt(), NOW, asked)
+    assert finding is not None
+    assert finding.message == (
+        f"{NAME}, container worker, ended with exit code 137, 1 restart: it took more memory than"
+        " it may have; its limit is 300Mi (auto: as requests.memory)."
+        " Raise spec.hardware.resources.limits.memory."
+    )
+    assert "its limit is 300Mi. Raise" in found(seen(made))[1]
+
+
+def test_the_remedy_names_the_field_at_fault() -> None:
+    gone = seen(pod(state=ended(names.EXIT_MODEL_NOT_FOUND, "there is no folder /m.")))
+    trial = Asked(field="spec.rollout.canary.model", uri="hf://a/b")
+    finding = diagnose(gone, REVISION, "", Learnt(), NOW, trial)
+    assert finding is not None
+    assert finding.message.endswith("no folder /m. Correct spec.rollout.canary.model.")
+    finding = diagnose(gone, REVISION, "", Learnt(), NOW, Asked(uri="file:///m"))
+    assert finding is not None and "pvc://claim/folder into spec.model.uri" in finding.message
+
+
+def test_what_the_scheduler_says_twice_is_told_once() -> None:
+    told = 'persistentvolumeclaim "m" not found. not found'
+    assert found(seen(pod(scheduled=told)))[1] == (
+        f'{NAME} cannot be placed: persistentvolumeclaim "m" not found.'
+        " Check the claim in spec.model.uri."
+    )

@@ -7,6 +7,7 @@ from sluice_api import wire
 from sluice_api.inference_service import revision_of
 from sluice_api.service_status import CONDITIONS, REASONS, Status
 from sluice_operator.state import Learnt
+from sluice_operator.status import make_events
 from tests.support.planned_cluster import START, PlannedCluster
 from tests.support.pod_states import ended
 from tests.support.resources import service
@@ -158,3 +159,42 @@ def test_progress_is_written_every_ten_seconds_at_most() -> None:
     cluster.pass_time(timedelta(minutes=5).total_seconds())
     downloading(cluster, 0.99 - 0.1)
     assert cluster.resource["status"] == before
+
+
+def test_a_broken_canary_is_seen_and_names_its_own_field() -> None:
+    cluster = PlannedCluster(rollout__canary={"model": {"uri": "hf://a/b"}, "weight": 10})
+    cluster.settle()
+    cluster.run_pods()
+    cluster.settle()
+    cluster.run_pods(ready=False)
+    for pod in cluster.pods.values():
+        if NEW in pod["owner"]:
+            pod["status"] = {"containerStatuses": [{"name": "worker", "state": ended(64, "gone")}]}
+    found = conditions(cluster.settle().status)
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("True", "Ready")
+    assert f"The canary {NEW} does not come up" in found["Ready"]["message"]
+    assert found["CanaryHealthy"]["status"] == "False"
+    assert found["CanaryHealthy"]["message"].endswith("Correct spec.rollout.canary.model.")
+
+
+def test_every_condition_has_a_message() -> None:
+    cluster = PlannedCluster()
+    written = [cluster.settle().status]
+    cluster.run_pods()
+    written.append(cluster.settle().status)
+    cluster.edit(paused=True)
+    written.append(cluster.settle().status)
+    for status in written:
+        assert [entry["type"] for entry in status["conditions"] if not entry["message"]] == []
+
+
+def test_a_change_between_two_that_never_answered_is_no_promotion() -> None:
+    before = {"revision": "a"}
+    for proven, told in ((False, []), (True, ["Promoted"])):
+        after = {
+            "revision": "b",
+            "revisions": [{"name": "b", "proven": proven}],
+            "conditions": [],
+            "scaling": {},
+        }
+        assert [event.reason for event in make_events(before, after)] == told

@@ -107,7 +107,7 @@ def _ask(repository: str, revision: str | None) -> Listing:
         raise ModelRejected(
             f"{repository} publishes no safetensors at this revision, only formats that can run "
             "code when they are read. Choose a revision that has them, or convert the model and "
-            "serve it by file://."
+            "serve it by pvc:// (file:// on a machine of your own)."
         )
     return Listing(info.sha, files)
 
@@ -190,7 +190,7 @@ def _foreign_errors(repository: str, revision: str | None) -> Iterator[None]:
         raise ModelDownloadFailed(
             f"model.uri: {repository} could not be fetched from {_endpoint()} "
             f"({type(error).__name__}: {error}). Check the network and HF_ENDPOINT, or put the "
-            "files on a volume and use file://."
+            "files on a volume and use pvc:// (file:// on a machine of your own)."
         ) from error
 
 
