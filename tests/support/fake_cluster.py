@@ -2,8 +2,8 @@
 
 It keeps what matters to an operator as the real one does: server-side apply with ownership of
 single fields, ``generation``, ``resourceVersion`` that stays when nothing changes, uids, the status
-and scale subresources, and garbage collection by owner. Lists are owned whole. Any call can be made
-to fail, before or after its effect.
+and scale subresources, and garbage collection by owner. Lists and selectors are owned whole. Any
+call can be made to fail, before or after its effect.
 """
 
 import copy
@@ -26,6 +26,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Of ``spec``, as the API server fills them in."""
 IDENTITY = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
 REPLICAS = ("spec", "replicas")
+ATOMIC = {"selector", "podSelector", "labelSelector", "nodeSelector"}
+"""Maps that have one owner."""
 
 
 class Crash(Exception):
@@ -290,7 +292,7 @@ def _leaves(value: Mapping[str, Any], at: Path = ()) -> Iterator[tuple[Path, Any
         path = (*at, key)
         if path[0] == "metadata" and len(path) == 2 and key in _SERVER_SET | {"uid"}:
             continue
-        if isinstance(inner, Mapping) and inner:
+        if isinstance(inner, Mapping) and inner and key not in ATOMIC:
             yield from _leaves(inner, path)
         else:
             yield path, copy.deepcopy(inner)

@@ -275,6 +275,38 @@ def test_only_our_part_is_compared(wanted: Any, found: Any, where: str) -> None:
     assert difference(wanted, found) == where
 
 
+@pytest.mark.parametrize(
+    ("render", "path", "added"),
+    [
+        (render_service, "selector", {"a": "b"}),
+        (render_network_policy, "podSelector.matchLabels", {"a": "b"}),
+        (render_network_policy, "podSelector", {"matchExpressions": [{"key": "a"}]}),
+        (render_network_policy, "ingress.0", {"a": "b"}),
+        (render_network_policy, "ingress.0.ports.0", {"endPort": 9999}),
+        (render_network_policy, "ingress.0.ports", [{"port": 22, "protocol": "TCP"}]),
+        (render_network_policy, "ingress.0.from", [{"ipBlock": {"cidr": "0.0.0.0/0"}}]),
+        (render_network_policy, "ingress.0.from.0.podSelector.matchLabels", {"a": "b"}),
+        (render_network_policy, "ingress", [{}]),
+        (render_disruption_budget, "selector.matchLabels", {"a": "b"}),
+        (render_deployment, "template.spec.nodeSelector", {"a": "b"}),
+    ],
+)
+def test_what_is_added_to_a_selector_is_drift(render: Any, path: str, added: Any) -> None:
+    wanted = render(rendering(hardware__nodeSelector={"disk": "fast"}))
+    found = deepcopy(wanted)
+    place = found["spec"]
+    for step in path.split("."):
+        place = place[int(step)] if step.isdigit() else place[step]
+    place.extend(added) if isinstance(place, list) else place.update(added)
+    assert difference(wanted, found).startswith(f"spec.{path.split('.')[0]}")
+
+
+def test_what_is_empty_in_a_selector_is_no_drift() -> None:
+    wanted = {"labelSelector": {"matchLabels": {"a": "b"}, "matchExpressions": []}}
+    assert difference(wanted, {"labelSelector": {"matchLabels": {"a": "b"}}}) == ""
+    assert difference({"nodeSelector": {}}, {}) == ""
+
+
 def test_a_foreign_container_beside_ours_is_no_drift() -> None:
     wanted = render_deployment(rendering())
     found = deepcopy(wanted)

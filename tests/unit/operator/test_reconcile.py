@@ -148,6 +148,30 @@ def test_drift_is_repaired_and_what_others_own_is_left() -> None:
     assert policy["metadata"]["annotations"]["team"] == "search"
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("NetworkPolicy", ("podSelector", "matchLabels")),
+        ("NetworkPolicy", ("podSelector",)),
+        ("Service", ("selector",)),
+        ("PodDisruptionBudget", ("selector", "matchLabels")),
+    ],
+)
+def test_what_is_added_to_a_selector_is_taken_out(kind: str, path: tuple[str, ...]) -> None:
+    world = world_with_service()
+    settle(world)
+    address = next(a for a in world.cluster.objects if a.kind == kind)
+    before = world.cluster.read(*address)["spec"]
+    changed = world.cluster.read(*address)
+    place = changed["spec"]
+    for step in path:
+        place = place[step]
+    place["added"] = "by somebody"
+    world.cluster.put(changed)
+    settle(world)
+    assert world.cluster.read(*address)["spec"] == before
+
+
 def test_what_is_deleted_is_made_again_and_what_has_lost_its_owner_goes() -> None:
     world = world_with_service()
     settle(world)
