@@ -5,7 +5,6 @@ all of it, and it ends by itself when the process that started it goes. The fixt
 tests/cluster/conftest.py makes one a session; `python -m tests.support.cluster` one for a person.
 """
 
-import fcntl
 import json
 import os
 import selectors
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from . import archives, control, leftovers, machine, programs
+from . import archives, control, leftovers, machine, programs, stores
 from .access import COMMAND_SECONDS, Access, ClusterError
 from .options import API_SERVER, Options, Site, decode, encode
 from .processes import tail
@@ -31,7 +30,6 @@ START_SECONDS = 300.0
 END_SECONDS = 20.0
 CONTROL_SECONDS = 75.0
 NAMESPACES = ("--net", "--mount", "--pid")
-STORES = 16
 CRI_KNOWS_IT = "io.cri-containerd.image=managed"
 
 
@@ -85,7 +83,7 @@ class Cluster(Access):
         with ExitStack() as kept:
             state, lock = leftovers.make_state_folder(name)
             kept.enter_context(lock)
-            store, store_lock = _take_store()
+            store, store_lock = stores.take(programs.cache_folder())
             kept.enter_context(store_lock)
             listener = kept.enter_context(_listen())
             port = listener.getsockname()[1]
@@ -344,20 +342,3 @@ def _listen() -> socket.socket:
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     listener.setblocking(False)
     return listener
-
-
-def _take_store() -> tuple[Path, IO[str]]:
-    """The first containerd store that no running cluster uses, and its lock.
-
-    Each keeps its images; a second cluster at the same time takes the second one.
-    """
-    base = programs.cache_folder()
-    for number in range(STORES):
-        lock = (base / f"store-{number}.lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        return base / f"store-{number}", lock
-    raise ClusterError(f"{STORES} clusters run already")

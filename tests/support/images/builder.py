@@ -32,7 +32,6 @@ PROGRAMS = ("buildah", "mmdebstrap", "skopeo")
 BUILD_SECONDS = 1800.0
 PROBE_SECONDS = "10"
 SCRATCH = "scratch-"
-SCRATCH_SECONDS = 3600.0
 
 Say = Callable[[str], None]
 
@@ -93,8 +92,10 @@ class Builder:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for archives, gone afterwards; on disk, because /tmp may be memory."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """A folder for archives, gone afterwards; on disk, because /tmp may be memory.
+
+        Only inside `built`: what lies there when the next one begins is of a process that died.
+        """
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=SCRATCH) as folder:
             yield Path(folder)
 
@@ -114,8 +115,7 @@ class Builder:
             if store != self._store:
                 shutil.rmtree(store)
         for scratch in self.folder.glob(f"{SCRATCH}*"):
-            if time.time() - scratch.stat().st_mtime > SCRATCH_SECONDS:
-                shutil.rmtree(scratch)
+            shutil.rmtree(scratch)
 
     def _ensure_base(self) -> None:
         if self._has(BASE):

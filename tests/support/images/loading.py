@@ -29,10 +29,9 @@ def load(cluster: Access, *names: str) -> list[str]:
         return made
     assert isinstance(cluster, Cluster)
     builder = Builder()
-    with builder.scratch() as folder:
-        with builder.built(names):
-            archives = [_archive(builder.layout, name, folder, _blobs(cluster)) for name in names]
-        cluster.load(*archives)
+    # In turns, until the node has them: the worker's archive takes gigabytes of disk.
+    with builder.built(names), builder.scratch() as folder:
+        cluster.load(*(_archive(builder.layout, name, folder, _blobs(cluster)) for name in names))
     return [RECIPES[name].reference for name in names]
 
 
