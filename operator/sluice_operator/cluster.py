@@ -137,7 +137,7 @@ class Cluster:
     # Writing -------------------------------------------------------------------------------------
 
     async def carry_out(self, step: Step) -> dict[str, Any] | None:
-        """Do one step of a plan; an applied object as it is now. Raises ApiError or NotLeader.
+        """Do one step of a plan; an object or scale as it is now. Raises ApiError or NotLeader.
 
         What a step wants to be gone may be gone already: that is no error.
         """
@@ -147,7 +147,7 @@ class Cluster:
                     await self._check_ours(step.object)
                 return await self.apply(step.object, step.manager)
             case Scale():
-                await self.scale(step)
+                return await self.scale(step)
             case Delete():
                 await self.delete(step)
             case Rank():
@@ -196,15 +196,18 @@ class Cluster:
         }
         return await self.apply(wanted, subresource="status")
 
-    async def scale(self, step: Scale) -> None:
-        """Set and own ``spec.replicas``, through the scale subresource: it can make no object."""
+    async def scale(self, step: Scale) -> dict[str, Any]:
+        """Set and own ``spec.replicas``, through the scale subresource: it can make no object.
+
+        Returns the Scale as it is now; its metadata are the Deployment's.
+        """
         wanted = {
             "apiVersion": "autoscaling/v1",
             "kind": "Scale",
             "metadata": {"namespace": step.namespace, "name": step.deployment},
             "spec": {"replicas": step.replicas},
         }
-        await self._call(
+        return await self._call(
             "patch",
             kinds.DEPLOYMENT,
             kinds.DEPLOYMENT.path(step.namespace, step.deployment, "scale"),

@@ -161,7 +161,9 @@ class Watches:
         if event["type"] is None:
             self._listed_anew()
         if event["type"] == "DELETED":
-            key = self._store.remove(address_of(item), item["metadata"]["uid"])
+            metadata = item["metadata"]
+            version = metadata.get("resourceVersion", "")
+            key = self._store.remove(address_of(item), metadata["uid"], version)
         else:
             key = self._store.put(item)
         self._instruments.services.set(len(self._store))

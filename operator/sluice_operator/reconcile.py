@@ -149,7 +149,8 @@ class Reconciler:
             for step in steps:
                 after = await self._writer.carry_out(step)
                 if after is not None:
-                    changed |= self._store.put(after) is not None
+                    put = self._store.put_scale if isinstance(step, Scale) else self._store.put
+                    changed |= put(after) is not None
         except NamespaceEnding:
             return False  # the service is about to go as well
         except ApiError as error:

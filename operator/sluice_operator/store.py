@@ -19,6 +19,8 @@ from sluice_operator.trim import replicas_managers, trimmed
 
 _PACK_FROM: Final = 512
 """Bytes of JSON from which compressing is worth its time."""
+_GRAVES: Final = 4096
+"""Of so many removed objects it is known that they are gone: an answer may come after the news."""
 
 
 class Address(NamedTuple):
@@ -65,6 +67,7 @@ class Store:
     def __init__(self, on_gateways: Callable[[], None] = lambda: None) -> None:
         self._entries: dict[Address, Entry] = {}
         self._belonging: dict[Key, tuple[Address, ...]] = {}
+        self._graves: dict[str, int] = {}  # uid: its last version
         self._services = 0
         self._warnings: dict[Key, dict[str, tuple[tuple[str, str], ...]]] = {}
         self._lost_nodes: frozenset[str] = frozenset()
@@ -89,6 +92,8 @@ class Store:
         before = self._entries.get(address)
         if before is not None and before.uid == entry.uid and entry.version < before.version:
             return None
+        if entry.version <= self._graves.get(entry.uid, -1):
+            return None
         self._entries[address] = entry
         if before is None:
             self._services += address.kind == names.KIND
@@ -101,9 +106,35 @@ class Store:
             return None
         return self._touched(address, entry)
 
-    def remove(self, address: Address, uid: str) -> Key | None:
-        """Forget an object, unless another one has taken its place."""
+    def put_scale(self, scale: Object) -> Key | None:
+        """Take in the answer to a write of ours to a Deployment's scale subresource."""
+        metadata = scale["metadata"]
+        address = Address(kinds.DEPLOYMENT.name, metadata["namespace"], metadata["name"])
         entry = self._entries.get(address)
+        if entry is None or entry.uid != metadata["uid"]:
+            return None
+        item = entry.unpacked()
+        replicas = scale["spec"].get("replicas", 0)
+        same = item["spec"].get("replicas", 1) == replicas  # then all of them own it
+        managers = {names.SCALER_FIELD_MANAGER} | (entry.managers if same else set())
+        owns: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
+        item["spec"]["replicas"] = replicas
+        item["metadata"] |= {
+            "resourceVersion": metadata["resourceVersion"],
+            "managedFields": [{"manager": each, "fieldsV1": owns} for each in managers],
+        }
+        return self.put(item)
+
+    def remove(self, address: Address, uid: str, version: str = "") -> Key | None:
+        """Forget an object as of ``version``, unless another one has taken its place.
+
+        A later version of it is taken in again: it may have lost our label and got it back.
+        """
+        entry = self._entries.get(address)
+        last = entry.version if entry is not None and entry.uid == uid else 0
+        self._graves[uid] = max(last, number_of(version))
+        if len(self._graves) > _GRAVES:
+            del self._graves[next(iter(self._graves))]
         if entry is None or entry.uid != uid:
             return None
         del self._entries[address]

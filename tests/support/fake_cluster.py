@@ -74,8 +74,11 @@ class FakeCluster:
                 address = Address("Deployment", step.namespace, step.deployment)
                 if address not in self.objects:
                     raise NotFound("patch", "deployments/scale", "not found")
-                change = {"spec": {"replicas": step.replicas}}
-                self._write(f"scale {step.deployment}", address, change, names.SCALER_FIELD_MANAGER)
+                spec = {"replicas": step.replicas}
+                what, manager = f"scale {step.deployment}", names.SCALER_FIELD_MANAGER
+                metadata = self._write(what, address, {"spec": spec}, manager)["metadata"]
+                kept = ("namespace", "name", "uid", "resourceVersion")
+                return {"kind": "Scale", "metadata": {k: metadata[k] for k in kept}, "spec": spec}
             case Delete():
                 self._delete(step)
             case Rank():

@@ -16,7 +16,7 @@ from sluice_operator.api_errors import (
     QuotaExceeded,
     Unavailable,
 )
-from sluice_operator.state import Key
+from sluice_operator.state import ChildKey, Key
 from sluice_operator.steps import Apply, Plan
 from tests.support.fake_cluster import Crash, FakeCluster
 from tests.support.reconciling import KEY, World, settle
@@ -265,6 +265,9 @@ def test_what_runs_is_scaled_while_something_else_is_refused() -> None:
     with pytest.raises(QuotaExceeded):
         asyncio.run(world.reconciler.reconcile(KEY))
     assert world.cluster.objects[deployment]["spec"]["replicas"] == 5
+    seen = world.store.observe(KEY)
+    assert seen is not None
+    assert seen.children[ChildKey("Deployment", deployment.name)]["spec"]["replicas"] == 5
     assert condition(world, "Stalled")["reason"] == "QuotaExceeded"
 
 

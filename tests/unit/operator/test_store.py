@@ -125,7 +125,7 @@ def test_only_what_is_read_is_kept() -> None:
 def test_who_owns_replicas_is_known_and_its_change_is_news() -> None:
     store = Store()
     deployment = child("Deployment", "minilm-1", 1, spec={"replicas": 2})
-    fields = {"f:spec": {"f:replicas": {}}}
+    fields: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
     deployment["metadata"]["managedFields"] = [
         {"manager": names.FIELD_MANAGER, "fieldsV1": fields},
         {"manager": "kubelet", "fieldsV1": {"f:status": {}}},
@@ -157,10 +157,45 @@ def test_what_is_removed_is_forgotten_to_the_last() -> None:
     assert store.remove(Address(names.KIND, *KEY), "uid-minilm") == KEY
     assert store.observe(KEY) is None
     assert repr(store) == "<Store 0 services, 0 objects>"
-    store.put(service())
+    store.put(service(2))
     observed = store.observe(KEY)
     assert observed is not None
     assert observed.pod_events == {}
+
+
+def test_an_answer_that_comes_after_the_end_brings_nothing_back() -> None:
+    store = Store()
+    address = Address(names.KIND, *KEY)
+    store.put(service(1))
+    store.remove(address, "uid-minilm", "5")
+    assert store.put(service(4)) is None
+    assert (store.observe(KEY), len(store)) == (None, 0)
+    assert store.put(service(6)) == KEY, "it was only out of sight"
+    other = child("Deployment", "minilm-1", 7)
+    store.remove(Address("Deployment", "team", "minilm-1"), "uid-minilm-1", "8")
+    assert store.put(other) is None, "its answer came later than both of its events"
+
+
+def test_what_was_scaled_is_seen_before_the_watch_brings_it() -> None:
+    store = Store()
+    owns: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
+    fields = [{"manager": names.FIELD_MANAGER, "fieldsV1": owns}]
+    deployment = child("Deployment", "minilm-1", 3, spec={"replicas": 1})
+    deployment["metadata"]["managedFields"] = fields
+    store.put(service())
+    store.put(deployment)
+    assert store.put_scale({"metadata": metadata("minilm-1", 4), "spec": {"replicas": 1}}) == KEY
+    observed = store.observe(KEY)
+    assert observed is not None
+    both = {names.FIELD_MANAGER, names.SCALER_FIELD_MANAGER}
+    assert observed.replicas_managers["minilm-1"] == both, "the same number is everybody's"
+    assert store.put_scale({"metadata": metadata("minilm-1", 5), "spec": {}}) == KEY
+    assert store.put(deployment) is None, "late"
+    observed = store.observe(KEY)
+    assert observed is not None
+    assert observed.children[ChildKey("Deployment", "minilm-1")]["spec"]["replicas"] == 0
+    assert observed.replicas_managers["minilm-1"] == {names.SCALER_FIELD_MANAGER}
+    assert store.put_scale({"metadata": metadata("another", 6), "spec": {"replicas": 1}}) is None
 
 
 def test_a_label_that_changes_moves_the_object() -> None:
