@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from sluice_api.names import METRICS_GROUP
 from sluice_operator import certificates, kinds
-from sluice_operator.api_errors import ApiError, Conflict, NotFound, NotLeader
+from sluice_operator.api_errors import ApiError, Conflict, NotFound, NotLeader, PermissionDenied
 from sluice_operator.certificates import Identity
 from sluice_operator.kinds import Kind
 from sluice_operator.metrics import MetricsApiInstruments
@@ -112,23 +112,37 @@ class Registration:
 
     async def look(self) -> bool:
         """One round. True when everything is as it should be, or nothing of ours can be done."""
+        why = ""
         try:
-            await self._keep_identity()
-            settled = await self._keep_registered()
-            self._trouble = ""
+            why = await self._try_identity()
+            settled = await self._keep_registered(why)
         except NotLeader:
             return False
         except front_proxy.NotConfigured as error:
             self._stand(Standing(False, str(error)))
             return True
-        except (ApiError, ssl.SSLError) as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                log.warning("metrics API not looked after", extra={"why": self._trouble})
+        except ApiError as error:
+            self._note(why or str(error))
             return False
+        self._note(why)
         return settled and self.server.serving
 
+    def _note(self, trouble: str) -> None:
+        if trouble and trouble != self._trouble:
+            log.warning("metrics API not looked after", extra={"why": trouble})
+        self._trouble = trouble
+
     # The certificate -----------------------------------------------------------------------------
+
+    async def _try_identity(self) -> str:
+        """Why it cannot be looked after: others may serve, or nobody, and then without HPAs."""
+        try:
+            await self._keep_identity()
+        except PermissionDenied as error:
+            return f"{error} (a Secret or a RoleBinding of the chart is missing; helm upgrade)"
+        except (ApiError, ssl.SSLError) as error:
+            return str(error)
+        return ""
 
     async def _keep_identity(self) -> None:
         now = datetime.now(UTC)
@@ -180,10 +194,10 @@ class Registration:
 
     # The registration ----------------------------------------------------------------------------
 
-    async def _keep_registered(self) -> bool:
+    async def _keep_registered(self, trouble: str) -> bool:
         registered = [await self._registered(version) for version in VERSIONS]
         present = [entry for entry in registered if entry is not None]
-        standing = self._judge(present)
+        standing = self._judge(present, trouble)
         for entry in present:
             if self._is_ours(entry) and self._identity is not None and self._leading():
                 await self._put_bundle(entry, self._identity)
@@ -207,7 +221,7 @@ class Registration:
         except NotFound:
             return None
 
-    def _judge(self, present: list[dict[str, Any]]) -> Standing:
+    def _judge(self, present: list[dict[str, Any]], trouble: str) -> Standing:
         foreign = next((entry for entry in present if not self._is_ours(entry)), None)
         if foreign is not None:
             self._unavailable_since = None
@@ -226,7 +240,7 @@ class Registration:
             self._hurry_until = self._clock() + HURRY_FOR_SECONDS
         if self._clock() - self._unavailable_since < GRACE_SECONDS:
             return self.standing
-        return Standing(False, f"the API server cannot reach our metrics: {why}")
+        return Standing(False, f"the API server cannot reach our metrics: {trouble or why}")
 
     def _is_ours(self, registered: Object) -> bool:
         service = registered["spec"].get("service") or {}

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from sluice_api import names
 from sluice_operator import certificates
-from sluice_operator.api_errors import Conflict, NotFound, Unavailable
+from sluice_operator.api_errors import Conflict, NotFound, PermissionDenied, Unavailable
 from sluice_operator.metrics import MetricsApiInstruments
 from sluice_operator.metrics_api.registration import GRACE_SECONDS, Registration
 from sluice_operator.metrics_api.server import MetricsApi
@@ -27,6 +27,7 @@ class Objects:
         self.items: dict[tuple[str, str], dict[str, Any]] = {}
         self.writes: list[tuple[str, str]] = []
         self.away = False
+        self.refused = ""
 
     def put(self, kind: str, name: str, item: dict[str, Any]) -> None:
         item.setdefault("metadata", {}).update(name=name, resourceVersion="1")
@@ -35,12 +36,16 @@ class Objects:
     async def get(self, kind: Any, namespace: str | None, name: str) -> dict[str, Any]:
         if self.away:
             raise Unavailable("get", kind.plural, "away")
+        if kind.name == self.refused == "ConfigMap":
+            raise PermissionDenied("get", kind.plural, "forbidden")
         try:
             return self.items[kind.name, name]
         except KeyError:
             raise NotFound("get", kind.plural, name) from None
 
     async def create(self, kind: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+        if kind.name == self.refused:
+            raise PermissionDenied("create", kind.plural, "forbidden")
         name = wanted["metadata"]["name"]
         self.put(kind.name, name, dict(wanted))
         self.writes.append((kind.name, name))
@@ -190,6 +195,35 @@ async def test_no_answer_changes_nothing(objects: Objects) -> None:
     assert not await replica.look()
     assert replica.registration.standing.available
     assert replica.server.serving
+    await replica.server.close()
+
+
+@pytest.mark.parametrize("refused", ["Secret", "ConfigMap"])
+async def test_what_the_chart_made_is_missing(
+    objects: Objects, refused: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if refused == "Secret":
+        del objects.items["Secret", "sluice-metrics-api-tls"]
+    objects.refused = refused
+    objects.put("APIService", NAME, api_service(available="False"))
+    replica = Replica(objects)
+    assert not await replica.look()
+    assert "forbidden" in replica.registration.problem()
+    assert replica.registration.standing.available, "it may pass"
+    replica.now += GRACE_SECONDS + 1
+    await replica.look()
+    available, note = replica.registration.standing
+    assert not available
+    assert "forbidden" in note and "helm upgrade" in note
+    assert replica.registration.problem() == "", "the operator scales without it"
+    assert [record.message for record in caplog.records].count("metrics API not looked after") == 1
+    objects.refused = ""
+    objects.put("Secret", "sluice-metrics-api-tls", {})
+    await replica.look()
+    assert replica.server.serving
+    objects.items["APIService", NAME] |= {"status": api_service()["status"]}
+    assert await replica.look()
+    assert replica.registration.standing.available
     await replica.server.close()
 
 
