@@ -14,6 +14,7 @@ import yaml
 from sluice_api import names
 from sluice_gateway import settings as gateway_settings
 from sluice_operator import app as operator_app
+from sluice_operator import kinds
 from sluice_operator import settings as operator_settings
 from sluice_operator.metrics_api import registration
 from sluice_operator.metrics_api.values import METRICS
@@ -360,7 +361,7 @@ def test_no_right_is_a_wildcard(objects: Objects) -> None:
 def test_secrets_are_named_and_never_listed_or_made(objects: Objects) -> None:
     found = [rule for _, rule in rules(objects) if "secrets" in rule["resources"]]
     assert [(rule["resourceNames"], rule["verbs"]) for rule in found] == [
-        (["sluice-metrics-api-tls"], ["get", "update", "patch"])
+        (["sluice-metrics-api-tls"], ["get", "patch"])
     ]
 
 
@@ -383,6 +384,30 @@ def test_only_the_registration_of_custom_metrics_may_be_changed(
     ]
     versions = [f"{version}.{names.METRICS_GROUP}" for version in ("v1beta1", "v1beta2")]
     assert [(rule["resourceNames"], rule["verbs"]) for rule in changing] == [(versions, ["patch"])]
+
+
+def test_the_operator_may_do_what_it_does_and_no_more(rendered: dict[str, Objects]) -> None:
+    """What its code calls: kopf lists and watches, an apply makes or patches what it names."""
+    granted: dict[str, set[str]] = {}
+    for name, rule in rules(rendered["default"]):
+        if name == "sluice-operator":
+            for resource in rule["resources"]:
+                granted.setdefault(resource, set()).update(rule["verbs"])
+    child = {"get", "list", "watch", "create", "patch", "delete"}
+    assert granted == {
+        **{kind.plural: child for kind in kinds.CHILDREN},
+        "deployments/scale": {"patch"},
+        "inferenceservices": {"list", "watch"},
+        "inferenceservices/status": {"patch"},
+        "inferenceservices/finalizers": {"update"},
+        "pods": {"list", "watch", "patch"},
+        "nodes": {"get"},
+        "events": {"list", "create", "patch"},
+        "endpointslices": {"list", "watch"},
+        "apiservices": {"get", "patch"},
+        "leases": {"get", "create", "update"},
+        "secrets": {"get", "patch"},
+    }
 
 
 def test_the_metrics_that_hpas_may_read(rendered: dict[str, Objects]) -> None:
@@ -453,6 +478,7 @@ def test_every_value_is_described_and_every_description_has_a_value() -> None:
         ({"gateway": {"replicas": 0}}, "at '/gateway/replicas'"),
         ({"gateway": {"replicas": "two"}}, "at '/gateway/replicas': got string, want integer"),
         ({"gateway": {"drainDelay": "5"}}, "at '/gateway/drainDelay'"),
+        ({"gateway": {"drainGrace": 10}}, "gateway.drainGrace: 10 has no unit; write a duration"),
         ({"gateway": {"url": "models.example.com"}}, "at '/gateway/url'"),
         ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy'"),
         ({"operator": {"image": {"digest": "abc"}}}, "at '/operator/image/digest'"),

@@ -50,6 +50,7 @@ def test_one_secret_is_the_operators(platform: Release, cluster: Cluster) -> Non
     own = ("secrets/sluice-metrics-api-tls", "-n", platform.namespace)
     assert may(cluster, "sluice-operator", "get", *own)
     assert may(cluster, "sluice-operator", "patch", *own)
+    assert not may(cluster, "sluice-operator", "update", *own)
     other = ("secrets/sluice-cache", "-n", platform.namespace)
     for account in ACCOUNTS:
         assert not may(cluster, account, "get", *other)
