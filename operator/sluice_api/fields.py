@@ -73,15 +73,20 @@ class Text(Kind):
         schema: dict[str, Any] = {"type": "string", "maxLength": self.max_length}
         if self.pattern:
             # A rule instead of `pattern`, because a rule can say what is allowed in words.
-            quoted = self.pattern.replace("\\", "\\\\").replace("'", "\\'")
             schema["x-kubernetes-validations"] = [
                 {
-                    "rule": f"self.matches('{quoted}')",
+                    "rule": _matches(self.pattern),
                     "messageExpression": "'got ' + (self == '' ? 'an empty text' : self)"
                     f" + ', allowed {self.form}.'",
                 }
             ]
         return schema
+
+
+def _matches(pattern: str) -> str:
+    """The rule that a text is of a form."""
+    quoted = pattern.replace("\\", "\\\\").replace("'", "\\'")
+    return f"self.matches('{quoted}')"
 
 
 class Whole(Kind):
@@ -123,6 +128,9 @@ class Whole(Kind):
         }
 
 
+_SPELLING: Final = "Write it like 500ms, 90s, 1m30s or 2h."
+
+
 class Duration(Kind):
     """A duration as a string; seconds as a float in Python. With ``auto``, or auto (None)."""
 
@@ -146,8 +154,7 @@ class Duration(Kind):
         try:
             seconds = parse_duration(value)
         except ValueError:
-            fix = "Write it like 500ms, 90s, 1m30s or 2h."
-            raise Refused(value, f"a duration, {self.form}", fix) from None
+            raise Refused(value, f"a duration, {self.form}", _SPELLING) from None
         if not self._bounds[0] <= seconds <= self._bounds[1]:
             raise Refused(value, self.form)
         return seconds
@@ -156,17 +163,23 @@ class Duration(Kind):
         return AUTO if value is None else format_duration(value)
 
     def schema(self) -> dict[str, Any]:
-        pattern, rule = DURATION_PATTERN, ""
-        if self.auto:
-            pattern, rule = f"^{AUTO}$|{DURATION_PATTERN}", f"self == '{AUTO}' || "
-        rule += f"duration(self) >= duration('{self.minimum}')"
-        rule += f" && duration(self) <= duration('{self.maximum}')"
+        # The form is a rule as well, because a rule can say what is allowed in words.
+        auto, form = f"self == '{AUTO}' || " if self.auto else "", _matches(DURATION_PATTERN)
+        within = f"duration(self) >= duration('{self.minimum}')"
+        within += f" && duration(self) <= duration('{self.maximum}')"
+        got = "'got ' + (self == '' ? 'an empty text' : self) + "
         return {
             "type": "string",
             "maxLength": 32,
-            "pattern": pattern,
             "x-kubernetes-validations": [
-                {"rule": rule, "messageExpression": f"'got ' + self + ', allowed {self.form}.'"}
+                {
+                    "rule": auto + form,
+                    "messageExpression": f"{got}', allowed a duration, {self.form}. {_SPELLING}'",
+                },
+                {
+                    "rule": f"{auto}!{form} || ({within})",
+                    "messageExpression": f"'got ' + self + ', allowed {self.form}.'",
+                },
             ],
         }
 

@@ -47,7 +47,10 @@ REFUSED = [
     ({"scaling__mode": "auto"}, 'supported values: "hpa", "direct", "signal", "off"'),
     ({"scaling__idleAfter": "500ms"}, "got 500ms, allowed 1s to 24h or auto"),
     ({"limits__timeout": "61m"}, "got 61m, allowed 100ms to 1h"),
-    ({"limits__timeout": "soon"}, "spec.limits.timeout"),
+    (
+        {"limits__timeout": "10 seconds"},
+        "spec.limits.timeout: got 10 seconds, allowed a duration, 100ms to 1h. Write it like",
+    ),
     ({"model__uri": "s3://bucket/model"}, "got s3://bucket/model, allowed hf://organisation/name"),
     ({"model__uri": "pvc://Claim"}, "got pvc://Claim, allowed hf://organisation/name, pvc://claim"),
     ({"model__uri": "file:///m", "model__revision": "v2"}, "got v2, allowed sha256:DIGEST or"),
