@@ -75,8 +75,13 @@ annotations:
 {{/* seconds a gateway may take to end */}}
 {{- define "sluice.drainSeconds" -}}
 {{- $seconds := 10 -}}
-{{- range list .Values.gateway.drainDelay .Values.gateway.drainGrace -}}
-{{- range regexFindAll "[0-9]+[hms]" . -1 -}}
+{{- range $name := list "drainDelay" "drainGrace" -}}
+{{- $given := index $.Values.gateway $name -}}
+{{/* The schema lets a number through, because its own words do not say what is missing. */}}
+{{- if not (kindIs "string" $given) -}}
+{{- fail (printf "\n\ngateway.%s: %v has no unit; write a duration such as 30s or 1m30s." $name $given) -}}
+{{- end -}}
+{{- range regexFindAll "[0-9]+[hms]" $given -1 -}}
 {{- $number := regexFind "[0-9]+" . | int -}}
 {{- $unit := index (dict "h" 3600 "m" 60 "s" 1) (regexFind "[hms]$" .) -}}
 {{- $seconds = add $seconds (mul $number $unit) -}}
