@@ -75,7 +75,9 @@ class Operator:
         )
         scaling = ScalingInstruments(instruments.registry, self._fleet.decisions)
         self._store = Store(on_gateways=lambda: self._demand.look())
-        self._demand = DemandFeed(self._fleet, self._gateways, settings.token_file, scaling)
+        self._demand = DemandFeed(
+            self._fleet, self._gateways, settings.token_file, scaling, self._all_changed
+        )
         self._evidence = Evidence(self._store, cluster, self._changed)
         self._announcer = Announcer(cluster, settings.pod_name, instruments)
         self._reconciler = Reconciler(
@@ -225,10 +227,11 @@ class Operator:
             self._queue.add(key)
 
     def _platform_now(self) -> Platform:
+        platform = replace(self._platform, deaf=self._demand.deaf)
         if self._registration is None:
-            return self._platform
+            return platform
         available, note = self._registration.standing
-        return replace(self._platform, metrics_api=available, metrics_api_note=note)
+        return replace(platform, metrics_api=available, metrics_api_note=note)
 
     def _led(self, leading: bool) -> None:
         self._instruments.leads(leading)

@@ -28,6 +28,10 @@ REFUSED_RETRY_SECONDS: Final = 2.0
 """After 401 or 403: the token or the gateway's settings are wrong, not the moment."""
 LOOK_SECONDS: Final = 1.0
 """How often the gateways are counted although no slice has changed."""
+DEAF_SECONDS: Final = 60.0
+"""For so long no gateway must have been heard before every service's status says so."""
+HEARING_SECONDS: Final = 10.0
+"""For so long one must have been heard again before it no longer does."""
 MAX_LINE_BYTES: Final = 2 * 2**20
 _CHUNK_BYTES: Final = 256 * 1024
 
@@ -61,10 +65,15 @@ class _Gateway:
 class DemandFeed:
     """Follows the gateways.
 
+    Attributes:
+        deaf: why no gateway can be heard, once that has lasted; empty while one is, or none is
+            ready.
+
     Args:
         addresses: URL of every gateway's admin port → whether its pod is ready; asked for whenever
             :meth:`look` says.
         token_file: read anew for every connection, because it is rotated; None sends no token.
+        turned: called when :attr:`deaf` has changed.
     """
 
     def __init__(
@@ -73,13 +82,17 @@ class DemandFeed:
         addresses: Callable[[], Mapping[str, bool]],
         token_file: Path | None,
         instruments: ScalingInstruments,
+        turned: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
         self._addresses = addresses
         self._token_file = token_file
         self._instruments = instruments
+        self._turned = turned
         self._clock = clock
+        self.deaf = ""
+        self._steady_at = clock()
         self._gateways: dict[str, _Gateway] = {}
         self._changed = asyncio.Event()
 
@@ -135,6 +148,22 @@ class DemandFeed:
         unheard = sum(g.ready and not self._is_heard(g) for g in self._gateways.values())
         self._fleet.set_unheard(unheard)
         self._instruments.gateways(heard, unheard)
+        self._judge(not heard and unheard > 0)
+
+    def _judge(self, deaf: bool) -> None:
+        now = self._clock()
+        if deaf == bool(self.deaf):
+            self._steady_at = now
+        elif now - self._steady_at >= (DEAF_SECONDS if deaf else HEARING_SECONDS):
+            # Why is asked once: what is written into every status must not change with the weather.
+            whys = (g.trouble for g in self._gateways.values() if g.ready and g.trouble)
+            self.deaf = next(whys, "none has spoken yet") if deaf else ""
+            log.log(
+                logging.ERROR if deaf else logging.INFO,
+                "no gateway is heard" if deaf else "gateways are heard again",
+                extra={"why": self.deaf},
+            )
+            self._turned()
 
     def _is_heard(self, gateway: _Gateway) -> bool:
         return gateway.heard_at is not None and (

@@ -97,6 +97,7 @@ class Platform:
         metrics_api: whether HPAs can read our metric now: it is switched on, registered as ours
             and answers. Otherwise services with mode ``hpa`` are scaled as if ``direct``.
         metrics_api_note: why not; for the ScalingActive condition.
+        deaf: why no gateway can be heard, so that no number follows demand; empty when one is.
         upgrade_workers: move revisions to the current worker image without a change of spec.
         image_volumes: whether the cluster can mount an image as a volume.
         write_scale: whether the leader writes ``/scale`` itself beside the HPA; off in one test.
@@ -111,6 +112,7 @@ class Platform:
     pull_secrets: tuple[str, ...] = ()
     metrics_api: bool = True
     metrics_api_note: str = ""
+    deaf: str = ""
     upgrade_workers: bool = False
     image_volumes: bool = False
     write_scale: bool = True

@@ -182,6 +182,8 @@ def _ready(sight: Sight) -> Verdict:
         told = "Nobody asks; the next request wakes the service."
         if _mode(stable) in FIXED_MODES:
             told = "spec.scaling.minReplicas is 0 and nothing but you changes it."
+        elif sight.platform.deaf:
+            told = "It sleeps and no request wakes it: the operator hears no gateway."
         return Verdict("Ready", True, "Asleep", told)
     return Verdict("Ready", _is_waking(sight), "Starting", _starting(sight, finding))
 
@@ -268,6 +270,12 @@ def _scaling_active(sight: Sight) -> Verdict:
         return Verdict("ScalingActive", False, "Paused", told)
     if mode in FIXED_MODES:
         told = f"spec.scaling.mode is {mode}: exactly spec.scaling.minReplicas run."
+        return Verdict("ScalingActive", False, "ScalingUnavailable", told)
+    if sight.platform.deaf:
+        told = (
+            f"The operator hears no gateway: {sight.platform.deaf}. Nothing is woken, put to sleep"
+            " or scaled by demand until it does."
+        )
         return Verdict("ScalingActive", False, "ScalingUnavailable", told)
     if mode == "direct":
         return Verdict("ScalingActive", True, "Ready", "The operator sets the number.")

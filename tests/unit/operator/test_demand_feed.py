@@ -1,6 +1,7 @@
 """The demand feed over real HTTP: who is heard, who is not, what a garbled line costs."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -10,7 +11,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from sluice_api import wire
-from sluice_operator.demand_feed import DemandFeed, admin_addresses
+from sluice_operator.demand_feed import (
+    DEAF_SECONDS,
+    HEARING_SECONDS,
+    DemandFeed,
+    admin_addresses,
+)
 from sluice_operator.fleet import Fleet
 from sluice_operator.metrics import ScalingInstruments
 from sluice_operator.state import Key
@@ -70,10 +76,22 @@ class Listening:
     def __init__(self, token_file: Path | None = None) -> None:
         self.present: dict[str, bool] = {}
         self.wakes: list[Key] = []
+        self.turns: list[str] = []
+        self.later = 0.0
         self.fleet = Fleet(self.wakes.append, lambda key: None)
         self.registry = CollectorRegistry()
         instruments = ScalingInstruments(self.registry, self.fleet.decisions)
-        self.feed = DemandFeed(self.fleet, lambda: self.present, token_file, instruments)
+        self.feed = DemandFeed(
+            self.fleet,
+            lambda: self.present,
+            token_file,
+            instruments,
+            self._turned,
+            lambda: time.monotonic() + self.later,
+        )
+
+    def _turned(self) -> None:
+        self.turns.append(self.feed.deaf)
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
@@ -140,6 +158,43 @@ async def test_a_gateway_that_refuses_is_unheard(listening: Listening, gateway: 
     await until(
         lambda: listening.metric("sluice_scaling_gateways", state="unheard") == 1, "unheard"
     )
+
+
+async def test_being_deaf_is_told_once_it_has_lasted(
+    listening: Listening, gateway: Streaming
+) -> None:
+    gateway.refuse = 401
+    listening.present = {gateway.url: True}
+    listening.feed.look()
+    await until(lambda: listening.failures("refused"), "refused")
+    await seconds(listening, DEAF_SECONDS - 5)
+    assert listening.feed.deaf == ""
+    await seconds(listening, 10)
+    assert listening.turns == ["HTTP status 401"]
+    gateway.refuse = 0
+    await until(lambda: gateway.read, "read again")
+    for _ in range(3):
+        await listening_again(listening, gateway)
+        assert listening.turns == ["HTTP status 401"]
+    await seconds(listening, HEARING_SECONDS - 1)
+    await listening_again(listening, gateway)
+    assert listening.turns == ["HTTP status 401", ""]
+
+
+async def seconds(listening: Listening, elapsed: float) -> None:
+    """Let time pass, and the feed look."""
+    listening.later += elapsed
+    listening.feed.look()
+    await asyncio.sleep(0.05)
+
+
+async def listening_again(listening: Listening, gateway: Streaming) -> None:
+    """One second with a record."""
+    listening.later += 1
+    records = listening.records()
+    await gateway.say(Gateway().record())
+    await until(lambda: listening.records() > records, "a record")
+    await seconds(listening, 0)
 
 
 async def test_one_that_is_not_ready_yet_holds_nothing(listening: Listening) -> None:

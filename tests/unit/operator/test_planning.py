@@ -153,6 +153,23 @@ def test_without_the_metrics_api_it_is_as_direct_and_says_why() -> None:
     assert "KEDA serves it" in message
 
 
+@pytest.mark.parametrize("mode", ["hpa", "direct"])
+def test_an_operator_that_hears_no_gateway_says_so(mode: str) -> None:
+    cluster = running()
+    cluster.edit(scaling__mode=mode)
+    cluster.platform = replace(PLATFORM, deaf="HTTP status 401")
+    status = cluster.settle().status
+    assert condition(status, "ScalingActive") == ("False", "ScalingUnavailable")
+    message = next(c["message"] for c in status["conditions"] if c["type"] == "ScalingActive")
+    assert "HTTP status 401" in message
+    cluster.want(**{f"r{REVISION}": 0})
+    cluster.settle()
+    cluster.run_pods()
+    status = cluster.settle().status
+    message = next(c["message"] for c in status["conditions"] if c["type"] == "Ready")
+    assert "no request wakes it" in message
+
+
 def test_paused_touches_nothing_and_says_so() -> None:
     cluster = running()
     cluster.edit(paused=True, model__uri="hf://a/b", scaling__minReplicas=3)
