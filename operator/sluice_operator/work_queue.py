@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-from sluice_operator.api_errors import ApiError, NotLeader, Throttled
+from sluice_operator.api_errors import ApiError, NotFound, NotLeader, Throttled
 from sluice_operator.instruments import Instruments
 from sluice_operator.state import Key
 
@@ -159,7 +159,9 @@ class WorkQueue:
             outcome = "failed"
             least = error.retry_after if isinstance(error, Throttled) else 0.0
             pause = self._fail(key, least)
-            log.warning(
+            # What was deleted meanwhile is no news: its watch event is on the way.
+            log.log(
+                logging.INFO if isinstance(error, NotFound) else logging.WARNING,
                 "reconcile failed",
                 extra={"service": str(key), "error": str(error), "retry_seconds": round(pause, 1)},
             )

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sluice_operator.api_errors import NotLeader, Throttled, Unavailable
+from sluice_operator.api_errors import NotFound, NotLeader, Throttled, Unavailable
 from sluice_operator.instruments import Instruments
 from sluice_operator.state import Key
 from sluice_operator.work_queue import LONGEST_PAUSE_SECONDS, Reconcile, WorkQueue, pause_seconds
@@ -150,6 +150,21 @@ async def test_failures_come_back_ever_more_rarely_and_success_forgets_them() ->
     assert len(gaps) == 4
     for gap, whole in zip(gaps, (0.2, 0.4, 0.8, 1.6), strict=True):
         assert 0.74 * whole <= gap <= 1.26 * whole
+
+
+@in_virtual_time
+async def test_what_was_deleted_meanwhile_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    recorder.answers = [NotFound("patch", "a", "gone"), Unavailable("patch", "a", "silent"), None]
+    queue = queue_of(recorder)
+    queue.open([A])
+    with caplog.at_level("INFO"):
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(queue.run())
+            await asyncio.sleep(10)
+            running.cancel()
+    told = [r.levelname for r in caplog.records if r.message == "reconcile failed"]
+    assert told == ["INFO", "WARNING"]
 
 
 @in_virtual_time
