@@ -74,14 +74,16 @@ def plan_service(
         if found is not None:
             findings[revision.name] = found
     obstacle = _foreign(observed, rollout)
-    over = [revision for revision in rollout.old if revision.is_over(now)]
-    rest = tuple(revision for revision in rollout.old if not revision.is_over(now))
+    # While nothing is deleted, what is over is still there and told of.
+    paused = service.spec.paused
+    over = [old for old in rollout.old if old.is_over(now) and not paused]
+    rest = tuple(old for old in rollout.old if old not in over)
     status = make_status(
         Sight(observed, replace(rollout, old=rest), wanted, findings, obstacle, platform, now)
     )
     stuck, next_look = stuck_pods(observed, learnt, now)
     steps: tuple[Step, ...] = ()
-    if not service.spec.paused:
+    if not paused:
         steps = tuple(_Steps(observed, service, rollout, learnt, platform, over).steps())
         next_look = _soonest(next_look, *(_rest_of_grace(old, now) for old in rest))
     return Plan(

@@ -69,6 +69,24 @@ def test_the_old_one_stays_until_gateways_have_turned() -> None:
     assert roles(cluster) == {NEW: "stable"}
 
 
+@pytest.mark.parametrize("ready", [True, False])
+def test_paused_an_old_one_stays_and_so_does_what_is_told(ready: bool) -> None:
+    cluster = rolling(1)
+    cluster.run_pods(ready=ready)
+    cluster.settle()
+    changes = {"model__uri": "hf://a/b"} if ready else {}
+    cluster.edit(paused=True, **changes)
+    cluster.settle()
+    before = roles(cluster)
+    assert sorted(before.values()) == ["old", "stable"]
+    cluster.pass_time(GRACE_SECONDS + 0.1)
+    plan = cluster.settle()
+    assert (roles(cluster), plan.steps) == (before, ())
+    cluster.edit(**changes)
+    cluster.settle()
+    assert list(roles(cluster).values()) == ["stable"]
+
+
 def test_one_that_never_was_ready_goes_at_once() -> None:
     cluster = rolling(1)
     cluster.run_pods(ready=False)
