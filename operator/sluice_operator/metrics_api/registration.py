@@ -212,7 +212,8 @@ class Registration:
             return
         self.standing = standing
         told = {"available": standing.available, "note": standing.note}
-        log.info("metrics API standing changed", extra=told)
+        level = logging.INFO if standing.available else logging.WARNING
+        log.log(level, "metrics API standing changed", extra=told)
         self._changed()
 
     async def _registered(self, version: str) -> dict[str, Any] | None:
@@ -227,7 +228,12 @@ class Registration:
             self._unavailable_since = None
             owner = foreign["spec"].get("service") or {}
             name = f"{owner.get('namespace')}/{owner.get('name')}" if owner else "the API server"
-            return Standing(False, f"{METRICS_GROUP} is served by {name}, so no HPA can read ours")
+            which = f"{name} (APIService {foreign['metadata']['name']})"
+            told = f"{METRICS_GROUP} is served by {which}, so no HPA can read ours"
+            if any(self._is_ours(entry) for entry in present):
+                # HPAs ask the version that the group prefers, and that may be ours.
+                told += "; the other's HPAs may ask Sluice: helm upgrade, metricsApi.enabled=false"
+            return Standing(False, told)
         if not present:
             self._unavailable_since = None
             return Standing(False, f"{METRICS_GROUP} is not registered (metricsApi.enabled is off)")

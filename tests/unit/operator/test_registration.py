@@ -143,15 +143,22 @@ async def test_a_replica_that_does_not_lead_waits_and_loads(objects: Objects) ->
 
 
 @pytest.mark.parametrize("version", ["v1beta1", "v1beta2"])
-async def test_anothers_registration_is_never_touched(objects: Objects, version: str) -> None:
+async def test_anothers_registration_is_never_touched(
+    objects: Objects, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
     name = f"{version}.{names.METRICS_GROUP}"
     objects.put("APIService", name, api_service("prometheus-adapter", "monitoring"))
     replica = Replica(objects)
     await replica.look()
     available, note = replica.registration.standing
     assert not available
-    assert "monitoring/prometheus-adapter" in note
+    assert f"monitoring/prometheus-adapter (APIService {name})" in note
+    both = version == "v1beta1"  # as when the other one came after Sluice
+    assert ("metricsApi.enabled=false" in note) == both
+    await replica.look()
     assert replica.changes == 1
+    warnings = [r.note for r in caplog.records if "standing" in r.message]  # type: ignore[attr-defined]
+    assert warnings == [note]
     assert ("APIService", name) not in objects.writes
     assert "caBundle" not in objects.items["APIService", name]["spec"]
     objects.put("APIService", NAME, api_service())
