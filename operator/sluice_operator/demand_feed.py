@@ -192,7 +192,9 @@ class DemandFeed:
             self._instruments.feed_failed(cause)
             if gateway.trouble != why:
                 gateway.trouble = why
-                log.warning(
+                log.log(
+                    # One that is on its way in or out is not ready, and nothing is wrong.
+                    logging.WARNING if gateway.ready else logging.INFO,
                     "demand stream broke",
                     extra={"gateway": gateway.url, "cause": cause, "why": why},
                 )

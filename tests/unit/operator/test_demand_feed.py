@@ -197,6 +197,18 @@ async def listening_again(listening: Listening, gateway: Streaming) -> None:
     await seconds(listening, 0)
 
 
+@pytest.mark.parametrize(("ready", "level"), [(True, "WARNING"), (False, "INFO")])
+async def test_only_a_ready_gateway_that_breaks_is_warned_of(
+    listening: Listening, caplog: pytest.LogCaptureFixture, ready: bool, level: str
+) -> None:
+    with caplog.at_level("INFO"):
+        listening.present = {"http://127.0.0.1:1": ready}
+        listening.feed.look()
+        told = lambda: [r for r in caplog.records if r.message == "demand stream broke"]  # noqa: E731
+        await until(told, "tried")
+    assert {record.levelname for record in told()} == {level}
+
+
 async def test_one_that_is_not_ready_yet_holds_nothing(listening: Listening) -> None:
     listening.present = {"http://127.0.0.1:1": False}
     listening.feed.look()
