@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sluice_api import names
@@ -60,6 +60,7 @@ EVENTS = st.lists(
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SPECS, EVENTS)
+@example({}, [("partly", 9), ("want", 4), ("late", {"limits__timeout": "1s"})])
 def test_from_any_state_the_plans_come_to_an_end(
     spec: dict[str, Any], events: list[tuple[str, Any]]
 ) -> None:
