@@ -14,16 +14,19 @@ from enum import StrEnum
 from sluice_api import wire
 from sluice_operator.scaling.demand import SHORT, DemandWindow, Traffic
 from sluice_operator.scaling.history import ColdStarts, PeakWindow, ReplicaCapacity
+from sluice_operator.scaling.needs import (
+    DOWN_UTILISATION,
+    HOLD_DOWN_SECONDS,
+    UTILISATION,
+    down_window,
+    keep_alive,
+    planned_capacity,
+    replicas_for,
+)
 from sluice_operator.scaling.rules import Rules
 
-UTILISATION = 0.8
-"""How full a replica is planned to be."""
-DOWN_UTILISATION = 0.7
-"""How full the remaining replicas may be after one has gone."""
 DRAIN_SECONDS = 2.0
 """A backlog should be gone within this, or within one cold start if that is longer."""
-HOLD_DOWN_SECONDS = (30.0, 300.0)
-"""Least and longest time that demand must have been lower: three cold starts in between."""
 GIVE_BACK_SECONDS = 10.0
 """Demand must have been lower for so long, or for a start, before replicas that do not answer yet
 are given back."""
@@ -32,10 +35,6 @@ DISTURBED_SECONDS = 60.0
 a replica does less, orders even more of them, and slows all of them down further."""
 SETTLE_SECONDS = 3.0
 """Throughput is measured only while the same replicas have been ready for so long."""
-IDLE_SECONDS = (60.0, 1800.0)
-"""Least and longest keep-alive when ``idleAfter`` is auto."""
-IDLE_PER_COLD_START = 10.0
-"""Ski rental: keeping a replica may cost as much as the wait it spares, at ten seconds for one."""
 
 
 class Rule(StrEnum):
@@ -270,40 +269,6 @@ def _known_seconds(traffic: Traffic, since: float) -> float:
     if traffic.complete_since is None or traffic.known_until is None:
         return 0.0
     return max(0.0, traffic.known_until - since)
-
-
-def planned_capacity(rules: Rules, measured: float | None, traffic: Traffic) -> float | None:
-    """Requests a second of one replica, less where ``target.concurrency`` asks for room."""
-    if measured is None or rules.concurrency is None or not traffic.response_seconds:
-        return measured
-    # Little's law turns a number of requests at once into a rate. Utilisation is divided out,
-    # because the target is what a replica should have, not what it could.
-    return min(measured, rules.concurrency / traffic.response_seconds / UTILISATION)
-
-
-def replicas_for(arrivals: float, held: int, capacity: float, drain_seconds: float) -> int:
-    """Replicas that carry ``arrivals`` a second with room to spare and drain what is held.
-
-    The drain adds at most as much as the arrivals themselves (or one replica), and may use
-    replicas to the full: it passes. ``capacity`` is requests a second of one replica.
-    """
-    carry = arrivals / (capacity * UTILISATION)
-    drain = min(held / drain_seconds, max(arrivals, capacity))
-    return math.ceil(max(carry, (arrivals + drain) / capacity) - 1e-9)
-
-
-def down_window(cold_start: float) -> float:
-    """Seconds that demand must have been lower before a replica goes."""
-    shortest, longest = HOLD_DOWN_SECONDS
-    return min(longest, max(shortest, 3 * cold_start))
-
-
-def keep_alive(rules: Rules, cold_start: float) -> float:
-    """Seconds without demand before the last replica goes."""
-    if rules.idle_after is not None:
-        return rules.idle_after
-    shortest, longest = IDLE_SECONDS
-    return min(longest, max(shortest, IDLE_PER_COLD_START * cold_start))
 
 
 def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -> Decision:

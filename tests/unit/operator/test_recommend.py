@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from sluice_operator.scaling.needs import down_window, keep_alive, replicas_for
 from sluice_operator.scaling.recommend import (
     Decision,
     Recommender,
     Rule,
     WorkerCounts,
-    down_window,
-    keep_alive,
-    replicas_for,
 )
 from sluice_operator.scaling.rules import Rules, rules_of
 from sluice_operator.scaling.simulation import (
