@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-import msgspec
-
 from sluice_api import names, wire
 from sluice_api.tasks import DETERMINISM, Determinism, Task
 from sluice_gateway.admission import Admission, Waiter
@@ -26,18 +24,12 @@ from sluice_gateway.keys import TenantScope
 from sluice_gateway.metrics import Sample, ServiceSeries
 from sluice_gateway.retries import RetryBudget
 from sluice_gateway.timers import TimerWheel
+from sluice_gateway.trial import trial_of
 
 GATHER_SECONDS: Final = 0.02
 """A sleeping service's first requests are told together: the first order is then for them all."""
 AGEING_SECONDS: Final = 0.2
 """A queue this old is told to the scaler out of turn."""
-
-_NO_WORKER: Final = wire.Failure(
-    reason="CanaryAway",
-    message="The revision on trial has no ready worker",
-    retry_after_seconds=1.0,
-)
-"""Nobody waits for a revision on trial: who was to have its answer gets the other revision's."""
 
 _REMOVED: Final = wire.Failure(
     reason="Removed", message="The model was removed", retry_after_seconds=1.0
@@ -238,7 +230,7 @@ class Service:
 
     def update(self, spec: wire.Service) -> Changes:
         """Follow the table, and have the canary follow it."""
-        trial = _trial(spec)
+        trial = trial_of(spec)
         others = trial.endpoints if trial is not None else []
         tried = trial.revision if trial is not None else None
         mine = [entry for entry in spec.endpoints if entry.revision != tried]
@@ -377,23 +369,6 @@ class Service:
     def _ageing(self) -> None:
         if self.oldest_held_seconds(time.monotonic()) >= AGEING_SECONDS:
             self._urgent(self)
-
-
-def _trial(spec: wire.Service) -> wire.Service | None:
-    """The revision on trial as a service of its own."""
-    canary = spec.canary
-    if canary is None or canary.revision == spec.revision:
-        return None  # None, or one that has passed.
-    return msgspec.structs.replace(
-        spec,
-        revision=canary.revision,
-        answer_digest=canary.answer_digest,
-        tasks=canary.tasks,
-        endpoints=[entry for entry in spec.endpoints if entry.revision == canary.revision],
-        failure=_NO_WORKER,
-        delay=None,
-        canary=None,
-    )
 
 
 def _sighting(revision: str, endpoints: list[Endpoint]) -> Sighting:
