@@ -30,8 +30,8 @@ run: ## Serve the example model on http://127.0.0.1:8080 (options: ARGS="--port 
 .PHONY: check
 check: lint test ## Everything that CI runs
 
-# Most tests wait for processes that they started: three at once take a third of the time.
-SIDE_BY_SIDE := -n 3 --dist loadgroup
+# Most tests wait for processes that they started, so two at once take half of the time.
+SIDE_BY_SIDE := -n 2 --dist loadgroup
 
 .PHONY: test
 test: $(CACHED)-dev ## Run every test (options: ARGS="tests/unit -k cache")
