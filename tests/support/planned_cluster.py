@@ -116,6 +116,8 @@ class PlannedCluster:
                 self._numbers += 1
                 pod_name = f"{name}-{self._numbers}"
                 self.pods[pod_name] = _pod(pod_name, name, child, ready=ready)
+        for pod in self.pods.values() if ready else ():
+            pod["status"] = _status(ready=True)
         for name in [p for p, pod in self.pods.items() if not self._has_owner(pod)]:
             del self.pods[name]
 
