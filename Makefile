@@ -30,7 +30,7 @@ run: ## Serve the example model on http://127.0.0.1:8080 (options: ARGS="--port 
 .PHONY: check
 check: lint test ## Everything that CI runs
 
-# Most tests wait for processes that they started, so two at once take half of the time.
+# Tests on a cluster wait most of the time; others are disturbed by neighbours.
 SIDE_BY_SIDE := -n 2 --dist loadgroup
 
 # These hold one by one, but not yet in one session with others on a small machine: they share one
@@ -42,7 +42,7 @@ APART := $(foreach name,docs faults gateway_discovery gateway_pods gpu operator 
 test: $(CACHED)-dev ## Run the tests (options: ARGS="tests/unit -k cache")
 	@.ci/system-packages redis-server
 	@.ci/system-packages --where-possible $(NODE)
-	$(PY) -m pytest $(SIDE_BY_SIDE) $(APART) $(ARGS)
+	$(PY) -m pytest $(APART) $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(CACHED)-dev ## Run the tests on a real Kubernetes alone (SLUICE_TEST_KUBERNETES=1.34)
