@@ -12,9 +12,11 @@ import pytest
 from kubernetes import client
 
 from tests.support.cluster.access import Access
-from tests.support.cluster.choice import chosen_cluster
+from tests.support.cluster.choice import chosen_cluster, own_cluster
 from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.options import Options
 from tests.support.images.loading import load
+from tests.support.operator_process import install_crd
 from tests.support.release import RESTRICTED, Release
 
 
@@ -23,6 +25,17 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Access]:
     """One for all tests: a `Cluster`, unless the user named another (see choice)."""
     with chosen_cluster(request.config) as chosen:
         yield chosen
+
+
+@pytest.fixture(scope="session")
+def control_plane(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster without a node, for tests that play the operator or run it as processes.
+
+    In the other one the chart's operators would work against them.
+    """
+    with own_cluster(request.config, Options(control_plane_only=True)) as started:
+        install_crd(started)
+        yield started
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,7 +15,6 @@ from tests.support.cluster.cluster import Cluster
 from tests.support.cluster_gateway import (
     ClusterGateway,
     Operator,
-    crd_installed,
     own_address,
     token_of,
 )
@@ -24,10 +23,9 @@ from tests.support.stub_worker import Behaviour, StubWorker, until
 EMBEDDINGS = "/v1/embeddings"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def crd(cluster: Cluster) -> Iterator[None]:
-    with crd_installed(cluster):
-        yield
+@pytest.fixture(scope="module")
+def cluster(control_plane: Cluster) -> Cluster:
+    return control_plane
 
 
 @pytest.fixture

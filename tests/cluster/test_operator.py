@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.cluster import machine
-from tests.support.operator_process import NAMESPACE, OperatorSite, operator_site
+from tests.support.cluster.cluster import Cluster
+from tests.support.operator_process import NAMESPACE, OperatorSite, install_crd
 
 CHILDREN = (
     "deployment,service,horizontalpodautoscaler,poddisruptionbudget,networkpolicy,serviceaccount"
@@ -28,11 +28,12 @@ WAITING = ("Starting", "Unschedulable")
 
 
 @pytest.fixture(scope="module")
-def own_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorSite]:
-    if lacks := machine.lacks():
-        pytest.skip("no real cluster on this machine: " + "; ".join(map(str, lacks)))
-    with operator_site(tmp_path_factory.mktemp("operators")) as site:
-        yield site
+def own_site(
+    control_plane: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorSite]:
+    site = OperatorSite(control_plane, tmp_path_factory.mktemp("operators"))
+    yield site
+    site.end_all()
 
 
 @pytest.fixture
@@ -274,7 +275,7 @@ def test_an_operator_without_the_crd_waits_for_it(site: OperatorSite, team: str)
         )
         assert operator.ask("/livez") == (200, "ok")
     finally:
-        site.install_crd()
+        install_crd(site.cluster)
     site.cluster.until(operator.leads, "it goes on by itself", 20)
     site.publish(team, "one")
     site.cluster.until(lambda: has_children(site, team, "one"), "it works", 10)
@@ -288,7 +289,7 @@ def test_losing_the_crd_ends_the_process_and_the_next_one_waits(site: OperatorSi
         assert operator.end() == 1
         assert operator.said("ended")
     finally:
-        site.install_crd()
+        install_crd(site.cluster)
 
 
 def seconds_between(one: str, other: str) -> float:

@@ -97,7 +97,7 @@ async def test_absent_at_start_and_found_later(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     began = time.monotonic()
     async with open_cache(server.unix_url) as (cache, faults):
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5, "it waited for Redis"
         assert await look(cache, "a") == [None]
         assert faults == {"down": 1} and not cache.redis_up
         server.start()
@@ -116,7 +116,7 @@ async def test_a_black_hole_does_not_hold_up_the_start() -> None:
         began = time.monotonic()
         url = f"redis://127.0.0.1:{hole.getsockname()[1]}"
         async with open_cache(url, budget_seconds=BUDGET_SECONDS) as (cache, _):
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5, "it waited for Redis"
             assert await look(cache, "a") == [None]
 
 
@@ -192,9 +192,9 @@ async def test_slow_is_given_up_and_leaves_no_queue(server: RedisServer) -> None
             await settled(cache, "slow")
             for _ in range(3):
                 await eventually(lambda: cache.redis_up)
-                client.client_pause(400, all=True)
+                client.client_pause(1500, all=True)
                 hits, seconds = await timed(cache, "slow")
-                assert hits == [None] and seconds < 0.3
+                assert hits == [None] and seconds < 1.0
             assert faults["timeout"] >= 3
             assert await eventually(lambda: cache.redis_up) < 5
             assert (await look(cache, "slow"))[0] is not None

@@ -71,7 +71,7 @@ async def test_gateways_share_answers_and_survive_redis(
         for number in range(20):
             reply = await second.post(PATH, {"model": "emb", "input": f"stopped {number}"})
             assert reply.status == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10, "none of twenty waited for Redis"
         redis.thaw()
         redis.kill()
         for number in range(20):

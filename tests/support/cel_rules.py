@@ -38,10 +38,17 @@ def evaluate(expression: str, value: Any) -> Any:
 
 
 def broken_rules(schema: dict[str, Any], value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """(field path, message) of every rule below ``schema`` that ``value`` breaks."""
+    """(field path, message) of every rule below ``schema`` that ``value`` breaks.
+
+    A rule that cannot be evaluated, say of a quantity that is none, is a broken one too.
+    """
     for rule in schema.get("x-kubernetes-validations", []):
-        if not evaluate(rule["rule"], value):
-            message = str(evaluate(rule["messageExpression"], value))
+        try:
+            holds = evaluate(rule["rule"], value)
+            message = "" if holds else str(evaluate(rule["messageExpression"], value))
+        except celpy.CELEvalError as error:
+            holds, message = False, str(error)
+        if not holds:
             yield (path + rule.get("fieldPath", "")).lstrip("."), message
     if isinstance(value, dict):
         for name, below in schema.get("properties", {}).items():

@@ -7,8 +7,7 @@ are stubs on this machine too, named by EndpointSlices that the test writes.
 import base64
 import json
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,9 +18,8 @@ from kubernetes import client
 from sluice_api import names
 from sluice_gateway.cluster.api import ApiServer
 from tests.support.cluster.cluster import Cluster
-from tests.support.gateway_process import ROOT, GatewayProcess
+from tests.support.gateway_process import GatewayProcess
 
-CRD = ROOT / "manifests" / "crd" / f"{names.PLURAL}.{names.GROUP}.yaml"
 RULES = [
     {"apiGroups": [names.GROUP], "resources": [names.PLURAL], "verbs": ["get", "list", "watch"]},
     {
@@ -39,24 +37,6 @@ def own_address() -> str:
         probe.connect(("192.0.2.1", 9))  # Nothing is sent.
         address: str = probe.getsockname()[0]
     return address
-
-
-@contextmanager
-def crd_installed(cluster: Cluster) -> Iterator[None]:
-    """The API server knows our resource; afterwards it does if it did before.
-
-    What stayed here would be in the way of a chart that is installed later.
-    """
-    crd = f"crd/{names.PLURAL}.{names.GROUP}"
-    if cluster.kubectl("get", crd, check=False).returncode == 0:
-        yield
-        return
-    cluster.kubectl("create", "-f", str(CRD))
-    try:
-        cluster.kubectl("wait", "--for=condition=Established", crd)
-        yield
-    finally:
-        cluster.kubectl("delete", crd, "--wait=true")
 
 
 def token_of(cluster: Cluster, namespace: str, account: str, audience: str | None = None) -> str:

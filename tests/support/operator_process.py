@@ -130,15 +130,9 @@ class OperatorSite:
         self._folder = folder
         self._operators: list[OperatorProcess] = []
         cluster.kubectl("create", "namespace", NAMESPACE)
-        self.install_crd()
+        install_crd(cluster)
         self.grant()
         self._kubeconfig = self._write_kubeconfig()
-
-    def install_crd(self) -> None:
-        self.cluster.kubectl("apply", "--server-side", "-f", str(CRD))
-        self.cluster.kubectl(
-            "wait", "--for=condition=Established", "crd/inferenceservices.sluice.dev"
-        )
 
     def grant(self) -> None:
         """Give the operator the chart's rights, all of them and no other."""
@@ -234,6 +228,12 @@ class OperatorSite:
         """A condition of a service; empty while there is none."""
         told = self.read(namespace, "inferenceservice", name).get("status", {})
         return next((one for one in told.get("conditions", ()) if one["type"] == kind), {})
+
+
+def install_crd(cluster: Cluster) -> None:
+    """Teach the API server our resource, and wait until it knows it."""
+    cluster.kubectl("apply", "--server-side", "-f", str(CRD))
+    cluster.kubectl("wait", "--for=condition=Established", "crd/inferenceservices.sluice.dev")
 
 
 @contextmanager

@@ -21,20 +21,27 @@ from .options import DEFAULT_RELEASE, Options
 
 
 @contextmanager
-def chosen_cluster(config: pytest.Config, options: Options | None = None) -> Iterator[Access]:
-    """The cluster for some tests; options are those of an own one.
+def chosen_cluster(config: pytest.Config) -> Iterator[Access]:
+    """The cluster for most tests: the one that is named, or an own one (see `own_cluster`)."""
+    if not (named := os.environ.get("SLUICE_TEST_CLUSTER")):
+        with own_cluster(config) as started:
+            yield started
+        return
+    joined = _join(named)
+    try:
+        yield joined
+    finally:
+        joined.close()
+
+
+@contextmanager
+def own_cluster(config: pytest.Config, options: Options | None = None) -> Iterator[Cluster]:
+    """A cluster that only the caller's tests see.
 
     Skips where the machine cannot carry one, saying what is missing and what helps; with
     SLUICE_TEST_CLUSTER_REQUIRED that fails. Where it can, one that does not come up fails always.
     Raises ClusterError, programs.BuildError, machine.UnfitMachineError.
     """
-    if named := os.environ.get("SLUICE_TEST_CLUSTER"):
-        joined = _join(named)
-        try:
-            yield joined
-        finally:
-            joined.close()
-        return
     try:
         machine.require()
     except machine.UnfitMachineError as error:
