@@ -125,7 +125,7 @@ requirements: ## Pin the newest versions again, with hashes
 	$(PINS) --extra local --extra operator --group dev \
 		--constraint requirements/local.txt --output-file requirements/dev.txt
 	$(PINS) --extra operator $(LIKE_DEV) --output-file requirements/operator.txt
-	$(PINS) --extra gateway --extra kubernetes $(LIKE_DEV) --output-file requirements/gateway.txt
+	$(PINS) --extra gateway $(LIKE_DEV) --output-file requirements/gateway.txt
 	$(PINS) --extra worker $(LIKE_DEV) --output-file requirements/worker.txt
 	$(COMPILE) --group image $(LIKE_DEV) --output-file requirements/image.txt
 
