@@ -68,7 +68,7 @@ def test_an_image_holds_what_it_needs_and_no_more(layout: Layout, part: str) -> 
     installed = {path.split("/")[3] for path in paths}
     assert ("torch" in installed) == (part == "worker")
     assert ("transformers" in installed) == (part == "worker")
-    assert ("kubernetes" in installed) == (part != "worker")
+    assert ("kubernetes" in installed) == (part == "operator")
     assert not installed & {"pip", "uv", "hatchling", "pytest", "sluice_cli"}
     assert not [path for path in paths if path.endswith(".pyc") and "__pycache__" not in path]
     compiled = [path for path in paths if path.startswith("opt/sluice/product/sluice_api/__pyc")]

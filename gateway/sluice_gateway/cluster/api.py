@@ -19,6 +19,8 @@ CONNECT_SECONDS: Final = 3.0
 TOKEN_SECONDS: Final = 60.0
 """The kubelet writes a new token long before the old one ends; it is read again this often."""
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
+CLOSING_TURNS: Final = 3
+"""Of the event loop: a TLS connection that was cut in the middle of a watch ends only then."""
 _MAX_TOLD: Final = 300
 
 
@@ -96,7 +98,8 @@ class ApiServer:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-            await asyncio.sleep(0)  # A connection that was cut in the middle ends a turn later.
+            for _ in range(CLOSING_TURNS):
+                await asyncio.sleep(0)
 
     async def _call(
         self, method: str, path: str, query: Mapping[str, str], body: bytes | None
