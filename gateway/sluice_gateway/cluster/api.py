@@ -83,14 +83,13 @@ class ApiServer:
             ) as answer:
                 await self._check(answer)
                 yield b""
-                rest = b""
-                # Not its own lines: they are bounded by a buffer that one big slice exceeds.
-                async for data in answer.content.iter_any():
-                    *whole, rest = (rest + data).split(b"\n")
-                    for line in whole:
+                try:
+                    async for line in _split(answer.content):
                         yield line
-                    if len(rest) > MAX_EVENT_BYTES:
-                        raise Unreachable(f"an event of more than {MAX_EVENT_BYTES} bytes")
+                finally:
+                    # Nobody would wait for the end of a farewell in TLS.
+                    if answer.connection is not None and answer.connection.transport is not None:
+                        answer.connection.transport.abort()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unreachable(_why(error)) from None
 
@@ -149,6 +148,17 @@ class ApiServer:
             "content-type": "application/json",
             "user-agent": "sluice-gateway",
         }
+
+
+async def _split(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines; the reader's own are bounded by a buffer that one big slice exceeds."""
+    rest = b""
+    async for data in content.iter_any():
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            yield line
+        if len(rest) > MAX_EVENT_BYTES:
+            raise Unreachable(f"an event of more than {MAX_EVENT_BYTES} bytes")
 
 
 def _why(error: Exception) -> str:
