@@ -63,6 +63,8 @@ class Bench:
         for number in range(3):
             service = self.publish(f"one-{number}")
             outcome = self.send([service], Phase(0, 0.1, burst=1))
+            # The gateway asks a new worker itself, and may be answered before Kubernetes knows.
+            service.until(lambda name=service.name: log.now(name).ready == 1, "it is ready")
             ready = log.first(service.name, outcome.began, ready=1)
             ordered = log.first(service.name, outcome.began, ordered=1)
             assert ready is not None
