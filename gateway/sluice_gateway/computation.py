@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from sluice_api.call import Item, split_items
+from sluice_api.call import Item
 from sluice_api.errors import ApiError
-from sluice_api.routes import CANONICAL_ROUTES, canonical_body
+from sluice_api.routes import CANONICAL_ROUTES, canonical_body, canonical_call
 from sluice_gateway.cache import ResponseCache
 from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.exchange import Exchange
@@ -20,7 +20,7 @@ from sluice_gateway.forward import Forward, Job
 from sluice_gateway.upstream import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller
 
-_CANONICAL: Final = {task: path.encode() for task, path in CANONICAL_ROUTES.items()}
+_CANONICAL: Final = {task: route.path.encode() for task, route in CANONICAL_ROUTES.items()}
 
 
 class Computation:
@@ -98,13 +98,13 @@ class Computation:
         request, call = exchange.request, exchange.call
         if self._whole:
             path, body = request.head.path.encode(), request.body
-            read: Callable[[bytes], list[Item]] = partial(call.codec.extract, call)
         else:
             assert call.task is not None
             path = _CANONICAL[call.task]
-            body = canonical_body(call, [call.inputs[index] for index in self._indexes])
-            read = partial(split_items, expected=len(self._indexes))
-        return exchange.job(path, body, len(self._indexes), read)
+            inputs = [call.inputs[index] for index in self._indexes]
+            body = canonical_body(call, inputs)
+            call = canonical_call(call, inputs)
+        return exchange.job(path, body, len(self._indexes), partial(call.codec.extract, call))
 
     def _answered(self, answer: UpstreamAnswer, items: list[Item]) -> None:
         """Store the items and hand them out."""

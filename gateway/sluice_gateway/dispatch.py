@@ -140,7 +140,7 @@ class Dispatcher:
         """Ask the cache, unless nothing can be found there."""
         directives = exchange.request.head.directives
         service, call = exchange.service, exchange.call
-        if not service.cacheable(call.task) or not service.tasks:
+        if not service.cacheable(call) or not service.tasks:
             return self._bypass(exchange, b"no-digest" if service.spec.cache.enabled else b"off")
         if directives.no_store:
             return self._bypass(exchange, b"no-store")

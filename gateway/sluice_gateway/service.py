@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from sluice_api import names, wire
-from sluice_api.tasks import DETERMINISM, Determinism, Task
+from sluice_api.call import Call
+from sluice_api.tasks import Task
 from sluice_gateway.admission import Admission, Waiter
 from sluice_gateway.auth import Tenant
 from sluice_gateway.demand import Sighting, Tally
@@ -219,14 +220,9 @@ class Service:
             return TenantScope.service_wide()
         return tenant.scope
 
-    def cacheable(self, task: Task | None) -> bool:
-        """Whether answers may be stored: known to follow from the input, and from what."""
-        return (
-            self.binding.cache.enabled
-            and self.binding.answer_digest != ""
-            and task is not None
-            and DETERMINISM[task] is Determinism.PURE
-        )
+    def cacheable(self, call: Call) -> bool:
+        """Whether answers may be stored: known to follow from the call, and from what."""
+        return self.binding.cache.enabled and self.binding.answer_digest != "" and call.reusable
 
     def update(self, spec: wire.Service) -> Changes:
         """Follow the table, and have the canary follow it."""

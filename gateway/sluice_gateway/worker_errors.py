@@ -9,13 +9,16 @@ from typing import Any
 
 import msgspec
 
-from sluice_api.call import Call
+from sluice_api.call import Call, place
 from sluice_api.errors import CATALOGUE, ApiError
+from sluice_api.routes import CANONICAL_ROUTES
 from sluice_gateway.upstream import UpstreamAnswer
 
-_WORKER_FIELD = re.compile(r"input(?:\[(\d{1,6})\])?(?=$|[.\[: ])")
-_CALLER_FIELD = {"classify-text": "text", "predict": "text", "v2": "inputs[0].data"}
-"""By name of the codec; every other one says ``input`` like the canonical routes."""
+_PLACE = r"{}(?:\[(\d{{1,6}})\])?(?=$|[.\[: ])"
+_WORKER_FIELDS = {
+    task: re.compile(_PLACE.format(re.escape(route.codec.field)))
+    for task, route in CANONICAL_ROUTES.items()
+}
 
 
 def worker_error(answer: UpstreamAnswer) -> ApiError:
@@ -44,15 +47,14 @@ def worker_error(answer: UpstreamAnswer) -> ApiError:
 
 def at_caller(error: ApiError, call: Call, indexes: list[int]) -> ApiError:
     """``error`` about a canonical request for ``indexes`` of ``call``, in the caller's terms."""
-    match = _WORKER_FIELD.match(error.param or "")
+    assert call.task is not None
+    match = _WORKER_FIELDS[call.task].match(error.param or "")
     if error.param is None or match is None:
         return error
     position = int(match[1] or 0)
     if position >= len(indexes):
         return error
-    field = _CALLER_FIELD.get(call.codec.name, "input")
-    if len(call.inputs) > 1:
-        field = f"{field}[{indexes[position]}]"
+    field = place(call, indexes[position])
     message = error.message
     if message.startswith(match[0]):
         message = field + message[len(match[0]) :]

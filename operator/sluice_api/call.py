@@ -11,13 +11,17 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from sluice_api.errors import ApiError
-from sluice_api.tasks import Task
+from sluice_api.tasks import DETERMINISM, Determinism, Task
 
 MAX_INPUTS = 2048
 """How many inputs one request may carry (OpenAI's own bound for embeddings)."""
 
 Input = str | list[int]
-"""One text, or one text as the model's own token ids."""
+"""One text, or one text as the model's own token ids.
+
+What has a structure (a question and its context, a chat) is one text of JSON, in one spelling only:
+:func:`structured` and :func:`members_of` write and read it.
+"""
 
 
 class Item(NamedTuple):
@@ -43,6 +47,7 @@ class Call:
         passthrough: the worker's answer to the caller's own body is the caller's answer, byte for
             byte, and :meth:`Codec.extract` can read every item from it.
         options: what only changes how the answer is written; belongs to the codec.
+        sampled: chance has a part in the answer; the codec sets it for tasks that generate.
     """
 
     codec: "Codec"
@@ -52,6 +57,14 @@ class Call:
     parameters: dict[str, Any] = field(default_factory=dict)
     passthrough: bool = True
     options: Any = None
+    sampled: bool = False
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the answer follows from the call, so that it may be stored and shared."""
+        if self.task is None:
+            return False
+        return DETERMINISM[self.task] is Determinism.PURE or not self.sampled
 
     def canonical_parameters(self) -> bytes:
         """The parameters as bytes: equal meaning, equal bytes."""
@@ -59,9 +72,14 @@ class Call:
 
 
 class Codec(Protocol):
-    """One wire shape. Stateless; a module-level instance per shape."""
+    """One wire shape. Stateless; a module-level instance per shape.
+
+    Attributes:
+        field: the member of the body that holds the inputs, as errors name it.
+    """
 
     name: str
+    field: str
 
     def parse(self, body: bytes) -> Call:
         """Read and check a body. Raises :class:`ApiError` that names field, value and fix."""
@@ -76,6 +94,14 @@ class Codec(Protocol):
 
         Raises :class:`ValueError` when the answer does not have the shape it must have.
         """
+        ...
+
+
+class CanonicalCodec(Codec, Protocol):
+    """The shape of a task's canonical route, whose answers hold whole items."""
+
+    def canonical_body(self, call: Call, inputs: list[Input]) -> bytes:
+        """The body that asks for ``inputs`` of ``call`` alone; the call may be another codec's."""
         ...
 
 
@@ -125,6 +151,42 @@ def split_items(body: bytes, expected: int) -> list[Item]:
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
     return items
+
+
+def write_list(model: str, items: list[Item]) -> bytes:
+    """The whole answer of the routes that answer a list of inputs with a list of objects."""
+    data, tokens = join_items(items)
+    return (
+        b'{"object":"list","model":%b,"data":[%b],'
+        b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
+        % (msgspec.json.encode(model), data, tokens, tokens)
+    )
+
+
+def write_body(call: Call, inputs: list[Input], parameters: dict[str, Any]) -> bytes:
+    """``{"input", "model"?, "parameters"}``: the body of those routes. None is left out."""
+    body: dict[str, Any] = {"input": inputs}
+    if call.model is not None:
+        body["model"] = call.model
+    body["parameters"] = {name: value for name, value in parameters.items() if value is not None}
+    return msgspec.json.encode(body)
+
+
+def structured(members: dict[str, Any]) -> str:
+    """An input with a structure as the one text it is keyed and counted by."""
+    return msgspec.json.encode(members, order="deterministic").decode()
+
+
+def members_of(value: Input) -> dict[str, Any]:
+    """Undo :func:`structured`."""
+    assert isinstance(value, str), "the codecs of this task write structures only"
+    members: dict[str, Any] = msgspec.json.decode(value)
+    return members
+
+
+def place(call: Call, index: int) -> str:
+    """How the caller finds input ``index`` again."""
+    return f"{call.codec.field}[{index}]" if len(call.inputs) > 1 else call.codec.field
 
 
 def check_inputs(inputs: list[Input], field_name: str) -> list[Input]:

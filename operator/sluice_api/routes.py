@@ -4,11 +4,12 @@ Gateway and worker serve this table and nothing beside it: adding a route is add
 line here.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 
-from sluice_api.call import Call, Codec, Input
+from sluice_api.call import Call, CanonicalCodec, Codec, Input
 from sluice_api.errors import ApiError
 from sluice_api.shapes import answers, classify, embeddings, small, v2
 from sluice_api.tasks import Task
@@ -56,10 +57,16 @@ SHAPES: dict[str, Shape] = {
 }
 """By the path of :data:`POST_ROUTES`; the V2 route by its suffix."""
 
-CANONICAL_ROUTES: dict[Task, str] = {
-    Task.EMBEDDINGS: "/v1/embeddings",
-    Task.CLASSIFICATION: "/v1/classify",
-    Task.ZERO_SHOT: "/v1/classify",
+
+class Canonical(NamedTuple):
+    path: str
+    codec: CanonicalCodec
+
+
+CANONICAL_ROUTES: dict[Task, Canonical] = {
+    Task.EMBEDDINGS: Canonical("/v1/embeddings", embeddings.CODEC),
+    Task.CLASSIFICATION: Canonical("/v1/classify", classify.CODEC),
+    Task.ZERO_SHOT: Canonical("/v1/classify", classify.CODEC),
 }
 """The route whose answers hold whole items; what the gateway asks when it needs some of them."""
 
@@ -67,28 +74,21 @@ USE_LABELS = "use POST /v1/classify with parameters.labels"
 """What to do where a classifier is missed and a zero-shot model is there."""
 
 
+def canonical_call(call: Call, inputs: list[Input]) -> Call:
+    """``call`` as its task's canonical route has it, for ``inputs`` alone."""
+    assert call.task is not None
+    codec = CANONICAL_ROUTES[call.task].codec
+    return replace(call, codec=codec, inputs=inputs, options=None, passthrough=True)
+
+
 def canonical_body(call: Call, inputs: list[Input]) -> bytes:
     """The body that asks the canonical route of ``call.task`` for ``inputs`` alone.
 
-    The worker's answer to it is read with :func:`canonical_codec` and ``split_items``.
+    The worker's answer to it is read by the same route's codec, as the answer to
+    :func:`canonical_call`.
     """
-    body: dict[str, Any] = {"input": inputs}
-    if call.model is not None:
-        body["model"] = call.model
-    if call.task == Task.EMBEDDINGS:
-        body["encoding_format"] = "base64"
-        body["truncate"] = call.parameters["truncate"]
-        if call.parameters["dimensions"] is not None:
-            body["dimensions"] = call.parameters["dimensions"]
-    else:
-        parameters = {k: v for k, v in call.parameters.items() if v is not None}
-        if "labels" in parameters:
-            # A map cannot say "no description", so undescribed labels stay a plain list.
-            pairs = parameters["labels"]
-            described = any(description is not None for _, description in pairs)
-            parameters["labels"] = dict(pairs) if described else [name for name, _ in pairs]
-        body["parameters"] = parameters
-    return msgspec.json.encode(body)
+    assert call.task is not None
+    return CANONICAL_ROUTES[call.task].codec.canonical_body(call, inputs)
 
 
 def check_task(call: Call, tasks: list[Task], service: str) -> None:

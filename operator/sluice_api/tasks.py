@@ -9,6 +9,15 @@ class Task(StrEnum):
     EMBEDDINGS = "embeddings"
     CLASSIFICATION = "classification"
     ZERO_SHOT = "zero-shot"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105
+    RELATION_EXTRACTION = "relation-extraction"
+    QUESTION_ANSWERING = "question-answering"
+    FILL_MASK = "fill-mask"
+    RERANK = "rerank"
+    SUMMARIZATION = "summarization"
+    TRANSLATION = "translation"
+    TEXT_GENERATION = "text-generation"
+    CHAT = "chat"
 
 
 class Determinism(StrEnum):
@@ -16,11 +25,21 @@ class Determinism(StrEnum):
 
     PURE = "pure"
     """Same revision, parameters and input: same answer."""
-    NEVER = "never"
+    GENERATION = "generation"
+    """Like pure, unless chance has a part in the answer: ``Call.reusable`` says."""
 
 
 DETERMINISM: dict[Task, Determinism] = {
     Task.EMBEDDINGS: Determinism.PURE,
     Task.CLASSIFICATION: Determinism.PURE,
     Task.ZERO_SHOT: Determinism.PURE,
+    Task.TOKEN_CLASSIFICATION: Determinism.PURE,
+    Task.RELATION_EXTRACTION: Determinism.PURE,
+    Task.QUESTION_ANSWERING: Determinism.PURE,
+    Task.FILL_MASK: Determinism.PURE,
+    Task.RERANK: Determinism.PURE,
+    Task.SUMMARIZATION: Determinism.GENERATION,
+    Task.TRANSLATION: Determinism.GENERATION,
+    Task.TEXT_GENERATION: Determinism.GENERATION,
+    Task.CHAT: Determinism.GENERATION,
 }

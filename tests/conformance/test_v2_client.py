@@ -95,7 +95,7 @@ def test_a_model_of_another_namespace(client: Any, name: str) -> None:
     [
         ("nothing", {}, "404", "There is no model 'nothing'."),
         ("emb", {"labels": 5}, "400", "parameters.labels: got 5, allowed a list of texts"),
-        ("emb", {"task": "chat"}, "400", 'allowed "embeddings", "classification"'),
+        ("emb", {"task": "chat"}, "400", 'allowed "classification", "embeddings"'),
     ],
 )
 def test_refusals_are_read_by_the_client(

@@ -14,7 +14,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-from sluice_api.call import Call, Codec, Item, check_inputs, join_items, split_items
+from sluice_api.call import (
+    Call,
+    CanonicalCodec,
+    Input,
+    Item,
+    check_inputs,
+    split_items,
+    write_body,
+    write_list,
+)
 from sluice_api.decode import decode
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
@@ -50,6 +59,7 @@ _decoder = msgspec.json.Decoder(ClassifyRequest)
 
 class ClassifyCodec:
     name = "classify"
+    field = "input"
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)
@@ -64,15 +74,19 @@ class ClassifyCodec:
         )
 
     def render(self, call: Call, model: str, items: list[Item]) -> bytes:
-        data, tokens = join_items(items)
-        return (
-            b'{"object":"list","model":%b,"data":[%b],'
-            b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
-            % (msgspec.json.encode(model), data, tokens, tokens)
-        )
+        return write_list(model, items)
 
     def extract(self, call: Call, body: bytes) -> list[Item]:
         return split_items(body, len(call.inputs))
+
+    def canonical_body(self, call: Call, inputs: list[Input]) -> bytes:
+        parameters = dict(call.parameters)
+        if "labels" in parameters:
+            # A map cannot say "no description", so undescribed labels stay a plain list.
+            pairs = parameters["labels"]
+            described = any(description is not None for _, description in pairs)
+            parameters["labels"] = dict(pairs) if described else [name for name, _ in pairs]
+        return write_body(call, inputs, parameters)
 
 
 def canonical(given: ClassifyParameters) -> tuple[Task, dict[str, Any]]:
@@ -167,4 +181,4 @@ class ClassifyItem(msgspec.Struct):
 
 read_item = msgspec.json.Decoder(ClassifyItem).decode
 
-CODEC: Codec = ClassifyCodec()
+CODEC: CanonicalCodec = ClassifyCodec()

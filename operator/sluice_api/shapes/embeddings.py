@@ -7,11 +7,19 @@ client asks for and a third of the size of decimal text; lists of numbers are wr
 import base64
 import sys
 from array import array
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sluice_api.call import Call, Codec, Input, Item, check_inputs, join_items, split_items
+from sluice_api.call import (
+    Call,
+    CanonicalCodec,
+    Input,
+    Item,
+    check_inputs,
+    split_items,
+    write_list,
+)
 from sluice_api.decode import decode
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
@@ -43,6 +51,7 @@ _decode_item = msgspec.json.Decoder(_Encoded).decode
 
 class EmbeddingsCodec:
     name = "embeddings"
+    field = "input"
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)
@@ -60,15 +69,22 @@ class EmbeddingsCodec:
     def render(self, call: Call, model: str, items: list[Item]) -> bytes:
         if call.options != "base64":
             items = [_as_numbers(item) for item in items]
-        data, tokens = join_items(items)
-        return (
-            b'{"object":"list","model":%b,"data":[%b],'
-            b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
-            % (msgspec.json.encode(model), data, tokens, tokens)
-        )
+        return write_list(model, items)
 
     def extract(self, call: Call, body: bytes) -> list[Item]:
         return split_items(body, len(call.inputs))
+
+    def canonical_body(self, call: Call, inputs: list[Input]) -> bytes:
+        body: dict[str, Any] = {
+            "input": inputs,
+            "encoding_format": "base64",
+            "truncate": call.parameters["truncate"],
+        }
+        if call.model is not None:
+            body["model"] = call.model
+        if call.parameters["dimensions"] is not None:
+            body["dimensions"] = call.parameters["dimensions"]
+        return msgspec.json.encode(body)
 
 
 def item(vector: bytes, tokens: int, *, truncated: bool = False) -> Item:
@@ -123,4 +139,4 @@ def _mixed(index: int, entry: int) -> ApiError:
     )
 
 
-CODEC: Codec = EmbeddingsCodec()
+CODEC: CanonicalCodec = EmbeddingsCodec()

@@ -46,6 +46,7 @@ class ClassifyTextCodec:
     """``{"text"}`` → ``{"text", "prediction": [0 or 1 per label], "label", "score"}``."""
 
     name = "classify-text"
+    field = "text"
 
     def parse(self, body: bytes) -> Call:
         request = decode(_classify_decoder, body)
@@ -77,6 +78,7 @@ class PredictCodec:
     """``{"text": one or many}`` → ``{"predictions": [class index], "labels", "scores"}``."""
 
     name = "predict"
+    field = "text"
 
     def parse(self, body: bytes) -> Call:
         request = decode(_predict_decoder, body)

@@ -10,7 +10,7 @@ depend on the task:
 The task is the service's first one unless ``parameters.task`` names another.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,7 +37,7 @@ class V2Output(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class V2Parameters(classify.ClassifyParameters, forbid_unknown_fields=True):
-    task: Task | None = None
+    task: Literal["embeddings", "classification", "zero-shot"] | None = None
     dimensions: embeddings.Dimensions | None = None
 
 
@@ -58,12 +58,15 @@ _decoder = msgspec.json.Decoder(V2Request)
 
 class V2Codec:
     name = "v2"
+    field = "inputs[0].data"
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)
         texts = _texts(request)
         given = request.parameters
-        task = given.task or (Task.ZERO_SHOT if given.labels is not None else None)
+        task = Task(given.task) if given.task is not None else None
+        if task is None and given.labels is not None:
+            task = Task.ZERO_SHOT
         call = Call(
             codec=self,
             model=None,

@@ -174,7 +174,7 @@ REFUSED_BY_SCHEMA = [
     {"scaling__minReplicas": True},
     {"scaling__target": {"concurrency": 0}},
     {"scaling__target": {"concurrency": "many"}},
-    {"model__task": "translation"},
+    {"model__task": "dancing"},
     {"model__dtype": "int8"},
     {"model__uri": 5},
     {"hardware__device": "tpu"},
@@ -191,7 +191,7 @@ REFUSED_BY_SCHEMA = [
     {"hardware__affinity": {"nodeAffinity": []}},
     {"hardware__topologySpreadConstraints": [{"maxSkew": 1}]},
     {"hardware__nodeSelector": {"a": 1}},
-    {"rollout__canary": {"model": {"task": "translation"}}},
+    {"rollout__canary": {"model": {"task": "dancing"}}},
     {"rollout__canary": {"engine": {"image": "a"}, "weight": 101}},
 ]
 

@@ -46,11 +46,6 @@ class Material:
     tokenizer: Tokenizer
 
 
-def place(call: Call, index: int) -> str:
-    """How the caller finds input ``index`` again."""
-    return f"input[{index}]" if len(call.inputs) > 1 else "input"
-
-
 def text_of(call: Call, index: int) -> str:
     """Input ``index`` of a task whose codecs only let texts through."""
     value = call.inputs[index]

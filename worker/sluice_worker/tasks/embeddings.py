@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sluice_api.call import Call, Item
+from sluice_api.call import Call, Item, place
 from sluice_api.errors import ApiError
 from sluice_api.shapes.embeddings import item
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, unit_of
 from sluice_worker.models.description import Description
 from sluice_worker.models.tokenizer import Encoded, Tokenizer
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, place
+from sluice_worker.tasks.base import Material, Prepared, TaskModule
 
 TASK = Task.EMBEDDINGS
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sluice_api.call import Call, Item
+from sluice_api.call import Call, Item, place
 from sluice_api.shapes.classify import item
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, unit_of
 from sluice_worker.models.description import Classifier, Description
 from sluice_worker.models.tokenizer import Encoded, Tokenizer
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, place, text_of
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, text_of
 from sluice_worker.tasks.labels import Labels, labels_of
 from sluice_worker.tasks.ranking import Scores, rank, softmax
 
