@@ -11,12 +11,28 @@ import msgspec
 
 from sluice_api.call import Call, CanonicalCodec, Codec, Input
 from sluice_api.errors import ApiError
-from sluice_api.shapes import answers, classify, embeddings, small, v2
+from sluice_api.shapes import (
+    answers,
+    classify,
+    embeddings,
+    fill_mask,
+    questions,
+    relations,
+    rerank,
+    small,
+    tokens,
+    v2,
+)
 from sluice_api.tasks import Task
 
 POST_ROUTES: dict[str, Codec] = {
     "/v1/embeddings": embeddings.CODEC,
     "/v1/classify": classify.CODEC,
+    "/v1/tokens/classify": tokens.CODEC,
+    "/v1/relations": relations.CODEC,
+    "/v1/answer": questions.CODEC,
+    "/v1/fill-mask": fill_mask.CODEC,
+    "/v1/rerank": rerank.CODEC,
     "/classify": small.CLASSIFY_TEXT,
     "/predict": small.PREDICT,
 }
@@ -47,6 +63,31 @@ SHAPES: dict[str, Shape] = {
         classify.ClassifyRequest,
         answers.ClassifyAnswer,
     ),
+    "/v1/tokens/classify": Shape(
+        "Entities of texts, or the label of each token",
+        tokens.TokensRequest,
+        answers.TokensAnswer,
+    ),
+    "/v1/relations": Shape(
+        "Relations between the entities of texts",
+        relations.RelationRequest,
+        answers.RelationsAnswer,
+    ),
+    "/v1/answer": Shape(
+        "The parts of a context that answer a question",
+        questions.QuestionRequest,
+        answers.QuestionsAnswer,
+    ),
+    "/v1/fill-mask": Shape(
+        "What stands behind the masks of texts",
+        fill_mask.FillMaskRequest,
+        answers.FillMaskAnswer,
+    ),
+    "/v1/rerank": Shape(
+        "Documents by their relevance to a query, in Cohere's shape",
+        rerank.RerankRequest,
+        answers.RerankAnswer,
+    ),
     "/classify": Shape(
         "One text: 0 or 1 for each label", small.ClassifyTextRequest, answers.ClassifyTextAnswer
     ),
@@ -67,6 +108,11 @@ CANONICAL_ROUTES: dict[Task, Canonical] = {
     Task.EMBEDDINGS: Canonical("/v1/embeddings", embeddings.CODEC),
     Task.CLASSIFICATION: Canonical("/v1/classify", classify.CODEC),
     Task.ZERO_SHOT: Canonical("/v1/classify", classify.CODEC),
+    Task.TOKEN_CLASSIFICATION: Canonical("/v1/tokens/classify", tokens.CODEC),
+    Task.RELATION_EXTRACTION: Canonical("/v1/relations", relations.CODEC),
+    Task.QUESTION_ANSWERING: Canonical("/v1/answer", questions.CODEC),
+    Task.FILL_MASK: Canonical("/v1/fill-mask", fill_mask.CODEC),
+    Task.RERANK: Canonical("/v1/rerank", rerank.CODEC),
 }
 """The route whose answers hold whole items; what the gateway asks when it needs some of them."""
 

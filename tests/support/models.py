@@ -53,21 +53,43 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 """Model type → what its configuration needs beside the common sizes."""
 
+HEADS = {
+    "none": "AutoModel",
+    "sequence": "AutoModelForSequenceClassification",
+    "token": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+    "mask": "AutoModelForMaskedLM",
+}
+"""What transformers calls a model with each kind of head."""
+
 
 def build_tiny(
     folder: Path,
     architecture: str,
     *,
+    head: str | None = None,
     labels: Iterable[str] = (),
     problem_type: str | None = None,
     seed: int = 0,
+    **more: Any,
 ) -> Path:
-    """Save a random model of ``architecture`` with a tokenizer; a classifier if it has labels."""
+    """Save a random model of ``architecture`` with a tokenizer.
+
+    Args:
+        head: one of :data:`HEADS`; a classifier of texts if there are labels, or else none.
+        more: further settings of the configuration.
+    """
     kin = ARCHITECTURES[architecture] is _AFTER_PADDING
     save_tokenizer(folder, _corpus(), roberta=kin)
     names = list(labels)
     special = {"pad_token_id": 1 if kin else 0, "bos_token_id": 2, "eos_token_id": 3}
-    settings = {**_COMMON, **special, **ARCHITECTURES[architecture], "vocab_size": VOCABULARY}
+    settings = {
+        **_COMMON,
+        **special,
+        **ARCHITECTURES[architecture],
+        "vocab_size": VOCABULARY,
+        **more,
+    }
     if architecture == "modernbert":
         settings |= {"cls_token_id": 2, "sep_token_id": 3}
     if names:
@@ -76,8 +98,8 @@ def build_tiny(
         settings["problem_type"] = problem_type
     config = transformers.AutoConfig.for_model(architecture, **settings)
     torch.manual_seed(seed)
-    kind = transformers.AutoModelForSequenceClassification if names else transformers.AutoModel
-    model = kind.from_config(config)
+    kind = HEADS[head or ("sequence" if names else "none")]
+    model = getattr(transformers, kind).from_config(config)
     scramble(model)
     model.save_pretrained(folder)
     return folder
@@ -112,7 +134,9 @@ def save_tokenizer(folder: Path, texts: Iterable[str], *, roberta: bool = False)
     """Train a small WordPiece tokenizer on ``texts`` and save it beside a model."""
     first, last = ("<s>", "</s>") if roberta else ("[CLS]", "[SEP]")
     pad, unknown = ("<pad>", "<unk>") if roberta else ("[PAD]", "[UNK]")
+    mask = "<mask>" if roberta else "[MASK]"
     special = [unknown, pad, first, last] if roberta else [pad, unknown, first, last]
+    special.append(mask)
     tokenizer = Tokenizer(models.WordPiece(unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -132,6 +156,7 @@ def save_tokenizer(folder: Path, texts: Iterable[str], *, roberta: bool = False)
         unk_token=unknown,
         cls_token=first,
         sep_token=last,
+        mask_token=mask,
         model_max_length=MAX_TOKENS,
         model_input_names=["input_ids", "attention_mask", *([] if roberta else ["token_type_ids"])],
     )

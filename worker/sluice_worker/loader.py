@@ -7,6 +7,7 @@ take about as long, so they run side by side.
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +18,14 @@ from sluice_api.wire import Phase
 from sluice_worker import device as hardware
 from sluice_worker.engines.base import Unit, unit_of
 from sluice_worker.loaded import LoadedModel
-from sluice_worker.models.description import Description, describe
+from sluice_worker.models.description import Description, describe, known_markers
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import SENTENCE_FILES, TOKENIZER_FILES, Manifest, verify
 from sluice_worker.models.sources.base import Report, silent
 from sluice_worker.models.sources.registry import PINNED_CONTENT, fetch
-from sluice_worker.models.tokenizer import Tokenizer, load_tokenizer
+from sluice_worker.models.tokenizer import MASK_TOKENS, Tokenizer, load_tokenizer
 from sluice_worker.tasks.base import Material, TaskModule
-from sluice_worker.tasks.registry import offered
+from sluice_worker.tasks.registry import needs, offered
 
 if TYPE_CHECKING:
     from sluice_worker.engines.base import Engine
@@ -67,16 +68,19 @@ def load(
     with ThreadPoolExecutor(1, thread_name_prefix="import") as pool:
         importing = pool.submit(import_module, "sluice_worker.engines.selection")
         manifest = verify(snapshot, pinned)
-        description = describe(manifest, max_input_tokens)
+        description = describe(manifest, max_input_tokens, task)
         tokenizer = load_tokenizer(manifest, description)
-        tasks = _tasks(description, tokenizer, task)
+        if description.head == "sequence" and description.markers is None:
+            description = replace(description, markers=known_markers(tokenizer.added_tokens()))
+        mask_id = _mask_id(description, tokenizer)
+        tasks = _tasks(Material(description, tokenizer, mask_id), task)
         report(Phase.LOADING, 0.2, "importing torch")
         importing.result()
     chosen = hardware.choose_device(device)
     kind = hardware.resolve_dtype(dtype, chosen, _cpu_flags())
-    canary = _canary(tokenizer)
+    canary = _canary(tokenizer, mask_id)
     report(Phase.LOADING, 0.6, "reading weights")
-    engine = _build(manifest, description, canary, kind.name, chosen)
+    engine = _build(manifest, description, canary, mask_id, kind.name, chosen)
     report(Phase.LOADING, 1.0, "loaded")
     model = LoadedModel(
         uri=uri,
@@ -131,22 +135,36 @@ def answer_parts(manifest: Manifest, dtype: str, max_tokens: int) -> dict[str, o
     }
 
 
-def _tasks(
-    description: Description, tokenizer: Tokenizer, wanted: Task | None
-) -> dict[Task, TaskModule]:
-    tasks = offered(Material(description, tokenizer))
+def _tasks(material: Material, wanted: Task | None) -> dict[Task, TaskModule]:
+    tasks = offered(material)
     if wanted is None:
         return tasks
     if wanted not in tasks:
         raise ModelRejected(
             f"model.task: got {wanted}, but this model offers {', '.join(tasks)}. "
-            "Set one of these, or auto."
+            f"Set one of these, or auto; {wanted} takes {needs(wanted)}."
         )
     return {wanted: tasks.pop(wanted), **tasks}
 
 
-def _canary(tokenizer: Tokenizer) -> tuple[Unit, ...]:
+def _mask_id(description: Description, tokenizer: Tokenizer) -> int | None:
+    """The id of the mask, which a masked language model must have. Raises ModelRejected."""
+    if description.head != "mask":
+        return None
+    named = (description.mask_token,) if description.mask_token is not None else MASK_TOKENS
+    found = next((i for name in named if (i := tokenizer.id_of(name)) is not None), None)
+    if found is None:
+        raise ModelRejected(
+            f"The tokenizer does not know the mask token {' or '.join(named)}. Name the one it has "
+            "in tokenizer_config.json (mask_token), or set model.task to embeddings."
+        )
+    return found
+
+
+def _canary(tokenizer: Tokenizer, mask_id: int | None) -> tuple[Unit, ...]:
     whole = tokenizer.encode(_CANARY_TEXT, where="canary", truncate=True).ids
+    if mask_id is not None:
+        whole = (whole[0], mask_id, *whole[2:])
     wanted = sorted({min(tokens, len(whole)) for tokens in _CANARY_TOKENS})
     return tuple(unit_of((*whole[: tokens - 1], whole[-1]), None) for tokens in wanted)
 
@@ -155,6 +173,7 @@ def _build(
     manifest: Manifest,
     description: Description,
     canary: Sequence[Unit],
+    mask_id: int | None,
     dtype: str,
     device: str,
 ) -> "Engine":
@@ -166,6 +185,7 @@ def _build(
         manifest,
         description,
         canary,
+        mask_id=mask_id,
         dtype=getattr(torch, dtype),
         device=torch.device(device),
     )

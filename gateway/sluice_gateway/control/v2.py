@@ -102,7 +102,7 @@ def _outputs(service: Service) -> list[models.TensorMetadata]:
     """Of every task it offers; each name once."""
     outputs = {}
     for task in service.tasks:
-        for name, datatype, rank in _OUTPUTS[task]:
+        for name, datatype, rank in _OUTPUTS.get(task, ()):
             last = service.dimensions if task == Task.EMBEDDINGS else None
             shape = [UNKNOWN] * (rank - 1) + [last or UNKNOWN]
             outputs[name] = models.TensorMetadata(name=name, datatype=datatype, shape=shape)

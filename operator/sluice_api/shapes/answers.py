@@ -9,6 +9,10 @@ from typing import Literal
 import msgspec
 
 from sluice_api.shapes.classify import ScoredLabel
+from sluice_api.shapes.fill_mask import Candidate
+from sluice_api.shapes.questions import Span
+from sluice_api.shapes.relations import Relation, RelationEntity
+from sluice_api.shapes.tokens import Entity
 
 
 class Usage(msgspec.Struct):
@@ -52,6 +56,98 @@ class ClassifyAnswer(msgspec.Struct):
     object: Literal["list"]
     model: str
     data: list[Classification]
+    usage: Usage
+
+
+class Entities(msgspec.Struct):
+    """The entities of one text, in its order. `chunks` says in how many parts it was read."""
+
+    index: int
+    entities: list[Entity]
+    tokens: int
+    chunks: int = 1
+
+
+class TokensAnswer(msgspec.Struct):
+    object: Literal["list"]
+    model: str
+    data: list[Entities]
+    usage: Usage
+
+
+class Relations(msgspec.Struct):
+    """The entities of one text, and which relations hold between which of them.
+
+    `head` and `tail` are positions in `entities`. `skipped` are pairs too far apart to be judged.
+    """
+
+    index: int
+    entities: list[RelationEntity]
+    relations: list[Relation]
+    tokens: int
+    skipped: list[tuple[int, int]] = []
+    chunks: int = 1
+
+
+class RelationsAnswer(msgspec.Struct):
+    object: Literal["list"]
+    model: str
+    data: list[Relations]
+    usage: Usage
+
+
+class QuestionAnswers(msgspec.Struct):
+    """The answers to one question, best first; an empty one says that the context has none."""
+
+    index: int
+    answers: list[Span]
+    tokens: int
+    chunks: int = 1
+
+
+class QuestionsAnswer(msgspec.Struct):
+    object: Literal["list"]
+    model: str
+    data: list[QuestionAnswers]
+    usage: Usage
+
+
+class Masks(msgspec.Struct):
+    """Candidates for each mask of one text, best first."""
+
+    index: int
+    masks: list[list[Candidate]]
+    tokens: int
+    truncated: bool = False
+
+
+class FillMaskAnswer(msgspec.Struct):
+    object: Literal["list"]
+    model: str
+    data: list[Masks]
+    usage: Usage
+
+
+class RankedText(msgspec.Struct):
+    text: str
+
+
+class Ranked(msgspec.Struct):
+    """One document, by its position in the request; `document` where it was asked for."""
+
+    index: int
+    relevance_score: float
+    tokens: int
+    document: RankedText | None = None
+    chunks: int = 1
+
+
+class RerankAnswer(msgspec.Struct):
+    """`results` are sorted by relevance."""
+
+    object: Literal["list"]
+    model: str
+    results: list[Ranked]
     usage: Usage
 
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from sluice_api.tasks import Task
 from sluice_worker.engines.pooling import MODES
 from sluice_worker.models.description import (
     POOLING_MODES,
     Description,
+    Markers,
     describe,
+    known_markers,
     position_offset,
 )
 from sluice_worker.models.errors import BadConfiguration, ModelRejected
@@ -25,13 +28,16 @@ MODULES = [
 
 
 def described(
-    folder: Path, files: dict[str, Any], max_input_tokens: int | None = None
+    folder: Path,
+    files: dict[str, Any],
+    max_input_tokens: int | None = None,
+    task: Task | None = None,
 ) -> Description:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content))
     manifest = Manifest(folder, sums=dict.fromkeys(files, ""), weights=())
-    return describe(manifest, max_input_tokens)
+    return describe(manifest, max_input_tokens, task)
 
 
 def classifier(**config: Any) -> dict[str, Any]:
@@ -45,17 +51,69 @@ def test_a_bare_encoder_gets_the_unit_mean(tmp_path: Path) -> None:
     assert found.classifier is None
 
 
-@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertForPreTraining", "BertModel"])
+@pytest.mark.parametrize("name", ["BertForPreTraining", "BertModel"])
 def test_encoders_under_other_heads_embed(tmp_path: Path, name: str) -> None:
     found = described(tmp_path, {"config.json": {**BERT, "architectures": [name]}})
     assert found.pooling is not None
 
 
 @pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("BertForTokenClassification", "token"),
+        ("BertForQuestionAnswering", "span"),
+        ("XLMForQuestionAnsweringSimple", "span"),
+        ("BertForMaskedLM", "mask"),
+    ],
+)
+def test_heads_are_known_by_the_architectures_name(tmp_path: Path, name: str, head: str) -> None:
+    found = described(tmp_path, {"config.json": {**BERT, "architectures": [name]}})
+    assert found.head == head
+    assert found.pooling is None
+    assert (found.classifier is not None) == (head == "token")
+
+
+@pytest.mark.parametrize("task", [Task.EMBEDDINGS, Task.ZERO_SHOT])
+def test_a_masked_language_model_embeds_where_that_is_its_task(tmp_path: Path, task: Task) -> None:
+    files = {"config.json": {**BERT, "architectures": ["BertForMaskedLM"]}}
+    assert described(tmp_path, files, task=task).pooling is not None
+    assert described(tmp_path, {**files, "modules.json": MODULES}).pooling is not None
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config.json": {"mask_token": "<blank>"}},
+        {"tokenizer_config.json": {"mask_token": {"content": "<blank>", "lstrip": True}}},
+        {"special_tokens_map.json": {"mask_token": "<blank>"}},
+    ],
+)
+def test_the_mask_is_what_the_tokenizer_names(tmp_path: Path, files: dict[str, Any]) -> None:
+    config = {**BERT, "architectures": ["BertForMaskedLM"]}
+    assert described(tmp_path, {"config.json": config, **files}).mask_token == "<blank>"
+    assert described(tmp_path, {"config.json": config}).mask_token is None
+
+
+def test_entity_markers_are_configured_or_known(tmp_path: Path) -> None:
+    given = {"head": ["@ * {label} * ", " @"], "tail": ["# ", " #"]}
+    found = described(tmp_path, classifier(entity_markers=given)).markers
+    assert found == Markers(("@ * {label} * ", " @"), ("# ", " #"))
+    assert described(tmp_path, classifier()).markers is None
+    tokens = {"<e1>", "</e1>", "<e2>", "</e2>", "[MASK]"}
+    assert known_markers(tokens) == Markers(("<e1> ", " </e1>"), ("<e2> ", " </e2>"))
+    assert known_markers(tokens - {"</e2>"}) is None
+
+
+@pytest.mark.parametrize("given", [True, {"head": ["a", "b"]}, {"head": "a", "tail": ["b", "c"]}])
+def test_entity_markers_that_are_none_are_refused(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(ModelRejected, match="entity_markers"):
+        described(tmp_path, classifier(entity_markers=given))
+
+
+@pytest.mark.parametrize(
     "config",
     [
-        {"architectures": ["BertForTokenClassification"]},
-        {"architectures": ["BertForQuestionAnswering"]},
+        {"architectures": ["BertForMultipleChoice"]},
         {"architectures": ["LlamaForCausalLM"]},
         {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
         {"architectures": ["BertModel"], "is_decoder": True},

@@ -86,6 +86,70 @@ def test_these_architectures_run_packed(
     assert isinstance(ours(folders[architecture, head]).engine, PackedEngine)
 
 
+HEADS = ("token", "span", "mask")
+"""What is read from more rows than one of a text."""
+
+
+@pytest.fixture(scope="module")
+def headed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    root = tmp_path_factory.mktemp("heads")
+    return {
+        (architecture, head): models.build_tiny(
+            root / f"{architecture}-{head}",
+            architecture,
+            head=head,
+            labels=LABELS if head == "token" else (),
+        )
+        for architecture in (*PACKED, *PADDED, "albert")
+        for head in HEADS
+    }
+
+
+@torch.inference_mode()
+def their_rows(folder: Path, head: str, texts: list[str]) -> tuple[list[Unit], list[Array]]:
+    """Units, and the rows that transformers computes of each: of its tokens or its masks."""
+    units, answers = [], []
+    model = getattr(transformers, models.HEADS[head]).from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    for number, text in enumerate(texts):
+        ids = tokenizer(text, truncation=True)["input_ids"]
+        if head == "mask":  # One or several, also side by side.
+            for place in range(1, 2 + number % 3):
+                ids[min(place, len(ids) - 2)] = tokenizer.mask_token_id
+        output = model(input_ids=torch.tensor([ids]))
+        if head == "span":
+            rows = torch.stack([output.start_logits[0], output.end_logits[0]], dim=-1)
+        else:
+            rows = output.logits[0]
+        if head == "mask":
+            rows = rows[torch.tensor(ids) == tokenizer.mask_token_id]
+        units.append(unit_of(tuple(ids), None))
+        answers.append(rows.numpy())
+    return units, answers
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("architecture", [*PACKED, *PADDED, "albert"])
+def test_rows_equal_transformers(
+    headed: dict[tuple[str, str], Path], architecture: str, head: str
+) -> None:
+    folder = headed[architecture, head]
+    units, reference = their_rows(folder, head, TEXTS)
+    engine = ours(folder).engine
+    answers = engine.run(units)
+    assert [rows.shape for rows in answers] == [rows.shape for rows in reference]
+    assert difference(answers, reference) <= TOLERANCE
+    alone = [engine.run([unit])[0] for unit in units]
+    assert difference(alone, reference) <= TOLERANCE
+    assert isinstance(engine, PaddedEngine if architecture in PADDED else PackedEngine)
+
+
+def test_an_output_of_its_own_behind_the_mask(tmp_path: Path) -> None:
+    folder = models.build_tiny(tmp_path, "bert", head="mask", tie_word_embeddings=False)
+    units, reference = their_rows(folder, "mask", TEXTS[:6])
+    assert difference(ours(folder).engine.run(units), reference) <= TOLERANCE
+
+
 @pytest.mark.parametrize("architecture", PADDED)
 def test_relative_positions_fall_back_to_padding(
     folders: dict[tuple[str, bool], Path], architecture: str

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sluice_worker.engines.attention import attend
 from sluice_worker.engines.packing import Packed
+from sluice_worker.engines.reading import logits_of
 
 ATTENTION = "sluice_packed"
 
@@ -71,13 +72,13 @@ class AdaptedNetwork:
     def first(self, batch: Packed) -> Tensor:
         return self.hidden(batch)[batch.starts]
 
-    def logits(self, first: Tensor) -> Tensor:
+    def logits(self, rows: Tensor) -> Tensor:
         assert self._head is not None, "a model without a head is never asked for logits"
-        logits: Tensor = self._head(inputs_embeds=first.unsqueeze(1)).logits
-        return logits
+        output = self._head(inputs_embeds=rows.unsqueeze(1))
+        return logits_of(output).flatten(1)
 
 
-class _FirstTokens(nn.Module):
+class _GivenStates(nn.Module):
     """Stands where the encoder was: hands on what it is given as its last hidden state."""
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -90,10 +91,10 @@ class _FirstTokens(nn.Module):
 
 
 def _head_alone(model: Any) -> Any:
-    """The model's own code for its head, on a text that consists of its first token alone."""
+    """The model's own code for its head, on texts that consist of one token each."""
     head = copy.copy(model)
     head._modules = dict(model._modules)
-    head._modules[model.base_model_prefix] = _FirstTokens(model.base_model)
+    head._modules[model.base_model_prefix] = _GivenStates(model.base_model)
     return head
 
 

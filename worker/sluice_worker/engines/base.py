@@ -50,7 +50,9 @@ class Engine(Protocol):
     def run(self, units: Sequence[Unit]) -> list[Array]:
         """One float32 array per unit, in order.
 
-        A pooled sentence vector ``[hidden]`` for embeddings, logits ``[labels]`` for classifiers.
+        A pooled sentence vector ``[hidden]`` for embeddings, logits ``[labels]`` for classifiers
+        of texts, ``[tokens, logits]`` for what is said of each token, ``[masks, vocabulary]`` for
+        what stands behind masks (``engines.reading``).
         """
         ...
 

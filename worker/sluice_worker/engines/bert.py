@@ -37,10 +37,17 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """How one architecture names its tensors. Layer names are relative to ``layer``."""
+    """How one architecture names its tensors. Layer names are relative to ``layer``.
+
+    Attributes:
+        head: dense layer, activation and output of a classifier of texts.
+        mask: of a masked language model dense layer, norm, output, the output's bias where its
+            weight is the embeddings', and activation (None for that of the layers).
+    """
 
     prefix: str
     head: tuple[str, Activation, str]
+    mask: tuple[str, str, str, str, Activation | None]
     layer: str = "encoder.layer.{}."
     query: str = "attention.self.query"
     key: str = "attention.self.key"
@@ -52,16 +59,47 @@ class _Family:
     down_norm: str = "output.LayerNorm"
 
 
-_ROBERTA = _Family("roberta.", ("classifier.dense", torch.tanh, "classifier.out_proj"))
+_ROBERTA = _Family(
+    "roberta.",
+    ("classifier.dense", torch.tanh, "classifier.out_proj"),
+    ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", gelu),
+)
 _FAMILIES = {
-    "bert": _Family("bert.", ("bert.pooler.dense", torch.tanh, "classifier")),
+    "bert": _Family(
+        "bert.",
+        ("bert.pooler.dense", torch.tanh, "classifier"),
+        (
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions.decoder",
+            "cls.predictions.bias",
+            None,
+        ),
+    ),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "electra": _Family("electra.", ("classifier.dense", gelu, "classifier.out_proj")),
+    "electra": _Family(
+        "electra.",
+        ("classifier.dense", gelu, "classifier.out_proj"),
+        (
+            "generator_predictions.dense",
+            "generator_predictions.LayerNorm",
+            "generator_lm_head",
+            "generator_lm_head.bias",
+            gelu,
+        ),
+    ),
     "distilbert": _Family(
         "distilbert.",
         ("pre_classifier", relu, "classifier"),
+        (
+            "vocab_transform",
+            "vocab_layer_norm",
+            "vocab_projector",
+            "vocab_projector.bias",
+            None,
+        ),
         layer="transformer.layer.{}.",
         query="attention.q_lin",
         key="attention.k_lin",
@@ -137,16 +175,7 @@ class BertNetwork:
         self._read_embeddings(weights, config, description.max_tokens)
         depth = int(config.get("num_hidden_layers") or config["n_layers"])
         self._layers = [_read_layer(weights, family, index) for index in range(depth)]
-        self._head: tuple[_Affine, Activation, _Affine] | None = None
-        if description.classifier is not None:
-            dense, activation, out = family.head
-            self._head = (weights.affine(dense), activation, weights.affine(out))
-            labels = len(description.classifier.labels)
-            if self._head[2].weight.shape[0] != labels:
-                raise ModelRejected(
-                    f"The head has {self._head[2].weight.shape[0]} outputs, config.json names "
-                    f"{labels} labels. Save model and configuration together."
-                )
+        self._head = self._read_head(weights, family, description)
 
     def _read_embeddings(
         self, weights: "_Weights", config: Mapping[str, Any], max_tokens: int
@@ -170,6 +199,37 @@ class BertNetwork:
         if weights.optional("embeddings_project.weight") is not None:
             self._project = weights.affine("embeddings_project")
 
+    def _read_head(
+        self, weights: "_Weights", family: _Family, description: Description
+    ) -> Activation | None:
+        match description.head:
+            case "sequence":
+                dense, activation, out = family.head
+                labels = _labelled(weights.affine(out), description)
+                return _chain(weights.affine(dense), activation, labels)
+            case "token":
+                return _labelled(weights.affine("classifier"), description)
+            case "span":
+                return weights.affine("qa_outputs")
+            case "mask":
+                return self._read_mask_head(weights, family, description.config)
+        return None
+
+    def _read_mask_head(
+        self, weights: "_Weights", family: _Family, config: Mapping[str, Any]
+    ) -> Activation:
+        dense, norm, decoder, bias, activation = family.mask
+        if config.get("tie_word_embeddings", True):
+            out = _Affine(self._words, weights.tensor(bias))
+        else:
+            out = weights.affine(decoder)
+        return _chain(
+            weights.affine(dense),
+            activation or self._activation,
+            partial(self._norm, norm=weights.affine(norm)),
+            out,
+        )
+
     def __repr__(self) -> str:
         return f"<BertNetwork {len(self._layers)} layers of {self._hidden}, {self._heads} heads>"
 
@@ -185,10 +245,9 @@ class BertNetwork:
             rows = self._whole(layer, rows, batch)
         return self._first_only(self._layers[-1], rows, batch)
 
-    def logits(self, first: Tensor) -> Tensor:
+    def logits(self, rows: Tensor) -> Tensor:
         assert self._head is not None, "a model without a head is never asked for logits"
-        dense, activation, out = self._head
-        return out(activation(dense(first)))
+        return self._head(rows)
 
     def _embed(self, batch: Packed) -> Tensor:
         rows = embedding(batch.ids, self._words)
@@ -260,6 +319,27 @@ class _Weights:
 
     def affine(self, name: str) -> _Affine:
         return _Affine(self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"))
+
+
+def _labelled(out: _Affine, description: Description) -> _Affine:
+    """``out``, which must have an output for each label."""
+    assert description.classifier is not None, "a head with labels has them described"
+    labels = len(description.classifier.labels)
+    if out.weight.shape[0] != labels:
+        raise ModelRejected(
+            f"The head has {out.weight.shape[0]} outputs, config.json names {labels} labels. "
+            "Save model and configuration together."
+        )
+    return out
+
+
+def _chain(*steps: Activation) -> Activation:
+    def compute(rows: Tensor) -> Tensor:
+        for step in steps:
+            rows = step(rows)
+        return rows
+
+    return compute
 
 
 def _read_layer(weights: _Weights, family: _Family, index: int) -> _Layer:

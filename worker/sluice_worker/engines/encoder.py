@@ -8,14 +8,14 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sluice_worker.engines.base import Array, Unit
 from sluice_worker.engines.network import Network
-from sluice_worker.engines.packing import Packed, pack
-from sluice_worker.engines.pooling import pool, unit_length
-from sluice_worker.models.description import Pooling
+from sluice_worker.engines.packing import pack
+from sluice_worker.engines.reading import Reading, Rows
 
 _FREE_PADDING_TOKENS = 32
 """So little padding costs less than another forward pass would."""
@@ -23,17 +23,13 @@ _PADDING_SHARE = 1 / 8
 
 
 class PackedEngine:
-    """Implements :class:`sluice_worker.engines.base.Engine` without padding.
-
-    Args:
-        pooling: how sentence vectors are made; None for a classifier, which gives logits.
-    """
+    """Implements :class:`sluice_worker.engines.base.Engine` without padding."""
 
     name = "packed"
 
-    def __init__(self, network: Network, pooling: Pooling | None, device: torch.device) -> None:
+    def __init__(self, network: Network, reading: Reading, device: torch.device) -> None:
         self._network = network
-        self._pooling = pooling
+        self._reading = reading
         self._device = device
 
     def __repr__(self) -> str:
@@ -42,38 +38,28 @@ class PackedEngine:
     @torch.inference_mode()
     def run(self, units: Sequence[Unit]) -> list[Array]:
         batch = pack(units, self._device)
-        return _in_order(self._read(batch), batch.order)
+        return _in_order(self._reading.packed(self._network, batch), batch.order)
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return sum(lengths)
-
-    def _read(self, batch: Packed) -> Tensor:
-        if self._pooling is None:
-            return self._network.logits(self._network.first(batch))
-        if self._pooling.mode == "cls":
-            first = self._network.first(batch)
-            return unit_length(first) if self._pooling.normalize else first
-        hidden = self._network.hidden(batch)
-        return pool(hidden, batch, self._pooling.mode, normalize=self._pooling.normalize)
 
 
 class PaddedEngine:
     """Implements :class:`sluice_worker.engines.base.Engine` by batches of similar lengths.
 
     Args:
-        model: a transformers model: a bare encoder where ``pooling`` is given, or else one with a
-            sequence classification head.
+        model: a transformers model with the head that ``reading`` reads.
         padding: False batches texts of equal length only, for models that padding changes.
     """
 
     name = "padded"
 
     def __init__(
-        self, model: Any, pooling: Pooling | None, device: torch.device, *, padding: bool = True
+        self, model: Any, reading: Reading, device: torch.device, *, padding: bool = True
     ) -> None:
         self._model = model
         self._padding = padding
-        self._pooling = pooling
+        self._reading = reading
         self._device = device
         self._pad_id = model.config.pad_token_id or 0
         self._takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
@@ -95,7 +81,7 @@ class PaddedEngine:
             for bucket in buckets(lengths, padding=self._padding)
         )
 
-    def _forward(self, units: list[Unit]) -> Tensor:
+    def _forward(self, units: list[Unit]) -> Rows:
         batch = pack(units, self._device)  # The bucket is sorted, so this keeps its order.
         width = units[-1].tokens
         mask = torch.zeros((len(units), width), dtype=torch.bool, device=self._device)
@@ -107,12 +93,7 @@ class PaddedEngine:
         }
         if batch.type_ids is not None and self._takes_types:
             arguments["token_type_ids"] = _spread(batch.type_ids, mask, 0)
-        output = self._model(**arguments)
-        if self._pooling is None:
-            logits: Tensor = output.logits
-            return logits
-        hidden: Tensor = output.last_hidden_state[mask]
-        return pool(hidden, batch, self._pooling.mode, normalize=self._pooling.normalize)
+        return self._reading.padded(self._model(**arguments), mask, batch)
 
 
 def buckets(lengths: Sequence[int], *, padding: bool = True) -> list[list[int]]:
@@ -142,10 +123,11 @@ def _spread(rows: Tensor, mask: Tensor, fill: int) -> Tensor:
     return spread
 
 
-def _in_order(rows: Tensor, order: Sequence[int]) -> list[Array]:
-    """Rows ``[N, …]`` as float32 arrays; ``order[i]`` is where row i goes."""
-    arrays = rows.float().cpu().numpy()
-    answers: list[Array] = [arrays[0]] * len(order)
-    for row, place in enumerate(order):
-        answers[place] = arrays[row]
+def _in_order(rows: Rows, order: Sequence[int]) -> list[Array]:
+    """The answers as float32 arrays; ``order[i]`` is where the i-th of ``rows`` goes."""
+    values = rows.values.float().cpu().numpy()
+    parts = values if rows.counts is None else np.split(values, np.cumsum(rows.counts)[:-1])
+    answers: list[Array] = [values] * len(order)
+    for part, place in zip(parts, order, strict=True):
+        answers[place] = part
     return answers

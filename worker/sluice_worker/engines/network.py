@@ -18,6 +18,6 @@ class Network(Protocol):
         """The last hidden state of each text's first token, ``[N, hidden]``, in packed order."""
         ...
 
-    def logits(self, first: Tensor) -> Tensor:
-        """The classification head: ``[N, hidden]`` → ``[N, labels]``."""
+    def logits(self, rows: Tensor) -> Tensor:
+        """The head, on the hidden states that it reads: ``[R, hidden]`` → ``[R, logits]``."""
         ...

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from sluice_worker.engines import bert
 from sluice_worker.engines.base import Array, Engine, Unit, unit_of
 from sluice_worker.engines.encoder import PackedEngine, PaddedEngine
-from sluice_worker.models.description import Description, position_offset
+from sluice_worker.engines.reading import Reading, reading_of
+from sluice_worker.models.description import Description, Head, position_offset
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
 
@@ -25,12 +26,22 @@ log = logging.getLogger(__name__)
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 """Largest difference between two ways to compute the same, against the size of the answer."""
 
+_CLASSES: dict[Head, str] = {
+    "none": "AutoModel",
+    "sequence": "AutoModelForSequenceClassification",
+    "token": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+    "mask": "AutoModelForMaskedLM",
+}
+"""What transformers calls a model with each head."""
+
 
 def build(
     manifest: Manifest,
     description: Description,
     probe: Sequence[Unit],
     *,
+    mask_id: int | None,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Engine:
@@ -38,17 +49,20 @@ def build(
 
     Args:
         probe: texts of different lengths, to compare engines on.
+        mask_id: the mask's token id, for a model with a head for it.
 
     Raises:
         ModelRejected: the weights do not fit the configuration, or the answers are not numbers.
     """
     if bert.serves(description):
         network = bert.BertNetwork(description, _tensors(manifest), dtype=dtype, device=device)
-        engine: Engine = PackedEngine(network, description.pooling, device)
+        engine: Engine = PackedEngine(network, reading_of(description, mask_id), device)
         reference = [engine.run([unit])[0] for unit in probe]
         _check(difference(engine.run(probe), reference), dtype)
         return engine
-    return _adapted(manifest, description, probe, dtype, device)
+    model = _transformers_model(manifest, description, dtype, device)
+    reading = reading_of(description, mask_id)
+    return _adapted(model, reading, position_offset(description.config), probe, dtype, device)
 
 
 def difference(answers: Sequence[Array], reference: Sequence[Array]) -> float:
@@ -59,25 +73,25 @@ def difference(answers: Sequence[Array], reference: Sequence[Array]) -> float:
 
 
 def _adapted(
-    manifest: Manifest,
-    description: Description,
+    model: Any,
+    reading: Reading,
+    offset: int,
     probe: Sequence[Unit],
     dtype: torch.dtype,
     device: torch.device,
 ) -> Engine:
     from sluice_worker.engines.adapter import AdaptedNetwork, NotPackable
 
-    model = _transformers_model(manifest, description, dtype, device)
-    padded = PaddedEngine(model, description.pooling, device)
+    padded = PaddedEngine(model, reading, device)
     probe = [*probe, _shorter(probe[-1])]  # Two of nearly one length: these share a padded batch.
     reference = [padded.run([unit])[0] for unit in probe]
     if not difference(padded.run(probe), reference) <= _TOLERANCE[dtype]:
-        padded = PaddedEngine(model, description.pooling, device, padding=False)
+        padded = PaddedEngine(model, reading, device, padding=False)
         _check(difference(padded.run(probe), reference), dtype)
     usual_attention = model.config._attn_implementation
     try:
-        network = AdaptedNetwork(model, offset=position_offset(description.config))
-        packed = PackedEngine(network, description.pooling, device)
+        network = AdaptedNetwork(model, offset=offset)
+        packed = PackedEngine(network, reading, device)
         found = difference(packed.run(probe), reference)
         if found <= _TOLERANCE[dtype]:
             return packed
@@ -88,7 +102,7 @@ def _adapted(
         # Code we do not know, called in a way its authors may not have meant.
         reason = f"{type(error).__name__}: {error}"
     model.set_attn_implementation(usual_attention)
-    log.info("model runs padded", extra={"model_type": description.model_type, "reason": reason})
+    log.info("model runs padded", extra={"model": type(model).__name__, "reason": reason})
     return padded
 
 
@@ -120,11 +134,11 @@ def _tensors(manifest: Manifest) -> dict[str, torch.Tensor]:
 def _transformers_model(
     manifest: Manifest, description: Description, dtype: torch.dtype, device: torch.device
 ) -> Any:
-    from transformers import AutoModel, AutoModelForSequenceClassification
+    import transformers
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    kind = AutoModel if description.classifier is None else AutoModelForSequenceClassification
+    kind = getattr(transformers, _CLASSES[description.head])
     try:
         model, report = kind.from_pretrained(
             str(manifest.folder),

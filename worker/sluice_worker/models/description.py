@@ -4,16 +4,29 @@ Pure: parsed JSON in, a :class:`Description` out. No weights, no model library; 
 questions ("which tasks, which labels, how long") could be answered from here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from sluice_api.tasks import Task
 from sluice_worker.models.errors import BadConfiguration, ModelRejected
 from sluice_worker.models.manifest import Manifest
 
+Head = Literal["none", "sequence", "token", "span", "mask"]
+"""What a model says of its hidden states: nothing, one thing of the text, one of each token, where
+a span begins and ends, which token stands behind a mask."""
+
 _BARE_HEADS = ("Model", "ForMaskedLM", "ForPreTraining", "Encoder")
-_SEQUENCE_HEAD = "ForSequenceClassification"
+_HEADS: dict[str, Head] = {
+    "ForSequenceClassification": "sequence",
+    "ForTokenClassification": "token",
+    "ForQuestionAnswering": "span",
+    "ForQuestionAnsweringSimple": "span",
+}
+"""By the end of the architecture's name; a masked language model is looked at by itself."""
+
+_MARKERS_FIELD = "entity_markers"
 _UNBOUNDED_TOKENS = 1_000_000
 """Tokenizers without a maximum write a number above this one."""
 _DEFAULT_TOKENS = 512
@@ -37,7 +50,7 @@ class Pooling:
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """What the logits of a classification head mean.
+    """What the logits of a classification head mean, for a text or for each of its tokens.
 
     Attributes:
         labels: in the model's order.
@@ -53,10 +66,25 @@ class Classifier:
 
 
 @dataclass(frozen=True, slots=True)
+class Markers:
+    """What stands around the two entities whose relation is asked for, spaces included.
+
+    ``{label}`` in one of them is the entity's label.
+    """
+
+    head: tuple[str, str]
+    tail: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
-    """One model, described. Exactly one of ``pooling`` and ``classifier`` is there.
+    """One model, described.
 
     Attributes:
+        pooling: there for a model without a head, and for no other.
+        classifier: there for the heads ``sequence`` and ``token``.
+        mask_token: as the tokenizer's files name it, for the head ``mask``; None where they do not.
+        markers: there for a sequence classifier that was trained on marked entities.
         max_tokens: of one input, special tokens included.
         lower_case: texts are lowered before they are tokenised.
         token_types: the model is told which of two texts a token belongs to.
@@ -65,8 +93,11 @@ class Description:
     config: Mapping[str, Any]
     model_type: str
     max_tokens: int
+    head: Head
     pooling: Pooling | None
     classifier: Classifier | None
+    mask_token: str | None
+    markers: Markers | None
     lower_case: bool
     token_types: bool
 
@@ -79,11 +110,14 @@ class Description:
         return int(self.config.get("hidden_size") or self.config.get("dim") or 0)
 
 
-def describe(manifest: Manifest, max_input_tokens: int | None) -> Description:
+def describe(
+    manifest: Manifest, max_input_tokens: int | None, task: Task | None = None
+) -> Description:
     """Read the configuration files of a verified folder.
 
     Args:
         max_input_tokens: replaces the model's own default; never above what its positions allow.
+        task: what the model is to do, where it could do one thing or another.
 
     Raises:
         ModelRejected: the architecture is not one that is served.
@@ -95,13 +129,17 @@ def describe(manifest: Manifest, max_input_tokens: int | None) -> Description:
     sentence = manifest.read_json("sentence_bert_config.json") or {}
     tokenizer = manifest.read_json("tokenizer_config.json") or {}
     modules = manifest.read_json("modules.json")
-    head = _head(config, is_sentence_model=modules is not None)
+    embeds = modules is not None or task in (Task.EMBEDDINGS, Task.ZERO_SHOT)
+    head = _head(config, is_sentence_model=modules is not None, embeds=embeds)
     return Description(
         config=config,
         model_type=config["model_type"],
         max_tokens=_max_tokens(config, sentence, tokenizer, max_input_tokens),
+        head=head,
         pooling=_pooling(manifest, modules) if head == "none" else None,
-        classifier=_classifier(config) if head == "sequence" else None,
+        classifier=_classifier(config) if head in ("sequence", "token") else None,
+        mask_token=_mask_token(manifest, tokenizer) if head == "mask" else None,
+        markers=_markers(config) if head == "sequence" else None,
         lower_case=bool(sentence.get("do_lower_case", False)),
         token_types=_token_types(config, tokenizer),
     )
@@ -116,21 +154,29 @@ def position_offset(config: Mapping[str, Any]) -> int:
     return 0
 
 
-def _head(config: Mapping[str, Any], *, is_sentence_model: bool) -> Literal["none", "sequence"]:
+def _head(config: Mapping[str, Any], *, is_sentence_model: bool, embeds: bool) -> Head:
+    """
+    Args:
+        embeds: a masked language model is not asked what stands behind a mask.
+    """
     architectures = config.get("architectures") or []
     name = architectures[0] if architectures else "Model"
-    if not is_sentence_model and name.endswith(_SEQUENCE_HEAD):
-        return "sequence"
+    if not is_sentence_model:
+        for ending, head in _HEADS.items():
+            if name.endswith(ending):
+                return head
     if config.get("is_encoder_decoder") or config.get("is_decoder"):
         raise ModelRejected(
             f"The architecture {name} generates text, which is not served. "
             "Use an encoder for embeddings, or one with a sequence classification head."
         )
+    if name.endswith("ForMaskedLM") and not embeds:
+        return "mask"
     if is_sentence_model or name.endswith(_BARE_HEADS):
         return "none"
     raise ModelRejected(
         f"The architecture {name} is made for a task that is not served. "
-        f"Use an encoder for embeddings, or a model that ends in {_SEQUENCE_HEAD}."
+        f"Use an encoder for embeddings, or a model that ends in {', '.join(_HEADS)}."
     )
 
 
@@ -225,3 +271,45 @@ def _contradiction(labels: tuple[str, ...], entailment: int) -> int | None:
     if named is not None:
         return named
     return len(labels) - 1 if entailment == 0 else 0
+
+
+_KNOWN_MARKERS = (
+    ("[E1]", "[/E1]", "[E2]", "[/E2]"),
+    ("<e1>", "</e1>", "<e2>", "</e2>"),
+    ("[E1_START]", "[E1_END]", "[E2_START]", "[E2_END]"),
+    ("[H]", "[/H]", "[T]", "[/T]"),
+    ("[SUBJ]", "[/SUBJ]", "[OBJ]", "[/OBJ]"),
+    ("<subj>", "</subj>", "<obj>", "</obj>"),
+)
+"""Spellings in use since Soares et al. 2019 (arXiv:1906.03158), looked for among a tokenizer's
+added tokens where the configuration says nothing."""
+
+
+def known_markers(added: Collection[str]) -> Markers | None:
+    """What a tokenizer's added tokens tell of a model that says nothing itself."""
+    for e1, e1_end, e2, e2_end in _KNOWN_MARKERS:
+        if all(token in added for token in (e1, e1_end, e2, e2_end)):
+            return Markers((f"{e1} ", f" {e1_end}"), (f"{e2} ", f" {e2_end}"))
+    return None
+
+
+def _markers(config: Mapping[str, Any]) -> Markers | None:
+    given = config.get(_MARKERS_FIELD)
+    if given is None:
+        return None
+    try:
+        (head_open, head_close), (tail_open, tail_close) = given["head"], given["tail"]
+    except (TypeError, ValueError, KeyError, IndexError):
+        raise ModelRejected(
+            f"config.json: {_MARKERS_FIELD} is {given!r}; it needs a pair of texts each for head "
+            'and tail, such as {"head": ["[E1] ", " [/E1]"], "tail": ["[E2] ", " [/E2]"]}.'
+        ) from None
+    return Markers((str(head_open), str(head_close)), (str(tail_open), str(tail_close)))
+
+
+def _mask_token(manifest: Manifest, tokenizer: Mapping[str, Any]) -> str | None:
+    special = manifest.read_json("special_tokens_map.json") or {}
+    value = tokenizer.get("mask_token") or special.get("mask_token")
+    if isinstance(value, Mapping):  # As a token with its properties.
+        value = value.get("content")
+    return value if isinstance(value, str) else None

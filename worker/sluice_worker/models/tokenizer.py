@@ -5,6 +5,7 @@ tokenizer fails with "Already borrowed" under load.
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenizers import Encoding
@@ -20,6 +21,14 @@ CHARACTERS_PER_TOKEN = 32
 that one request can cause stays bounded. Real text has about four."""
 
 
+MAX_WINDOWS = 128
+"""Most windows one long text is computed in."""
+_WINDOW_CHARACTERS_PER_TOKEN = 16
+
+MASK_TOKENS = ("[MASK]", "<mask>")
+"""What a mask is called where a tokenizer's files do not say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One text, or one pair of texts, as the model takes it."""
@@ -27,6 +36,40 @@ class Encoded:
     ids: tuple[int, ...]
     type_ids: tuple[int, ...] | None
     truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """The tokens of a whole text, without special tokens, and where each stands.
+
+    Attributes:
+        tokens: their spelling in the vocabulary.
+        offsets: characters of the text, half-open.
+        words: number of the word of each, as the tokenizer splits words.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    offsets: tuple[tuple[int, int], ...]
+    words: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The special tokens around texts: ``ids[0] text ids[1]``, for a pair ``… second ids[2]``.
+
+    Attributes:
+        type_ids: of each of ``ids``, and of the texts between them.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    type_ids: tuple[tuple[int, ...], ...]
+    text_types: tuple[int, ...]
+
+    @property
+    def special(self) -> int:
+        return sum(len(part) for part in self.ids)
 
 
 class Tokenizer:
@@ -55,6 +98,7 @@ class Tokenizer:
         self._lower_case = lower_case
         self._token_types = token_types
         self._local = threading.local()
+        self._frames: dict[bool, Frame] = {}
 
     def __repr__(self) -> str:
         return f"<Tokenizer {self._vocabulary} ids, at most {self.max_tokens} tokens>"
@@ -73,6 +117,81 @@ class Tokenizer:
     def highest_id(self) -> int:
         """The highest token id that a text can turn into."""
         return max(self._fast.get_vocab().values(), default=0)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it."""
+        found: int | None = self._fast.token_to_id(token)
+        return found
+
+    def token_of(self, token_id: int) -> str:
+        """A token as the vocabulary spells it."""
+        return str(self._fast.id_to_token(token_id))
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, special ones included, as transformers decodes them."""
+        return str(self._fast.decode(list(ids), skip_special_tokens=False))
+
+    def added_tokens(self) -> set[str]:
+        """Tokens beside the vocabulary, special ones among them."""
+        return {token.content for token in self._fast.get_added_tokens_decoder().values()}
+
+    @property
+    def marks_subwords(self) -> bool:
+        """Whether a token's spelling shows that it goes on with a word."""
+        return bool(getattr(self._fast.model, "continuing_subword_prefix", None))
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The id that stands for whatever the vocabulary has no token for."""
+        names = (getattr(self._fast.model, "unk_token", None), "<unk>", "[UNK]")
+        return next((i for name in names if name and (i := self.id_of(name)) is not None), None)
+
+    def locate(self, text: str, *, where: str) -> Located:
+        """The whole text, however long up to :data:`MAX_WINDOWS` windows. Raises ApiError."""
+        limit = MAX_WINDOWS * self.max_tokens * _WINDOW_CHARACTERS_PER_TOKEN
+        if len(text) > limit:
+            raise ApiError(
+                "input_too_long",
+                f"{where}: got {len(text)} characters, at most {limit} are taken in windows of "
+                f"{self.max_tokens} tokens.",
+                param=where,
+            )
+        lowered = text.lower() if self._lower_case else text
+        if len(lowered) != len(text):  # A few letters grow when lowered; offsets would drift.
+            lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+        encoding = self._fast.encode(lowered)
+        own = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+        ids, tokens = encoding.ids, encoding.tokens
+        offsets, words = encoding.offsets, encoding.word_ids
+        return Located(
+            text=text,
+            ids=tuple(ids[place] for place in own),
+            tokens=tuple(tokens[place] for place in own),
+            offsets=tuple(offsets[place] for place in own),
+            words=tuple(words[place] for place in own),
+        )
+
+    def room(self, *, pair: bool = False) -> int:
+        """Tokens of one window beside its special ones."""
+        return self.max_tokens - self.frame(pair=pair).special
+
+    def framed(self, ids: Sequence[int], second: Sequence[int] | None = None) -> Encoded:
+        """Tokens of a text, or of a pair, as the model takes them."""
+        frame = self.frame(pair=second is not None)
+        texts = (tuple(ids),) if second is None else (tuple(ids), tuple(second))
+        whole, types = list(frame.ids[0]), list(frame.type_ids[0])
+        for number, text in enumerate(texts):
+            whole += (*text, *frame.ids[number + 1])
+            types += (*(frame.text_types[number],) * len(text), *frame.type_ids[number + 1])
+        type_ids = tuple(types) if self._token_types and any(types) else None
+        return Encoded(tuple(whole), type_ids, truncated=False)
+
+    def frame(self, *, pair: bool) -> Frame:
+        """The special tokens that the tokenizer puts around a text or a pair of texts."""
+        frame = self._frames.get(pair)
+        if frame is None:
+            frame = self._frames[pair] = _frame(self._fast.encode("a", "a" if pair else None))
+        return frame
 
     def encode(self, text: str, *, where: str, truncate: bool) -> Encoded:
         """One text. Raises ApiError ``input_too_long`` naming ``where``, unless ``truncate``."""
@@ -152,6 +271,30 @@ class Tokenizer:
             raise _too_long(where, self.max_tokens + excess, self.max_tokens)
         encoding.truncate(room)
         return True
+
+
+def _frame(encoding: Encoding) -> Frame:
+    """Read the special tokens off a text, or a pair of texts, of any tokens."""
+    ids: list[list[int]] = [[]]
+    type_ids: list[list[int]] = [[]]
+    text_types: list[int] = []
+    before: int | None = None
+    for token, kind, sequence, special in zip(
+        encoding.ids,
+        encoding.type_ids,
+        encoding.sequence_ids,
+        encoding.special_tokens_mask,
+        strict=True,
+    ):
+        if special:
+            ids[-1].append(token)
+            type_ids[-1].append(kind)
+        elif sequence != before:
+            before = sequence
+            text_types.append(kind)
+            ids.append([])
+            type_ids.append([])
+    return Frame(tuple(map(tuple, ids)), tuple(map(tuple, type_ids)), tuple(text_types))
 
 
 def load_tokenizer(manifest: Manifest, description: Description) -> Tokenizer:

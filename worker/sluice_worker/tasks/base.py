@@ -1,6 +1,7 @@
 """One NLP task: from a call to units of work, and from the engine's arrays back to items.
 
-A task is a module with ``TASK``, ``offers`` and ``build``, and a line in ``tasks.registry``.
+A task is a module with ``TASK``, ``NEEDS`` (what kind of model, for people), ``offers`` and
+``build``, and a line in ``tasks.registry``.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sluice_api.call import Call, Item
+from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, Unit
 from sluice_worker.models.description import Description
@@ -40,10 +42,11 @@ class TaskModule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a task is built from."""
+    """What a task is built from; ``mask_id`` is there for a masked language model."""
 
     description: Description
     tokenizer: Tokenizer
+    mask_id: int | None = None
 
 
 def text_of(call: Call, index: int) -> str:
@@ -51,3 +54,18 @@ def text_of(call: Call, index: int) -> str:
     value = call.inputs[index]
     assert isinstance(value, str), "the codecs of this task take texts only"
     return value
+
+
+def leading_part(tokenizer: Tokenizer, text: str, *, where: str) -> tuple[int, ...]:
+    """The tokens of a text that stands before every window of another one: a query, a question.
+
+    Raises ApiError when it would take more than half of a window.
+    """
+    ids, most = tokenizer.locate(text, where=where).ids, tokenizer.room(pair=True) // 2
+    if len(ids) > most:
+        raise ApiError(
+            "input_too_long",
+            f"{where}: got {len(ids)} tokens, at most {most} leave room for what is asked about.",
+            param=where,
+        )
+    return ids

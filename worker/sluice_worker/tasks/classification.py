@@ -12,10 +12,11 @@ from sluice_worker.tasks.base import Material, Prepared, TaskModule, text_of
 from sluice_worker.tasks.ranking import rank, sigmoid, softmax
 
 TASK = Task.CLASSIFICATION
+NEEDS = "a sequence classifier (config.json: architectures …ForSequenceClassification)"
 
 
 def offers(description: Description) -> bool:
-    return description.classifier is not None
+    return description.head == "sequence"
 
 
 def build(material: Material) -> TaskModule:

@@ -14,6 +14,7 @@ from sluice_worker.models.tokenizer import Encoded, Tokenizer
 from sluice_worker.tasks.base import Material, Prepared, TaskModule
 
 TASK = Task.EMBEDDINGS
+NEEDS = "an encoder without a head, or a sentence-transformers folder"
 
 
 def offers(description: Description) -> bool:

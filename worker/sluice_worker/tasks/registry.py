@@ -3,14 +3,29 @@
 from types import ModuleType
 
 from sluice_api.tasks import Task
-from sluice_worker.tasks import classification, embeddings, zero_shot_nli, zero_shot_vectors
+from sluice_worker.tasks import (
+    classification,
+    embeddings,
+    fill_mask,
+    question_answering,
+    relations_pairs,
+    rerank,
+    token_classification,
+    zero_shot_nli,
+    zero_shot_vectors,
+)
 from sluice_worker.tasks.base import Material, TaskModule
 
 _MODULES: tuple[ModuleType, ...] = (
     embeddings,
     zero_shot_nli,
+    rerank,
+    relations_pairs,
     classification,
     zero_shot_vectors,
+    token_classification,
+    question_answering,
+    fill_mask,
 )
 """In the order in which a model that offers several is said to be made for them."""
 
@@ -22,3 +37,8 @@ def offered(material: Material) -> dict[Task, TaskModule]:
         for module in _MODULES
         if module.offers(material.description)
     }
+
+
+def needs(task: Task) -> str:
+    """What kind of model does ``task``, for people."""
+    return " or ".join(module.NEEDS for module in _MODULES if task == module.TASK)

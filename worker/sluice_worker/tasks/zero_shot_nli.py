@@ -19,11 +19,17 @@ from sluice_worker.tasks.labels import Labels, labels_of
 from sluice_worker.tasks.ranking import Scores, rank, softmax
 
 TASK = Task.ZERO_SHOT
+NEEDS = (
+    "a model of natural language inference (config.json: id2label with entailment and "
+    "contradiction)"
+)
 
 
 def offers(description: Description) -> bool:
     classifier = description.classifier
-    return classifier is not None and classifier.contradiction is not None
+    if description.head != "sequence" or classifier is None:
+        return False
+    return classifier.contradiction is not None
 
 
 def build(material: Material) -> TaskModule:

@@ -21,6 +21,7 @@ from sluice_worker.tasks.labels import labels_of
 from sluice_worker.tasks.ranking import rank, softmax
 
 TASK = Task.ZERO_SHOT
+NEEDS = "an embedding model"
 
 SHARPNESS = 20.0
 """Cosines are multiplied by this before the softmax: the inverse temperature that sentence

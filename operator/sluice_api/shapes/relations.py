@@ -1,0 +1,146 @@
+"""``POST /v1/relations``: which relations hold between the entities of a text.
+
+An input is a text, for models that find the entities themselves, or ``{"text", "entities",
+"pairs"?}`` for models that classify pairs of given ones: ``entities`` as ``/v1/tokens/classify``
+answers them, ``pairs`` the positions [head, tail] in it that are asked
+for, all of them where it is left out. Canonical item::
+
+    {"entities": [{"label": "PER", "score": 0.9?, "start": 0, "end": 4, "text": "Anna"}, …],
+     "relations": [{"head": 0, "tail": 1, "label": "born in", "score": 0.8?}, …],
+     "skipped": [[0, 7], …]?, "chunks": 2?, "tokens": 40}
+
+``head`` and ``tail`` are positions in ``entities``; relations are sorted by score where there are
+scores. ``skipped`` are pairs too far apart for one window of the model.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from sluice_api.call import CanonicalCodec, Input, structured
+from sluice_api.decode import shown
+from sluice_api.errors import ApiError
+from sluice_api.shapes.listing import ListCodec, required
+from sluice_api.tasks import Task
+
+MAX_ENTITIES = 256
+MAX_PAIRS = 4096
+
+Position = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class GivenEntity(msgspec.Struct, forbid_unknown_fields=True):
+    """Characters ``start`` to ``end`` of the text, half-open; ``label`` is what it is.
+
+    ``text`` must be just that part where it is given; ``score`` is not used.
+    """
+
+    start: Position
+    end: Position
+    label: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    text: str | None = None
+    score: float | None = None
+
+
+class MarkedText(msgspec.Struct, forbid_unknown_fields=True):
+    text: str
+    entities: Annotated[list[GivenEntity], msgspec.Meta(max_length=MAX_ENTITIES)] | None = None
+    pairs: Annotated[list[tuple[Position, Position]], msgspec.Meta(max_length=MAX_PAIRS)] | None = (
+        None
+    )
+
+
+class RelationParameters(msgspec.Struct, forbid_unknown_fields=True):
+    """``threshold``: relations that score less are left out."""
+
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+
+class RelationRequest(msgspec.Struct, forbid_unknown_fields=True):
+    input: str | MarkedText | list[str | MarkedText]
+    model: str | None = None
+    parameters: RelationParameters = msgspec.field(default_factory=RelationParameters)
+
+
+class RelationEntity(msgspec.Struct):
+    label: str | None
+    start: int
+    end: int
+    text: str
+    score: float | None = None
+
+
+class Relation(msgspec.Struct):
+    head: int
+    tail: int
+    label: str
+    score: float | None = None
+
+
+class RelationItem(msgspec.Struct):
+    """A canonical item, read back."""
+
+    entities: list[RelationEntity]
+    relations: list[Relation]
+    tokens: int
+    skipped: list[tuple[int, int]] = []
+    chunks: int = 1
+
+
+read_item = msgspec.json.Decoder(RelationItem).decode
+
+
+class RelationCodec(ListCodec):
+    def input_of(self, value: str | MarkedText, where: str) -> Input:
+        """``{"text", "entities"?, "pairs"?}`` in one spelling."""
+        if isinstance(value, str):
+            return structured({"text": required(value, where)})
+        members: dict[str, Any] = {"text": required(value.text, f"{where}.text")}
+        if value.entities is not None:
+            members["entities"] = _entities(value, f"{where}.entities")
+        if value.pairs is not None:
+            members["pairs"] = _pairs(value, f"{where}.pairs")
+        return structured(members)
+
+
+def _entities(value: MarkedText, where: str) -> list[dict[str, Any]]:
+    entities = []
+    for index, entity in enumerate(value.entities or ()):
+        if not entity.start < entity.end <= len(value.text):
+            place = f"{where}[{index}]"
+            raise ApiError(
+                "invalid_field",
+                f"{place}: got characters {entity.start} to {entity.end}, needs a part of the "
+                f"text, which has {len(value.text)}.",
+                param=place,
+            )
+        found = value.text[entity.start : entity.end]
+        if entity.text is not None and entity.text != found:
+            place = f"{where}[{index}].text"
+            raise ApiError(
+                "invalid_field",
+                f"{place}: got {shown(entity.text)}, but characters {entity.start} to "
+                f"{entity.end} of the text are {shown(found)}.",
+                param=place,
+            )
+        entities.append({"start": entity.start, "end": entity.end, "label": entity.label})
+    return entities
+
+
+def _pairs(value: MarkedText, where: str) -> list[list[int]]:
+    count = len(value.entities or ())
+    for index, (head, tail) in enumerate(value.pairs or ()):
+        if head == tail or max(head, tail) >= count:
+            place = f"{where}[{index}]"
+            raise ApiError(
+                "invalid_field",
+                f"{place}: got {shown([head, tail])}, needs two different positions in the "
+                f"{count} entities.",
+                param=place,
+            )
+    return [list(pair) for pair in value.pairs or ()]
+
+
+CODEC: CanonicalCodec = RelationCodec(
+    "relations", Task.RELATION_EXTRACTION, RelationRequest, structured=True
+)
