@@ -1,10 +1,22 @@
-"""Which tests run one after the other when several processes share them (``make test``)."""
+"""Fixtures of the whole session; which tests run one after the other under several processes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.support.trained import Models
+
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def trained_models(tmp_path_factory: pytest.TempPathFactory) -> "Models":
+    """The example models; each is trained in seconds when a test first asks for it."""
+    from tests.support.trained import Models
+
+    return Models(tmp_path_factory.mktemp("trained"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

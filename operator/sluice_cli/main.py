@@ -3,6 +3,7 @@
 Heavy imports happen inside the commands, so that ``sluice --help`` answers at once.
 """
 
+import subprocess
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -150,6 +151,20 @@ def validate(files: Files) -> None:
         raise typer.Exit(1) from None
     for service in services:
         print(f"{service.key}: valid, revision {revision_of(service)}")
+
+
+@app.command()
+def example_model(
+    task: Annotated[str, typer.Argument(help="Such as token-classification.")],
+    folder: Annotated[Path, typer.Argument(help="Where it is saved; made if need be.")],
+) -> None:
+    """Train a toy model for a task in seconds, to try the task without downloading anything.
+
+    The files in manifests/examples that serve one say which folder they look in.
+    """
+    # -P keeps the working folder off the path. The worker's package knows the model libraries.
+    command = [sys.executable, "-P", "-m", "sluice_worker.examples", task, str(folder)]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
 def main() -> None:

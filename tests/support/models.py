@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 HIDDEN = 32
 MAX_TOKENS = 128
@@ -161,6 +169,34 @@ def save_tokenizer(folder: Path, texts: Iterable[str], *, roberta: bool = False)
         model_input_names=["input_ids", "attention_mask", *([] if roberta else ["token_type_ids"])],
     )
     fast.save_pretrained(folder)
+
+
+def save_byte_tokenizer(folder: Path) -> None:
+    """Replace the tokenizer by a byte-level BPE as RoBERTa's, whose tokens hold their blanks."""
+    special = ["<unk>", "<pad>", "<s>", "</s>", "<mask>"]
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 3), ("<s>", 2), trim_offsets=True, add_prefix_space=True
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        cls_token="<s>",
+        sep_token="</s>",
+        mask_token="<mask>",
+        model_max_length=MAX_TOKENS,
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)
 
 
 def random_texts(count: int, *, seed: int, longest: int = 60) -> list[str]:

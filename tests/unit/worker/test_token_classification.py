@@ -10,14 +10,15 @@ import transformers
 
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
+from sluice_worker.examples import token_classification
 from sluice_worker.loaded import LoadedModel
 from sluice_worker.loader import load
 from sluice_worker.models.errors import ModelRejected
 from tests.support import models, trained
-from tests.support.model_calls import ask
+from tests.support.model_calls import ask, asking
 
 ROUTE = "/v1/tokens/classify"
-LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+LABELS = ("B-PER", "I-PER", "O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "DATE")
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 ODD = [
     "the parcel",
@@ -26,7 +27,8 @@ ODD = [
     "ÀÉÎ my profile was hacked-again\tand\nagain",
     "x" * 70,
 ]
-TEXTS = [*models.random_texts(12, seed=4), *ODD]
+SENTENCES = [sentence.text for sentence in token_classification.data()[1]]
+TEXTS = [*models.random_texts(12, seed=4, longest=20), *ODD]
 
 
 def entities(model: LoadedModel, texts: Any, **parameters: Any) -> list[list[dict[str, Any]]]:
@@ -59,9 +61,14 @@ def test_entities_equal_the_pipeline(folder: Path, tagger: LoadedModel, aggregat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = transformers.pipeline("token-classification", model=str(folder), device="cpu")
-        expected = [pipeline(text, aggregation_strategy=aggregation) for text in TEXTS]
-    found = entities(tagger, TEXTS, aggregation=aggregation)
-    assert sum(map(len, found)) > 20, "there must be something to compare"
+        expected = [
+            pipeline(text, aggregation_strategy=aggregation, ignore_labels=["DATE"])
+            for text in TEXTS
+        ]
+    found = entities(tagger, TEXTS, aggregation=aggregation, ignore_labels=["DATE"])
+    labels = [entity["label"] for text in found for entity in text]
+    assert len(labels) > 20, "there must be something to compare"
+    assert len(set(labels)) > 1
     for text, ours, theirs in zip(TEXTS, found, expected, strict=True):
         key = "entity" if aggregation == "none" else "entity_group"
         assert [(e["label"], e["start"], e["end"]) for e in ours] == [
@@ -73,9 +80,9 @@ def test_entities_equal_the_pipeline(folder: Path, tagger: LoadedModel, aggregat
 
 
 def test_neighbours_change_nothing(tagger: LoadedModel) -> None:
-    together = entities(tagger, TEXTS)
+    together = entities(tagger, TEXTS, ignore_labels=[])
     for text, mixed in zip(TEXTS, together, strict=True):
-        [alone] = entities(tagger, text)
+        [alone] = entities(tagger, text, ignore_labels=[])
         assert [(e["label"], e["start"], e["end"]) for e in alone] == [
             (e["label"], e["start"], e["end"]) for e in mixed
         ]
@@ -95,17 +102,17 @@ def learnt(trained_models: trained.Models) -> LoadedModel:
 
 
 def test_entities_of_held_out_sentences_are_found(learnt: LoadedModel) -> None:
-    assert trained.tagging_score(learnt) >= 0.95
+    assert trained.tagging_score(asking(learnt)) >= 0.95
 
 
 def test_the_control_with_shuffled_labels_fails_that_bar(tmp_path: Path) -> None:
-    control = trained.train_tagger(tmp_path, shuffled=True)
-    assert trained.tagging_score(load(f"file://{control}", device="cpu")) < 0.5
+    control = token_classification.build(tmp_path, shuffled=True)
+    assert trained.tagging_score(asking(load(f"file://{control}", device="cpu"))) < 0.5
 
 
 def test_what_was_loaded(learnt: LoadedModel) -> None:
     assert list(learnt.tasks) == [Task.TOKEN_CLASSIFICATION]
-    assert learnt.labels == trained.TAGS
+    assert learnt.labels == token_classification.LABELS
     assert learnt.engine.name == "packed"
 
 
@@ -115,7 +122,7 @@ def test_what_was_loaded(learnt: LoadedModel) -> None:
 @pytest.mark.parametrize("stride", [None, 0, 40])
 def test_a_long_text_is_read_in_windows(learnt: LoadedModel, stride: int | None) -> None:
     """Entities that a window's edge would cut are found whole, at their exact place, once."""
-    sentences = [text for text, _ in trained.tagged_sentences()[1]][:40]
+    sentences = SENTENCES[:40]
     text = " ".join(sentences)
     body = {"input": text, "parameters": {"stride": stride}}
     [answer] = ask(learnt, ROUTE, body)["data"]
@@ -135,7 +142,7 @@ def test_a_long_text_is_read_in_windows(learnt: LoadedModel, stride: int | None)
 def test_windows_decide_where_they_know_most(learnt: LoadedModel) -> None:
     """Beyond the first and last window's edges nothing is lost: scores near equal the pipeline's
     own on the part that one window sees whole."""
-    sentences = [text for text, _ in trained.tagged_sentences()[1]][:30]
+    sentences = SENTENCES[:30]
     [answer] = entities(learnt, " ".join(sentences), aggregation="none")
     [beginning] = entities(learnt, " ".join(sentences[:8]), aggregation="none")
     same = [(e["start"], e["label"]) for e in answer if e["end"] < 100]
@@ -187,6 +194,6 @@ def test_a_tagger_cannot_be_made_a_classifier(trained_models: trained.Models) ->
 
 
 def test_scores_are_probabilities(learnt: LoadedModel) -> None:
-    for found in entities(learnt, [text for text, _ in trained.tagged_sentences()[1]][:20]):
+    for found in entities(learnt, SENTENCES[:20]):
         assert all(0 < e["score"] <= 1 for e in found)
         assert np.all(np.diff([e["start"] for e in found]) > 0)

@@ -1,0 +1,117 @@
+"""The example models, trained once a session, and how well they do on what was held out.
+
+Each score is a share of right answers (F1 for entities and relations), the same measure for the
+model and for its control, which was trained on shuffled targets and must fail.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sluice_worker.examples import (
+    fill_mask,
+    question_answering,
+    relation_extraction,
+    rerank,
+    token_classification,
+)
+
+Post = Callable[[str, dict[str, Any]], Any]
+"""Asks a POST route and gives the answer, parsed: a model in this process, or a server."""
+
+
+class Models:
+    """Folders of trained models; each is trained when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @cached_property
+    def tagger(self) -> Path:
+        return token_classification.build(self._root / "tagger")
+
+    @cached_property
+    def reader(self) -> Path:
+        return question_answering.build(self._root / "reader")
+
+    @cached_property
+    def masked(self) -> Path:
+        return fill_mask.build(self._root / "masked")
+
+    @cached_property
+    def reranker(self) -> Path:
+        return rerank.build(self._root / "reranker")
+
+    @cached_property
+    def relator(self) -> Path:
+        return relation_extraction.build(self._root / "relator")
+
+
+def tagging_score(post: Post) -> float:
+    """F1 of entities: label and exact offsets."""
+    _, held_out = token_classification.data()
+    answer = post("/v1/tokens/classify", {"input": [sentence.text for sentence in held_out]})
+    found, expected = set(), set()
+    for number, (sentence, entry) in enumerate(zip(held_out, answer["data"], strict=True)):
+        found |= {(number, e["label"], e["start"], e["end"]) for e in entry["entities"]}
+        expected |= {(number, *entity) for entity in sentence.entities}
+    return _f1(found, expected)
+
+
+def reading_score(post: Post) -> float:
+    """Right answers at their exact place, "no answer" among them."""
+    _, held_out = question_answering.data()
+    inputs = [{"question": asked.question, "context": asked.context} for asked in held_out]
+    answer = post("/v1/answer", {"input": inputs, "parameters": {"no_answer": True}})
+    right = 0
+    for asked, entry in zip(held_out, answer["data"], strict=True):
+        best = entry["answers"][0]
+        end = asked.start + len(asked.answer)
+        right += (best["text"], best["start"], best["end"]) == (asked.answer, asked.start, end)
+    return right / len(held_out)
+
+
+def filling_score(post: Post) -> float:
+    """Masks whose first candidate is the word that was there."""
+    _, held_out = fill_mask.data()
+    answer = post("/v1/fill-mask", {"input": [text for text, _ in held_out]})
+    words = [entry["masks"][0][0]["text"] for entry in answer["data"]]
+    return _share(words, [word for _, word in held_out])
+
+
+def ranking_score(post: Post) -> float:
+    """Queries whose first result is the document that is meant."""
+    _, held_out = rerank.data()
+    right = 0
+    for query, meant, others in held_out:
+        answer = post("/v1/rerank", {"query": query, "documents": [*others, meant], "top_n": 1})
+        right += answer["results"][0]["index"] == len(others)
+    return right / len(held_out)
+
+
+def relating_score(post: Post) -> float:
+    """F1 of relations, direction and label, with every ordered pair asked for."""
+    _, held_out = relation_extraction.data()
+    inputs = [
+        {
+            "text": fact.text,
+            "entities": [{"start": s, "end": e} for s, e in (fact.head, fact.tail)],
+        }
+        for fact in held_out
+    ]
+    answer = post("/v1/relations", {"input": inputs})
+    found, expected = set(), set()
+    for number, (fact, entry) in enumerate(zip(held_out, answer["data"], strict=True)):
+        found |= {(number, r["head"], r["tail"], r["label"]) for r in entry["relations"]}
+        if fact.label != relation_extraction.LABELS[0]:
+            expected.add((number, 0, 1, fact.label))
+    return _f1(found, expected)
+
+
+def _share(answers: list[str], expected: list[str]) -> float:
+    return sum(a == e for a, e in zip(answers, expected, strict=True)) / len(expected)
+
+
+def _f1(found: set[Any], expected: set[Any]) -> float:
+    return 2 * len(found & expected) / (len(found) + len(expected))
