@@ -57,7 +57,9 @@ def _one(kind: inspect.Type) -> str:
             high = kind.le if kind.lt is None else kind.lt - 1
             return "a whole number" + _bounds(low, high, "from {} to {}", "of at {} {}")
         case inspect.FloatType():
-            return "a number"
+            low = kind.ge if kind.gt is None else kind.gt
+            high = kind.le if kind.lt is None else kind.lt
+            return "a number" + _bounds(low, high, "from {} to {}", "of at {} {}")
         case inspect.BoolType():
             return "true or false"
         case inspect.LiteralType():
@@ -66,6 +68,8 @@ def _one(kind: inspect.Type) -> str:
             return _either([f'"{member.value}"' for member in kind.cls])
         case inspect.ListType():
             return "a list" + _of(kind.item_type)
+        case inspect.TupleType():
+            return f"a list of {len(kind.item_types)} {_many(kind.item_types[0])}"
         case inspect.DictType() | inspect.StructType():
             return "an object"
         case _:

@@ -79,12 +79,14 @@ def build_tiny(
     labels: Iterable[str] = (),
     problem_type: str | None = None,
     seed: int = 0,
+    spread: float = 0.2,
     **more: Any,
 ) -> Path:
     """Save a random model of ``architecture`` with a tokenizer.
 
     Args:
         head: one of :data:`HEADS`; a classifier of texts if there are labels, or else none.
+        spread: of the weights; with more, its answers to different tokens differ more.
         more: further settings of the configuration.
     """
     kin = ARCHITECTURES[architecture] is _AFTER_PADDING
@@ -108,7 +110,7 @@ def build_tiny(
     torch.manual_seed(seed)
     kind = HEADS[head or ("sequence" if names else "none")]
     model = getattr(transformers, kind).from_config(config)
-    scramble(model)
+    scramble(model, spread)
     model.save_pretrained(folder)
     return folder
 
@@ -124,11 +126,11 @@ def build_tiny_nli(folder: Path, architecture: str = "bert", *, seed: int = 0) -
     return build_tiny(folder, architecture, labels=labels, seed=seed)
 
 
-def scramble(model: torch.nn.Module) -> None:
+def scramble(model: torch.nn.Module, weights: float = 0.2) -> None:
     """Give every parameter a value of its own; norms stay near 1 and weights small."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            spread = torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1)
+            spread = torch.randn_like(parameter) * (weights if parameter.ndim > 1 else 0.1)
             is_scale = parameter.ndim == 1 and name.endswith("weight")
             parameter.copy_(1 + spread if is_scale else spread)
 

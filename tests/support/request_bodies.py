@@ -6,9 +6,20 @@ from typing import Any
 from hypothesis import strategies as st
 
 from sluice_api.call import Codec
-from sluice_api.shapes import classify, embeddings, small, v2
+from sluice_api.shapes import (
+    classify,
+    embeddings,
+    fill_mask,
+    questions,
+    relations,
+    rerank,
+    small,
+    tokens,
+    v2,
+)
 
 _TENSOR: dict[str, Any] = {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}
+_ENTITIES = [{"start": 0, "end": 1}, {"start": 1, "end": 2}]
 _RIGHT: dict[Codec, list[dict[str, Any]]] = {
     embeddings.CODEC: [
         {"input": "a text", "encoding_format": "base64", "dimensions": 2},
@@ -18,6 +29,28 @@ _RIGHT: dict[Codec, list[dict[str, Any]]] = {
     classify.CODEC: [
         {"input": "a text", "parameters": {"labels": ["x", "y"], "multi_label": True}},
         {"input": ["one", "two"], "parameters": {"top_k": 1}, "model": "emb"},
+    ],
+    tokens.CODEC: [
+        {"input": "a text", "parameters": {"aggregation": "max", "stride": 3}},
+        {"input": ["one", "two"], "parameters": {"ignore_labels": ["O", "X"]}, "model": "emb"},
+    ],
+    relations.CODEC: [
+        {"input": "a text", "model": "emb", "parameters": {"threshold": 0.5}},
+        {"input": [{"text": "a text", "entities": [{"start": 0, "end": 1, "label": "X"}]}, "b"]},
+        {"input": {"text": "ab", "entities": _ENTITIES, "pairs": [[0, 1]]}},
+    ],
+    questions.CODEC: [
+        {"input": {"question": "who", "context": "me"}, "parameters": {"no_answer": True}},
+        {"input": [{"question": "who", "context": "me"}], "parameters": {"top_k": 2, "stride": 1}},
+    ],
+    fill_mask.CODEC: [
+        {"input": "a [MASK]", "parameters": {"top_k": 2, "targets": ["b", "a", "b"]}},
+        {"input": ["[MASK]", "[MASK] b"], "model": "emb", "parameters": {"truncate": True}},
+    ],
+    rerank.CODEC: [
+        {"query": "a", "documents": ["b", "c"], "top_n": 1, "model": "emb"},
+        {"query": "a", "documents": ["b", {"text": "c", "id": 1}], "return_documents": True},
+        {"query": "a", "documents": ["b", "c"], "raw_scores": True},
     ],
     small.CLASSIFY_TEXT: [{"text": "a text", "model": "emb"}],
     small.PREDICT: [{"text": ["one", "two"], "model": "emb"}],

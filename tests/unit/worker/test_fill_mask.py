@@ -37,17 +37,24 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
+@pytest.fixture(scope="module")
+def model(folder: Path) -> LoadedModel:
+    return load(f"file://{folder}", device="cpu")
+
+
 @pytest.mark.parametrize(
     "parameters", [{}, {"top_k": 3}, {"targets": ["app", "is", "the"]}], ids=str
 )
-def test_candidates_equal_the_pipeline(folder: Path, parameters: dict[str, Any]) -> None:
-    model = load(f"file://{folder}", device="cpu")
+def test_candidates_equal_the_pipeline(
+    folder: Path, model: LoadedModel, parameters: dict[str, Any]
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = transformers.pipeline("fill-mask", model=str(folder), device="cpu")
-        mask = pipeline.tokenizer.mask_token
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        mask = tokenizer.mask_token
         if "targets" in parameters:  # Such as its vocabulary has.
-            vocabulary = sorted(pipeline.tokenizer.get_vocab())
+            vocabulary = sorted(tokenizer.get_vocab())
             parameters = {"targets": [vocabulary[40], vocabulary[90], vocabulary[140]]}
         texts = [template.format(m=mask) for template in TEMPLATES]
         expected = [pipeline(text, **parameters) for text in texts]

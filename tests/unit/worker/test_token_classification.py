@@ -43,9 +43,8 @@ def entities(model: LoadedModel, texts: Any, **parameters: Any) -> list[list[dic
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tagger")
     byte_level = request.param == "byte-level"
-    models.build_tiny(
-        folder, "roberta" if byte_level else request.param, head="token", labels=LABELS
-    )
+    architecture = "roberta" if byte_level else request.param
+    models.build_tiny(folder, architecture, head="token", labels=LABELS, spread=0.8)
     if byte_level:
         models.save_byte_tokenizer(folder)
     return folder

@@ -52,8 +52,8 @@ def build(folder: Path, *, shuffled: bool = False, seed: int = 0) -> Path:
     """Train the model and save it; ``shuffled`` gives every sentence another one's city."""
     learn, held_out = data()
     if shuffled:
-        cities = dealt_out(list(CAPITALS.values()), seed=seed + 1)
-        swapped = dict(zip(CAPITALS.values(), cities, strict=True))
+        others = dealt_out(list(CAPITALS.values()), seed=seed + 1)
+        swapped = dict(zip(CAPITALS.values(), others, strict=True))
         learn = [" ".join(swapped.get(word, word) for word in text.split()) for text in learn]
     tokenizer = save_tokenizer(folder, [*learn, *(text for text, _ in held_out)])
     cities = set(tokenizer.convert_tokens_to_ids(list(CAPITALS.values())))

@@ -25,6 +25,10 @@ _QUESTIONS = {
 _FILLERS = ("It was a fine day .", "Nobody knew why .", "There was music .", "It rained a little .")
 
 
+_MOST_WORDS = 108
+"""With the question, about as much as the model reads at once."""
+
+
 class Asked(NamedTuple):
     """``answer`` is a part of the context from ``start`` on; empty where the context has none."""
 
@@ -39,10 +43,12 @@ def data() -> tuple[list[Asked], list[Asked]]:
     chooser = random.Random(3)  # noqa: S311
     learn: dict[tuple[str, str], Asked] = {}
     held_out: dict[tuple[str, str], Asked] = {}
-    while len(learn) < 1200 or len(held_out) < 120:
+    while len(learn) < 1500 or len(held_out) < 120:
         asked, held = _asked(chooser)
+        if len(asked.context.split()) > _MOST_WORDS:
+            continue
         (held_out if held else learn)[asked.question, asked.context] = asked
-    return list(learn.values())[:1200], list(held_out.values())[:120]
+    return list(learn.values())[:1500], list(held_out.values())[:120]
 
 
 def build(folder: Path, *, shuffled: bool = False, seed: int = 0) -> Path:
@@ -68,7 +74,8 @@ def _asked(chooser: random.Random) -> tuple[Asked, bool]:
     said = chooser.random() < 0.75
     fact = chooser.choice(_FACTS[wanted]) if said else chooser.choice(_FILLERS)
     sentences = [fact.format(value), chooser.choice(_FACTS[other]).format(second)]
-    sentences.append(chooser.choice(_FILLERS))
+    # Mostly short; but a window of a long text is full, and every place in it must be known.
+    sentences += chooser.choices(_FILLERS, k=chooser.choice((1, 1, 3, 9, 20)))
     chooser.shuffle(sentences)
     context = " ".join(sentences)
     question = chooser.choice(_QUESTIONS[wanted])

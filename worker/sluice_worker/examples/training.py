@@ -102,7 +102,13 @@ def fit(
     size: int = 32,
     seed: int = 0,
 ) -> None:
-    """Train ``model`` in place by its own loss, with a rate that falls to zero."""
+    """Train ``model`` in place by its own loss, with a rate that falls to zero.
+
+    On one thread: so the result does not depend on the machine's load, and for models of this size
+    more only wait for each other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     steps = epochs * -(-len(examples) // size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
@@ -115,6 +121,7 @@ def fit(
         schedule.step()
         optimizer.zero_grad()
     model.eval()
+    torch.set_num_threads(threads)
 
 
 def collated(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
