@@ -140,7 +140,7 @@ def canonical_body(call: Call, inputs: list[Input]) -> bytes:
 def check_task(call: Call, tasks: list[Task], service: str) -> None:
     """Settle the task of ``call`` on a service that offers ``tasks``. Raises :class:`ApiError`."""
     if call.task is None:
-        v2.with_task(call, tasks[0])
+        v2.with_task(call, *tasks)
     if call.task in tasks:
         return
     zero_shot_only = call.task == Task.CLASSIFICATION and Task.ZERO_SHOT in tasks

@@ -58,6 +58,10 @@ _RIGHT: dict[Codec, list[dict[str, Any]]] = {
         {"inputs": [_TENSOR], "parameters": {"task": "zero-shot", "labels": ["x"]}, "id": "7"},
         {"inputs": [_TENSOR], "parameters": {"task": "classification"}},
         {"inputs": [_TENSOR], "outputs": [{"name": "embedding"}]},
+        {"inputs": [{**_TENSOR, "name": "question"}, {**_TENSOR, "name": "context"}]},
+        {"inputs": [_TENSOR, {**_TENSOR, "name": "query", "shape": [1], "data": ["q"]}]},
+        {"inputs": [_TENSOR], "parameters": {"task": "fill-mask", "top_k": 3}},
+        {"inputs": [_TENSOR], "parameters": {"task": "token-classification"}},
     ],
 }
 _NAMES = sorted({name for bodies in _RIGHT.values() for body in bodies for name in body})

@@ -17,6 +17,7 @@ from sluice_api.exposition import CONTENT_TYPE
 from sluice_api.names import DRAIN_PATH
 from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX
 from sluice_api.shapes import v2
+from sluice_api.shapes.tensors import VIEWS
 from sluice_worker.exchange import (
     Head,
     Receive,
@@ -214,18 +215,20 @@ def v2_ready(worker: Worker) -> Response:
 
 def v2_model(worker: Worker) -> Response:
     identity = worker.lifecycle.identity
-    width = len(identity.labels) or identity.dimensions or -1
+    views = [VIEWS[task] for task in identity.tasks if task in VIEWS]
     return json_response(
         200,
         {
             "name": worker.settings.name,
             "versions": [worker.settings.revision],
             "platform": "sluice",
-            "inputs": [{"name": v2.INPUT_NAME, "datatype": "BYTES", "shape": [-1]}],
+            "inputs": [
+                {"name": name, "datatype": "BYTES", "shape": [-1]}
+                for name in (views[0].inputs if views else ())
+            ],
             "outputs": [
-                {"name": "scores", "datatype": "FP32", "shape": [-1, width]}
-                if identity.dimensions is None
-                else {"name": "embedding", "datatype": "FP32", "shape": [-1, width]}
+                {"name": name, "datatype": datatype, "shape": [-1] * rank}
+                for name, datatype, rank in (views[0].outputs if views else ())
             ],
         },
     )

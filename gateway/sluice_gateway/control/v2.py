@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 
 from sluice_api.errors import ApiError
 from sluice_api.routes import V2_PREFIX, V2_VERSIONS
-from sluice_api.shapes.v2 import INPUT_NAME
+from sluice_api.shapes.tensors import VIEWS
 from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant
 from sluice_gateway.control import models
@@ -21,18 +21,6 @@ from sluice_gateway.service import Service
 from sluice_gateway.services import Services, full_name
 
 UNKNOWN: Final = -1
-_LABELS: Final = (
-    ("label", "BYTES", 1),
-    ("score", "FP32", 1),
-    ("labels", "BYTES", 2),
-    ("scores", "FP32", 2),
-)
-_OUTPUTS: Final = {
-    Task.EMBEDDINGS: (("embedding", "FP32", 2),),
-    Task.CLASSIFICATION: _LABELS,
-    Task.ZERO_SHOT: _LABELS,
-}
-"""By task: name, datatype and rank of each output."""
 
 
 def add_routes(
@@ -80,7 +68,7 @@ def add_routes(
             name=full_name(service),
             versions=[service.revision],
             platform="sluice",
-            inputs=[models.TensorMetadata(name=INPUT_NAME, datatype="BYTES", shape=[UNKNOWN])],
+            inputs=_inputs(service),
             outputs=_outputs(service),
         )
 
@@ -98,11 +86,18 @@ def resolve(services: Services, path: str, tenant: Tenant) -> Service:
     return service
 
 
+def _inputs(service: Service) -> list[models.TensorMetadata]:
+    """Of the first task that has tensors."""
+    views = [VIEWS[task] for task in service.tasks if task in VIEWS]
+    names = views[0].inputs if views else ()
+    return [models.TensorMetadata(name=n, datatype="BYTES", shape=[UNKNOWN]) for n in names]
+
+
 def _outputs(service: Service) -> list[models.TensorMetadata]:
-    """Of every task it offers; each name once."""
+    """Of every task it offers that has tensors; each name once."""
     outputs = {}
     for task in service.tasks:
-        for name, datatype, rank in _OUTPUTS.get(task, ()):
+        for name, datatype, rank in VIEWS[task].outputs if task in VIEWS else ():
             last = service.dimensions if task == Task.EMBEDDINGS else None
             shape = [UNKNOWN] * (rank - 1) + [last or UNKNOWN]
             outputs[name] = models.TensorMetadata(name=name, datatype=datatype, shape=shape)

@@ -170,9 +170,9 @@ class PredictAnswer(msgspec.Struct):
 
 class V2Tensor(msgspec.Struct):
     name: str
-    datatype: Literal["BYTES", "FP32"]
+    datatype: Literal["BYTES", "FP32", "INT64"]
     shape: list[int]
-    data: list[str | float]
+    data: list[str | int | float]
 
 
 class V2Answer(msgspec.Struct):

@@ -57,10 +57,15 @@ read_item = msgspec.json.Decoder(FillMaskItem).decode
 
 class FillMaskCodec(ListCodec):
     def canonical(self, parameters: FillMaskParameters) -> dict[str, Any]:
-        plain = super().canonical(parameters)
-        if parameters.targets is not None:  # Neither order nor repetition changes the answer.
-            plain["targets"] = sorted(set(parameters.targets))
-        return plain
+        return canonical(parameters)
+
+
+def canonical(parameters: FillMaskParameters) -> dict[str, Any]:
+    """The parameters with their defaults, in one spelling."""
+    plain = msgspec.structs.asdict(parameters)
+    if parameters.targets is not None:  # Neither order nor repetition changes the answer.
+        plain["targets"] = sorted(set(parameters.targets))
+    return plain
 
 
 CODEC: CanonicalCodec = FillMaskCodec("fill-mask", Task.FILL_MASK, FillMaskRequest)

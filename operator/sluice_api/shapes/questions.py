@@ -20,6 +20,8 @@ from sluice_api.tasks import Task
 
 MAX_ANSWERS = 100
 
+AnswerTokens = Annotated[int, msgspec.Meta(ge=1, le=512)]
+
 
 class Question(msgspec.Struct, forbid_unknown_fields=True):
     question: str
@@ -34,7 +36,7 @@ class QuestionParameters(msgspec.Struct, forbid_unknown_fields=True):
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWERS)] = 1
-    max_answer_tokens: Annotated[int, msgspec.Meta(ge=1, le=512)] = 15
+    max_answer_tokens: AnswerTokens = 15
     no_answer: bool = False
     stride: Stride | None = None
 

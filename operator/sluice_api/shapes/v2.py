@@ -1,26 +1,21 @@
 """``POST /v2/models/{name}/infer``: Open Inference Protocol V2, REST.
 
-One input tensor named ``text`` of datatype BYTES and shape ``[n]`` (or ``[n, 1]``); the outputs
-depend on the task:
-
-* embeddings: ``embedding`` FP32 ``[n, dimensions]``
-* classification, zero-shot: ``label`` BYTES ``[n]``, ``score`` FP32 ``[n]``, and ``labels`` BYTES
-  and ``scores`` FP32 ``[n, k]``, in order of score
-
-The task is the service's first one unless ``parameters.task`` names another.
+Input tensors are of datatype BYTES and shape ``[n]`` (or ``[n, 1]``); which ones a task takes and
+what it answers stands in ``shapes.tensors``. The task is the service's first one that has tensors,
+unless ``parameters.task`` or the inputs' names say another.
 """
 
+from functools import cache
 from typing import Any, Literal
 
 import msgspec
 
-from sluice_api.call import Call, Codec, Input, Item, check_inputs
+from sluice_api.call import Call, Codec, Item, check_inputs
 from sluice_api.decode import decode, shown
 from sluice_api.errors import ApiError
-from sluice_api.shapes import classify, embeddings
+from sluice_api.shapes import classify, embeddings, fill_mask, questions, tokens
+from sluice_api.shapes.tensors import VIEWS, Texts, View
 from sluice_api.tasks import Task
-
-INPUT_NAME = "text"
 
 
 class V2Input(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,9 +31,34 @@ class V2Output(msgspec.Struct, forbid_unknown_fields=True):
     parameters: dict[str, Any] | None = None
 
 
-class V2Parameters(classify.ClassifyParameters, forbid_unknown_fields=True):
-    task: Literal["embeddings", "classification", "zero-shot"] | None = None
+class V2Parameters(msgspec.Struct, forbid_unknown_fields=True):
+    """Those of the task, and ``task`` itself."""
+
+    task: (
+        Literal[
+            "embeddings",
+            "classification",
+            "zero-shot",
+            "token-classification",
+            "question-answering",
+            "fill-mask",
+            "rerank",
+        ]
+        | None
+    ) = None
+    aggregation: tokens.Aggregation | None = None
     dimensions: embeddings.Dimensions | None = None
+    hypothesis_template: str | None = None
+    ignore_labels: list[str] | None = None
+    labels: list[classify.Label] | dict[classify.Label, classify.Label] | None = None
+    max_answer_tokens: questions.AnswerTokens | None = None
+    multi_label: bool | None = None
+    no_answer: bool | None = None
+    raw_scores: bool | None = None
+    stride: tokens.Stride | None = None
+    targets: list[fill_mask.Target] | None = None
+    top_k: int | None = None
+    truncate: bool | None = None
 
 
 class V2Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,7 +73,15 @@ class V2Options(msgspec.Struct):
     outputs: list[str] | None
 
 
+class _Unsettled(msgspec.Struct):
+    """What stands in a call's parameters until its task is known."""
+
+    given: dict[str, Any]
+    texts: dict[str, list[str]]
+
+
 _decoder = msgspec.json.Decoder(V2Request)
+_INPUTS = sorted({view.inputs for view in VIEWS.values()})
 
 
 class V2Codec:
@@ -63,41 +91,34 @@ class V2Codec:
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)
         texts = _texts(request)
-        given = request.parameters
-        task = Task(given.task) if given.task is not None else None
-        if task is None and given.labels is not None:
-            task = Task.ZERO_SHOT
+        given = {
+            k: v for k, v in msgspec.structs.asdict(request.parameters).items() if v is not None
+        }
+        named = given.pop("task", None)
         call = Call(
             codec=self,
             model=None,
-            task=task,
-            inputs=check_inputs(texts, "inputs[0].data"),
+            task=None,
+            inputs=check_inputs([*next(iter(texts.values()))], self.field),
+            parameters={"unsettled": _Unsettled(given, texts)},
             passthrough=False,
             options=V2Options(
                 request.id, [output.name for output in request.outputs] if request.outputs else None
             ),
         )
-        if task is not None:
-            call.parameters = _parameters(given, task)
-        else:
-            # Completed by ``with_task`` once the service, and so its task, is known.
-            call.parameters = {"given": given}
-        return call
+        task = Task(named) if named is not None else _told(given, texts)
+        return call if task is None else with_task(call, task)
 
     def render(self, call: Call, model: str, items: list[Item]) -> bytes:
-        write = _embedding_outputs if call.task == Task.EMBEDDINGS else _label_outputs
-        outputs = write(items)
+        assert call.task is not None, "settled before it is computed"
+        view = VIEWS[call.task]
+        outputs = [
+            {"name": output.name, "datatype": output.datatype, "shape": shape, "data": data}
+            for output, (shape, data) in zip(view.outputs, view.write(items), strict=True)
+        ]
         options: V2Options = call.options
         if options.outputs is not None:
-            known = {output["name"]: output for output in outputs}
-            for index, name in enumerate(options.outputs):
-                if name not in known:
-                    raise ApiError(
-                        "invalid_field",
-                        f"outputs[{index}].name: got {shown(name)}, allowed {', '.join(known)}.",
-                        param=f"outputs[{index}].name",
-                    )
-            outputs = [known[name] for name in options.outputs]
+            outputs = _chosen(outputs, options.outputs)
         answer: dict[str, Any] = {"model_name": model, "outputs": outputs}
         if options.id is not None:
             answer["id"] = options.id
@@ -107,104 +128,116 @@ class V2Codec:
         raise ValueError("this shape does not hold whole items")
 
 
-def with_task(call: Call, task: Task) -> Call:
-    """Give a V2 call that named no task the service's own; a no-op for every other call."""
-    if call.task is None:
-        call.task = task
-        call.parameters = _parameters(call.parameters["given"], task)
+def with_task(call: Call, *tasks: Task) -> Call:
+    """Give a V2 call that named no task the first of ``tasks`` that has tensors.
+
+    Returns the call, which is changed. A no-op for every other call. Raises ApiError when none has,
+    or when the call's inputs or parameters are not the task's.
+    """
+    if call.task is not None:
+        return call
+    task = next((task for task in tasks if task in VIEWS), None)
+    if task is None:
+        raise ApiError(
+            "task_not_supported",
+            f"{', '.join(tasks)} has no tensors; use the task's own route under /v1.",
+            param="model",
+        )
+    unsettled: _Unsettled = call.parameters["unsettled"]
+    view = VIEWS[task]
+    if set(unsettled.texts) != set(view.inputs):
+        raise _other_inputs(list(unsettled.texts), f"for {task} {' and '.join(view.inputs)}")
+    call.task = task
+    call.parameters = _parameters(unsettled, task, view)
+    call.inputs = check_inputs(view.inputs_of(unsettled.texts), call.codec.field)
     return call
 
 
-def _parameters(given: V2Parameters, task: Task) -> dict[str, Any]:
-    if task == Task.EMBEDDINGS:
-        for name in ("labels", "multi_label", "top_k", "hypothesis_template"):
-            if getattr(given, name) is not None:
-                raise ApiError(
-                    "invalid_field",
-                    f"parameters.{name}: not a parameter of embeddings.",
-                    param=f"parameters.{name}",
-                )
-        return {"dimensions": given.dimensions, "truncate": given.truncate}
-    if given.dimensions is not None:
-        raise ApiError(
-            "invalid_field",
-            f"parameters.dimensions: not a parameter of {task}.",
-            param="parameters.dimensions",
-        )
-    asked, parameters = classify.canonical(given)
-    if asked != task:
+def _told(given: dict[str, Any], texts: Texts) -> Task | None:
+    """The task that parameters or inputs can only mean."""
+    if "labels" in given:
+        return Task.ZERO_SHOT
+    alone = [task for task, view in VIEWS.items() if set(view.inputs) == set(texts)]
+    return alone[0] if len(alone) == 1 else None
+
+
+def _parameters(unsettled: _Unsettled, task: Task, view: View) -> dict[str, Any]:
+    known = view.parameters.__struct_fields__
+    for name in unsettled.given:
+        if name not in known:
+            raise ApiError(
+                "invalid_field",
+                f"parameters.{name}: not a parameter of {task}.",
+                param=f"parameters.{name}",
+            )
+    if (task == Task.ZERO_SHOT) != ("labels" in unsettled.given):
         raise ApiError(
             "invalid_field",
             "parameters.labels: zero-shot classification needs labels, classification takes none.",
             param="parameters.labels",
         )
-    return parameters
+    # Read once more, now with the bounds of the task.
+    body = msgspec.json.encode({"parameters": unsettled.given})
+    return view.canonical(decode(_wrapped(view.parameters), body).parameters, unsettled.texts)
 
 
-def _texts(request: V2Request) -> list[Input]:
-    if len(request.inputs) != 1 or request.inputs[0].name != INPUT_NAME:
-        got = shown([tensor.name for tensor in request.inputs])
-        raise ApiError(
-            "invalid_field",
-            f"inputs: got {got}, allowed exactly one tensor, named {INPUT_NAME}.",
-            param="inputs",
-        )
-    tensor = request.inputs[0]
+@cache
+def _wrapped(parameters: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
+    """Reads them where they stand, so that errors name their place."""
+    return msgspec.json.Decoder(msgspec.defstruct("Wrapped", [("parameters", parameters)]))
+
+
+def _chosen(outputs: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    known = {output["name"]: output for output in outputs}
+    for index, name in enumerate(names):
+        if name not in known:
+            raise ApiError(
+                "invalid_field",
+                f"outputs[{index}].name: got {shown(name)}, allowed {', '.join(known)}.",
+                param=f"outputs[{index}].name",
+            )
+    return [known[name] for name in names]
+
+
+def _texts(request: V2Request) -> dict[str, list[str]]:
+    """The data of every input tensor by its name."""
+    names = [tensor.name for tensor in request.inputs]
+    if not any(sorted(names) == sorted(inputs) for inputs in _INPUTS):
+        raise _other_inputs(names, " or ".join(" and ".join(inputs) for inputs in _INPUTS))
+    return {tensor.name: _data(tensor, index) for index, tensor in enumerate(request.inputs)}
+
+
+def _other_inputs(got: list[str], allowed: str) -> ApiError:
+    return ApiError(
+        "invalid_field",
+        f"inputs: got tensors named {shown(got)}, allowed {allowed}.",
+        param="inputs",
+    )
+
+
+def _data(tensor: V2Input, number: int) -> list[str]:
+    place = f"inputs[{number}]"
     if tensor.datatype != "BYTES":
         raise ApiError(
             "invalid_field",
-            f"inputs[0].datatype: got {shown(tensor.datatype)}, allowed BYTES.",
-            param="inputs[0].datatype",
+            f"{place}.datatype: got {shown(tensor.datatype)}, allowed BYTES.",
+            param=f"{place}.datatype",
         )
-    if tensor.shape not in ([len(tensor.data)], [len(tensor.data), 1]):
+    if not tensor.data or tensor.shape not in ([len(tensor.data)], [len(tensor.data), 1]):
         raise ApiError(
             "invalid_field",
-            f"inputs[0].shape: got {shown(tensor.shape)}, allowed [{len(tensor.data)}] for "
-            f"{len(tensor.data)} elements of data.",
-            param="inputs[0].shape",
+            f"{place}.shape: got {shown(tensor.shape)}, allowed [{len(tensor.data)}] for "
+            f"{len(tensor.data)} elements of data, of which one at least is needed.",
+            param=f"{place}.shape",
         )
     for index, value in enumerate(tensor.data):
         if not isinstance(value, str):
             raise ApiError(
                 "invalid_field",
-                f"inputs[0].data[{index}]: got {shown(value)}, allowed a text.",
-                param=f"inputs[0].data[{index}]",
+                f"{place}.data[{index}]: got {shown(value)}, allowed a text.",
+                param=f"{place}.data[{index}]",
             )
-    return list(tensor.data)
-
-
-def _embedding_outputs(items: list[Item]) -> list[dict[str, Any]]:
-    vectors = [embeddings.vector_of(item) for item in items]
-    flat = [number for vector in vectors for number in vector]
-    return [
-        {
-            "name": "embedding",
-            "datatype": "FP32",
-            "shape": [len(vectors), len(vectors[0])],
-            "data": flat,
-        }
-    ]
-
-
-def _label_outputs(items: list[Item]) -> list[dict[str, Any]]:
-    read = [classify.read_item(item.json) for item in items]
-    count, width = len(read), len(read[0].labels)
-    return [
-        {"name": "label", "datatype": "BYTES", "shape": [count], "data": [i.label for i in read]},
-        {"name": "score", "datatype": "FP32", "shape": [count], "data": [i.score for i in read]},
-        {
-            "name": "labels",
-            "datatype": "BYTES",
-            "shape": [count, width],
-            "data": [scored.label for item in read for scored in item.labels],
-        },
-        {
-            "name": "scores",
-            "datatype": "FP32",
-            "shape": [count, width],
-            "data": [scored.score for item in read for scored in item.labels],
-        },
-    ]
+    return tensor.data
 
 
 CODEC: Codec = V2Codec()

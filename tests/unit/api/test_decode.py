@@ -93,7 +93,8 @@ def test_a_field_says_what_it_got_and_what_it_takes(
 def test_a_task_is_one_of_the_tasks() -> None:
     error = refusal(v2.CODEC, {"inputs": [], "parameters": {"task": "chat"}})
     assert error.message == (
-        'parameters.task: got "chat", allowed "classification", "embeddings" or "zero-shot".'
+        'parameters.task: got "chat", allowed "classification", "embeddings", "fill-mask", '
+        '"question-answering", "rerank", "token-classification" or "zero-shot".'
     )
 
 

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from sluice_api import routes
 from sluice_api.call import MAX_INPUTS, Call, Codec, Item
 from sluice_api.errors import ApiError
-from sluice_api.shapes import classify, embeddings, small, v2
+from sluice_api.shapes import (
+    classify,
+    embeddings,
+    fill_mask,
+    listing,
+    questions,
+    relations,
+    rerank,
+    small,
+    tokens,
+    v2,
+)
 from sluice_api.tasks import Task
 
 
@@ -273,6 +284,96 @@ def test_v2_errors_name_the_tensor(change: dict[str, Any], param: str) -> None:
     assert len(caught.value.message) < 200
 
 
+def tensor(name: str, *data: str) -> dict[str, Any]:
+    return {"name": name, "shape": [len(data)], "datatype": "BYTES", "data": list(data)}
+
+
+def outputs(call: Call, *answers: dict[str, Any]) -> dict[str, tuple[str, list[int], list[Any]]]:
+    items = [listing.item(answer, 1) for answer in answers]
+    told = json.loads(v2.CODEC.render(call, "m", items))["outputs"]
+    return {o["name"]: (o["datatype"], o["shape"], o["data"]) for o in told}
+
+
+def test_v2_ranks_documents() -> None:
+    body_ = body(inputs=[tensor("query", "q"), tensor("text", "a", "b")])
+    call = v2.CODEC.parse(body_)
+    plain = rerank.CODEC.parse(body(query="q", documents=["a", "b"]))
+    assert (call.task, call.inputs, call.parameters) == (Task.RERANK, ["a", "b"], plain.parameters)
+    told = outputs(call, {"relevance_score": 0.5}, {"relevance_score": 0.75})
+    assert told == {"relevance_score": ("FP32", [2], [0.5, 0.75])}
+
+
+def test_v2_answers_questions() -> None:
+    call = v2.CODEC.parse(
+        body(
+            inputs=[tensor("question", "who?", "when?"), tensor("context", "me", "now")],
+            parameters={"no_answer": True},
+        )
+    )
+    pairs = [{"question": "who?", "context": "me"}, {"question": "when?", "context": "now"}]
+    plain = questions.CODEC.parse(body(input=pairs, parameters={"no_answer": True}))
+    assert (call.inputs, call.parameters) == (plain.inputs, plain.parameters)
+    best = {"text": "me", "score": 0.5, "start": 0, "end": 2}
+    assert outputs(call, {"answers": [best]}, {"answers": [best]}) == {
+        "text": ("BYTES", [2], ["me", "me"]),
+        "score": ("FP32", [2], [0.5, 0.5]),
+        "start": ("INT64", [2], [0, 0]),
+        "end": ("INT64", [2], [2, 2]),
+    }
+
+
+def test_v2_has_a_row_for_each_entity() -> None:
+    call = v2.CODEC.parse(v2_body(["a b", "c"], parameters={"aggregation": "first"}))
+    routes.check_task(call, [Task.TOKEN_CLASSIFICATION], "m")
+    plain = tokens.CODEC.parse(body(input=["a b", "c"], parameters={"aggregation": "first"}))
+    assert call.parameters == plain.parameters
+    entity = {"label": "X", "score": 0.5, "start": 2, "end": 3, "text": "b"}
+    told = outputs(call, {"entities": []}, {"entities": [entity, entity]})
+    assert told["input"] == ("INT64", [2], [1, 1])
+    assert told["text"] == ("BYTES", [2], ["b", "b"])
+
+
+def test_v2_fills_as_many_masks_in_every_text() -> None:
+    call = v2.CODEC.parse(v2_body(["[MASK]", "[MASK]"], parameters={"top_k": 1}))
+    routes.check_task(call, [Task.FILL_MASK], "m")
+    mask = [{"token": 3, "text": "x", "score": 0.5}]
+    told = outputs(call, {"masks": [mask]}, {"masks": [mask]})
+    assert told["token"] == ("INT64", [2, 1, 1], [3, 3])
+    with pytest.raises(ApiError, match="1 and 2 masks"):
+        outputs(call, {"masks": [mask]}, {"masks": [mask, mask]})
+
+
+def test_v2_takes_the_first_task_that_has_tensors() -> None:
+    call = v2.CODEC.parse(v2_body(["a"]))
+    routes.check_task(call, [Task.RELATION_EXTRACTION, Task.CLASSIFICATION], "m")
+    assert call.task == Task.CLASSIFICATION
+    with pytest.raises(ApiError, match="no tensors") as caught:
+        routes.check_task(v2.CODEC.parse(v2_body(["a"])), [Task.RELATION_EXTRACTION], "m")
+    assert caught.value.code == "task_not_supported"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "param"),
+    [
+        ([tensor("query", "a"), tensor("context", "b")], {}, "inputs"),
+        ([tensor("query", "a", "b"), tensor("text", "b")], {}, "inputs"),
+        ([tensor("question", "a", "b"), tensor("context", "b")], {}, "inputs"),
+        ([tensor("question", "a"), tensor("context", "")], {}, "inputs[0].context"),
+        ([tensor("text", "a")], {"task": "rerank"}, "inputs"),
+        ([tensor("text", "a")], {"task": "fill-mask", "top_k": 1001}, "parameters.top_k"),
+        ([tensor("text", "a")], {"task": "fill-mask", "stride": 1}, "parameters.stride"),
+        ([tensor("question", "a"), tensor("context", "b")], {"top_k": 2}, "parameters.top_k"),
+        ([], {}, "inputs"),
+    ],
+)
+def test_v2_names_what_does_not_fit_the_task(
+    inputs: list[dict[str, Any]], parameters: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(ApiError) as caught:
+        v2.CODEC.parse(body(inputs=inputs, parameters=parameters))
+    assert caught.value.param == param
+
+
 def test_a_task_the_service_does_not_offer_is_refused() -> None:
     asked = embeddings.CODEC.parse(body(input="a"))
     with pytest.raises(ApiError, match="does not do embeddings; it does classification"):
@@ -300,3 +401,66 @@ def test_v2_parameters_must_fit_the_task() -> None:
     call = v2.CODEC.parse(v2_body(["a"], parameters={"dimensions": 2}))
     with pytest.raises(ApiError, match="dimensions: not a parameter of classification"):
         routes.check_task(call, [Task.CLASSIFICATION], "m")
+
+
+# Lists of inputs, and documents ------------------------------------------------------------------
+
+QUESTION = {"question": "who?", "context": "me"}
+MARKED = {"text": "ab", "entities": [{"start": 0, "end": 1}, {"start": 1, "end": 2, "label": "X"}]}
+
+
+@pytest.mark.parametrize(
+    ("codec", "given"),
+    [
+        (tokens.CODEC, {"input": ["a", "b"], "parameters": {"aggregation": "max", "stride": 3}}),
+        (fill_mask.CODEC, {"input": ["a", "b"], "parameters": {"targets": ["y", "x", "y"]}}),
+        (questions.CODEC, {"input": [QUESTION, QUESTION], "parameters": {"no_answer": True}}),
+        (relations.CODEC, {"input": ["a", {**MARKED, "pairs": [[1, 0]]}]}),
+        (relations.CODEC, {"input": [MARKED, "a"], "parameters": {"threshold": 0.5}}),
+        (rerank.CODEC, {"query": "q", "documents": ["a", "b"], "top_n": 1, "raw_scores": True}),
+    ],
+)
+def test_some_inputs_are_asked_for_as_the_caller_asked(codec: Codec, given: dict[str, Any]) -> None:
+    call = codec.parse(body(model="m", **given))
+    again = codec.parse(routes.canonical_body(call, call.inputs[1:]))
+    assert again.inputs == call.inputs[1:]
+    assert again.canonical_parameters() == call.canonical_parameters()
+    assert (again.task, again.model, again.passthrough) == (call.task, "m", True)
+
+
+def test_neither_order_nor_repetition_of_targets_matters() -> None:
+    one, two = (
+        fill_mask.CODEC.parse(body(input="a", parameters={"targets": targets}))
+        for targets in (["x", "y"], ["y", "x", "y"])
+    )
+    assert one.canonical_parameters() == two.canonical_parameters()
+
+
+def test_results_are_read_in_the_order_of_the_documents() -> None:
+    items = [listing.item({"relevance_score": score}, 3) for score in (0.25, 0.75, 0.5)]
+    call = rerank.CODEC.parse(body(query="q", documents=["a", "b", "c"]))
+    answer = rerank.CODEC.render(call, "m", items)
+    assert [result["index"] for result in json.loads(answer)["results"]] == [1, 2, 0]
+    assert json.loads(answer)["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
+    assert call.passthrough
+    assert rerank.CODEC.extract(call, answer) == items
+
+
+@pytest.mark.parametrize("more", [{"top_n": 2}, {"return_documents": True}])
+def test_an_answer_that_lacks_something_is_not_passed_on(more: dict[str, Any]) -> None:
+    call = rerank.CODEC.parse(body(query="q", documents=["a", "b", "c"], **more))
+    assert not call.passthrough
+    items = [listing.item({"relevance_score": score}, 3) for score in (0.25, 0.75, 0.5)]
+    results = json.loads(rerank.CODEC.render(call, "m", items))["results"]
+    assert len(results) == more.get("top_n", 3)
+    assert [result.get("document") for result in results][:1] == (
+        [{"text": "b"}] if "return_documents" in more else [None]
+    )
+
+
+@pytest.mark.parametrize("results", [[], [0, 0, 1], [0, 1, 3]])
+def test_results_that_are_not_the_documents_are_refused(results: list[int]) -> None:
+    call = rerank.CODEC.parse(body(query="q", documents=["a", "b", "c"]))
+    found = [{"index": index, "relevance_score": 0.5, "tokens": 1} for index in results]
+    with pytest.raises(ValueError, match="results for 3 documents"):
+        rerank.CODEC.extract(call, body(results=found))
