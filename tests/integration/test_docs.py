@@ -2,7 +2,7 @@
 
 The commands run against one real ``sluice up manifests/examples/minilm.yaml``, on the ports of this
 test instead of the ones that the pages name; those of the pages about clusters run in
-tests/cluster/test_docs.py.
+tests/cluster/test_docs.py, and those about tasks beside the tests of these tasks.
 """
 
 import os
@@ -51,7 +51,11 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
-SHELL = [(where, text) for where, text in blocks("sh") if where.split(":")[0] not in CLUSTER_PAGES]
+SHELL = [
+    (where, text)
+    for where, text in blocks("sh")
+    if where.split(":")[0] not in CLUSTER_PAGES and not where.startswith("docs/tasks/")
+]
 YAML = blocks("yaml")
 
 

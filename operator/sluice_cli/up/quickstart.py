@@ -18,6 +18,16 @@ _LABELS = {
     "delivery": "a parcel that is late, lost or damaged",
     "technical": "a device or an app that does not work",
 }
+_TEXT = "Maria Lopez moved from New Haven to Bern in May."
+_EXAMPLES: dict[Task, tuple[str, dict[str, Any]]] = {
+    Task.TOKEN_CLASSIFICATION: ("/v1/tokens/classify", {"input": _TEXT}),
+    Task.QUESTION_ANSWERING: (
+        "/v1/answer",
+        {"input": {"question": "Who moved to Bern?", "context": _TEXT}},
+    ),
+    Task.RERANK: ("/v1/rerank", {"query": "refunds", "documents": [_TICKET, _TEXT]}),
+}
+"""Route and body for tasks whose requests fit every model of theirs."""
 
 
 class Quickstart:
@@ -82,6 +92,10 @@ def curl_lines(url: str, model: str, tasks: Sequence[Task]) -> list[str]:
         lines.append(_curl(f"{url}/v1/classify", body))
     elif Task.CLASSIFICATION in tasks:
         lines.append(_curl(f"{url}/v1/classify", {"model": model, "input": _TICKET}))
+    for task in tasks:
+        if task in _EXAMPLES:
+            path, body = _EXAMPLES[task]
+            lines.append(_curl(url + path, {"model": model, **body}))
     if lines:
         # With its headers: Cache-Status tells where the answer came from.
         lines.append(lines[-1].replace("curl -s ", "curl -si ", 1))

@@ -28,6 +28,10 @@ URL = "http://127.0.0.1:8080"
         ([Task.CLASSIFICATION], ["/v1/classify", "/v1/classify"]),
         ([Task.ZERO_SHOT], ["/v1/classify", "/v1/classify"]),
         ([Task.EMBEDDINGS], ["/v1/embeddings", "/v1/embeddings"]),
+        ([Task.TOKEN_CLASSIFICATION], ["/v1/tokens/classify"] * 2),
+        ([Task.QUESTION_ANSWERING], ["/v1/answer"] * 2),
+        ([Task.RERANK, Task.CLASSIFICATION], ["/v1/classify", "/v1/rerank", "/v1/rerank"]),
+        ([Task.FILL_MASK], []),
         ([], []),
     ],
 )

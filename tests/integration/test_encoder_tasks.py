@@ -1,0 +1,310 @@
+"""Every task of an encoder's head, from its example manifest to the right answer by the gateway.
+
+One ``sluice up`` serves the example models of ``sluice example-model``; the pages in ``docs/tasks``
+are run against it.
+"""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sluice_api.service_files import load_files
+from tests.support import trained
+from tests.support.http_calls import Reply, post
+from tests.support.task_pages import ROOT, TaskPage, shape
+from tests.support.up_process import UpProcess, running_up, write
+from tests.support.worker_process import WorkerProcess
+
+TASKS = {
+    "token-classification": "tagger",
+    "question-answering": "reader",
+    "fill-mask": "masked",
+    "rerank": "reranker",
+    "relation-extraction": "relator",
+}
+"""Task → the trained model that stands in the place of the manifest's folder."""
+
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "ner": ("/v1/tokens/classify", {"input": "Tom lives in Bern ."}),
+    "reader": ("/v1/answer", {"input": {"question": "Who was it ?", "context": "It is Tom ."}}),
+    "masked": ("/v1/fill-mask", {"input": "[MASK] is the capital of peru ."}),
+    "relations": (
+        "/v1/relations",
+        {"input": {"text": "tom founded acme .", "entities": [{"start": 0, "end": 3}]}},
+    ),
+    "reranker": ("/v1/rerank", {"query": "money problems", "documents": ["the price is unpaid"]}),
+}
+"""Service → a route of its task, and a request to it."""
+
+
+@pytest.fixture(scope="module")
+def up(
+    trained_models: trained.Models, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[UpProcess]:
+    folder = tmp_path_factory.mktemp("encoders")
+    manifests = []
+    for task, model in TASKS.items():
+        manifest = yaml.safe_load(TaskPage(task).manifest.read_text())
+        manifest["spec"]["model"]["uri"] = f"file://{getattr(trained_models, model)}"
+        manifest["spec"]["scaling"] = {"minReplicas": 1, "maxReplicas": 1}
+        manifests.append(manifest)
+    write(folder / "services.yaml", *manifests)
+    with running_up(folder / "state", folder / "services.yaml") as process:
+        process.until_ready()
+        process.until(lambda: len(process.ready_workers()) == len(TASKS), "all workers", 180)
+        yield process
+
+
+def ask(up: UpProcess, path: str, body: Any, **headers: str) -> Reply:
+    return post(up.url + path, body, **headers)
+
+
+def test_every_service_does_what_it_learnt(up: UpProcess) -> None:
+    def of(model: str) -> trained.Post:
+        return lambda path, body: ask(up, path, {"model": model, **body})
+
+    assert trained.tagging_score(of("ner")) >= 0.95
+    assert trained.reading_score(of("reader")) >= 0.85
+    assert trained.filling_score(of("masked")) >= 0.9
+    assert trained.ranking_score(of("reranker")) >= 0.85
+    assert trained.relating_score(of("relations")) >= 0.9
+
+
+def test_models_name_their_tasks(up: UpProcess) -> None:
+    with urllib.request.urlopen(up.url + "/v1/models", timeout=10) as response:
+        listed = {entry["id"]: entry["tasks"] for entry in json.load(response)["data"]}
+    assert listed["ner"] == ["token-classification"]
+    assert listed["reader"] == ["question-answering"]
+    assert listed["masked"] == ["fill-mask"]
+    assert listed["reranker"] == ["rerank", "classification"]
+    assert listed["relations"] == ["relation-extraction", "classification"]
+
+
+def test_without_a_name_the_task_tells_the_service(up: UpProcess) -> None:
+    for path, body in ASKED.values():
+        assert ask(up, path, body).status == 200
+
+
+# the cache ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "asked"), ASKED.items(), ids=list(ASKED))
+def test_a_repeated_question_is_answered_from_the_cache(
+    up: UpProcess, model: str, asked: tuple[str, dict[str, Any]]
+) -> None:
+    path, body = asked
+    first = ask(up, path, {"model": model, **body}, cache_control="no-cache")
+    second = ask(up, path, {"model": model, **body})
+    assert first.status == 200, first
+    assert "hit" in second.headers["cache-status"]
+    assert second == first
+
+
+def test_of_a_list_only_what_is_new_is_computed(up: UpProcess) -> None:
+    texts = [f"{name} flew from Oslo to Bern ." for name in ("Tom", "Nina", "Ivo")]
+    path, model = "/v1/tokens/classify", "ner"
+    ask(up, path, {"model": model, "input": texts[:2]})
+    mixed = ask(up, path, {"model": model, "input": [texts[2], texts[1]]})
+    assert mixed.headers["cache-status"].startswith("Sluice; fwd=partial")
+    assert [entry["entities"][0]["text"] for entry in mixed["data"]] == ["Ivo", "Nina"]
+    error = ask(up, path, {"model": model, "input": [texts[0], "Tom " * 40_000]})
+    assert (error.status, error["error"]["param"]) == (400, "input[1]")
+
+
+def test_every_question_about_a_query_shares_its_scores(up: UpProcess) -> None:
+    documents = ["the server is very slow", "the box got lost", "the refund is too high"]
+    body = {"model": "reranker", "query": "crashes and bugs"}
+    whole = ask(up, "/v1/rerank", {**body, "documents": documents})
+    assert whole["results"][0]["index"] == 0
+    best = ask(up, "/v1/rerank", {**body, "documents": documents[::-1], "top_n": 1})
+    assert "hit" in best.headers["cache-status"]
+    assert best["results"][0]["index"] == 2
+    assert best["usage"] == whole["usage"]
+    more = ask(
+        up,
+        "/v1/rerank",
+        {**body, "documents": ["the app crashes", *documents], "return_documents": True},
+    )
+    assert 'detail="3 of 4"' in more.headers["cache-status"]
+    assert {result["document"]["text"] for result in more["results"]} == {
+        "the app crashes",
+        *documents,
+    }
+    other = ask(up, "/v1/rerank", {**body, "query": "money problems", "documents": documents})
+    assert "hit" not in other.headers["cache-status"]
+
+
+def test_a_long_text_comes_back_whole_through_the_gateway(up: UpProcess) -> None:
+    text = " ".join(["Nobody has seen Maria Lopez since Monday ."] * 60)
+    reply = ask(up, "/v1/tokens/classify", {"model": "ner", "input": text})
+    [entry] = reply["data"]
+    assert entry["chunks"] > 3
+    assert [entity["text"] for entity in entry["entities"]] == ["Maria Lopez"] * 60
+    assert all(text[e["start"] : e["end"]] == e["text"] for e in entry["entities"])
+
+
+# the tensor protocol -----------------------------------------------------------------------------
+
+
+def tensor(name: str, *data: str) -> dict[str, Any]:
+    return {"name": name, "shape": [len(data)], "datatype": "BYTES", "data": list(data)}
+
+
+def infer(up: UpProcess, model: str, *inputs: dict[str, Any], **parameters: Any) -> dict[str, Any]:
+    body = {"inputs": inputs, "parameters": parameters}
+    reply = ask(up, f"/v2/models/{model}/infer", body)
+    assert reply.status == 200, reply
+    return {output["name"]: output["data"] for output in reply["outputs"]}
+
+
+def test_tensors_hold_the_same_answers(up: UpProcess) -> None:
+    found = infer(up, "ner", tensor("text", "It rains .", "Nina lives in Lima ."))
+    assert (found["input"], found["text"]) == ([1, 1], ["Nina", "Lima"])
+    question, context = "Who was it ?", "The winner is Nina ."
+    found = infer(up, "reader", tensor("question", question), tensor("context", context))
+    assert (found["text"], found["start"], found["end"]) == (["Nina"], [14], [18])
+    found = infer(up, "masked", tensor("text", "the capital of peru is [MASK] ."), top_k=2)
+    assert found["text"][0] == "lima"
+    documents = ["the app crashes", "the courier is late"]
+    found = infer(
+        up, "reranker", tensor("query", "where is the package"), tensor("text", *documents)
+    )
+    assert found["relevance_score"][1] > found["relevance_score"][0]
+    with urllib.request.urlopen(up.url + "/v2/models/reader", timeout=10) as response:
+        told = json.load(response)
+    assert [each["name"] for each in told["inputs"]] == ["question", "context"]
+    assert [each["name"] for each in told["outputs"]] == ["text", "score", "start", "end"]
+
+
+# what is refused ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "param"),
+    [
+        ("/v1/tokens/classify", {"model": "ner", "input": ""}, "invalid_field", "input"),
+        ("/v1/tokens/classify", {"model": "ner"}, "missing_field", "input"),
+        ("/v1/tokens/classify", {"model": "reader", "input": "a"}, "task_not_supported", "model"),
+        (
+            "/v1/tokens/classify",
+            {"model": "ner", "input": "a", "parameters": {"ignore_labels": ["X"]}},
+            "invalid_field",
+            "parameters.ignore_labels",
+        ),
+        (
+            "/v1/tokens/classify",
+            {"model": "ner", "input": "a", "parameters": {"top_k": 1}},
+            "unknown_field",
+            "parameters.top_k",
+        ),
+        ("/v1/answer", {"model": "reader", "input": "a"}, "invalid_field", "input"),
+        (
+            "/v1/answer",
+            {"model": "reader", "input": [{"question": "who " * 99, "context": "a"}]},
+            "input_too_long",
+            "input.question",
+        ),
+        ("/v1/answer", {"model": "ner", "input": []}, "invalid_field", "input"),
+        (
+            "/v1/fill-mask",
+            {"model": "masked", "input": ["[MASK]", "a"]},
+            "invalid_field",
+            "input[1]",
+        ),
+        (
+            "/v1/fill-mask",
+            {"model": "masked", "input": "[MASK] " * 300},
+            "input_too_long",
+            "input",
+        ),
+        (
+            "/v1/fill-mask",
+            {"model": "masked", "input": "[MASK]", "parameters": {"targets": ["unheard"]}},
+            "invalid_field",
+            "parameters.targets",
+        ),
+        ("/v1/relations", {"model": "relations", "input": "a"}, "missing_field", "input.entities"),
+        (
+            "/v1/relations",
+            {"model": "relations", "input": [{"text": "a", "entities": [{"start": 0, "end": 2}]}]},
+            "invalid_field",
+            "input[0].entities[0]",
+        ),
+        ("/v1/rerank", {"model": "reranker", "query": "a"}, "missing_field", "documents"),
+        (
+            "/v1/rerank",
+            {"model": "reranker", "query": "a", "documents": ["b", "c " * 40_000]},
+            "input_too_long",
+            "documents[1]",
+        ),
+        (
+            "/v1/rerank",
+            {"model": "reranker", "query": "a", "documents": ["b"], "top_n": "all"},
+            "invalid_field",
+            "top_n",
+        ),
+        (
+            "/v1/rerank",
+            {"model": "masked", "query": "a", "documents": ["b"]},
+            "task_not_supported",
+            "model",
+        ),
+        ("/v1/embeddings", {"model": "masked", "input": "a"}, "task_not_supported", "model"),
+    ],
+)
+def test_bad_input_is_refused_by_name(
+    up: UpProcess, path: str, body: dict[str, Any], code: str, param: str
+) -> None:
+    reply = ask(up, path, body)
+    error = reply["error"]
+    assert (error["code"], error["param"]) == (code, param), error
+    assert 400 <= reply.status < 500
+    assert reply.headers["x-should-retry"] == "false"
+
+
+# pages, manifests, the command -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_page_of_the_task_shows_what_happens(up: UpProcess, task: str) -> None:
+    page = TaskPage(task)
+    [example] = load_files([page.manifest])
+    assert example.spec.model.uri == f"file://{page.folder}"
+    assert example.spec.model.task == task
+    assert example.metadata.name == page.answer["model"]
+    assert [shape(answer) for answer in page.run(up.url)] == [shape(page.answer)]
+
+
+def test_the_command_makes_a_model_that_a_worker_serves(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "sluice_cli", "example-model"]
+    made = subprocess.run(
+        [*command, "rerank", str(tmp_path / "model")], capture_output=True, text=True, timeout=180
+    )
+    assert made.returncode == 0, made.stderr
+    assert str(tmp_path / "model") in made.stdout
+    with WorkerProcess(f"file://{tmp_path / 'model'}", name="reranker").wait_ready() as worker:
+        body = {
+            "query": "where is the package",
+            "documents": ["the app crashes", "the box got lost"],
+        }
+        reply = post(f"{worker.url}/v1/rerank", body)
+    assert reply["results"][0]["index"] == 1
+    refused = subprocess.run(
+        [*command, "dancing", str(tmp_path / "other")], capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 2
+    assert "dancing" in refused.stderr and "rerank" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_every_example_manifest_of_a_task_is_on_its_page() -> None:
+    for task in TASKS:
+        page = TaskPage(task)
+        assert page.manifest == ROOT / "manifests" / "examples" / f"{task}.yaml"
