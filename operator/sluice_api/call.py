@@ -35,6 +35,16 @@ class Item(NamedTuple):
     tokens: int
 
 
+class Stream(NamedTuple):
+    """That an answer is to come in parts, as server-sent events.
+
+    Attributes:
+        include_usage: the caller wants the tokens counted in a last chunk.
+    """
+
+    include_usage: bool
+
+
 @dataclass(slots=True)
 class Call:
     """What is asked, by whichever route it came.
@@ -48,6 +58,7 @@ class Call:
             byte, and :meth:`Codec.extract` can read every item from it.
         options: what only changes how the answer is written; belongs to the codec.
         sampled: chance has a part in the answer; the codec sets it for tasks that generate.
+        stream: how the answer is to be streamed; None for a plain one.
     """
 
     codec: "Codec"
@@ -58,6 +69,7 @@ class Call:
     passthrough: bool = True
     options: Any = None
     sampled: bool = False
+    stream: Stream | None = None
 
     @property
     def reusable(self) -> bool:

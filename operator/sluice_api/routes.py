@@ -13,7 +13,9 @@ from sluice_api.call import Call, CanonicalCodec, Codec, Input
 from sluice_api.errors import ApiError
 from sluice_api.shapes import (
     answers,
+    chat,
     classify,
+    completions,
     embeddings,
     fill_mask,
     questions,
@@ -35,6 +37,8 @@ POST_ROUTES: dict[str, Codec] = {
     "/v1/rerank": rerank.CODEC,
     "/classify": small.CLASSIFY_TEXT,
     "/predict": small.PREDICT,
+    "/v1/completions": completions.CODEC,
+    "/v1/chat/completions": chat.CODEC,
 }
 """Path → codec, for the routes whose path is fixed."""
 
@@ -94,6 +98,16 @@ SHAPES: dict[str, Shape] = {
     "/predict": Shape(
         "One text or many: the position of the label", small.PredictRequest, answers.PredictAnswer
     ),
+    "/v1/completions": Shape(
+        "Text that goes on from a prompt, in OpenAI's shape; streamed as server-sent events",
+        completions.CompletionRequest,
+        answers.CompletionAnswer,
+    ),
+    "/v1/chat/completions": Shape(
+        "The next message of a conversation, in OpenAI's shape; streamed as server-sent events",
+        chat.ChatRequest,
+        answers.ChatAnswer,
+    ),
     V2_SUFFIX: Shape("Open Inference Protocol V2", v2.V2Request, answers.V2Answer),
 }
 """By the path of :data:`POST_ROUTES`; the V2 route by its suffix."""
@@ -113,6 +127,8 @@ CANONICAL_ROUTES: dict[Task, Canonical] = {
     Task.QUESTION_ANSWERING: Canonical("/v1/answer", questions.CODEC),
     Task.FILL_MASK: Canonical("/v1/fill-mask", fill_mask.CODEC),
     Task.RERANK: Canonical("/v1/rerank", rerank.CODEC),
+    Task.TEXT_GENERATION: Canonical("/v1/completions", completions.CODEC),
+    Task.CHAT: Canonical("/v1/chat/completions", chat.CODEC),
 }
 """The route whose answers hold whole items; what the gateway asks when it needs some of them."""
 
@@ -124,7 +140,7 @@ def canonical_call(call: Call, inputs: list[Input]) -> Call:
     """``call`` as its task's canonical route has it, for ``inputs`` alone."""
     assert call.task is not None
     codec = CANONICAL_ROUTES[call.task].codec
-    return replace(call, codec=codec, inputs=inputs, options=None, passthrough=True)
+    return replace(call, codec=codec, inputs=inputs, options=None, passthrough=True, stream=None)
 
 
 def canonical_body(call: Call, inputs: list[Input]) -> bytes:

@@ -100,12 +100,19 @@ def _parts(kind: inspect.Type) -> list[inspect.Type]:
     return [part for part in kinds if not isinstance(part, inspect.NoneType)]
 
 
-def _bounds(low: float | None, high: float | None, both: str, single: str) -> str:
+def _bounds(low: object, high: object, both: str, single: str) -> str:
     if low is not None and high is not None:
         return " " + both.format(low, high)
     if low is not None:
         return " " + single.format("least", low)
     return "" if high is None else " " + single.format("most", high)
+
+
+def _range(kind: inspect.FloatType) -> str:
+    if kind.gt is not None:
+        return f" above {kind.gt:g}" + ("" if kind.le is None else f" up to {kind.le:g}")
+    low, high = (None if end is None else f"{end:g}" for end in (kind.ge, kind.le))
+    return _bounds(low, high, "from {} to {}", "of at {} {}")
 
 
 def _either(words: Sequence[str]) -> str:

@@ -28,13 +28,17 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory, worker: StubWorker
 ) -> Iterator[GatewayProcess]:
     folder: Path = tmp_path_factory.mktemp("gateway")
-    with GatewayProcess(folder, [service("emb", [worker.url])]) as process:
-        yield process
+    tasks = [Task.TEXT_GENERATION, Task.CHAT]
+    with StubWorker(Behaviour(tasks=tasks)) as writer:
+        table = [service("emb", [worker.url]), service("gen", [writer.url])]
+        with GatewayProcess(folder, table) as process:
+            yield process
 
 
 @pytest.fixture
 async def document(gateway: GatewayProcess) -> dict[str, Any]:
     await gateway.ready("emb")
+    await gateway.ready("gen")
     found: dict[str, Any] = (await gateway.get("/openapi.json")).json()
     return found
 
@@ -59,6 +63,7 @@ def check(document: dict[str, Any], path: str, reply: Reply, method: str = "post
     )
 
 
+USER = {"role": "user", "content": "Hi"}
 ASKED: list[tuple[str, dict[str, Any], int]] = [
     ("/v1/embeddings", {"model": "emb", "input": ["a", "b"]}, 200),
     ("/v1/embeddings", {"model": "emb", "input": "a", "encoding_format": "base64"}, 200),
@@ -71,6 +76,11 @@ ASKED: list[tuple[str, dict[str, Any], int]] = [
     ("/classify", {"model": "emb", "texts": "a"}, 400),
     ("/predict", {"model": "emb", "text": ["a", "b"]}, 200),
     ("/predict", {"model": "none", "text": "a"}, 404),
+    ("/v1/completions", {"model": "gen", "prompt": ["a", "b"], "n": 2}, 200),
+    ("/v1/completions", {"model": "none", "prompt": "a"}, 404),
+    ("/v1/completions", {"model": "emb"}, 400),
+    ("/v1/chat/completions", {"model": "gen", "messages": [USER]}, 200),
+    ("/v1/chat/completions", {"model": "emb"}, 400),
     ("/v2/models/{name}/infer", {"inputs": [V2_INPUT], "id": "7"}, 200),
     (
         "/v2/models/{name}/infer",

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from sluice_api.call import Codec
 from sluice_api.shapes import (
+    chat,
     classify,
+    completions,
     embeddings,
     fill_mask,
     questions,
@@ -54,6 +56,23 @@ _RIGHT: dict[Codec, list[dict[str, Any]]] = {
     ],
     small.CLASSIFY_TEXT: [{"text": "a text", "model": "emb"}],
     small.PREDICT: [{"text": ["one", "two"], "model": "emb"}],
+    completions.CODEC: [
+        {"prompt": "a text", "model": "emb", "max_tokens": 3, "temperature": 0, "stop": ["x"]},
+        {"prompt": ["one", "two"], "n": 2, "seed": 7, "top_p": 0.5, "logit_bias": {"3": 1}},
+        {"prompt": [1, 2], "logprobs": 2, "presence_penalty": 1},
+    ],
+    chat.CODEC: [
+        {
+            "model": "emb",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "response_format": {"type": "json_object"},
+        },
+        {
+            "messages": [{"role": "system", "content": [{"type": "text", "text": "a"}]}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            "tool_choice": "required",
+        },
+    ],
     v2.CODEC: [
         {"inputs": [_TENSOR], "parameters": {"task": "zero-shot", "labels": ["x"]}, "id": "7"},
         {"inputs": [_TENSOR], "parameters": {"task": "classification"}},

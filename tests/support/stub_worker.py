@@ -21,7 +21,15 @@ from sluice_api import names, wire
 from sluice_api.call import Call, Input, Item
 from sluice_api.errors import ApiError, render
 from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, check_task
-from sluice_api.shapes import classify, embeddings, listing, v2
+from sluice_api.shapes import (
+    chat,
+    classify,
+    completions,
+    embeddings,
+    listing,
+    v2,
+)
+from sluice_api.shapes.generation import Choice
 from sluice_api.tasks import Task
 
 DIGEST = "sha256:" + "ab" * 32
@@ -260,6 +268,8 @@ class StubWorker:
             return embeddings.item(vector_of(text).tobytes(), tokens_of(text))
         if call.task in STUB_ANSWERS:
             return listing.item(STUB_ANSWERS[call.task], tokens_of(text))
+        if call.task in (Task.TEXT_GENERATION, Task.CHAT):
+            return generation_item(call, text)
         pairs = call.parameters.get("labels") or [[label, None] for label in LABELS]
         winner = len(str(text)) % len(pairs)
         ranked = [(pairs[winner][0], 0.75, winner)]
@@ -269,6 +279,13 @@ class StubWorker:
     def _response(self, status: int, body: bytes, headers: list[tuple[str, str]]) -> bytes:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         return f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode() + body
+
+
+def generation_item(call: Call, text: Input) -> Item:
+    """An answer to one prompt that follows from it; a choice for each that is asked for."""
+    codec = chat.CODEC if call.task == Task.CHAT else completions.CODEC
+    choices = [Choice(f"{len(str(text))} characters", "stop")] * call.parameters.get("n", 1)
+    return codec.item(choices, tokens_of(text), 2 * len(choices), sampled=call.sampled)
 
 
 async def until(

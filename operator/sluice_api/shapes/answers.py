@@ -8,8 +8,11 @@ from typing import Literal
 
 import msgspec
 
+from sluice_api.shapes.chat import ChatChoice
 from sluice_api.shapes.classify import ScoredLabel
+from sluice_api.shapes.completions import CompletionChoice
 from sluice_api.shapes.fill_mask import Candidate
+from sluice_api.shapes.generation import PromptUsage
 from sluice_api.shapes.questions import Span
 from sluice_api.shapes.relations import Relation, RelationEntity
 from sluice_api.shapes.tokens import Entity
@@ -166,6 +169,47 @@ class PredictAnswer(msgspec.Struct):
     predictions: list[int]
     labels: list[str]
     scores: list[float]
+
+
+class GenerationUsage(msgspec.Struct):
+    """`by_prompt` is there when several prompts were given."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    by_prompt: list[PromptUsage] | msgspec.UnsetType = msgspec.UNSET
+
+
+class IndexedCompletion(CompletionChoice, kw_only=True):
+    index: int
+
+
+class CompletionAnswer(msgspec.Struct):
+    """`sampled` is true where another call could get another answer."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[IndexedCompletion]
+    usage: GenerationUsage
+    sampled: bool = False
+
+
+class IndexedMessage(ChatChoice, kw_only=True):
+    index: int
+
+
+class ChatAnswer(msgspec.Struct):
+    """`sampled` is true where another call could get another answer."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[IndexedMessage]
+    usage: GenerationUsage
+    sampled: bool = False
 
 
 class V2Tensor(msgspec.Struct):

@@ -25,7 +25,8 @@ from sluice_api.call import Call, Codec, Input, Item
 from sluice_api.errors import ApiError, render
 from sluice_api.quantities import parse_duration
 from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, check_task
-from sluice_api.shapes import classify, embeddings, v2
+from sluice_api.shapes import chat, classify, completions, embeddings, v2
+from sluice_api.shapes.generation import Choice
 from sluice_api.tasks import Task
 
 TASKS = [Task.EMBEDDINGS, Task.CLASSIFICATION]
@@ -264,6 +265,10 @@ def item_of(call: Call, text: Input) -> Item:
     tokens = len(text.split()) if isinstance(text, str) else len(text)
     if call.task == Task.EMBEDDINGS:
         return embeddings.item(vector_of(text).tobytes(), tokens)
+    if call.task in (Task.TEXT_GENERATION, Task.CHAT):
+        codec = chat.CODEC if call.task == Task.CHAT else completions.CODEC
+        choices = [Choice(f"{tokens} tokens", "stop")] * call.parameters.get("n", 1)
+        return codec.item(choices, tokens, 2 * len(choices), sampled=call.sampled)
     first = len(str(text)) % 2
     ranked = [(LABELS[first], 0.75, first), (LABELS[1 - first], 0.25, 1 - first)]
     return classify.item(ranked, tokens)
