@@ -1,0 +1,142 @@
+"""A causal language model of transformers, run one packed step at a time.
+
+Whether the replaced attention is right for an architecture is not assumed: when the model is loaded
+a text is computed both ways (:func:`prove`).
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sluice_worker.engines.decoder import attention
+from sluice_worker.engines.decoder.attention import ATTENTION, LayerShape, NotServed, Probe
+from sluice_worker.engines.decoder.store import Row, Store
+from sluice_worker.models.errors import ModelRejected
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+"""Largest difference of logits between two ways to compute the same, as a share of the largest."""
+_PLAIN_LAYERS = ("full_attention", "sliding_attention")
+
+
+class CausalNetwork:
+    """From here on the model must be called through this object alone.
+
+    Raises:
+        ModelRejected: its code has no place for our attention, or positions, or keeps a state that
+            is no keys and values.
+    """
+
+    def __init__(self, model: Any) -> None:
+        config = model.config.get_text_config()
+        kind = config.model_type
+        if not getattr(model, "_supports_attention_backend", False):
+            raise _rejected(kind, "its attention cannot be replaced")
+        strange = set(getattr(config, "layer_types", None) or ()).difference(_PLAIN_LAYERS)
+        if strange:
+            raise _rejected(kind, f"it has layers of the type {', '.join(sorted(strange))}")
+        takes = inspect.signature(model.forward).parameters
+        if "position_ids" not in takes or "logits_to_keep" not in takes:
+            raise _rejected(kind, "it takes no position_ids or no logits_to_keep")
+        self.model = model
+        self.device: torch.device = model.device
+        self.vocabulary = int(config.vocab_size)
+        self._usual_attention = model.config._attn_implementation
+        model.set_attn_implementation(ATTENTION)
+
+    def __repr__(self) -> str:
+        return f"<CausalNetwork {type(self.model).__name__} on {self.device}>"
+
+    def shapes(self) -> dict[int, LayerShape]:
+        """What each layer stores of a token. Raises ModelRejected."""
+        probe = Probe()
+        try:
+            self._forward([0, 0], [0, 1], [1], probe)
+        except NotServed as error:
+            raise _rejected(self.model.config.model_type, str(error)) from None
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            # Code we do not know, called in a way its authors may not have meant.
+            reason = f"{type(error).__name__}: {error}"
+            raise _rejected(self.model.config.model_type, reason) from error
+        return probe.shapes
+
+    def step(self, store: Store, rows: Sequence[Row], ids: list[int], wanted: list[int]) -> Tensor:
+        """Compute the tokens of ``rows``, and the logits at the positions ``wanted`` of ``ids``.
+
+        Returns:
+            ``[wanted, vocabulary]``
+        """
+        positions = [row.start + at for row in rows for at in range(row.count)]
+        return self._forward(ids, positions, wanted, store.step(rows))
+
+    def reference(self, ids: list[int]) -> Tensor:
+        """The logits after each of ``ids`` with the model's own attention, ``[T, vocabulary]``."""
+        self.model.set_attn_implementation(self._usual_attention)
+        try:
+            with torch.inference_mode():
+                output = self.model(
+                    input_ids=torch.tensor([ids], device=self.device), use_cache=False
+                )
+        finally:
+            self.model.set_attn_implementation(ATTENTION)
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _forward(
+        self,
+        ids: list[int],
+        positions: list[int],
+        wanted: list[int],
+        step: attention.StepAttention,
+    ) -> Tensor:
+        token = attention.current.set(step)
+        try:
+            with torch.inference_mode():
+                output = self.model(
+                    input_ids=torch.tensor([ids], device=self.device),
+                    position_ids=torch.tensor([positions], device=self.device),
+                    logits_to_keep=torch.tensor(wanted, device=self.device),
+                    use_cache=False,
+                )
+        finally:
+            attention.current.reset(token)
+        logits: Tensor = output.logits[0]
+        return logits
+
+
+def prove(network: CausalNetwork, store: Store, ids: list[int]) -> None:
+    """Compute ``ids`` in pieces beside themselves, and hold the logits to the model's own.
+
+    Raises:
+        ModelRejected: they differ, or are no numbers.
+    """
+    expected = network.reference(ids)[-1]
+    first, second = store.open(ids, b"proof 1"), store.open(ids, b"proof 2")
+    assert first is not None, "the store is new"
+    assert second is not None, "the store is new"
+    half, whole = len(ids) // 2, len(ids)
+    for opened in (first, second):
+        assert store.reserve(opened.place, whole)
+    rows = [Row(first.place, 0, half), Row(second.place, 0, whole - 1)]
+    network.step(store, rows, ids[:half] + ids[:-1], [0])
+    rows = [Row(first.place, half, whole - half), Row(second.place, whole - 1, 1)]
+    found = network.step(store, rows, ids[half:] + ids[-1:], [whole - half - 1, whole - half])
+    store.close(first.place)
+    store.close(second.place)
+    scale = max(1.0, float(expected.abs().max()))
+    difference = float((found - expected).abs().max()) / scale
+    if not difference <= _TOLERANCE[expected.dtype]:  # NaN is never smaller.
+        raise _rejected(
+            network.model.config.model_type,
+            f"its logits differ by {difference:.1e} when computed in pieces",
+        )
+
+
+def _rejected(kind: str, reason: str) -> ModelRejected:
+    return ModelRejected(
+        f"config.json: the architecture {kind!r} cannot be served by this engine: {reason}. "
+        "Set engine.name to an engine that serves it, or use a model of another architecture, "
+        "such as Llama, Qwen, Mistral, GPT-NeoX or GPT-2."
+    )

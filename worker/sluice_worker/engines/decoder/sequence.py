@@ -1,0 +1,103 @@
+"""One text on its way: what it has so far, how far it is computed, and who listens."""
+
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from sluice_api.shapes.generation import FinishReason
+from sluice_worker.engines.decoder.lookup import Lookup
+from sluice_worker.engines.decoder.sampling import Sampler
+
+
+class Scored(NamedTuple):
+    """A token with the logarithm of its probability, and the most probable ones in its place."""
+
+    token: int
+    logprob: float
+    top: Tokens[tuple[int, float]]
+
+
+class Listener(Protocol):
+    """Told of every token; called on the engine's thread, so it must be quick."""
+
+    def take(self, token: int, scored: Scored | None) -> FinishReason | None:
+        """One more token; a reason ends the sequence with it."""
+        ...
+
+    def finish(self, reason: FinishReason) -> None:
+        """It is over, and nothing more will come."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """It cannot go on, and nothing more will come."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Made by a caller, owned by the engine from when it is submitted.
+
+    Attributes:
+        ids: the prompt, and what was written after it.
+        prompt: how many of ``ids`` are the prompt's.
+        max_tokens: to write at most.
+        stop_ids: each ends the sequence and is not part of the text.
+        salt: sequences share computed beginnings only with their like.
+        leader: another sequence of the same prompt, after whose prompt this one begins.
+        computed: how many of ``ids`` have keys and values in ``place``.
+        written: tokens made so far, a final stop token included.
+        seconds: of the whole worker, used so far.
+        cancelled: set by the event loop; read once a step.
+    """
+
+    ids: list[int]
+    max_tokens: int
+    sampler: Sampler
+    listener: Listener
+    stop_ids: frozenset[int] = frozenset()
+    salt: bytes = b""
+    leader: "Sequence | None" = None
+    prompt: int = field(init=False)
+    computed: int = 0
+    cached: int = 0
+    written: int = 0
+    place: int | None = None
+    seconds: float = 0.0
+    cancelled: bool = False
+    done: bool = False
+    lookup: Lookup = field(default_factory=Lookup)
+    queued_at: float = 0.0
+    last_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.prompt = len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"<Sequence {self.prompt} + {self.written} tokens, {self.computed} computed>"
+
+    @property
+    def left(self) -> int:
+        """Tokens that may still be written."""
+        return self.max_tokens - self.written
+
+    @property
+    def waits_for_leader(self) -> bool:
+        leader = self.leader
+        return leader is not None and not leader.done and not leader.written
+
+    def accept(self, token: int, scored: Scored | None) -> None:
+        """Take the next token. Sets :attr:`done` with the one that ends it."""
+        self.written += 1
+        self.ids.append(token)
+        reason: FinishReason | None = None
+        if token in self.stop_ids:
+            reason = "stop"
+        else:
+            reason = self.listener.take(token, scored)
+            if reason is None and self.sampler.ended:
+                reason = "stop"
+            if reason is None and self.left <= 0:
+                reason = "length"
+        if reason is not None:
+            self.done = True
+            self.listener.finish(reason)
