@@ -7,6 +7,7 @@ than starting: not ready → stop accepting → drain → cancel what is left, c
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import signal
 import socket
@@ -21,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from sluice_api import metric_names
+from sluice_api.errors import ApiError
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Anonymous
 from sluice_gateway.cache import ResponseCache
@@ -169,6 +171,17 @@ class Gateway:
     def _stop_accepting(self) -> None:
         if self._public is not None:
             self._public.should_exit = True
+            self._loop.call_later(self.settings.drain_grace, self._cut_off)
+
+    def _cut_off(self) -> None:
+        """The grace time is over: those who still wait are told, and streams do not end cleanly."""
+        waiting = [connection for connection in self.edge.connections if not connection.idle]
+        if waiting:
+            log.warning(
+                "requests cut off at the end of the grace time", extra={"count": len(waiting)}
+            )
+        for connection in waiting:
+            connection.cut_short(ApiError("draining", "The grace time is over."))
 
     async def _stop(
         self,
@@ -177,9 +190,6 @@ class Gateway:
         tasks: "list[asyncio.Task[None]]",
     ) -> None:
         self.health.draining = True
-        cut = sum(1 for connection in self.edge.connections if not connection.idle)
-        if cut:
-            log.warning("requests cut off at the end of the grace time", extra={"count": cut})
         self.feed.close()
         admin_server.should_exit = True
         for task in tasks:
@@ -226,7 +236,8 @@ class Gateway:
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=int(self.settings.limits.keep_alive_seconds),
-            timeout_graceful_shutdown=max(1, round(self.settings.drain_grace)),
+            # A little longer than the grace, so that those who are cut off can be told.
+            timeout_graceful_shutdown=1 + math.ceil(self.settings.drain_grace),
         )
         server = _Server(config)
         server.gateway = self

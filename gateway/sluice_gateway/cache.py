@@ -43,6 +43,7 @@ class Alias(NamedTuple):
 
     Attributes:
         answer: the rendered body of the answer.
+        headers: lines that go with it, beside those of every answer.
         binding: what the service was bound to; the answer holds only while that is still so.
         created: seconds since the epoch, like ``expires``.
     """
@@ -51,6 +52,8 @@ class Alias(NamedTuple):
     binding: object
     created: float
     expires: float
+    content_type: bytes
+    headers: bytes
 
 
 Hits = list[Hit | None]
@@ -197,12 +200,15 @@ class ResponseCache:
         expires: float,
         *,
         created: float | None = None,
+        content_type: bytes = b"application/json",
+        headers: bytes = b"",
     ) -> None:
         """Hold the whole ``answer`` to ``body``, in process only."""
         if len(answer) > envelope.MAX_ENTRY_BYTES:
             return
         now = self._clock()
-        found = Alias(answer, binding, now if created is None else created, expires)
+        since = now if created is None else created
+        found = Alias(answer, binding, since, expires, content_type, headers)
         size = len(body) + len(answer) + _ALIAS_BYTES
         self._local.put((route, scope.wire, body), found, size, expires, now)
 

@@ -112,8 +112,10 @@ class Computation:
         exchange, flights = self._exchange, self._flights
         binding, keys = self._binding, self._keys
         now, ttl = time.time(), binding.cache.ttl_seconds
+        exchange.service.series.tokens += sum(item.tokens for item in items)
         # Another digest than the key's would be found later as something that it is not.
-        proven = answer.digest == binding.answer_digest
+        storable = exchange.service.judge(exchange.call, items)
+        proven = storable and answer.digest == binding.answer_digest
         if exchange.binding is binding:  # Otherwise it has moved, and only others wait for this.
             exchange.worker_seconds = answer.service
             if proven:

@@ -2,6 +2,9 @@
 
     identify → resolve → check → look up → join → admit → choose → forward → store → answer
 
+A streamed answer goes the same way, but from its first event on the caller follows it as it comes
+(``broadcast``, ``relay``).
+
 Nothing here awaits: each step decides, starts what must be waited for, and is called again when
 that has happened. An edge hands in a complete request and gets one answer through its caller, now
 or later. Waiting for a place and sending stand in ``forward``; the state of one request in
@@ -20,11 +23,12 @@ from sluice_api.errors import ApiError
 from sluice_api.routes import V2_PREFIX, V2_SUFFIX, check_task
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Authenticator, Tenant
+from sluice_gateway.broadcast import Broadcast, Live
 from sluice_gateway.cache import Hit, ResponseCache
 from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.computation import Computation
 from sluice_gateway.exchange import (
-    JSON,
+    STREAM_HEADERS,
     Answer,
     Exchange,
     Request,
@@ -71,6 +75,7 @@ class Dispatcher:
         self._keyring = keyring
         self._cache = cache
         self._flights = flights
+        self._live: Live = {}
         self._wheel = wheel
         self._unrouted = unrouted
         self._access_log = access_log
@@ -114,7 +119,12 @@ class Dispatcher:
         service.series.l1 += 1
         service.tally.cache_hits += 1
         request.caller.answer(
-            Answer(200, JSON, hit_headers(known.expires - now, age, binding.header), known.answer)
+            Answer(
+                200,
+                known.content_type,
+                hit_headers(known.expires - now, age, binding.header + known.headers),
+                known.answer,
+            )
         )
         self._count(request, service.series, (service.namespace, service.name), 200)
         return True
@@ -140,8 +150,8 @@ class Dispatcher:
         """Ask the cache, unless nothing can be found there."""
         directives = exchange.request.head.directives
         service, call = exchange.service, exchange.call
-        if not service.cacheable(call) or not service.tasks:
-            return self._bypass(exchange, b"no-digest" if service.spec.cache.enabled else b"off")
+        if why := service.uncacheable(call):
+            return self._bypass(exchange, why)
         if directives.no_store:
             return self._bypass(exchange, b"no-store")
         binding = exchange.binding
@@ -180,6 +190,14 @@ class Dispatcher:
             raise ApiError("not_cached", "Answers of this model are not stored.")
         exchange.reason = b"fwd=bypass; detail=" + detail
         service.series.bypassed += len(exchange.call.inputs)
+        self._set_deadline(exchange)
+        if exchange.call.stream is not None:
+            self._stream_alone(exchange)
+        else:
+            self._pass_on(exchange)
+
+    def _pass_on(self, exchange: Exchange) -> None:
+        request, service = exchange.request, exchange.service
         path = request.head.path
         if request.head.model is not None:
             path = V2_PREFIX + quote(service.name) + V2_SUFFIX
@@ -190,9 +208,16 @@ class Dispatcher:
             partial(self._step, exchange, self._failed),
         )
         exchange.stops.append(forward.abort)
-        self._set_deadline(exchange)
         exchange.count()
         forward.start(time.monotonic())
+
+    def _stream_alone(self, exchange: Exchange) -> None:
+        """Stream for this caller only."""
+        exchange.hits = 0
+        broadcast = Broadcast(exchange, self._cache, None, self._live)
+        exchange.stops.append(broadcast.stop)
+        exchange.follow(broadcast.relay, self._refused)
+        broadcast.start()
 
     def _passed(self, exchange: Exchange, answer: UpstreamAnswer, items: list[Item]) -> None:
         exchange.raw = answer.body
@@ -206,6 +231,14 @@ class Dispatcher:
 
     def _join(self, exchange: Exchange) -> None:
         """Wait for each missing input's answer; compute those that nobody computes yet."""
+        if exchange.service.undecided(exchange.call):
+            self._compute_alone(exchange)
+        elif exchange.call.stream is not None:
+            self._join_stream(exchange)
+        else:
+            self._join_each(exchange)
+
+    def _join_each(self, exchange: Exchange) -> None:
         led: list[int] = []
         computation = Computation(exchange, led, self._cache, self._flights, self._arrive)
         for index, item in enumerate(exchange.items):
@@ -222,6 +255,37 @@ class Dispatcher:
         exchange.service.series.collapsed += exchange.collapsed
         if led:
             computation.start()
+        for index in exchange.leave:
+            if (live := self._live.get(exchange.keys[index])) is not None:
+                live.relay.hurry()
+
+    def _join_stream(self, exchange: Exchange) -> None:
+        """Follow the stream of who asks the same in the same form, or wait for what comes of it."""
+        if len(exchange.keys) > 1:
+            # The answers to a list come in one stream, which nobody else's can be part of.
+            self._stream_alone(exchange)
+            return
+        key = exchange.keys[0]
+        broadcast = Broadcast(exchange, self._cache, self._flights, self._live)
+        leads, exchange.leave[0] = self._flights.join(
+            key, partial(self._arrive, exchange, 0), broadcast.stop
+        )
+        if leads:
+            exchange.led = [0]
+            exchange.follow(broadcast.relay, self._refused)
+            broadcast.start()
+            return
+        exchange.collapsed = 1
+        exchange.service.series.collapsed += 1
+        live = self._live.get(key)
+        if live is not None and live.suits(exchange):
+            exchange.follow(live.relay, self._refused)
+        elif live is not None:
+            live.relay.hurry()
+
+    def _refused(self, exchange: Exchange, error: ApiError) -> None:
+        """A stream failed before its first event."""
+        self._step(exchange, self._arrived, 0, error)
 
     # store, answer --------------------------------------------------------------------------------
 
@@ -231,6 +295,8 @@ class Dispatcher:
 
     def _arrived(self, exchange: Exchange, index: int, result: Result) -> None:
         """One missing input's answer is there, or its computation failed."""
+        if exchange.reader is not None:
+            return  # It gets what it wants through the relay.
         exchange.leave.pop(index, None)
         if isinstance(result, Item):
             exchange.put(index, result)
@@ -238,18 +304,25 @@ class Dispatcher:
                 self._answer(exchange)
         elif result.status in NOT_MINE and index not in exchange.led and not exchange.stops:
             # Once: what is still missing is computed for this caller alone, with its own deadline.
-            missing = [i for i, item in enumerate(exchange.items) if item is None]
             exchange.stop_waiting()
-            computation = Computation(exchange, missing, self._cache, None, self._arrive)
-            exchange.stops.append(computation.stop)
-            computation.start()
+            self._compute_alone(exchange)
         else:
             raise result
+
+    def _compute_alone(self, exchange: Exchange) -> None:
+        """Compute what is missing for this caller only."""
+        if exchange.call.stream is not None:
+            self._stream_alone(exchange)
+            return
+        missing = [index for index, item in enumerate(exchange.items) if item is None]
+        computation = Computation(exchange, missing, self._cache, None, self._arrive)
+        exchange.stops.append(computation.stop)
+        computation.start()
 
     def _answer(self, exchange: Exchange) -> None:
         call, head = exchange.call, exchange.request.head
         named = head.model if head.model is not None else call.model
-        body = exchange.answer_items(named if named is not None else exchange.service.name)
+        answer = exchange.answer_items(named if named is not None else exchange.service.name)
         # Only what was asked for again is worth a second place in memory; and without a name, which
         # service is meant depends on which services there are.
         hit = exchange.hits == len(call.inputs)
@@ -258,23 +331,27 @@ class Dispatcher:
                 head.path,
                 exchange.tenant.scope,
                 exchange.request.body,
-                body,
+                answer.body,
                 exchange.binding,
                 exchange.expires,
                 created=time.time() - exchange.oldest,
+                content_type=answer.content_type,
+                headers=STREAM_HEADERS if call.stream is not None else b"",
             )
 
     # Time, errors, records ------------------------------------------------------------------------
 
     def _set_deadline(self, exchange: Exchange) -> None:
-        moment = deadline(exchange.service, exchange.request.received, exchange.cap)
-        exchange.timer = self._wheel.at(moment, partial(self._step, exchange, self._expired))
+        exchange.timer = self._wheel.at(
+            _deadline(exchange), partial(self._step, exchange, self._expired)
+        )
 
     def _expired(self, exchange: Exchange) -> None:
         service, now = exchange.service, time.monotonic()
-        if now < deadline(service, exchange.request.received, exchange.cap):
-            self._set_deadline(exchange)  # Its service became ready meanwhile, or stopped being so.
-        elif service.endpoints.ready:
+        if now < _deadline(exchange):
+            # Its service became ready meanwhile, or stopped being so; or its stream goes on.
+            self._set_deadline(exchange)
+        elif service.endpoints.ready or exchange.began:
             raise ApiError("deadline_exceeded", "The deadline of the request has passed.")
         else:
             raise ApiError(
@@ -327,6 +404,14 @@ class Dispatcher:
         series.route(request.head.route.path).count(status, seconds)
         if self._access_log is not None:
             self._access_log.record(request, service, status, seconds)
+
+
+def _deadline(exchange: Exchange) -> float:
+    """When it is given up, as things stand; a stream, when nothing more has come for too long."""
+    service = exchange.service
+    if exchange.began and exchange.relay is not None:
+        return min(exchange.relay.last + service.limits.timeout_seconds, exchange.cap)
+    return deadline(service, exchange.request.received, exchange.cap)
 
 
 def _no_items(body: bytes) -> list[Item]:

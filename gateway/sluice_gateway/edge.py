@@ -11,6 +11,7 @@ import time
 from email.utils import formatdate
 from typing import Final, Protocol
 
+from sluice_api.errors import ApiError
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.settings import EdgeLimits
 
@@ -26,6 +27,10 @@ class Timed(Protocol):
         ...
 
     def enforce_times(self, now: float) -> None: ...
+
+    def cut_short(self, error: ApiError) -> None:
+        """The process ends before the answer does."""
+        ...
 
 
 class Edge:

@@ -1,26 +1,34 @@
 """One request and its answer: what has come in for it, what is still missing, how it ends.
 
 ``dispatch`` moves an :class:`Exchange` forward; the edge that made the :class:`Request` gets
-exactly one :class:`Answer`, and may cancel the exchange when its caller is gone. Here stands the
-state and how an answer is put together; the decisions stand in ``dispatch``.
+exactly one :class:`Answer`, or a stream that begins with one, and may cancel the exchange when its
+caller is gone. Here stands the state and how an answer is put together; the decisions stand in
+``dispatch``.
 """
 
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from sluice_api import names
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError, render
+from sluice_api.shapes.generation import GenerationCodec, error_event
 from sluice_gateway.auth import Tenant
 from sluice_gateway.cache import Hit
 from sluice_gateway.forward import Job
 from sluice_gateway.head import Head
 from sluice_gateway.metrics import ServiceSeries
+from sluice_gateway.relay import Reader, Relay
 from sluice_gateway.service import Binding, Service
 from sluice_gateway.timers import Timer
+from sluice_gateway.upstream import EVENT_STREAM
 
 JSON: Final = b"application/json"
+STREAM_HEADERS: Final = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
+"""Proxies on the way must neither keep a stream nor gather it."""
+LONGEST_STREAM_SECONDS: Final = 3600.0
+"""Bound on a whole stream, where the caller names none: tokens may come as long as they come."""
 _CACHE_STATUS: Final = names.CACHE_STATUS.encode() + b": " + names.CACHE_NAME.encode()
 
 
@@ -41,6 +49,25 @@ class Caller(Protocol):
 
     def answer(self, answer: Answer) -> None:
         """Called exactly once, perhaps before the request was handed over completely."""
+        ...
+
+    def begin(self, answer: Answer) -> bool:
+        """Called instead of :meth:`answer` where the answer is a stream; the body is its beginning.
+
+        Returns what :meth:`send` returns.
+        """
+        ...
+
+    def send(self, data: bytes) -> bool:
+        """More of the stream. False: no more now; ``Exchange.resume`` is called when there may."""
+        ...
+
+    def end(self) -> None:
+        """The stream is complete."""
+        ...
+
+    def break_off(self, data: bytes) -> None:
+        """The stream is not complete: send ``data``, and close so that it does not look so."""
         ...
 
 
@@ -68,6 +95,9 @@ class Exchange:
         cap: the last moment at which anybody could want the answer.
         cancel_lookup: stops the cache from calling back.
         counted: the service whose demand it has been counted as.
+        began: the first bytes of a stream have gone to the caller.
+        reader: its place in the stream that it follows.
+        on_refused: told of a stream that failed before it began.
         leave: per coalesced input, how to stop waiting for it.
         led: indexes of the inputs whose computation this exchange started for all who wait.
         stops: stop what is computed for this caller alone.
@@ -75,6 +105,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "began",
         "binding",
         "call",
         "cancel_lookup",
@@ -91,9 +122,12 @@ class Exchange:
         "missing",
         "oldest",
         "on_done",
+        "on_refused",
         "queue_seconds",
         "raw",
+        "reader",
         "reason",
+        "relay",
         "request",
         "service",
         "stale",
@@ -109,12 +143,16 @@ class Exchange:
         self.tenant = tenant
         limits = service.spec.limits
         longest = limits.start_timeout_seconds + limits.timeout_seconds
+        if call.stream is not None:
+            longest = max(longest, LONGEST_STREAM_SECONDS)
         asked = request.head.deadline_seconds
         self.cap = request.received + (longest if asked is None or asked > longest else asked)
         self.call = call
         self.done = False
         self.counted: Service | None = None
+        self.began = False
         self.on_done: Callable[[Exchange, int], None] | None = None
+        self.on_refused: Callable[[Exchange, ApiError], None] | None = None
         self.timer: Timer | None = None
         self.cancel_lookup: Callable[[], None] | None = None
         self.leave: dict[int, Callable[[], None]] = {}
@@ -139,12 +177,21 @@ class Exchange:
         self.queue_seconds = 0.0
         self.worker_seconds: float | None = None
         self.led: list[int] = []
+        self.relay: Relay | None = None
+        self.reader: Reader | None = None
 
     def __repr__(self) -> str:
         name = f"{self.service.namespace}/{self.service.name}"
         return f"<Exchange {name} {self.missing} of {len(self.call.inputs)} missing>"
 
-    def job(self, path: bytes, body: bytes, units: int, read: Callable[[bytes], list[Item]]) -> Job:
+    def job(
+        self,
+        path: bytes,
+        body: bytes,
+        units: int,
+        read: Callable[[bytes], list[Item]],
+        headers: bytes = b"",
+    ) -> Job:
         """What a worker is asked on behalf of this exchange."""
         request = self.request
         return Job(
@@ -158,6 +205,7 @@ class Exchange:
             request.received,
             self.cap,
             read,
+            headers,
         )
 
     # Coming in ------------------------------------------------------------------------------------
@@ -208,17 +256,29 @@ class Exchange:
 
     # Going out ------------------------------------------------------------------------------------
 
-    def answer_items(self, model: str) -> bytes:
-        """Answer with the items, all of which are there. Returns the body."""
+    def answer_items(self, model: str) -> Answer:
+        """Answer with the items, all of which are there."""
         items = [item for item in self.items if item is not None]
-        body = self.raw if self.raw is not None else self.call.codec.render(self.call, model, items)
-        self.finish(Answer(200, JSON, self._headers(), body))
-        return body
+        call = self.call
+        if call.stream is not None:
+            body = cast(GenerationCodec, call.codec).render_stream(call, model, items)
+            answer = Answer(200, EVENT_STREAM, self._headers() + STREAM_HEADERS, body)
+        else:
+            body = self.raw if self.raw is not None else call.codec.render(call, model, items)
+            answer = Answer(200, JSON, self._headers(), body)
+        self.finish(answer)
+        return answer
 
     def fail(self, error: ApiError) -> None:
-        """Answer with an error."""
-        if not self.done:
-            self._let_go()
+        """Answer with an error; in a stream that has begun, as its last event."""
+        if self.done:
+            return
+        self._let_go()
+        if self.began:
+            self._lost(error.code)
+            self._end(error.status)
+            self.request.caller.break_off(error_event(error, self.request.id.decode("latin-1")))
+        else:
             self.finish(error_answer(error, self.request))
 
     def finish(self, answer: Answer) -> None:
@@ -228,15 +288,70 @@ class Exchange:
     def cancel(self) -> None:
         """The caller is gone: nothing is answered, and what only it wanted is stopped."""
         if not self.done:
+            self._lost("client_gone")
             self._let_go()
             self._end(499)  # As nginx logs it; never on the wire.
 
+    # A stream -------------------------------------------------------------------------------------
+
+    def follow(self, relay: Relay, on_refused: Callable[["Exchange", ApiError], None]) -> None:
+        """Pass on what comes through ``relay``, from its beginning."""
+        self.on_refused = on_refused
+        self.relay = relay
+        self.reader = relay.join(self)
+
+    def begin(self, data: bytes) -> bool:
+        self.began = True
+        series = self.service.series
+        series.streams += 1
+        series.first_events.took(time.monotonic() - self.request.received)
+        return self.request.caller.begin(
+            Answer(
+                200,
+                EVENT_STREAM,
+                self._cache_status() + self.binding.header + STREAM_HEADERS,
+                data,
+            )
+        )
+
+    def send(self, data: bytes) -> bool:
+        return self.request.caller.send(data)
+
+    def over(self, error: ApiError | None) -> None:
+        self.reader = None
+        if error is None:
+            self._end(200)
+            self.request.caller.end()
+        elif self.began:
+            self.fail(error)
+        elif self.on_refused is not None:
+            self.on_refused(self, error)
+
+    def cut_off(self, cause: str) -> None:
+        """The caller takes too little of its stream: it gets no more of it, and no end."""
+        if not self.done:
+            self._lost(cause)
+            self._let_go()
+            self._end(499)
+            self.request.caller.break_off(b"")
+
+    def resume(self) -> None:
+        """The caller can take more."""
+        if self.reader is not None:
+            self.reader.resume()
+
+    def _lost(self, cause: str) -> None:
+        if self.began:
+            self.service.series.streams_cut[cause] += 1
+
     def _end(self, status: int) -> None:
         self.done = True
+        if self.began:
+            self.service.series.streams -= 1
         if self.timer is not None:
             self.timer.cancel()
         # Without these, what is left of an exchange would be cycles for the garbage collector.
-        self.timer = None
+        self.timer = self.relay = self.on_refused = None
         self.stops.clear()
         if self.on_done is not None:
             self.on_done(self, status)
@@ -248,6 +363,9 @@ class Exchange:
             leave_flight()
 
     def _let_go(self) -> None:
+        if self.reader is not None:
+            self.reader.leave()
+            self.reader = None
         if self.cancel_lookup is not None:
             self.cancel_lookup()
         self.stop_waiting()

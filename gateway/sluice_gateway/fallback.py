@@ -7,10 +7,10 @@ is bounded by overriding its parser callbacks.
 
 import asyncio
 import time
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from sluice_api.errors import ApiError, render
@@ -19,6 +19,22 @@ from sluice_gateway.head import MAX_HEAD_BYTES, MAX_HEADERS
 
 _STATUS: Final = {400: b"400 Bad Request", 408: b"408 Request Timeout"}
 _TOO_LARGE: Final = b"431 Request Header Fields Too Large"
+
+
+CONNECTION: Final = "sluice.connection"
+"""Among the extensions of an ASGI scope: the :class:`Connection` behind the request."""
+
+
+class Streaming(Protocol):
+    """An answer that goes out in parts."""
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        ...
+
+    def enforce_times(self, now: float) -> None: ...
+
+    def cut_short(self, error: ApiError) -> None: ...
 
 
 def make_guarded(
@@ -32,10 +48,41 @@ def make_guarded(
     return GuardedProtocol(config, server_state, app_state, _loop).guarded_by(edge)
 
 
+class Connection:
+    """What ASGI does not offer to one who streams an answer.
+
+    Args:
+        cycle: uvicorn's, of this request; requests may wait behind it.
+    """
+
+    def __init__(self, protocol: "GuardedProtocol", cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+
+    @property
+    def is_lost(self) -> bool:
+        return self._cycle.disconnected
+
+    def attach(self, streaming: Streaming | None) -> None:
+        """Tell ``streaming`` what happens to the connection, until told otherwise."""
+        self._protocol.streaming = streaming
+
+    def break_off(self, *, at_once: bool = False) -> None:
+        """Close without the last chunk, so that nobody takes the answer for complete."""
+        self._cycle.disconnected = True  # uvicorn takes no more of it, and misses nothing.
+        transport = self._protocol.transport
+        if at_once:
+            transport.abort()
+        else:
+            transport.close()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One client connection in uvicorn's hands."""
 
     _edge: Edge
+    streaming: Streaming | None = None
+    """Set by who streams an answer over it, for as long as that takes."""
     _head_bytes = 0  # received while the head is incomplete
     _header_bytes = 0
     _in_head = False
@@ -57,6 +104,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._edge.connections.discard(self)
         super().connection_lost(exc)
+        if self.streaming is not None:
+            self.streaming.lost()
 
     def data_received(self, data: bytes) -> None:
         if not self._in_head:
@@ -82,6 +131,7 @@ class GuardedProtocol(HttpToolsProtocol):
             raise ValueError("head too large")  # llhttp stops; uvicorn calls send_400_response.
         self._in_head = False
         super().on_headers_complete()
+        self.scope["extensions"] = {CONNECTION: Connection(self, self.cycle)}  # type: ignore[dict-item]
 
     def send_400_response(self, msg: str) -> None:
         if self._too_large():
@@ -93,6 +143,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """Times of body and keep-alive are enforced by the routes and by uvicorn."""
         if self._in_head and now - self._head_since > self._edge.limits.head_seconds:
             self._send(ApiError("request_timeout", "The headers did not arrive in time."))
+        elif self.streaming is not None:
+            self.streaming.enforce_times(now)
+
+    def cut_short(self, error: ApiError) -> None:
+        """The process ends: who still follows a stream is told."""
+        if self.streaming is not None:
+            self.streaming.cut_short(error)
 
     def _too_large(self) -> bool:
         return self._in_head and (

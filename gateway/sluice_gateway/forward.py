@@ -1,8 +1,9 @@
 """One computation at a worker: wait for a place, send, judge the answer, try again elsewhere.
 
-``dispatch`` starts a :class:`Forward` and is told once what came of it. Nothing has reached the
-caller before an answer is complete, and every task served here follows from its input alone, so a
-request may be sent again – to another endpoint, within the service's retry budget.
+``dispatch`` starts a :class:`Forward` and is told once what came of it. Until something has reached
+the caller – a whole answer, or the first event of a stream (``stream_forward``) – nobody can tell
+which worker is asked, so a request may be sent again: to another endpoint, within the service's
+retry budget.
 """
 
 import logging
@@ -52,18 +53,19 @@ class Job:
         since: when the request came, on the monotonic clock.
         cap: moment after which nobody wants the answer, whatever the service's limits say.
         read: takes the items out of an answer; raises ValueError when it is not one.
+        headers: more lines for the worker, each whole.
     """
 
     __slots__ = (
         "binding",
         "body",
         "cap",
+        "headers",
         "path",
         "read",
         "request_id",
         "since",
         "tenant",
-        "trace",
         "units",
     )
 
@@ -79,6 +81,7 @@ class Job:
         since: float,
         cap: float,
         read: Callable[[bytes], list[Item]],
+        headers: bytes = b"",
     ) -> None:
         self.binding = binding
         self.path = path
@@ -86,7 +89,9 @@ class Job:
         self.units = units
         self.request_id = request_id
         self.tenant = tenant
-        self.trace = b"traceparent: %b\r\n" % traceparent if traceparent else b""
+        self.headers = headers
+        if traceparent:
+            self.headers += b"traceparent: %b\r\n" % traceparent
         self.since = since
         self.cap = cap
         self.read = read
@@ -114,6 +119,7 @@ class Forward:
     """
 
     __slots__ = (
+        "_begun",
         "_connection",
         "_job",
         "_lease",
@@ -143,6 +149,7 @@ class Forward:
         self._connection: Connection | None = None
         self._retries = 0
         self._stale = False
+        self._begun = False  # Something has reached the caller: this attempt is the last.
         self._sent = 0.0
         self.since = job.since
         self.queue_seconds = 0.0
@@ -155,6 +162,11 @@ class Forward:
     @property
     def deadline(self) -> float:
         return deadline(self._service, self._job.since, self._job.cap)
+
+    @property
+    def _worker_deadline(self) -> float:
+        """When the worker may give up."""
+        return self.deadline
 
     @property
     def excluded(self) -> frozenset[int]:
@@ -183,7 +195,7 @@ class Forward:
         self.queue_seconds = now - job.since
         self._lease = lease
         pool = lease.endpoint.pool
-        left = int((self.deadline - now) * 1000)
+        left = int((self._worker_deadline - now) * 1000)
         data = _HEAD % (
             job.path,
             pool.host_header,
@@ -191,7 +203,7 @@ class Forward:
             job.request_id,
             left if left > 1 else 1,
             job.tenant,
-            job.trace,
+            job.headers,
             job.body,
         )
         self._connection = pool.send(self, data, job.request_id)
@@ -221,15 +233,8 @@ class Forward:
                 )
                 self._failed("garbage")
                 return
-            endpoint.succeeded()
-            expected = self._service.binding.answer_digest
-            if answer.digest and expected and answer.digest != expected:
-                endpoint.failed(now, f"answers with digest {answer.digest}", prove=True)
             seconds = now - self._sent
-            self._service.admission.took(seconds)
-            self._service.tally.completed(
-                seconds if answer.service is None else answer.service, self._job.units
-            )
+            self._succeeded(answer, seconds if answer.service is None else answer.service, now)
             self._let_go()
             self._on_answer(answer, items)
         elif status == 429:
@@ -250,6 +255,17 @@ class Forward:
             self._failed(cause)
 
     # ----------------------------------------------------------------------------------------------
+
+    def _succeeded(self, answer: UpstreamAnswer, service_seconds: float, now: float) -> None:
+        """The answer is complete: what it says about the worker, and what it cost."""
+        assert self._lease is not None
+        service, endpoint = self._service, self._lease.endpoint
+        endpoint.succeeded()
+        expected = service.binding.answer_digest
+        if answer.digest and expected and answer.digest != expected:
+            endpoint.failed(now, f"answers with digest {answer.digest}", prove=True)
+        service.admission.took(now - self._sent)
+        service.tally.completed(service_seconds, self._job.units)
 
     def _full(self, answer: UpstreamAnswer, now: float) -> None:
         """The worker has no room: its word holds, and the job goes back to the head."""
@@ -287,8 +303,9 @@ class Forward:
         elsewhere = waitable or any(
             other.incarnation not in self._tried for other in service.endpoints.ready
         )
+        resend = elsewhere and not self._begun and not service.removed
         # A refused connection cost nobody anything, so it needs no budget.
-        if elsewhere and not service.removed and (cause == "connect" or self._may_retry(now)):
+        if resend and (cause == "connect" or self._may_retry(now)):
             service.series.retries[cause] += 1
             service.admission.return_to_head(self, now)
             return

@@ -61,7 +61,7 @@ class Head(NamedTuple):
         model: the name in the path, for routes that carry it there.
         content_length: 0 as well when the body is chunked.
         refusal: code and message of what is wrong with it beyond its framing.
-        unique: carries an id of its own, so an equal head will hardly come again.
+        takes_chunks: an answer of unknown length may be framed in chunks; HTTP/1.0 knows none.
     """
 
     method: bytes
@@ -78,6 +78,7 @@ class Head(NamedTuple):
     deadline_seconds: float | None
     directives: Directives
     refusal: tuple[str, str] | None
+    takes_chunks: bool = True
 
 
 class _Collector:
@@ -183,6 +184,7 @@ def _head(
         deadline_seconds=deadline,
         directives=_directives(headers.get(b"cache-control")),
         refusal=refusal or problem,
+        takes_chunks=collected.parser.get_http_version() == "1.1",
     )
 
 

@@ -8,6 +8,7 @@ come from ``sluice_api.metric_names``.
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -21,27 +22,58 @@ from prometheus_client.registry import Collector
 from sluice_api import exposition, metric_names
 
 
-class RouteSeries:
-    """Requests of one service on one route: outcomes and durations."""
+class Durations:
+    """How long something took, in the buckets of all durations."""
 
-    __slots__ = ("buckets", "seconds", "statuses")
+    __slots__ = ("buckets", "seconds")
 
     def __init__(self) -> None:
-        self.statuses: dict[int, int] = {}
         self.buckets = [0] * (len(metric_names.SECONDS) + 1)
         self.seconds = 0.0
+
+    def took(self, seconds: float) -> None:
+        self.buckets[bisect_left(metric_names.SECONDS, seconds)] += 1
+        self.seconds += seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """The buckets as Prometheus has them, each with what is below its bound."""
+        bounds = [*map(str, metric_names.SECONDS), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self.buckets)), strict=True))
+
+
+class RouteSeries(Durations):
+    """Requests of one service on one route: outcomes and durations."""
+
+    __slots__ = ("statuses",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statuses: dict[int, int] = {}
 
     def count(self, status: int, seconds: float) -> None:
         statuses = self.statuses
         statuses[status] = statuses.get(status, 0) + 1
-        self.buckets[bisect_left(metric_names.SECONDS, seconds)] += 1
-        self.seconds += seconds
+        self.took(seconds)
 
 
 class ServiceSeries:
     """Everything counted of one service."""
 
-    __slots__ = ("bypassed", "collapsed", "ejections", "l1", "misses", "redis", "retries", "routes")
+    __slots__ = (
+        "bypassed",
+        "collapsed",
+        "ejections",
+        "first_events",
+        "l1",
+        "misses",
+        "redis",
+        "retries",
+        "routes",
+        "stream_chunks",
+        "streams",
+        "streams_cut",
+        "tokens",
+    )
 
     def __init__(self) -> None:
         self.routes: dict[str, RouteSeries] = {}
@@ -52,6 +84,11 @@ class ServiceSeries:
         self.collapsed = 0
         self.misses = 0
         self.bypassed = 0
+        self.streams = 0
+        self.stream_chunks = 0
+        self.streams_cut: Counter[str] = Counter()
+        self.first_events = Durations()
+        self.tokens = 0
 
     def route(self, path: str) -> RouteSeries:
         series = self.routes.get(path)
@@ -115,6 +152,7 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         samples = list(self._samples())
         yield from _requests(samples)
+        yield from _streams(samples)
         yield from _counters(samples)
         yield from _gauges(samples)
 
@@ -127,21 +165,38 @@ def _gauge(metric: metric_names.Metric) -> GaugeMetricFamily:
     return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
 
 
+def _histogram(metric: metric_names.Metric) -> HistogramMetricFamily:
+    return HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+
+
 def _requests(samples: list[Sample]) -> Iterator[Metric]:
     requests = _counter(metric_names.GATEWAY_REQUESTS)
-    duration = metric_names.GATEWAY_DURATION
-    durations = HistogramMetricFamily(duration.name, duration.help, labels=duration.labels)
+    durations = _histogram(metric_names.GATEWAY_DURATION)
     for sample in samples:
         for path, series in sample.series.routes.items():
             for status, count in series.statuses.items():
                 requests.add_metric((*sample.labels, path, str(status)), count)
-            total, cumulative = 0, []
-            for bound, count in zip((*duration.buckets, "+Inf"), series.buckets, strict=True):
-                total += count
-                cumulative.append((str(bound), float(total)))
-            durations.add_metric((*sample.labels, path), cumulative, series.seconds)
+            durations.add_metric((*sample.labels, path), series.cumulative(), series.seconds)
     yield requests
     yield durations
+
+
+def _streams(samples: list[Sample]) -> Iterator[Metric]:
+    under_way = _gauge(metric_names.GATEWAY_STREAMS)
+    first_events = _histogram(metric_names.GATEWAY_FIRST_EVENT)
+    chunks = _counter(metric_names.GATEWAY_STREAM_CHUNKS)
+    cut = _counter(metric_names.GATEWAY_STREAMS_CUT)
+    tokens = _counter(metric_names.GATEWAY_TOKENS)
+    for sample in samples:
+        series, labels = sample.series, sample.labels
+        under_way.add_metric(labels, series.streams)
+        first = series.first_events
+        first_events.add_metric(labels, first.cumulative(), first.seconds)
+        chunks.add_metric(labels, series.stream_chunks)
+        for cause, count in series.streams_cut.items():
+            cut.add_metric((*labels, cause), count)
+        tokens.add_metric(labels, series.tokens)
+    yield from (under_way, first_events, chunks, cut, tokens)
 
 
 def _counters(samples: list[Sample]) -> Iterator[Metric]:

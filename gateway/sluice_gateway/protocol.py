@@ -29,6 +29,10 @@ _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
+HEARTBEAT_SECONDS: Final = 15.0
+"""A stream that is silent for so long says that it lives, or proxies on the way would cut it."""
+HEARTBEAT: Final = b": still here\n\n"
+
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -54,7 +58,7 @@ class FastProtocol(asyncio.Protocol):
         "_ahead", "_body", "_chunks", "_close_after",
         "_connections", "_discarding", "_edge", "_exchange",
         "_fallback", "_handing", "_head", "_id", "_need", "_partial", "_paused", "_since", "_state",
-        "_transport", "_write_paused", "busy",
+        "_streaming", "_transport", "_write_paused", "busy",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +82,7 @@ class FastProtocol(asyncio.Protocol):
         self._paused = False
         self._write_paused = False
         self._discarding = False
+        self._streaming = False  # the answer that is going out is a stream
         self._close_after = False
         self.busy = False
 
@@ -121,10 +126,12 @@ class FastProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client takes its answers too slowly: nothing more is read until it catches up."""
         self._write_paused = True
+        self._since = time.monotonic()
         self._pause()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        self._since = time.monotonic()
         asyncio.get_running_loop().call_soon(self._resume)
 
     def shutdown(self) -> None:
@@ -242,15 +249,12 @@ class FastProtocol(asyncio.Protocol):
         """Called by the exchange, once per request."""
         head = self._head
         assert head is not None
-        self._head = None
-        self._exchange = None
-        self.busy = False
         transport = self._transport
         if transport.is_closing():
+            self._release()
             return
         edge = self._edge
-        self._state.total_requests += 1
-        closing = self._close_after or edge.draining or not head.keep_alive
+        closing = self._closing(head)
         transport.write(
             b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b"
             % (
@@ -264,10 +268,77 @@ class FastProtocol(asyncio.Protocol):
                 answer.body,
             )
         )
+        self._answered(closing)
+
+    def begin(self, answer: Answer) -> bool:
+        """The head of a stream, and the first of it."""
+        head = self._head
+        assert head is not None
+        self._streaming = True
+        closing = self._closing(head) or not head.takes_chunks
+        self._transport.write(
+            b"%b%bcontent-type: %b\r\nx-request-id: %b\r\n%b%b%b\r\n"
+            % (
+                _STATUS_LINES[answer.status],
+                self._edge.date,
+                answer.content_type,
+                self._id,
+                answer.headers,
+                b"transfer-encoding: chunked\r\n" if head.takes_chunks else b"",
+                b"connection: close\r\n" if closing else b"",
+            )
+        )
+        self._close_after = closing
+        return self.send(answer.body)
+
+    def send(self, data: bytes) -> bool:
+        assert self._head is not None
+        if self._transport.is_closing():
+            return False  # The exchange learns of it from the loop.
+        if self._head.takes_chunks:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._since = time.monotonic()
+        self._transport.write(data)
+        return not self._write_paused
+
+    def end(self) -> None:
+        head = self._head
+        assert head is not None
+        if head.takes_chunks and not self._transport.is_closing():
+            self._transport.write(b"0\r\n\r\n")
+        self._answered(self._closing(head))
+
+    def break_off(self, data: bytes) -> None:
+        """Without the last chunk no client takes the stream for complete."""
+        if data:
+            self.send(data)
+        self._release()
+        self._close_after = True
+        self._ahead = b""
+        if data:
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    def _closing(self, head: Head) -> bool:
+        """Whether this is the connection's last answer."""
+        return self._close_after or self._edge.draining or not head.keep_alive
+
+    def _release(self) -> None:
+        """The request is answered, as far as it will be."""
+        self._head = None
+        self._exchange = None
+        self._streaming = False
+        self.busy = False
+
+    def _answered(self, closing: bool) -> None:
+        """The answer has been written whole: close, or go on with what was sent ahead."""
+        self._release()
+        self._state.total_requests += 1
         if closing:
             self._close_after = True
             self._ahead = b""
-            transport.close()
+            self._transport.close()
             return
         self._since = time.monotonic()
         if self._ahead and not self._handing:
@@ -280,7 +351,9 @@ class FastProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        """Go on with what was sent ahead."""
+        """Go on with a stream, or with what was sent ahead."""
+        if self._streaming and self._exchange is not None and not self._write_paused:
+            self._exchange.resume()
         if self.busy or self._write_paused or self._transport.is_closing():
             return
         if self._paused:
@@ -315,6 +388,11 @@ class FastProtocol(asyncio.Protocol):
         self._since = time.monotonic()
         self._transport.write_eof()
 
+    def cut_short(self, error: ApiError) -> None:
+        """The process ends: whoever still waits is told."""
+        if self._exchange is not None:
+            self._exchange.fail(error)
+
     # Time -----------------------------------------------------------------------------------------
 
     def enforce_times(self, now: float) -> None:
@@ -325,7 +403,10 @@ class FastProtocol(asyncio.Protocol):
                 self._transport.abort()
         elif self._write_paused:
             if spent > limits.write_seconds:
-                self._transport.abort()
+                self._stalled()
+        elif self._streaming:
+            if spent > HEARTBEAT_SECONDS:
+                self.send(HEARTBEAT)
         elif self.busy or self._transport.is_closing():
             return
         elif self._head is not None:
@@ -336,3 +417,9 @@ class FastProtocol(asyncio.Protocol):
                 self._reject(ApiError("request_timeout", "The headers did not arrive in time."))
         elif spent > limits.keep_alive_seconds:
             self._transport.close()
+
+    def _stalled(self) -> None:
+        """The client has taken nothing for too long."""
+        if self._streaming and self._exchange is not None:
+            self._exchange.cut_off("stalled")
+        self._transport.abort()

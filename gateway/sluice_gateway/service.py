@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from sluice_api import names, wire
-from sluice_api.call import Call
-from sluice_api.tasks import Task
+from sluice_api.call import Call, Item
+from sluice_api.shapes.generation import is_sampled, leaves_open
+from sluice_api.tasks import DETERMINISM, Determinism, Task
 from sluice_gateway.admission import Admission, Waiter
 from sluice_gateway.auth import Tenant
 from sluice_gateway.demand import Sighting, Tally
@@ -29,6 +30,8 @@ from sluice_gateway.trial import trial_of
 
 GATHER_SECONDS: Final = 0.02
 """A sleeping service's first requests are told together: the first order is then for them all."""
+WRITTEN: Final = frozenset((Task.TEXT_GENERATION, Task.CHAT))
+"""Tasks whose items say by themselves whether chance had a part in them."""
 AGEING_SECONDS: Final = 0.2
 """A queue this old is told to the scaler out of turn."""
 
@@ -120,6 +123,7 @@ class Service:
         self._urgent = urgent
         self._learnt_tasks: list[Task] = []
         self._learnt_digest = ("", "")  # revision, digest
+        self._draws: bool | None = None  # whether the model samples when not told; None: unknown
         self._was_ready = False
         self.binding = self._bind()
 
@@ -220,9 +224,34 @@ class Service:
             return TenantScope.service_wide()
         return tenant.scope
 
-    def cacheable(self, call: Call) -> bool:
-        """Whether answers may be stored: known to follow from the call, and from what."""
-        return self.binding.cache.enabled and self.binding.answer_digest != "" and call.reusable
+    def uncacheable(self, call: Call) -> bytes:
+        """Why its answer may be neither stored nor shared, in a word for ``Cache-Status``, if so.
+
+        What may be is known to follow from the call, and from what is loaded.
+        """
+        rules = self.binding.cache
+        if not rules.enabled:
+            return b"off"
+        if not self.binding.answer_digest or not self.tasks:
+            return b"no-digest"
+        if not call.reusable or (self._draws and leaves_open(call)):
+            return b"sampled"
+        if rules.generation == "never" and _generates(call.task):
+            return b"never"
+        return b""
+
+    def undecided(self, call: Call) -> bool:
+        """Whether nobody knows yet if chance has a part in its answer: then nobody shares it."""
+        return self._draws is None and leaves_open(call)
+
+    def judge(self, call: Call, items: list[Item]) -> bool:
+        """Whether its answer, ``items``, may be stored; learns what the model does by itself."""
+        if call.task not in WRITTEN:
+            return True
+        sampled = any(is_sampled(item) for item in items)
+        if leaves_open(call):
+            self._draws = sampled
+        return not sampled
 
     def update(self, spec: wire.Service) -> Changes:
         """Follow the table, and have the canary follow it."""
@@ -274,6 +303,7 @@ class Service:
     ) -> list[Endpoint]:
         if spec.revision != self.spec.revision:
             self.dimensions = None
+            self._draws = None
         self.spec = spec
         self.admission.limits = spec.limits
         self.admission.failure = spec.failure
@@ -382,3 +412,7 @@ def _seen(endpoint: Endpoint) -> wire.WorkerSeen:
     if not ready:
         seen.message = endpoint.message
     return seen
+
+
+def _generates(task: Task | None) -> bool:
+    return task is not None and DETERMINISM[task] is Determinism.GENERATION

@@ -2,14 +2,15 @@
 
 ``forward`` sends prepared bytes through a :class:`Pool` and is told exactly once how it ended. A
 worker's answer is hostile input: sizes are bounded, framing is llhttp's strict one, a second answer
-nobody asked for poisons the connection. Nothing is streamed yet: an answer counts once complete.
+nobody asked for poisons the connection. An answer counts once complete; only who asked for
+server-sent events (a :class:`StreamReceiver`) is handed them as they come.
 """
 
 import asyncio
 import logging
 import time
 from functools import lru_cache
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, cast, runtime_checkable
 
 import httptools
 
@@ -19,6 +20,7 @@ from sluice_gateway.timers import Timer, TimerWheel
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = 128 * 1024 * 1024
+EVENT_STREAM: Final = b"text/event-stream"
 CONNECT_SECONDS: Final = 1.0
 COMPLETE_SECONDS: Final = 10.0
 """From an answer's first byte to its last."""
@@ -83,10 +85,32 @@ class Receiver(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamReceiver(Receiver, Protocol):
+    """Who wants a stream of events as it comes; any other answer comes whole, as to everybody.
+
+    ``began`` comes once, then ``part`` each time that bytes arrive, then ``ended``, in whose place
+    ``broke`` may come at any time.
+    """
+
+    def began(self, answer: UpstreamAnswer) -> None:
+        """A stream begins; ``answer`` has no body."""
+        ...
+
+    def part(self, data: bytes) -> None:
+        """More of the stream, cut anywhere."""
+        ...
+
+    def ended(self) -> None:
+        """The worker has framed the end of the stream properly."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """One connection; at most one request at a time. Also the handle to abort that request."""
 
     __slots__ = (
+        "_begun",
         "_body",
         "_body_bytes",
         "_complete",
@@ -98,9 +122,11 @@ class Connection(asyncio.Protocol):
         "_keep_alive",
         "_outgoing",
         "_parser",
+        "_paused",
         "_pool",
         "_receiver",
         "_reused",
+        "_stream",
         "_surplus",
         "_timer",
         "_transport",
@@ -119,10 +145,12 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
+        self._stream: StreamReceiver | None = None
         self._expected_id = b""
         self._outgoing = b""
         self._timer: Timer | None = None
         self._reused = False
+        self._paused = False
         self.connecting: asyncio.Task[None] | None = None
         self.idle_since = 0.0
         self._reset()
@@ -143,6 +171,8 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self._complete = False
         self._surplus = False
+        self._stream = None
+        self._begun = False
 
     def send(self, receiver: Receiver, data: bytes, request_id: bytes) -> None:
         """Send one request. Before the connection stands, it is kept until it does."""
@@ -163,6 +193,18 @@ class Connection(asyncio.Protocol):
         self._receiver = None
         self._close()
 
+    def pause(self) -> None:
+        """Let the worker wait: nothing more is read until :meth:`resume`."""
+        if self._transport is not None and not (self._paused or self._transport.is_closing()):
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and self._paused:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
     # asyncio.Protocol --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -182,6 +224,9 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._break("garbage")
+            return
+        if self._stream is not None and not self._surplus:
+            self._pass_on(self._stream)
             return
         if self._complete:
             if self._surplus:
@@ -228,6 +273,13 @@ class Connection(asyncio.Protocol):
         # A probe names no id; the worker makes one up then.
         if self._expected_id and echoed is not None and echoed != self._expected_id:
             raise ValueError("answer to another request")
+        receiver = self._receiver
+        if (
+            self._parser.get_status_code() == 200
+            and headers.get(b"content-type", b"").startswith(EVENT_STREAM)
+            and isinstance(receiver, StreamReceiver)
+        ):
+            self._stream = receiver
 
     def on_body(self, part: bytes) -> None:
         if self._surplus:
@@ -247,13 +299,31 @@ class Connection(asyncio.Protocol):
 
     # ---------------------------------------------------------------------------------------------
 
+    def _pass_on(self, stream: StreamReceiver) -> None:
+        """Hand over what has come of a stream, and its end. The receiver may abort at any point."""
+        if not self._begun:
+            self._begun = True
+            stream.began(UpstreamAnswer(200, self._headers, b""))
+        if self._body and self._receiver is stream:
+            parts, self._body = self._body, []
+            stream.part(parts[0] if len(parts) == 1 else b"".join(parts))
+        if self._complete and self._receiver is stream:
+            self._release()
+            stream.ended()
+
     def _finish(self) -> None:
         receiver, parser = self._receiver, self._parser
         assert receiver is not None
         parts = self._body
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         answer = UpstreamAnswer(parser.get_status_code(), self._headers, body)
+        self._release()
+        receiver.answered(answer)
+
+    def _release(self) -> None:
+        """The request is over: the connection is kept for another, or closed."""
         self._receiver = None
+        self.resume()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -262,7 +332,6 @@ class Connection(asyncio.Protocol):
             self._pool.keep(self)
         else:
             self._close()
-        receiver.answered(answer)
 
     def _too_slow(self) -> None:
         self._break("slow")

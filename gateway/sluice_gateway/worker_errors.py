@@ -26,22 +26,35 @@ def worker_error(answer: UpstreamAnswer) -> ApiError:
 
     The text is passed on for codes of the catalogue only: whatever else a worker says stays here.
     """
+    error = _read(answer.body)
+    if error is None or error.status != answer.status:
+        return ApiError("upstream_failed", f"The worker answered {answer.status}.")
+    if error.kind.retryable:
+        error.retry_after = answer.retry_after
+    return error
+
+
+def told_error(body: bytes) -> ApiError:
+    """The same for an error that ends a stream, where there is no status any more."""
+    return _read(body) or ApiError("upstream_failed", "The worker failed while it answered.")
+
+
+def _read(body: bytes) -> ApiError | None:
+    """An error as a worker writes it; None when it is none of the catalogue's."""
     try:
-        told: Any = msgspec.json.decode(answer.body)
+        told: Any = msgspec.json.decode(body)
         inner = told.get("error")  # On /v2 it is a text beside the rest.
         told = inner if isinstance(inner, dict) else told
         kind = CATALOGUE[told["code"]]
-        message = told.get("message") or told["detail"]
-        if kind.status != answer.status or not isinstance(message, str):
-            raise ValueError("not an error of the catalogue")
-        param = told.get("param")
-    except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError):
-        return ApiError("upstream_failed", f"The worker answered {answer.status}.")
+        message, param = told.get("message") or told["detail"], told.get("param")
+        if not isinstance(message, str):
+            return None
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return None
     return ApiError(
         kind.code,
         message.removesuffix(kind.fix).rstrip(),
         param=param if isinstance(param, str) else None,
-        retry_after=answer.retry_after if kind.retryable else None,
     )
 
 

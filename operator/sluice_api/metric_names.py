@@ -25,7 +25,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 GATEWAY_REQUESTS = Metric(
     "sluice_gateway_requests_total",
     "counter",
-    "Requests answered, by outcome.",
+    "Requests answered, by outcome; a stream that broke counts as the error in it.",
     ("namespace", "service", "track", "route", "status"),
 )
 GATEWAY_DURATION = Metric(
@@ -34,6 +34,38 @@ GATEWAY_DURATION = Metric(
     "Time from the request's last byte to the answer's last byte.",
     ("namespace", "service", "track", "route"),
     SECONDS,
+)
+GATEWAY_STREAMS = Metric(
+    "sluice_gateway_streams",
+    "gauge",
+    "Streamed answers under way to callers.",
+    ("namespace", "service", "track"),
+)
+GATEWAY_FIRST_EVENT = Metric(
+    "sluice_gateway_stream_first_event_seconds",
+    "histogram",
+    "Time from a request's last byte to the first event of its stream; replays not counted.",
+    ("namespace", "service", "track"),
+    SECONDS,
+)
+GATEWAY_STREAM_CHUNKS = Metric(
+    "sluice_gateway_stream_chunks_total",
+    "counter",
+    "Pieces of streams received from workers, each of one event or of several that came together.",
+    ("namespace", "service", "track"),
+)
+GATEWAY_STREAMS_CUT = Metric(
+    "sluice_gateway_streams_cut_total",
+    "counter",
+    "Streams that had begun and did not get to their end, by cause: the code of the error in them,"
+    " client_gone, slow (fell too far behind others), stalled (took nothing for too long).",
+    ("namespace", "service", "track", "cause"),
+)
+GATEWAY_TOKENS = Metric(
+    "sluice_gateway_tokens_total",
+    "counter",
+    "Tokens of the answers that workers computed, prompts included.",
+    ("namespace", "service", "track"),
 )
 GATEWAY_CACHE = Metric(
     "sluice_gateway_cache_lookups_total",

@@ -95,6 +95,7 @@ class CacheRules(_Message, kw_only=True):
     enabled: bool = True
     ttl_seconds: Annotated[float, msgspec.Meta(gt=0)] = 86400.0
     sharing: Literal["tenant", "service"] = "tenant"
+    generation: Literal["deterministic", "never"] = "deterministic"
 
 
 class LimitRules(_Message, kw_only=True):

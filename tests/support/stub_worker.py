@@ -29,7 +29,15 @@ from sluice_api.shapes import (
     listing,
     v2,
 )
-from sluice_api.shapes.generation import Choice
+from sluice_api.shapes.generation import (
+    DONE,
+    Choice,
+    Delta,
+    error_event,
+    item_event,
+    leaves_open,
+    usage_of,
+)
 from sluice_api.tasks import Task
 
 DIGEST = "sha256:" + "ab" * 32
@@ -77,6 +85,23 @@ class Behaviour:
     raw: bytes | None = None
     """Sent instead of any answer to an inference request; the connection is closed after it."""
     keep_alive: bool = True
+    words: int = 2
+    """Of a generated text; each is an event of its own when it is streamed."""
+    pace: float = 0.0
+    """Seconds before each event of a stream."""
+    hold_at: int | None = None
+    """Waits before this event of a stream, for as long as it is set so."""
+    cut_at: int | None = None
+    """Closes the connection instead of sending this event of a stream."""
+    fail_at: int | None = None
+    """Sends ``failure`` instead of this event of a stream, and closes."""
+    failure: ApiError = field(default_factory=lambda: ApiError("internal_error", "Broken."))
+    draws: bool = False
+    """The model samples where the caller says nothing of it."""
+    fragment: int = 0
+    """A stream is written in chunks of so many bytes; 0: of an event each."""
+    padding: int = 0
+    """Letters after each word of a stream; they are not in its item, which could grow too long."""
 
 
 @dataclass
@@ -101,6 +126,8 @@ class StubWorker:
         self.aborted = 0
         self.running = 0
         self.peak = 0
+        self.events = 0
+        """Sent in streams so far."""
         self.port = port
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -141,8 +168,8 @@ class StubWorker:
         for task in list(self._connections):
             task.cancel()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.run_until_complete(asyncio.gather(*self._connections, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0))  # Transports close in the next turn.
         self._loop.close()
 
     async def _listen(self) -> None:
@@ -204,8 +231,94 @@ class StubWorker:
             writer.write(behaviour.raw)
             await writer.drain()
             return False
-        writer.write(self._answer(seen))
-        return behaviour.keep_alive
+        streamed = self._streamed(seen)
+        if streamed is None:
+            writer.write(self._answer(seen))
+            return behaviour.keep_alive
+        gone = asyncio.ensure_future(reader.read(1))
+        streaming = asyncio.ensure_future(self._stream(writer, seen, streamed))
+        self.running += 1
+        try:
+            await asyncio.wait((gone, streaming), return_when=asyncio.FIRST_COMPLETED)
+            if not streaming.done():
+                self.aborted += 1
+            return streaming.done() and streaming.result() and behaviour.keep_alive
+        finally:
+            self.running -= 1
+            gone.cancel()
+            streaming.cancel()
+            await asyncio.gather(gone, streaming, return_exceptions=True)
+
+    def _streamed(self, seen: Seen) -> list[bytes] | None:
+        """The events of the answer, if it is to be streamed and can be."""
+        codec = POST_ROUTES.get(seen.path)
+        if codec not in (chat.CODEC, completions.CODEC) or self.behaviour.refuse is not None:
+            return None
+        try:
+            call = codec.parse(seen.body)
+            if call.stream is None:
+                return None
+            check_task(call, self.behaviour.tasks, "stub")
+            items = [self._item(call, index, text) for index, text in enumerate(call.inputs)]
+        except ApiError:
+            return None
+        include, asked = call.stream.include_usage, seen.headers.get(names.WANTS_ITEM) == "1"
+        writer = codec.writer(call.model or "stub", include_usage=include)
+        events = []
+        choices = call.parameters.get("n", 1)
+        for index in range(choices * len(items)):
+            words = self.words_of(call.inputs[index // choices])
+            events += [writer.start(index)]
+            padding = self.behaviour.padding * "x"
+            events += [writer.delta(Delta(index, word + padding)) for word in words]
+            events += [writer.delta(Delta(index, finish_reason="stop"))]
+        if include or asked:
+            events.append(writer.usage(usage_of(items)))
+        if asked:
+            events += [item_event(item) for item in items]
+        return [event for event in (*events, DONE) if event]
+
+    async def _stream(self, writer: asyncio.StreamWriter, seen: Seen, events: list[bytes]) -> bool:
+        """Send the head and the events, and do what a test wants to go wrong. False: close."""
+        behaviour, request_id = self.behaviour, seen.headers.get(names.REQUEST_ID, "-")
+        headers = [
+            ("content-type", "text/event-stream"),
+            ("transfer-encoding", "chunked"),
+            (names.REQUEST_ID, request_id),
+            (names.ANSWER_DIGEST, behaviour.digest),
+            (names.REVISION, behaviour.revision),
+            (names.CAPACITY, self._capacity().header()),
+        ]
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        writer.write(f"HTTP/1.1 200 X\r\n{lines}\r\n".encode())
+        for number, event in enumerate(events):
+            if behaviour.pace:
+                await asyncio.sleep(behaviour.pace)
+            while behaviour.hold_at == number:
+                await writer.drain()
+                await asyncio.sleep(0.005)
+            if behaviour.cut_at == number:
+                return False
+            if behaviour.fail_at == number:
+                writer.write(_chunk(error_event(behaviour.failure, request_id)))
+                await writer.drain()
+                return False
+            size = behaviour.fragment or len(event)
+            for start in range(0, len(event), size):
+                writer.write(_chunk(event[start : start + size]))
+                if behaviour.fragment:
+                    await asyncio.sleep(0)
+            await writer.drain()
+            self.events += 1
+        writer.write(b"0\r\n\r\n")
+        return True
+
+    def words_of(self, text: Input) -> list[str]:
+        """The words of the text generated after ``text``."""
+        behaviour = self.behaviour
+        words = [str(len(str(text))), " characters"]
+        words += [f" {number}" for number in range(len(words), behaviour.words)]
+        return words[: behaviour.words]
 
     def _readiness(self) -> bytes:
         behaviour = self.behaviour
@@ -269,23 +382,28 @@ class StubWorker:
         if call.task in STUB_ANSWERS:
             return listing.item(STUB_ANSWERS[call.task], tokens_of(text))
         if call.task in (Task.TEXT_GENERATION, Task.CHAT):
-            return generation_item(call, text)
+            return self._written(call, text)
         pairs = call.parameters.get("labels") or [[label, None] for label in LABELS]
         winner = len(str(text)) % len(pairs)
         ranked = [(pairs[winner][0], 0.75, winner)]
         ranked += [(name, 0.25, i) for i, (name, _) in enumerate(pairs) if i != winner]
         return classify.item(ranked, tokens_of(text))
 
+    def _written(self, call: Call, text: Input) -> Item:
+        """An answer to one prompt that follows from it; a choice for each that is asked for."""
+        codec = chat.CODEC if call.task == Task.CHAT else completions.CODEC
+        words = self.words_of(text)
+        choices = [Choice("".join(words), "stop")] * call.parameters.get("n", 1)
+        sampled = call.sampled or (self.behaviour.draws and leaves_open(call))
+        return codec.item(choices, tokens_of(text), len(words) * len(choices), sampled=sampled)
+
     def _response(self, status: int, body: bytes, headers: list[tuple[str, str]]) -> bytes:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         return f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode() + body
 
 
-def generation_item(call: Call, text: Input) -> Item:
-    """An answer to one prompt that follows from it; a choice for each that is asked for."""
-    codec = chat.CODEC if call.task == Task.CHAT else completions.CODEC
-    choices = [Choice(f"{len(str(text))} characters", "stop")] * call.parameters.get("n", 1)
-    return codec.item(choices, tokens_of(text), 2 * len(choices), sampled=call.sampled)
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 async def until(

@@ -16,21 +16,11 @@ from sluice_api import names
 from sluice_api.errors import ApiError
 from sluice_api.routes import POST_ROUTES, SHAPES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
 from sluice_gateway import exchange
+from sluice_gateway.control.streaming import EventStream, StreamCaller
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
 from sluice_gateway.head import Head, parse_head
 from sluice_gateway.service import Service
-
-
-class _Waiting:
-    """The caller of one exchange: a future."""
-
-    def __init__(self) -> None:
-        self.result: asyncio.Future[exchange.Answer] = asyncio.get_running_loop().create_future()
-
-    def answer(self, answer: exchange.Answer) -> None:
-        if not self.result.done():
-            self.result.set_result(answer)
 
 
 def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRouter:
@@ -59,7 +49,8 @@ def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRo
         head = parse_head(_raw_head(request, path))
         body = await _body(request, head, edge)
         request_id = head.request_id or edge.new_id()
-        answer = await _answer(request, edge.dispatcher, head, body, request_id)
+        caller = StreamCaller()
+        answer, handed = await _answer(request, edge.dispatcher, caller, head, body, request_id)
         headers = {names.REQUEST_ID: request_id.decode("latin-1")}
         for line in answer.headers.decode("latin-1").splitlines():
             name, _, value = line.partition(": ")
@@ -67,6 +58,8 @@ def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRo
         if edge.draining:
             headers["connection"] = "close"
         headers["content-type"] = answer.content_type.decode("latin-1")
+        if caller.streams and handed is not None:
+            return EventStream(caller, handed, headers, edge.limits.write_seconds)
         return Response(answer.body, answer.status, headers)
 
     add = partial(
@@ -86,22 +79,30 @@ def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRo
 
 
 async def _answer(
-    request: Request, dispatcher: Dispatcher, head: Head, body: bytes, request_id: bytes
-) -> exchange.Answer:
-    """Dispatch, and cancel the exchange when the client goes first."""
-    waiting = _Waiting()
-    handed = dispatcher.handle(exchange.Request(head, body, waiting, request_id, time.monotonic()))
+    request: Request,
+    dispatcher: Dispatcher,
+    caller: StreamCaller,
+    head: Head,
+    body: bytes,
+    request_id: bytes,
+) -> tuple[exchange.Answer, exchange.Exchange | None]:
+    """Dispatch, and cancel the exchange when the client goes first.
+
+    Returns the answer, and the exchange if that goes on: the answer is the head of a stream then.
+    """
+    handed = dispatcher.handle(exchange.Request(head, body, caller, request_id, time.monotonic()))
     if handed is None:
-        return await waiting.result
+        return await caller.result, None
     gone = asyncio.get_running_loop().create_task(_disconnected(request), name="await disconnect")
     try:
-        await asyncio.wait((waiting.result, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.result.done():
+        await asyncio.wait((caller.result, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not caller.result.done():
             raise ApiError("bad_http", "The client has gone.")  # Nobody will read it.
-        return waiting.result.result()
+        return caller.result.result(), handed
     finally:
         gone.cancel()
-        handed.cancel()  # Does nothing once it is answered.
+        if not caller.streams:
+            handed.cancel()  # Does nothing once it is answered.
 
 
 async def _disconnected(request: Request) -> None:

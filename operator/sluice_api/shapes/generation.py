@@ -20,6 +20,7 @@ import msgspec
 from sluice_api.call import Call, CanonicalCodec, Item, Stream
 from sluice_api.decode import shown
 from sluice_api.errors import ApiError, render
+from sluice_api.tasks import Task
 
 MAX_CHOICES = 64
 MAX_STOPS = 16
@@ -138,6 +139,12 @@ def asks_for_sampling(parameters: Parameters) -> bool:
         return parameters.temperature > 0
     drawing = (parameters.top_p, parameters.top_k, parameters.min_p, parameters.seed)
     return parameters.n > 1 or any(value is not None for value in drawing)
+
+
+def leaves_open(call: Call) -> bool:
+    """Whether only the model's own defaults can tell if chance has a part in the answer."""
+    written = call.task in (Task.TEXT_GENERATION, Task.CHAT)
+    return written and not call.sampled and "temperature" not in call.parameters
 
 
 def _json_schema(given: ResponseFormat | None) -> str | None:
