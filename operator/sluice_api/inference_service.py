@@ -156,6 +156,13 @@ class Cache(Section):
         " somebody asked the same before).",
         examples=["service"],
     )
+    generation: Annotated[str, Choice("deterministic", "never")] = Field(
+        default="deterministic",
+        description="Which generated answers are kept: deterministic means those that follow from"
+        " their request (temperature 0, or a model that does not sample by itself), never means"
+        " none. Sampled answers are never kept.",
+        examples=["never"],
+    )
 
 
 class Limits(Section):
@@ -169,7 +176,8 @@ class Limits(Section):
     )
     timeout: Annotated[float, Duration("100ms", "1h")] = Field(
         default=30.0,
-        description="Time from the last byte of a request to the last byte of its answer.",
+        description="Time from the last byte of a request to the last byte of its answer; of a"
+        " streamed one, to its first event and from each to the next.",
         examples=["10s"],
     )
     start_timeout: Annotated[float, Duration("1s", "1h")] = Field(

@@ -74,6 +74,7 @@ def service_entry(
             enabled=spec.cache.enabled,
             ttl_seconds=spec.cache.ttl,
             sharing="service" if spec.cache.sharing == "service" else "tenant",
+            generation="never" if spec.cache.generation == "never" else "deterministic",
         ),
         limits=wire.LimitRules(
             waiting=spec.limits.max_waiting,

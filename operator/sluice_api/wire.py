@@ -90,7 +90,11 @@ class Readiness(_Message, kw_only=True):
 
 
 class CacheRules(_Message, kw_only=True):
-    """``spec.cache``, resolved."""
+    """``spec.cache``, resolved.
+
+    Attributes:
+        generation: which generated answers are kept; sampled ones never are.
+    """
 
     enabled: bool = True
     ttl_seconds: Annotated[float, msgspec.Meta(gt=0)] = 86400.0
@@ -103,7 +107,8 @@ class LimitRules(_Message, kw_only=True):
 
     Attributes:
         waiting: requests that may wait in the gateway for a free worker.
-        timeout_seconds: from the last byte of the request to the last byte of the answer.
+        timeout_seconds: from the last byte of the request to the last byte of the answer; of a
+            stream, to its first event and from each to the next.
         start_timeout_seconds: how long a request is held for a sleeping or starting model.
     """
 

@@ -47,7 +47,12 @@ def test_defaults_are_all_written_down() -> None:
             "idleAfter": "auto",
         },
         "batching": {"latencyGoal": "auto", "maxSize": "auto"},
-        "cache": {"enabled": True, "ttl": "24h", "sharing": "tenant"},
+        "cache": {
+            "enabled": True,
+            "ttl": "24h",
+            "sharing": "tenant",
+            "generation": "deterministic",
+        },
         "limits": {"maxWaiting": 1000, "timeout": "30s", "startTimeout": "2m"},
         "rollout": {},
         "access": {"public": False, "tenants": []},

@@ -27,7 +27,7 @@ def test_the_resource_and_the_wire_have_the_same_defaults() -> None:
 def test_the_gateway_gets_everything() -> None:
     changed = service(
         metadata__namespace="search",
-        cache={"enabled": False, "ttl": "1h", "sharing": "service"},
+        cache={"enabled": False, "ttl": "1h", "sharing": "service", "generation": "never"},
         limits={"maxWaiting": 5, "timeout": "2s", "startTimeout": "3s"},
         access={"tenants": ["a"]},
     )
@@ -43,7 +43,9 @@ def test_the_gateway_gets_everything() -> None:
         tasks=[Task.EMBEDDINGS],
         public=False,
         tenants=["a"],
-        cache=wire.CacheRules(enabled=False, ttl_seconds=3600.0, sharing="service"),
+        cache=wire.CacheRules(
+            enabled=False, ttl_seconds=3600.0, sharing="service", generation="never"
+        ),
         limits=wire.LimitRules(waiting=5, timeout_seconds=2.0, start_timeout_seconds=3.0),
         endpoints=[endpoint],
     )

@@ -181,6 +181,7 @@ REFUSED_BY_SCHEMA = [
     {"limits__timeout": 30},
     {"cache__enabled": "true"},
     {"cache__sharing": "all"},
+    {"cache__generation": "sampled"},
     {"batching": []},
     {"paused": "yes"},
     {"scaling__mode": "auto"},
