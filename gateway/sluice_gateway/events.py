@@ -70,10 +70,9 @@ class EventScanner:
             data = b"".join([*self._held, data])
             self._held.clear()
             self._held_bytes = 0
-        end = data.rfind(b"\n\n") + 2
+        last = data.rfind(b"\n\n")
+        end = last + 2 if last >= 0 else 0
         if end != len(data):
-            if end < 2:
-                end = 0
             self._hold(data[end:])
             data = data[:end]
         if not data:

@@ -11,12 +11,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from sluice_api.errors import CATALOGUE
-from sluice_api.routes import SHAPES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS, Shape
+from sluice_api.routes import POST_ROUTES, SHAPES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS, Shape
 from sluice_api.shapes import answers
+from sluice_gateway.upstream import EVENT_STREAM
 
 V2_INFER: Final = V2_PREFIX + "{name}" + V2_SUFFIX
 V2_INFER_VERSION: Final = V2_PREFIX + "{name}" + V2_VERSIONS + "{version}" + V2_SUFFIX
 _BY_PATH: Final = {**SHAPES, V2_INFER: SHAPES[V2_SUFFIX], V2_INFER_VERSION: SHAPES[V2_SUFFIX]}
+_STREAMED: Final = {path for path, codec in POST_ROUTES.items() if hasattr(codec, "render_stream")}
 _NOT_INFERENCE: Final = frozenset(("route_not_found", "method_not_allowed", "forbidden"))
 _GENERATED: Final = ("HTTPValidationError", "ValidationError")
 """FastAPI's answer to parameters it cannot read; ours are texts, which it always can."""
@@ -44,7 +46,11 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _inference(path: str, shape: Shape) -> dict[str, Any]:
-    responses = {"200": {"description": "The answer", **_content(shape.answer)}}
+    answer = {"description": "The answer", **_content(shape.answer)}
+    if path in _STREAMED:
+        answer["description"] = "The answer, or with `stream` the events that it comes in"
+        answer["content"][EVENT_STREAM.decode()] = {"schema": {"type": "string"}}
+    responses = {"200": answer}
     for kind in sorted(CATALOGUE.values(), key=lambda kind: kind.status):
         if kind.code in _NOT_INFERENCE:
             continue
