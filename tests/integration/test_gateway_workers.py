@@ -3,11 +3,8 @@
 import asyncio
 import contextlib
 import json
-import os
 import secrets
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -16,7 +13,8 @@ import pytest
 
 from sluice_api import wire
 from sluice_api.errors import ApiError
-from tests.support.gateway_process import ROOT, Client, GatewayProcess, Reply, request, service
+from tests.support.gateway_process import Client, GatewayProcess, Reply, request, service
+from tests.support.stub_process import StubProcess
 from tests.support.stub_worker import DIGEST, Behaviour, StubWorker, until, vector_of
 
 PATH = "/v1/embeddings"
@@ -41,33 +39,6 @@ def ask(text: str) -> dict[str, Any]:
 
 def right(reply: Reply, text: str) -> bool:
     return reply.status == 200 and reply.json()["data"][0]["embedding"] == vector_of(text).tolist()
-
-
-class WorkerProcess:
-    """The stub in a process of its own, to be killed or stopped."""
-
-    def __init__(self, port: int = 0) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.stub_worker", str(port)],
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().decode().strip()
-        self.port = int(self.url.rpartition(":")[2])
-
-    def __enter__(self) -> "WorkerProcess":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.signal(signal.SIGKILL)
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process.pid, number)
 
 
 class Load:
@@ -111,7 +82,7 @@ class Load:
 
 
 async def test_killed_worker_costs_no_request(gateway: GatewayProcess) -> None:
-    with WorkerProcess() as one, WorkerProcess() as two:
+    with StubProcess() as one, StubProcess() as two:
         await gateway.follow([service("emb", [one.url, two.url])])
         async with Load(gateway) as load:
             await load.more()
@@ -123,19 +94,19 @@ async def test_killed_worker_costs_no_request(gateway: GatewayProcess) -> None:
 
 async def test_only_worker_restarted_costs_no_request(gateway: GatewayProcess) -> None:
     with contextlib.ExitStack() as workers:
-        first = workers.enter_context(WorkerProcess())
+        first = workers.enter_context(StubProcess())
         await gateway.follow([service("emb", [first.url])])
         async with Load(gateway) as load:
             await load.more()
             first.signal(signal.SIGKILL)
             await gateway.ready("emb", 0)
-            workers.enter_context(WorkerProcess(first.port))
+            workers.enter_context(StubProcess(first.port))
             await load.more()
     assert not load.wrong
 
 
 async def test_stopped_worker_costs_no_request(gateway: GatewayProcess) -> None:
-    with WorkerProcess() as one, WorkerProcess() as two:
+    with StubProcess() as one, StubProcess() as two:
         await gateway.follow([service("emb", [one.url, two.url])])
         async with Load(gateway) as load:
             await load.more()

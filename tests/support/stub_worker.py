@@ -2,7 +2,7 @@
 
 Answers are made from the input alone (a vector of four numbers, a label by the text), so a test can
 compute what must come back. It runs on a thread of its own with its own event loop, or as a process
-(``python -m tests.support.stub_worker PORT``) where a test must kill or stop it.
+(``stub_process``) where a test must kill or stop it.
 """
 
 import array
@@ -422,6 +422,7 @@ async def until(
 
 
 if __name__ == "__main__":
-    with StubWorker(port=int(sys.argv[1])) as worker:
+    told = msgspec.json.decode(sys.argv[2], type=Behaviour) if len(sys.argv) > 2 else None
+    with StubWorker(told, port=int(sys.argv[1])) as worker:
         print(worker.url, flush=True)
         threading.Event().wait()
