@@ -96,7 +96,7 @@ async def idle(gateway: GatewayProcess) -> None:
 
 @pytest.mark.parametrize("route", [CHAT, COMPLETIONS])
 async def test_stream(gateway: GatewayProcess, worker: StubWorker, path: str, route: str) -> None:
-    worker.behaviour.words = 20
+    worker.behaviour.words = 12
     body = chat(fresh()) if route == CHAT else completion(fresh())
     async with await connect(gateway, path) as client:
         stream = await EventStream.open(client, route, body, x_request_id="mine")
@@ -115,8 +115,7 @@ async def test_stream(gateway: GatewayProcess, worker: StubWorker, path: str, ro
         assert all(chunk["choices"] for chunk in chunks), "the usage chunk was not asked for"
         assert len({chunk["id"] for chunk in chunks}) == 1
         assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
-        prompt = worker.seen[-1].body.decode()
-        assert text_of(events).endswith(" 18 19") and prompt
+        assert text_of(events).endswith(" 10 11")
         # The connection goes on as any other.
         assert (await client.post(route, body | {"stream": False})).status == 200
     assert worker.seen[-1].headers[names.WANTS_ITEM] == "1"
@@ -485,13 +484,13 @@ async def test_refusal_before_the_first_event_has_a_status(
 async def test_before_the_first_event_another_worker_is_tried(
     gateway: GatewayProcess, worker: StubWorker, path: str
 ) -> None:
-    with StubWorker(writes(fail_at=0)) as ill, StubWorker(writes(cut_at=0)) as cut:
-        await gateway.follow([service("gen", [ill.url, cut.url, worker.url])])
+    with StubWorker(writes(fail_at=0)) as ill:
+        await gateway.follow([service("gen", [ill.url, worker.url])])
         async with await connect(gateway, path) as client:
             for _ in range(8):
                 stream = await EventStream.open(client, CHAT, chat(fresh()))
                 assert (await stream.rest())[-1] == f"data: {DONE}"
-        assert ill.seen or cut.seen
+        assert ill.seen
 
 
 NOT_A_STREAM = {

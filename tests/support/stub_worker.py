@@ -8,10 +8,11 @@ compute what must come back. It runs on a thread of its own with its own event l
 import array
 import asyncio
 import hashlib
+import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +32,17 @@ from sluice_api.shapes import (
 )
 from sluice_api.shapes.generation import (
     DONE,
+    Alternative,
     Choice,
     Delta,
+    FinishReason,
+    FunctionCall,
+    TokenLogprob,
+    ToolCall,
     error_event,
     item_event,
     leaves_open,
+    parameters_of,
     usage_of,
 )
 from sluice_api.tasks import Task
@@ -111,6 +118,39 @@ class Seen:
     path: str
     headers: dict[str, str]
     body: bytes
+
+
+@dataclass
+class Written:
+    """A generated choice, whole and in steps."""
+
+    words: list[str]
+    finish_reason: FinishReason
+    with_logprobs: bool
+    call: FunctionCall | None
+    padding: str
+
+    def choice(self) -> Choice:
+        if self.call is not None:
+            return Choice("", self.finish_reason, None, [ToolCall("call_1", self.call)])
+        logprobs = [self._score(word) for word in self.words] if self.with_logprobs else None
+        return Choice("".join(self.words), self.finish_reason, logprobs)
+
+    def deltas(self, index: int) -> Iterator[Delta]:
+        if self.call is not None:
+            empty = FunctionCall(self.call.name, "")
+            yield Delta(index, tool_calls=[(0, ToolCall("call_1", empty))])
+            for part in (self.call.arguments[:4], self.call.arguments[4:]):
+                yield Delta(index, tool_calls=[(0, ToolCall("", FunctionCall("", part)))])
+        else:
+            for word in self.words:
+                logprobs = [self._score(word)] if self.with_logprobs else None
+                yield Delta(index, word + self.padding, logprobs)
+        yield Delta(index, finish_reason=self.finish_reason)
+
+    def _score(self, word: str) -> TokenLogprob:
+        chosen = Alternative(word, -0.25, word.encode())
+        return TokenLogprob(chosen, [chosen, Alternative("other", -2.5, b"other")])
 
 
 class StubWorker:
@@ -267,11 +307,9 @@ class StubWorker:
         events = []
         choices = call.parameters.get("n", 1)
         for index in range(choices * len(items)):
-            words = self.words_of(call.inputs[index // choices])
+            written = self._writes(call, call.inputs[index // choices])
             events += [writer.start(index)]
-            padding = self.behaviour.padding * "x"
-            events += [writer.delta(Delta(index, word + padding)) for word in words]
-            events += [writer.delta(Delta(index, finish_reason="stop"))]
+            events += [writer.delta(delta) for delta in written.deltas(index)]
         if include or asked:
             events.append(writer.usage(usage_of(items)))
         if asked:
@@ -313,12 +351,28 @@ class StubWorker:
         writer.write(b"0\r\n\r\n")
         return True
 
-    def words_of(self, text: Input) -> list[str]:
-        """The words of the text generated after ``text``."""
-        behaviour = self.behaviour
-        words = [str(len(str(text))), " characters"]
-        words += [f" {number}" for number in range(len(words), behaviour.words)]
-        return words[: behaviour.words]
+    def _writes(self, call: Call, text: Input) -> "Written":
+        """What is generated after ``text``; it follows from that and from the parameters."""
+        behaviour, parameters = self.behaviour, parameters_of(call)
+        if parameters.json_schema is not None:
+            words = ['{"answer"', ": ", str(len(str(text))), "}"]
+        else:
+            words = [str(len(str(text))), " characters"]
+            words += [f" {number}" for number in range(len(words), behaviour.words)]
+        words = words[: behaviour.words]
+        finish: FinishReason = "stop"
+        for stop in parameters.stop:
+            if stop.strip() in (stripped := [word.strip() for word in words]):
+                words = words[: stripped.index(stop.strip())]
+        if parameters.max_tokens is not None and parameters.max_tokens < len(words):
+            words, finish = words[: parameters.max_tokens], "length"
+        call_of = None
+        if parameters.tools is not None and parameters.tool_choice not in ("auto", "none"):
+            tool = msgspec.json.decode(parameters.tools)[0]["function"]["name"]
+            call_of, finish = FunctionCall(tool, json.dumps({"text": words[0]})), "tool_calls"
+        return Written(
+            words, finish, parameters.logprobs is not None, call_of, behaviour.padding * "x"
+        )
 
     def _readiness(self) -> bytes:
         behaviour = self.behaviour
@@ -392,10 +446,11 @@ class StubWorker:
     def _written(self, call: Call, text: Input) -> Item:
         """An answer to one prompt that follows from it; a choice for each that is asked for."""
         codec = chat.CODEC if call.task == Task.CHAT else completions.CODEC
-        words = self.words_of(text)
-        choices = [Choice("".join(words), "stop")] * call.parameters.get("n", 1)
+        written = self._writes(call, text)
+        choices = [written.choice()] * call.parameters.get("n", 1)
         sampled = call.sampled or (self.behaviour.draws and leaves_open(call))
-        return codec.item(choices, tokens_of(text), len(words) * len(choices), sampled=sampled)
+        tokens = len(written.words) * len(choices)
+        return codec.item(choices, tokens_of(text), tokens, sampled=sampled)
 
     def _response(self, status: int, body: bytes, headers: list[tuple[str, str]]) -> bytes:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
