@@ -161,6 +161,36 @@ WORKER_TOKENIZE_SECONDS = Metric(
     (),
     SECONDS,
 )
+WORKER_FIRST_TOKEN_SECONDS = Metric(
+    "sluice_worker_time_to_first_token_seconds",
+    "histogram",
+    "Time from a generation's queueing to its first token.",
+    (),
+    SECONDS,
+)
+WORKER_NEXT_TOKEN_SECONDS = Metric(
+    "sluice_worker_inter_token_seconds",
+    "histogram",
+    "Time between two steps that wrote for the same generation.",
+    (),
+    SECONDS,
+)
+WORKER_WRITTEN = Metric("sluice_worker_written_tokens_total", "counter", "Tokens generated.")
+WORKER_FOUND = Metric(
+    "sluice_worker_prefix_tokens_total",
+    "counter",
+    "Tokens of prompts that were found computed already.",
+)
+WORKER_PREEMPTIONS = Metric(
+    "sluice_worker_preemptions_total",
+    "counter",
+    "Generations that gave their place back for a while, because keys and values filled it.",
+)
+WORKER_KV_USE = Metric(
+    "sluice_worker_kv_use_ratio",
+    "gauge",
+    "Share of the room for keys and values that running generations hold.",
+)
 WORKER_WAITING = Metric("sluice_worker_waiting", "gauge", "Inputs waiting for a batch.")
 WORKER_RUNNING = Metric("sluice_worker_running", "gauge", "Inputs in the batch being computed.")
 WORKER_BACKLOG = Metric(

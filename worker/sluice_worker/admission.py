@@ -8,6 +8,9 @@ from typing import Self
 
 from sluice_api.errors import ApiError
 
+MAX_ON_POOL = 1024
+"""Requests being tokenised or rendered at once; beyond it newcomers are refused."""
+
 
 def judge(*, wait: float, own: float, left: float, max_backlog: float) -> None:
     """Refuse what cannot be answered in time. All in seconds.

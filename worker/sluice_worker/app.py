@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from sluice_api import names
 from sluice_api.errors import ApiError
 from sluice_worker.exchange import (
+    Broken,
     ClientGone,
     Head,
     Message,
@@ -19,6 +20,7 @@ from sluice_worker.exchange import (
     Send,
     head_of,
     refusal,
+    relay,
 )
 from sluice_worker.routes import Worker, label_of, observe, respond
 
@@ -53,7 +55,12 @@ class Application:
                     "headers": self._headers(head, response),
                 }
             )
-            await send({"type": "http.response.body", "body": response.body})
+            more = response.parts is not None
+            await send({"type": "http.response.body", "body": response.body, "more_body": more})
+            if response.parts is not None:
+                await relay(response.parts, receive, send)
+        except Broken:
+            pass  # Without the last chunk, the server closes the connection: no caller is misled.
         except ClientGone:
             self._count(head, CLIENT_GONE)
         finally:
@@ -83,10 +90,11 @@ class Application:
         lifecycle = self._worker.lifecycle
         headers = [
             *response.headers,
-            ("content-length", str(len(response.body))),
             (names.REQUEST_ID, head.request_id),
-            (names.SERVICE_TIME, f"{response.service_seconds:.6f}"),
         ]
+        if response.parts is None:
+            headers.append(("content-length", str(len(response.body))))
+            headers.append((names.SERVICE_TIME, f"{response.service_seconds:.6f}"))
         if revision := self._worker.settings.revision:
             headers.append((names.REVISION, revision))
         if digest := lifecycle.identity.answer_digest:

@@ -156,6 +156,25 @@ def _asked_reason(wanted: str, device: str, flags: frozenset[str]) -> str:
     )
 
 
+def available_memory_bytes() -> int:
+    """What this process may still take: the machine's free memory, bounded by the cgroup's."""
+    free = _meminfo(_read(Path("/proc/meminfo")))
+    membership = _read(Path("/proc/self/cgroup"))
+    group = next((line[3:] for line in membership.splitlines() if line.startswith("0::")), "/")
+    for folder in _ancestors(_CGROUPS, group):
+        limit, used = _read(folder / "memory.max").strip(), _read(folder / "memory.current").strip()
+        if limit.isdigit() and used.isdigit():
+            free = min(free, max(0, int(limit) - int(used)))
+    return free
+
+
+def _meminfo(text: str) -> int:
+    for line in text.splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
 def _ancestors(mount: Path, path: str) -> Iterator[Path]:
     inside = PurePosixPath(path.lstrip("/"))
     for part in (inside, *inside.parents):

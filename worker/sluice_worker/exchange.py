@@ -4,7 +4,7 @@ Between raw ASGI (``app``) and the routes, so that neither knows the other's sha
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -26,6 +26,36 @@ BODY_SECONDS = 30.0
 
 class ClientGone(Exception):
     """The client closed the connection; nobody is left to answer."""
+
+
+class Broken(Exception):
+    """A streamed answer ends here, before its end: the caller was told in the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer depends on beside its call.
+
+    Attributes:
+        model: the name the answer carries.
+        deadline: when the caller stops waiting, in monotonic seconds.
+        tenant: who shares computed beginnings with whom; empty where the gateway did not say.
+        wants_item: a stream is to carry what the gateway keeps.
+    """
+
+    model: str
+    deadline: float
+    request_id: str = ""
+    tenant: bytes = b""
+    wants_item: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer's body, and the seconds of the whole worker it took."""
+
+    body: bytes
+    service_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +80,8 @@ class Response:
         default_factory=lambda: [("content-type", "application/json")]
     )
     service_seconds: float = 0.0
+    parts: AsyncGenerator[bytes, None] | None = None
+    """What follows ``body`` bit by bit; None for an answer that is complete."""
 
 
 def json_response(status: int, value: Any) -> Response:
@@ -139,6 +171,29 @@ async def attend(work: Coroutine[Any, Any, T], receive: Receive, *, seconds: flo
     finally:
         leaving.cancel()
         working.cancel()
+
+
+async def relay(parts: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
+    """Send ``parts`` as they come; when the caller leaves, they are closed at once.
+
+    Raises ClientGone, beside whatever ``parts`` raise.
+    """
+    leaving = asyncio.create_task(_until_left(receive), name="disconnect")
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(parts, b""))
+            await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.done():
+                coming.cancel()
+                await asyncio.wait({coming})
+                raise ClientGone
+            part = coming.result()
+            await send({"type": "http.response.body", "body": part, "more_body": bool(part)})
+            if not part:
+                return
+    finally:
+        leaving.cancel()
+        await parts.aclose()
 
 
 async def _until_left(receive: Receive) -> None:

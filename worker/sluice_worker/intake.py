@@ -9,14 +9,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from sluice_api.call import Call
 from sluice_api.routes import check_task
 from sluice_api.tasks import Task
-from sluice_worker.admission import Reservation, overloaded
+from sluice_worker.admission import MAX_ON_POOL, Reservation, overloaded
 from sluice_worker.cost import Average
+from sluice_worker.exchange import Answer, Asked
 from sluice_worker.loop import Loop
 from sluice_worker.metrics import Metrics
 
@@ -25,17 +25,6 @@ if TYPE_CHECKING:
     from sluice_worker.tasks.base import Prepared, TaskModule
 
 T = TypeVar("T")
-
-MAX_ON_POOL = 1024
-"""Requests being tokenised or rendered at once; beyond it newcomers are refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer's body, and the seconds of the whole worker it took."""
-
-    body: bytes
-    service_seconds: float
 
 
 class Intake:
@@ -87,10 +76,8 @@ class Intake:
             raise overloaded(self.loop.predicted_wait(time.monotonic()))
         return self.loop.admit(*self._estimate(call, call.task), deadline)
 
-    async def answer(
-        self, call: Call, model: str, deadline: float, reservation: Reservation
-    ) -> Answer:
-        """Answer an admitted call; ``model`` is the name the answer carries.
+    async def answer(self, call: Call, asked: Asked, reservation: Reservation) -> Answer:
+        """Answer an admitted call.
 
         Cancelling this coroutine withdraws the request: what only it wanted is not computed.
         Raises ApiError when an input is wrong or the exact work turns out too much.
@@ -101,9 +88,9 @@ class Intake:
             prepared = await self._off_loop(lambda: self._prepare(call))
             reservation.release()
             self._learn(call, call.task, prepared)
-            arrays, seconds = await self._compute(prepared, deadline)
-            items_of = prepared.finish
-            body = await self._off_loop(lambda: call.codec.render(call, model, items_of(arrays)))
+            arrays, seconds = await self._compute(prepared, asked.deadline)
+            items_of, name = prepared.finish, asked.model
+            body = await self._off_loop(lambda: call.codec.render(call, name, items_of(arrays)))
         finally:
             self.loop.requests -= 1
         return Answer(body, seconds)

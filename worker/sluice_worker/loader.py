@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sluice_api.digests import answer_digest
 from sluice_api.tasks import Task
@@ -29,6 +29,7 @@ from sluice_worker.tasks.registry import needs, offered
 
 if TYPE_CHECKING:
     from sluice_worker.engines.base import Engine
+    from sluice_worker.generation.loading import Generator
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,14 @@ _CANARY_TOKENS = (8, 48, 192)
 _CANARY_TEXT = "The quick brown fox jumps over the lazy dog while the river runs to the sea. " * 24
 
 
-def load(
+def load(uri: str, **options: Any) -> LoadedModel:
+    """:func:`load_any` for a model that does not generate."""
+    model = load_any(uri, **options)
+    assert isinstance(model, LoadedModel), "it does not generate"
+    return model
+
+
+def load_any(
     uri: str,
     *,
     revision: str | None = None,
@@ -44,8 +52,10 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     max_input_tokens: int | None = None,
+    batch_max_size: int = 256,
+    goal_seconds: float = 0.25,
     report: Report = silent,
-) -> LoadedModel:
+) -> "LoadedModel | Generator":
     """Load a model; blocks for seconds, or for minutes where it must be downloaded.
 
     Args:
@@ -55,6 +65,8 @@ def load(
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu`` or ``cuda``.
         max_input_tokens: None for the model's own limit.
+        batch_max_size, goal_seconds: sequences that are generated side by side, and how long one
+            step of them may take.
         report: told the phase, the progress in it (0–1) and a line for people.
 
     Raises:
@@ -70,6 +82,13 @@ def load(
         manifest = verify(snapshot, pinned)
         description = describe(manifest, max_input_tokens, task)
         tokenizer = load_tokenizer(manifest, description)
+        if description.head == "causal":
+            importing.result()
+            chosen = hardware.choose_device(device)
+            kind = hardware.resolve_dtype(dtype, chosen, _cpu_flags())
+            report(Phase.LOADING, 0.6, "reading weights")
+            limits = batch_max_size, goal_seconds
+            return _generator(uri, manifest, description, tokenizer, task, kind, chosen, limits)
         if description.head == "sequence" and description.markers is None:
             description = replace(description, markers=known_markers(tokenizer.added_tokens()))
         mask_id = _mask_id(description, tokenizer)
@@ -97,6 +116,42 @@ def load(
     )
     _log(model, snapshot.version, manifest)
     return model
+
+
+def _generator(
+    uri: str,
+    manifest: Manifest,
+    description: Description,
+    tokenizer: Tokenizer,
+    task: Task | None,
+    kind: hardware.Dtype,
+    device: str,
+    limits: tuple[int, float],
+) -> "Generator":
+    import torch
+
+    from sluice_worker.generation import loading
+
+    tasks = loading.offered(manifest, task)
+    engine = loading.build_engine(
+        manifest,
+        description.max_tokens,
+        dtype=getattr(torch, kind.name),
+        device=torch.device(device),
+        most_running=limits[0],
+        goal_seconds=limits[1],
+    )
+    return loading.Generator(
+        uri=uri,
+        tasks=tasks,
+        maker=loading.prompt_maker(manifest, description, tokenizer),
+        engine=engine,
+        answer_digest=answer_digest(answer_parts(manifest, kind.name, description.max_tokens)),
+        max_input_tokens=description.max_tokens,
+        dtype=kind.name,
+        dtype_reason=kind.reason,
+        device=device,
+    )
 
 
 def _log(model: LoadedModel, version: str | None, manifest: Manifest) -> None:

@@ -6,12 +6,12 @@ inference routes are ``sluice_api.routes``'s table; nothing is spelt again here.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from sluice_api import wire
-from sluice_api.call import Codec
+from sluice_api import names, wire
+from sluice_api.call import Call, Codec
 from sluice_api.errors import ApiError
 from sluice_api.exposition import CONTENT_TYPE
 from sluice_api.names import DRAIN_PATH
@@ -19,6 +19,8 @@ from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX
 from sluice_api.shapes import v2
 from sluice_api.shapes.tensors import VIEWS
 from sluice_worker.exchange import (
+    Answer,
+    Asked,
     Head,
     Receive,
     Response,
@@ -32,10 +34,30 @@ from sluice_worker.metrics import OTHER_ROUTE, V2_ROUTE, Metrics
 from sluice_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from sluice_worker.intake import Intake
+    from sluice_worker.admission import Reservation
 
 STARTING_RETRY_SECONDS = 1.0
 DRAINING_RETRY_SECONDS = 0.05
+
+
+EVENT_STREAM = (("content-type", "text/event-stream"), ("cache-control", "no-store"))
+
+
+class AnyIntake(Protocol):
+    """What takes requests to the loaded model: ``intake``, or ``generation.intake``."""
+
+    def admit(self, call: Call, deadline: float) -> "Reservation": ...
+
+    async def answer(self, call: Call, asked: Asked, reservation: "Reservation") -> Answer: ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """An intake that can answer in parts."""
+
+    def stream(
+        self, call: Call, asked: Asked, reservation: "Reservation"
+    ) -> AsyncGenerator[bytes, None]: ...
 
 
 @dataclass(slots=True)
@@ -54,7 +76,7 @@ class Worker:
     settings: Settings
     lifecycle: Lifecycle
     metrics: Metrics
-    intake: "Intake | None" = None
+    intake: "AnyIntake | None" = None
     accepting: bool = True
     drain: Callable[[], Awaitable[int]] | None = None
     exchanges: int = 0
@@ -116,16 +138,25 @@ async def infer(
     call = codec.parse(body)
     asked = named or call.model or service
     _check_name(asked, service)
+    wanted = Asked(
+        asked,
+        deadline,
+        head.request_id,
+        head.headers.get(names.TENANT.encode(), b""),
+        head.headers.get(names.WANTS_ITEM.encode()) == b"1",
+    )
+    left = deadline - time.monotonic()
     with intake.admit(call, deadline) as reservation:
-        answer = await attend(
-            intake.answer(call, asked, deadline, reservation),
-            receive,
-            seconds=deadline - time.monotonic(),
-        )
+        if call.stream is not None:
+            assert isinstance(intake, Streaming), "else its tasks were not asked for"
+            parts = intake.stream(call, wanted, reservation)
+            first = await attend(anext(parts), receive, seconds=left)
+            return Response(200, first, [*EVENT_STREAM], parts=parts)
+        answer = await attend(intake.answer(call, wanted, reservation), receive, seconds=left)
     return Response(200, answer.body, service_seconds=answer.service_seconds)
 
 
-def _intake(worker: Worker) -> "Intake":
+def _intake(worker: Worker) -> "AnyIntake":
     if not worker.accepting:
         worker.metrics.refused.labels("draining").inc()
         raise ApiError(

@@ -13,9 +13,9 @@ from sluice_api.tasks import Task
 from sluice_worker.models.errors import BadConfiguration, ModelRejected
 from sluice_worker.models.manifest import Manifest
 
-Head = Literal["none", "sequence", "token", "span", "mask"]
+Head = Literal["none", "sequence", "token", "span", "mask", "causal"]
 """What a model says of its hidden states: nothing, one thing of the text, one of each token, where
-a span begins and ends, which token stands behind a mask."""
+a span begins and ends, which token stands behind a mask, which token comes next."""
 
 _BARE_HEADS = ("Model", "ForMaskedLM", "ForPreTraining", "Encoder")
 _HEADS: dict[str, Head] = {
@@ -23,6 +23,8 @@ _HEADS: dict[str, Head] = {
     "ForTokenClassification": "token",
     "ForQuestionAnswering": "span",
     "ForQuestionAnsweringSimple": "span",
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
 }
 """By the end of the architecture's name; a masked language model is looked at by itself."""
 
@@ -186,7 +188,7 @@ def _max_tokens(
     tokenizer: Mapping[str, Any],
     wanted: int | None,
 ) -> int:
-    positions = config.get("max_position_embeddings")
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
     possible = int(positions) - position_offset(config) if positions else None
     if wanted is not None:
         if wanted < 4 or (possible is not None and wanted > possible):

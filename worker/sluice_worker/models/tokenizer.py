@@ -93,7 +93,7 @@ class Tokenizer:
         token_types: bool = True,
     ) -> None:
         self.max_tokens = max_tokens
-        self._serialized = serialized
+        self.serialized = serialized
         self._vocabulary = vocabulary
         self._lower_case = lower_case
         self._token_types = token_types
@@ -107,12 +107,21 @@ class Tokenizer:
     def _fast(self) -> FastTokenizer:
         fast: FastTokenizer | None = getattr(self._local, "fast", None)
         if fast is None:
-            fast = FastTokenizer.from_str(self._serialized)
+            fast = FastTokenizer.from_str(self.serialized)
             # Files carry the training's truncation and padding; both are ours to decide.
             fast.no_truncation()
             fast.no_padding()
             self._local.fast = fast
         return fast
+
+    def fast(self) -> FastTokenizer:
+        """The calling thread's own copy of the tokenizer itself."""
+        return self._fast
+
+    def spelled(self, text: str) -> list[int]:
+        """The tokens of a text in which special tokens are spelled out already."""
+        ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
+        return ids
 
     def highest_id(self) -> int:
         """The highest token id that a text can turn into."""

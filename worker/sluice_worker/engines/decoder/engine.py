@@ -60,7 +60,6 @@ class DecoderEngine:
         most_running: sequences computed side by side.
         cost: learns from every step; the budget of a step comes from it.
         goal_seconds: how long one step may take.
-        prepare_thread: called once, on the engine's thread.
         on_step: called after each step on the engine's thread.
     """
 
@@ -75,7 +74,6 @@ class DecoderEngine:
         cost: CostModel,
         goal_seconds: float,
         guesses: bool = True,
-        prepare_thread: Callable[[], None] = lambda: None,
         on_step: Callable[[Step], None] = lambda step: None,
     ) -> None:
         self.network = network
@@ -85,16 +83,19 @@ class DecoderEngine:
         self.most_running = most_running
         self.on_step = on_step
         self._goal_seconds = goal_seconds
-        self._prepare_thread = prepare_thread
         self._arrived: deque[Sequence] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
         return f"<DecoderEngine {self.scheduler!r}, {self.store!r}, {self.cost!r}>"
 
-    def start(self) -> None:
+    def start(self, prepare_thread: Callable[[], None] = lambda: None) -> None:
+        """Begin; ``prepare_thread`` is called first, on the engine's thread."""
+        self._thread = threading.Thread(
+            target=self._run, args=(prepare_thread,), name="decoder", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -102,7 +103,7 @@ class DecoderEngine:
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
 
     def submit(self, *sequences: Sequence) -> None:
@@ -122,8 +123,8 @@ class DecoderEngine:
 
     # The engine's thread --------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        self._prepare_thread()
+    def _run(self, prepare_thread: Callable[[], None]) -> None:
+        prepare_thread()
         while True:
             with self._wake:
                 while not (self._arrived or self._stopping or self._busy):

@@ -48,6 +48,7 @@ class Sequence:
         written: tokens made so far, a final stop token included.
         seconds: of the whole worker, used so far.
         cancelled: set by the event loop; read once a step.
+        queued_at, began_at, last_at: for whoever measures; monotonic seconds.
     """
 
     ids: list[int]
@@ -67,6 +68,7 @@ class Sequence:
     done: bool = False
     lookup: Lookup = field(default_factory=Lookup)
     queued_at: float = 0.0
+    began_at: float = 0.0
     last_at: float = 0.0
 
     def __post_init__(self) -> None:

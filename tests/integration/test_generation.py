@@ -1,0 +1,377 @@
+"""A real worker process with a language model that learnt something, over real sockets."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from sluice_api import names
+from sluice_api.shapes import chat, generation
+from tests.support.language_models import (
+    CITIES,
+    WEATHER_QUESTION,
+    build_talker,
+    held_out,
+)
+from tests.support.worker_process import WorkerProcess, wait_for
+
+PATIENT = ("--max-backlog", "5m", "--timeout", "5m", "--drain-grace", "0s")
+QUESTION = "What does the dog say?"
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": [*CITIES]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_talker(tmp_path_factory.mktemp("talker"))
+
+
+@pytest.fixture(scope="module")
+def worker(talker: Path) -> Iterator[WorkerProcess]:
+    with WorkerProcess(f"file://{talker}", *PATIENT, name="talker") as process:
+        yield process.wait_ready()
+
+
+@pytest.fixture
+async def client(worker: WorkerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(
+        base_url=f"{worker.url}/v1", api_key="none", max_retries=0
+    ) as made:
+        yield made
+
+
+def user(question: str) -> list[Any]:
+    return [{"role": "user", "content": question}]
+
+
+async def answered(client: openai.AsyncOpenAI, question: str, **more: Any) -> str:
+    answer = await client.chat.completions.create(
+        model="talker", messages=user(question), temperature=0, **more
+    )
+    return answer.choices[0].message.content or ""
+
+
+async def right_answers(client: openai.AsyncOpenAI) -> float:
+    questions = held_out()
+    answers = await asyncio.gather(*(answered(client, question) for question, _ in questions))
+    right = [answer == wanted for answer, (_, wanted) in zip(answers, questions, strict=True)]
+    return sum(right) / len(right)
+
+
+# What is said -------------------------------------------------------------------------------------
+
+
+async def test_questions_never_seen_are_answered(client: openai.AsyncOpenAI) -> None:
+    assert await right_answers(client) >= 0.9
+
+
+async def test_a_model_that_learnt_nonsense_fails_the_same_questions(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = build_talker(tmp_path_factory.mktemp("confused"), shuffled=True)
+    with WorkerProcess(f"file://{folder}", *PATIENT, name="talker") as process:
+        process.wait_ready()
+        async with openai.AsyncOpenAI(base_url=f"{process.url}/v1", api_key="none") as client:
+            assert await right_answers(client) <= 0.3
+
+
+async def test_a_stream_says_what_the_plain_answer_says(client: openai.AsyncOpenAI) -> None:
+    plain = await answered(client, QUESTION)
+    assert plain == "The dog says woof."
+    stream = await client.chat.completions.create(
+        model="talker",
+        messages=user(QUESTION),
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = [chunk async for chunk in stream]
+    parts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(parts) == plain
+    assert len([part for part in parts if part]) > 3  # It really came bit by bit.
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage is not None
+    whole = await client.chat.completions.create(
+        model="talker", messages=user(QUESTION), temperature=0
+    )
+    assert chunks[-1].usage == whole.usage
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_the_client_that_waits_works_too(worker: WorkerProcess) -> None:
+    with openai.OpenAI(base_url=f"{worker.url}/v1", api_key="none") as client:
+        whole = client.completions.create(
+            model="talker", prompt=f"<|user|>{QUESTION}<|end|><|assistant|>", temperature=0
+        )
+        assert whole.choices[0].text == "The dog says woof."
+        stream = client.completions.create(
+            model="talker",
+            prompt=f"<|user|>{QUESTION}<|end|><|assistant|>",
+            temperature=0,
+            stream=True,
+        )
+        assert "".join(chunk.choices[0].text for chunk in stream) == "The dog says woof."
+
+
+async def test_a_stop_string_never_shows(client: openai.AsyncOpenAI) -> None:
+    for stop, kept in (("says", "The dog "), ("woof.", "The dog says "), ("T", ""), ("x", None)):
+        wanted = "The dog says woof." if kept is None else kept
+        assert await answered(client, QUESTION, stop=stop) == wanted
+        stream = await client.chat.completions.create(
+            model="talker", messages=user(QUESTION), temperature=0, stop=[stop], stream=True
+        )
+        parts = [c.choices[0].delta.content or "" async for c in stream if c.choices]
+        assert "".join(parts) == wanted
+
+
+async def test_the_length_is_bounded(client: openai.AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(
+        model="talker", messages=user(QUESTION), temperature=0, max_tokens=2
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 2
+
+
+async def test_probabilities_are_the_models(client: openai.AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(
+        model="talker", messages=user(QUESTION), temperature=0, logprobs=True, top_logprobs=3
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert "".join(token.token for token in logprobs.content) == "The dog says woof."
+    for token in logprobs.content:
+        assert [top.logprob for top in token.top_logprobs] == sorted(
+            (top.logprob for top in token.top_logprobs), reverse=True
+        )
+        assert token.top_logprobs[0].token == token.token
+        assert bytes(token.bytes or []).decode() == token.token
+
+
+async def test_a_seed_makes_chance_repeat_itself(client: openai.AsyncOpenAI) -> None:
+    async def drawn(seed: int) -> list[str]:
+        answer = await client.chat.completions.create(
+            model="talker", messages=user("cow"), temperature=2, n=3, seed=seed, max_tokens=12
+        )
+        assert [choice.index for choice in answer.choices] == [0, 1, 2]
+        return [choice.message.content or "" for choice in answer.choices]
+
+    first, again, other = await asyncio.gather(drawn(1), drawn(1), drawn(2))
+    assert first == again != other
+    assert len(set(first)) > 1
+
+
+async def test_an_answer_fits_its_schema(client: openai.AsyncOpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "sound": {"enum": ["moo", "woof"]},
+            "loud": {"type": "boolean"},
+            "legs": {"type": "integer", "minimum": 2, "maximum": 4},
+        },
+        "required": ["sound", "loud", "legs"],
+        "additionalProperties": False,
+    }
+    for temperature in (0, 1.5):
+        answer = await client.chat.completions.create(
+            model="talker",
+            messages=user(QUESTION),
+            temperature=temperature,
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "animal", "schema": schema},
+            },
+        )
+        found = json.loads(answer.choices[0].message.content or "")
+        assert list(found) == ["sound", "loud", "legs"]
+        assert found["sound"] in ("moo", "woof")
+        assert 2 <= found["legs"] <= 4
+        assert answer.choices[0].finish_reason == "stop"
+
+
+async def test_a_tool_is_called(client: openai.AsyncOpenAI) -> None:
+    for choice in ("auto", "required"):
+        answer = await client.chat.completions.create(
+            model="talker",
+            messages=user(WEATHER_QUESTION.format(CITIES[0])),
+            temperature=0,
+            max_tokens=60,
+            tools=[WEATHER],  # type: ignore[list-item]
+            tool_choice=choice,  # type: ignore[arg-type]
+        )
+        if choice == "required":
+            (call,) = (answer.choices[0].message.tool_calls or [])[:1]
+            assert call.type == "function"
+            assert call.function.name == "weather"
+            continue
+        stream = await client.chat.completions.create(
+            model="talker",
+            messages=user(WEATHER_QUESTION.format(CITIES[0])),
+            temperature=0,
+            tools=[WEATHER],  # type: ignore[list-item]
+            stream=True,
+        )
+        chunks = [chunk async for chunk in stream]
+        streamed = [c.choices[0].delta.tool_calls for c in chunks if c.choices[0].delta.tool_calls]
+        plain = answer.choices[0].message.tool_calls or []
+        assert len(plain) == 1
+        assert plain[0].type == "function"
+        assert json.loads(plain[0].function.arguments) == {"city": CITIES[0]}
+        assert answer.choices[0].finish_reason == "tool_calls"
+        assert answer.choices[0].message.content is None
+        assert streamed[0][0].function is not None
+        assert streamed[0][0].function.arguments == plain[0].function.arguments
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+# What the gateway asks ----------------------------------------------------------------------------
+
+
+async def raw(worker: WorkerProcess, body: dict[str, Any], **headers: str) -> bytes:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{worker.url}/v1/chat/completions", json=body, headers=headers) as answer,
+    ):
+        assert answer.status == 200
+        if body.get("stream"):
+            assert answer.headers["content-type"] == "text/event-stream"
+            assert answer.headers[names.ANSWER_DIGEST].startswith("sha256:")
+            assert names.CAPACITY in answer.headers
+        return await answer.read()
+
+
+async def test_a_stream_carries_the_item_that_the_plain_answer_holds(worker: WorkerProcess) -> None:
+    body = {"messages": user(QUESTION), "temperature": 0, "n": 2}
+    call = chat.CODEC.parse(json.dumps(body).encode())
+    (item,) = chat.CODEC.extract(call, await raw(worker, body))
+    streamed = await raw(worker, {**body, "stream": True}, **{names.WANTS_ITEM: "1"})
+    *events, done, rest = streamed.split(b"\n\n")
+    assert (done, rest) == (b"data: [DONE]", b"")
+    assert events[-1] == generation.ITEM_COMMENT + item.json
+    assert json.loads(events[-2].removeprefix(b"data: "))["usage"]["total_tokens"] == item.tokens
+    bare = await raw(worker, {**body, "stream": True})
+    assert generation.ITEM_COMMENT not in bare
+    assert b"usage" not in bare
+
+
+async def test_a_caller_who_leaves_stops_the_writing(worker: WorkerProcess) -> None:
+    before = worker.metric("sluice_worker_written_tokens_total")
+    reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+    body = json.dumps(
+        {
+            "messages": user("Tell"),
+            "temperature": 2,
+            "seed": 1,
+            "stream": True,
+            "logit_bias": {"0": -100},
+        }
+    ).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await reader.readuntil(b"data: ")
+    writer.close()
+    await writer.wait_closed()
+    await asyncio.to_thread(wait_for, lambda: worker.metric("sluice_worker_running") == 0)
+    written = worker.metric("sluice_worker_written_tokens_total") - before
+    assert 0 < written < 200, "it was written to the end"
+
+
+async def test_what_is_wrong_is_said_before_the_stream(worker: WorkerProcess) -> None:
+    async with aiohttp.ClientSession() as session:
+        for route, body, code, param in (
+            ("chat/completions", {"messages": user("x" * 9000)}, "input_too_long", "messages"),
+            ("chat/completions", {"messages": user("x " * 300)}, "input_too_long", "messages"),
+            ("completions", {"prompt": "x", "max_tokens": 900}, "input_too_long", "max_tokens"),
+            ("completions", {"prompt": [9999]}, "invalid_field", "prompt"),
+            (
+                "completions",
+                {"prompt": "x", "logit_bias": {"9999": 1}},
+                "invalid_field",
+                "logit_bias",
+            ),
+            (
+                "chat/completions",
+                {
+                    "messages": user("x"),
+                    "response_format": {
+                        "type": "json_schema",
+                        "json_schema": {"name": "x", "schema": {"type": "nonsense"}},
+                    },
+                },
+                "invalid_field",
+                "response_format.json_schema.schema",
+            ),
+            ("embeddings", {"input": "x"}, "task_not_supported", "model"),
+        ):
+            streamed = {} if route == "embeddings" else {"stream": True}
+            async with session.post(
+                f"{worker.url}/v1/{route}", json={**body, **streamed}
+            ) as answer:
+                error = (await answer.json())["error"]
+                assert (answer.status, error["code"], error["param"]) == (400, code, param), error
+
+
+async def read_into(parts: bytearray, answer: aiohttp.ClientResponse) -> None:
+    async for part in answer.content.iter_any():
+        parts += part
+
+
+async def test_a_deadline_breaks_a_stream_and_says_so(worker: WorkerProcess) -> None:
+    body = {"messages": user("Tell"), "temperature": 2, "stream": True, "logit_bias": {"0": -100}}
+    async with aiohttp.ClientSession() as session:
+        # A first answer tells how long one takes here, so that the deadline falls into the stream.
+        began = asyncio.get_running_loop().time()
+        async with session.post(f"{worker.url}/v1/chat/completions", json=body) as answer:
+            await answer.read()
+        whole = asyncio.get_running_loop().time() - began
+        headers = {names.DEADLINE_MS: str(int(whole * 500))}
+        async with session.post(
+            f"{worker.url}/v1/chat/completions", json=body, headers=headers
+        ) as answer:
+            parts = bytearray()
+            if answer.status != 200:
+                pytest.skip("the machine was too slow for a first token before the deadline")
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await read_into(parts, answer)
+    last = parts.split(b"\n\n")[-2]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "deadline_exceeded"
+    assert b"[DONE]" not in parts
+
+
+async def test_a_drain_waits_for_streams(talker: Path) -> None:
+    with WorkerProcess(f"file://{talker}", *PATIENT, name="talker") as process:
+        process.wait_ready()
+        body = {
+            "messages": user("Tell"),
+            "temperature": 2,
+            "stream": True,
+            "logit_bias": {"0": -100},
+        }
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{process.url}/v1/chat/completions", json=body) as answer,
+        ):
+            await answer.content.readany()
+            os.kill(process.process.pid, signal.SIGTERM)
+            rest = await answer.read()
+        assert rest.endswith(generation.DONE)
+        await asyncio.to_thread(process.process.wait, 30)
+        assert process.process.returncode == 0

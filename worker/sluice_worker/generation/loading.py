@@ -1,0 +1,161 @@
+"""From a verified folder to a model that generates: tokenizer, template, network, store, engine.
+
+Called by ``loader`` on the thread that loads. Before the model is called ready its own logits are
+compared with the engine's, and a few steps tell what a step costs.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from sluice_api.tasks import Task
+from sluice_worker import device as hardware
+from sluice_worker.cost import CostModel, Load
+from sluice_worker.engines.decoder.attention import LayerShape
+from sluice_worker.engines.decoder.engine import DecoderEngine
+from sluice_worker.engines.decoder.network import CausalNetwork, prove
+from sluice_worker.engines.decoder.store import Row, Store
+from sluice_worker.engines.pretrained import load_pretrained
+from sluice_worker.generation.defaults import defaults_of
+from sluice_worker.generation.grammar import Vocabulary
+from sluice_worker.generation.prompts import PromptMaker
+from sluice_worker.generation.template import load_template
+from sluice_worker.models.description import Description
+from sluice_worker.models.errors import ModelRejected
+from sluice_worker.models.manifest import Manifest
+from sluice_worker.models.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+MOST_RUNNING = {"cpu": 32, "cuda": 256}
+MEMORY_SHARE = {"cpu": 0.3, "cuda": 0.8}
+"""Of the memory that is free once the weights are in, what keys and values may take."""
+_PROOF_TOKENS = 24
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Generator:
+    """A model that generates, in memory.
+
+    Attributes:
+        tasks: what it can do, the one it is made for first.
+        answer_digest: see ``sluice_api.digests``.
+        max_input_tokens: of a prompt and what follows it together.
+    """
+
+    uri: str
+    tasks: tuple[Task, ...]
+    maker: PromptMaker
+    engine: DecoderEngine
+    answer_digest: str
+    max_input_tokens: int
+    dtype: str
+    dtype_reason: str
+    device: str
+
+    def __repr__(self) -> str:
+        return f"<Generator {self.uri}: {', '.join(self.tasks)}; {self.engine!r}>"
+
+
+def offered(manifest: Manifest, wanted: Task | None) -> tuple[Task, ...]:
+    """What a generating model can do. Raises ModelRejected when that is not what is wanted."""
+    chats = (Task.CHAT,) if load_template(manifest) is not None else ()
+    tasks = (*chats, Task.TEXT_GENERATION)
+    if wanted is None or wanted in tasks:
+        return tuple(sorted(tasks, key=lambda task: task != wanted))
+    if wanted == Task.CHAT:
+        raise ModelRejected(
+            "model.task: got chat, but the model has no chat template: neither the file "
+            "chat_template.jinja nor chat_template in tokenizer_config.json. Add one, or set "
+            "text-generation."
+        )
+    raise ModelRejected(
+        f"model.task: got {wanted}, but this model offers {', '.join(tasks)}. "
+        "Set one of these, or auto."
+    )
+
+
+def prompt_maker(manifest: Manifest, description: Description, tokenizer: Tokenizer) -> PromptMaker:
+    """Everything that makes prompts of calls. Raises ModelRejected."""
+    defaults = defaults_of(manifest, description.config)
+    vocabulary = Vocabulary(tokenizer.serialized, description.vocabulary, defaults.stop_ids)
+    return PromptMaker(
+        tokenizer,
+        vocabulary,
+        defaults,
+        load_template(manifest),
+        most_tokens=description.max_tokens,
+    )
+
+
+def build_engine(
+    manifest: Manifest,
+    most_tokens: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    most_running: int,
+    goal_seconds: float,
+) -> DecoderEngine:
+    """Read the weights, make room for keys and values, and prove that both work together.
+
+    Raises ModelRejected.
+    """
+    model = load_pretrained(AutoModelForCausalLM, manifest, dtype=dtype, device=device)
+    network = CausalNetwork(model)
+    running = min(most_running, MOST_RUNNING[device.type])
+    shapes = network.shapes()
+    store = make_store(shapes, most_tokens, running, dtype=dtype, device=device)
+    count = min(_PROOF_TOKENS, most_tokens - 1)
+    prove(network, store, [token % network.vocabulary for token in range(7, 7 + 3 * count, 3)])
+    cost = CostModel()
+    _warm_up(network, store, cost, min(64, most_tokens - 1))
+    return DecoderEngine(network, store, most_running=running, cost=cost, goal_seconds=goal_seconds)
+
+
+def make_store(
+    shapes: Mapping[int, LayerShape],
+    most_tokens: int,
+    running: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Store:
+    """Room for as many tokens as memory allows, and never more than can be asked for."""
+    numbers = sum(shape.heads * (shape.key_size + shape.value_size) for shape in shapes.values())
+    token_bytes = numbers * dtype.itemsize
+    if device.type == "cpu":
+        free = hardware.available_memory_bytes()
+    else:
+        free = torch.cuda.mem_get_info(device)[0]
+    room = min(int(free * MEMORY_SHARE[device.type]) // token_bytes, running * most_tokens)
+    if room < most_tokens:
+        raise ModelRejected(
+            f"model.maxInputTokens: {most_tokens} tokens take {most_tokens * token_bytes} bytes of "
+            f"keys and values, and there is room for {room} tokens. Set a smaller one, or give the "
+            "service more memory."
+        )
+    log.info("room for tokens", extra={"tokens": room, "token_bytes": token_bytes})
+    if device.type == "cpu":
+        from sluice_worker.engines.decoder.slots import SlotStore
+
+        return SlotStore(shapes, slots=running, length=most_tokens, room=room, dtype=dtype)
+    from sluice_worker.engines.decoder.pages import PagedStore
+
+    return PagedStore(shapes, room=room, dtype=dtype, device=device)
+
+
+def _warm_up(network: CausalNetwork, store: Store, cost: CostModel, tokens: int) -> None:
+    """Let the cost model see steps of three sizes."""
+    opened = store.open([0] * (tokens + 1), b"warm-up")
+    assert opened is not None, "nothing else has begun"
+    store.reserve(opened.place, tokens)
+    for count in (tokens, 1, max(1, tokens // 4)):
+        started = time.monotonic()
+        network.step(store, [Row(opened.place, 0, count)], [0] * count, [count - 1])
+        cost.observe(Load(count, count * count), time.monotonic() - started)
+    store.close(opened.place)

@@ -1,0 +1,90 @@
+"""A model's chat template: from messages to the text that the model continues.
+
+Rendered by transformers, whose environment is sandboxed: a template comes with a model's files and
+must not be able to do more than write text.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from sluice_api.errors import ApiError
+from sluice_worker.models.errors import ModelRejected
+from sluice_worker.models.manifest import Manifest
+
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class ChatTemplate:
+    """One model's. Safe to use from several threads at once.
+
+    Args:
+        source: the template.
+        special: the special tokens it may name, by their name.
+    """
+
+    def __init__(self, source: str, special: Mapping[str, Any]) -> None:
+        self.source = source
+        self._special = special
+
+    def __repr__(self) -> str:
+        return f"<ChatTemplate of {len(self.source)} characters>"
+
+    def render(self, messages: str, tools: str | None) -> str:
+        """The text for a conversation and tools, both canonical JSON.
+
+        Raises:
+            ApiError: the template refuses the conversation, with its own words.
+        """
+        try:
+            rendered: Any = render_jinja_template(
+                conversations=[_with_objects(msgspec.json.decode(messages))],
+                tools=None if tools is None else msgspec.json.decode(tools),
+                chat_template=self.source,
+                add_generation_prompt=True,
+                **self._special,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ApiError(
+                "invalid_field",
+                f"messages: the model's chat template does not take them: {str(error)[:200]}.",
+                param="messages",
+            ) from None
+        return str(rendered[0][0])
+
+
+def load_template(manifest: Manifest) -> ChatTemplate | None:
+    """The template of a verified folder, or None. Raises ModelRejected."""
+    tokenizer = manifest.read_json("tokenizer_config.json") or {}
+    special = manifest.read_json("special_tokens_map.json") or {}
+    source = tokenizer.get("chat_template")
+    if "chat_template.jinja" in manifest.sums:
+        source = (manifest.folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if isinstance(source, list):  # Several, by name; the one for tools does without them as well.
+        named = {entry["name"]: entry["template"] for entry in source}
+        source = named.get("tool_use") or named.get("default")
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise ModelRejected("tokenizer_config.json: chat_template is no text. Save it again.")
+    found = {name: tokenizer.get(name) or special.get(name) for name in _SPECIAL}
+    texts = {
+        name: token["content"] if isinstance(token, dict) else token
+        for name, token in found.items()
+        if token
+    }
+    return ChatTemplate(source, texts)
+
+
+def _with_objects(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Templates want the arguments of earlier calls as objects; OpenAI has them as text."""
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            try:
+                call["function"]["arguments"] = msgspec.json.decode(call["function"]["arguments"])
+            except msgspec.DecodeError:
+                pass  # A model's own mistake, come back: the template gets the text.
+    return messages

@@ -1,0 +1,178 @@
+"""Tool calls inside generated text, in the spellings that models are trained on.
+
+Which spelling a model uses is what its chat template shows. Text before a call streams on at once;
+a call is handed over when it is complete. What looks like a call and is none stays text.
+"""
+
+import secrets
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from sluice_api.shapes.generation import FunctionCall, ToolCall
+
+
+class Found(NamedTuple):
+    """What a part of a text turned out to be: text to show, and calls."""
+
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+
+
+class ToolParser(Protocol):
+    """Of one choice; fed the text as it comes."""
+
+    def feed(self, text: str) -> Found: ...
+
+    def finish(self) -> Found:
+        """The text is over."""
+        ...
+
+
+def parser_for(template: str, choice: str) -> ToolParser | None:
+    """The parser for a template's spelling; None where it shows none that is known.
+
+    Args:
+        choice: the canonical ``tool_choice``; ``required`` and a name are written as bare JSON,
+            because a grammar sees to it.
+    """
+    if choice.startswith("="):
+        return WholeText(named=choice[1:])
+    if choice == "required":
+        return WholeText()
+    if "<tool_call>" in template:
+        return Tagged("<tool_call>", "</tool_call>")
+    if "[TOOL_CALLS]" in template:
+        return Tagged("[TOOL_CALLS]", None)
+    if "<|python_tag|>" in template or '"parameters": dictionary' in template:
+        return WholeText(marker="<|python_tag|>")
+    return None
+
+
+class Tagged:
+    """Calls between tags (Hermes, Qwen), or from a tag to the end of the text (Mistral)."""
+
+    def __init__(self, opening: str, closing: str | None) -> None:
+        self._opening = opening
+        self._closing = closing
+        self._pending = ""
+        self._inside = False
+
+    def feed(self, text: str) -> Found:
+        self._pending += text
+        shown, calls = "", list[ToolCall]()
+        while True:
+            if not self._inside:
+                before, tag, after = self._pending.partition(self._opening)
+                if not tag:
+                    kept = partial_suffix(self._pending, self._opening)
+                    shown += self._pending[: len(self._pending) - kept]
+                    self._pending = self._pending[len(self._pending) - kept :]
+                    return Found(shown, tuple(calls))
+                shown += before.rstrip("\n") if self._closing else before
+                self._pending, self._inside = after, True
+            if self._closing is None or self._closing not in self._pending:
+                return Found(shown, tuple(calls))
+            inside, _, self._pending = self._pending.partition(self._closing)
+            self._inside = False
+            found = read_calls(inside)
+            calls += found
+            shown += "" if found else f"{self._opening}{inside}{self._closing}"
+            self._pending = self._pending.removeprefix("\n")
+
+    def finish(self) -> Found:
+        if not self._inside:
+            return Found(self._pending)
+        calls = read_calls(self._pending)
+        return Found("" if calls else self._opening + self._pending, tuple(calls))
+
+
+class WholeText:
+    """The whole text is one call or several as JSON, or else no call at all (Llama 3).
+
+    Args:
+        named: the text is the arguments of this function alone.
+        marker: may stand before the JSON.
+    """
+
+    def __init__(self, *, named: str | None = None, marker: str | None = None) -> None:
+        self._named = named
+        self._marker = marker
+        self._always = marker is None
+        self._pending = ""
+        self._is_text = False
+
+    def feed(self, text: str) -> Found:
+        if self._is_text:
+            return Found(text)
+        self._pending += text
+        start = self._pending.lstrip()
+        marker = self._marker or "{"
+        may_be_call = start[:1] in ("", "{", "[") or start.startswith(marker[: len(start)])
+        if self._always or may_be_call:
+            return Found()
+        self._is_text = True
+        return Found(self._pending)
+
+    def finish(self) -> Found:
+        if self._is_text:
+            return Found()
+        text = self._pending.strip()
+        if self._named is not None:
+            return Found(calls=(_call(self._named, text),))
+        calls = read_calls(text.removeprefix(self._marker or "").strip())
+        return Found("" if calls else self._pending, tuple(calls))
+
+
+def read_calls(text: str) -> list[ToolCall]:
+    """Every call in ``text``: JSON objects one after the other or in a list, or ``name{…}``."""
+    calls = []
+    for name, value in _pieces(text.strip()):
+        if name:
+            calls.append(_call(name, value))
+            continue
+        for entry in value if isinstance(value, list) else [value]:
+            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+                return []
+            arguments = entry.get("arguments", entry.get("parameters", {}))
+            calls.append(_call(entry["name"], arguments))
+    return calls
+
+
+def _pieces(text: str) -> Iterator[tuple[str, Any]]:
+    """Each JSON value of ``text``, with the bare name before it; nothing once it is no JSON."""
+    import json  # The only reader that tells where a value ends.
+
+    reader = json.JSONDecoder()
+    while text:
+        starts = [place for place in (text.find("{"), text.find("[{")) if place >= 0]
+        if not starts:
+            return
+        place = min(starts)
+        try:
+            value, end = reader.raw_decode(text, place)
+        except ValueError:
+            return
+        name = text[:place].removesuffix("[ARGS]").strip(" ;,\n")
+        yield name, value
+        text = text[end:].removeprefix("[TOOL_CALLS]").lstrip(" ;,\n")
+
+
+def _call(name: str, arguments: Any) -> ToolCall:
+    if not isinstance(arguments, str):
+        arguments = msgspec.json.encode(arguments).decode()
+    return ToolCall(secrets.token_hex(5)[:9], FunctionCall(name, arguments))
+
+
+def partial_suffix(text: str, *wanted: str) -> int:
+    """How many characters at the end of ``text`` may be the beginning of one of ``wanted``."""
+    return max(
+        (
+            size
+            for each in wanted
+            for size in range(1, min(len(each) - 1, len(text)) + 1)
+            if text.endswith(each[:size])
+        ),
+        default=0,
+    )
