@@ -17,7 +17,7 @@ from sluice_api.shapes.generation import (
     TokenLogprob,
     ToolCall,
 )
-from sluice_worker.engines.decoder.sequence import Scored
+from sluice_worker.engines.decoder.sampling import Drawn
 from sluice_worker.generation.tools import Found, ToolParser, partial_suffix
 
 PRIMING_TOKENS = 6
@@ -74,10 +74,12 @@ class Writing:
 
     # On the engine's thread -----------------------------------------------------------------------
 
-    def take(self, token: int, scored: Scored | None) -> FinishReason | None:
-        if scored is not None and self._scores is not None:
-            self._scores.append((self._length, self._logprob(scored)))
-        text = self._stream.step(self._fast(), token)
+    def take(self, drawn: Drawn) -> FinishReason | None:
+        if drawn.logprob is not None and self._scores is not None:
+            chosen = self._alternative(drawn.token, drawn.logprob)
+            top = [self._alternative(token, logprob) for token, logprob in drawn.top]
+            self._scores.append((self._length, TokenLogprob(chosen, top)))
+        text = self._stream.step(self._fast(), drawn.token)
         if text is None:
             return None
         self._held += text
@@ -142,12 +144,6 @@ class Writing:
         ]
         self._told_scores = len(self._scores)
         return scores
-
-    def _logprob(self, scored: Scored) -> TokenLogprob:
-        return TokenLogprob(
-            self._alternative(scored.token, scored.logprob),
-            [self._alternative(token, logprob) for token, logprob in scored.top],
-        )
 
     def _alternative(self, token: int, logprob: float) -> Alternative:
         meant = self._bytes_of(token)

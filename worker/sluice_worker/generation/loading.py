@@ -17,7 +17,7 @@ from sluice_worker import device as hardware
 from sluice_worker.cost import CostModel, Load
 from sluice_worker.engines.decoder.attention import LayerShape
 from sluice_worker.engines.decoder.engine import DecoderEngine
-from sluice_worker.engines.decoder.network import CausalNetwork, prove
+from sluice_worker.engines.decoder.network import CausalNetwork, rejected
 from sluice_worker.engines.decoder.store import Row, Store
 from sluice_worker.engines.pretrained import load_pretrained
 from sluice_worker.generation.defaults import defaults_of
@@ -35,6 +35,8 @@ MOST_RUNNING = {"cpu": 32, "cuda": 256}
 MEMORY_SHARE = {"cpu": 0.3, "cuda": 0.8}
 """Of the memory that is free once the weights are in, what keys and values may take."""
 _PROOF_TOKENS = 24
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+"""Largest difference of logits between two ways to compute the same, as a share of the largest."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -115,6 +117,34 @@ def build_engine(
     cost = CostModel()
     _warm_up(network, store, cost, min(64, most_tokens - 1))
     return DecoderEngine(network, store, most_running=running, cost=cost, goal_seconds=goal_seconds)
+
+
+def prove(network: CausalNetwork, store: Store, ids: list[int]) -> None:
+    """Compute ``ids`` in pieces beside themselves, and hold the logits to the model's own.
+
+    Raises:
+        ModelRejected: they differ, or are no numbers.
+    """
+    expected = network.reference(ids)[-1]
+    first, second = store.open(ids, b"proof 1"), store.open(ids, b"proof 2")
+    assert first is not None, "the store is new"
+    assert second is not None, "the store is new"
+    half, whole = len(ids) // 2, len(ids)
+    for opened in (first, second):
+        assert store.reserve(opened.place, whole)
+    rows = [Row(first.place, 0, half), Row(second.place, 0, whole - 1)]
+    network.step(store, rows, ids[:half] + ids[:-1], [0])
+    rows = [Row(first.place, half, whole - half), Row(second.place, whole - 1, 1)]
+    found = network.step(store, rows, ids[half:] + ids[-1:], [whole - half - 1, whole - half])
+    store.close(first.place)
+    store.close(second.place)
+    scale = max(1.0, float(expected.abs().max()))
+    difference = float((found - expected).abs().max()) / scale
+    if not difference <= _TOLERANCE[expected.dtype]:  # NaN is never smaller.
+        raise rejected(
+            network.model.config.model_type,
+            f"its logits differ by {difference:.1e} when computed in pieces",
+        )
 
 
 def make_store(

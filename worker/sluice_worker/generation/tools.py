@@ -4,6 +4,8 @@ Which spelling a model uses is what its chat template shows. Text before a call 
 a call is handed over when it is complete. What looks like a call and is none stays text.
 """
 
+import json
+import re
 import secrets
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +13,9 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from sluice_api.shapes.generation import FunctionCall, ToolCall
+
+_START = re.compile(r"\[\s*\{|\{")
+_reader = json.JSONDecoder()  # Not msgspec's: this one tells where a value ends.
 
 
 class Found(NamedTuple):
@@ -58,19 +63,23 @@ class Tagged:
         self._closing = closing
         self._pending = ""
         self._inside = False
+        self._after_call = False
 
     def feed(self, text: str) -> Found:
         self._pending += text
         shown, calls = "", list[ToolCall]()
         while True:
             if not self._inside:
+                if self._after_call:  # The line break between two calls is nobody's text.
+                    self._pending = self._pending.lstrip("\n")
+                    self._after_call = not self._pending
                 before, tag, after = self._pending.partition(self._opening)
                 if not tag:
                     kept = partial_suffix(self._pending, self._opening)
                     shown += self._pending[: len(self._pending) - kept]
                     self._pending = self._pending[len(self._pending) - kept :]
                     return Found(shown, tuple(calls))
-                shown += before.rstrip("\n") if self._closing else before
+                shown += before
                 self._pending, self._inside = after, True
             if self._closing is None or self._closing not in self._pending:
                 return Found(shown, tuple(calls))
@@ -79,7 +88,7 @@ class Tagged:
             found = read_calls(inside)
             calls += found
             shown += "" if found else f"{self._opening}{inside}{self._closing}"
-            self._pending = self._pending.removeprefix("\n")
+            self._after_call = bool(found)
 
     def finish(self) -> Found:
         if not self._inside:
@@ -142,19 +151,15 @@ def read_calls(text: str) -> list[ToolCall]:
 
 def _pieces(text: str) -> Iterator[tuple[str, Any]]:
     """Each JSON value of ``text``, with the bare name before it; nothing once it is no JSON."""
-    import json  # The only reader that tells where a value ends.
-
-    reader = json.JSONDecoder()
     while text:
-        starts = [place for place in (text.find("{"), text.find("[{")) if place >= 0]
-        if not starts:
+        start = _START.search(text)
+        if start is None:
             return
-        place = min(starts)
         try:
-            value, end = reader.raw_decode(text, place)
+            value, end = _reader.raw_decode(text, start.start())
         except ValueError:
             return
-        name = text[:place].removesuffix("[ARGS]").strip(" ;,\n")
+        name = text[: start.start()].removesuffix("[ARGS]").strip(" ;,\n")
         yield name, value
         text = text[end:].removeprefix("[TOOL_CALLS]").lstrip(" ;,\n")
 

@@ -29,19 +29,17 @@ class LayerShape(NamedTuple):
     value_size: int
 
 
+class Look(NamedTuple):
+    """How a layer looks back: the factor of its scores (None: the usual), and how far (all)."""
+
+    scale: float | None
+    window: int | None
+
+
 class StepAttention(Protocol):
     """The attention of one step, in every layer."""
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
         """``[T, heads, size]`` each → ``[T, heads, value_size]``."""
         ...
 
@@ -52,16 +50,7 @@ class Probe:
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
         self.shapes[layer] = LayerShape(key.shape[1], key.shape[2], value.shape[2])
         return query.new_zeros(query.shape[0], query.shape[1], value.shape[2])
 
@@ -90,8 +79,7 @@ def _attend(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
-        scale=scaling,
-        window=sliding_window,
+        Look(scaling, sliding_window),
     )
     return output.unsqueeze(0), None
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from sluice_worker.cost import CostModel, Load
 from sluice_worker.engines.decoder.network import CausalNetwork
-from sluice_worker.engines.decoder.sampling import Context, Drawn, choose
+from sluice_worker.engines.decoder.sampling import Drawn, choose
 from sluice_worker.engines.decoder.scheduler import Scheduler, Work
-from sluice_worker.engines.decoder.sequence import Scored, Sequence
+from sluice_worker.engines.decoder.sequence import Sequence
 from sluice_worker.engines.decoder.store import Store
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ class Step:
     Attributes:
         sequences: that took part, ended ones included.
         began: monotonic seconds.
-        prompt_tokens: of the computed tokens, those that were read and not written.
         error: what went wrong; its sequences were told.
     """
 
@@ -49,7 +48,6 @@ class Step:
     began: float
     seconds: float
     load: Load
-    prompt_tokens: int
     error: Exception | None = None
 
 
@@ -163,7 +161,6 @@ class DecoderEngine:
     def _compute(self, works: list[Work]) -> Step:
         began = time.monotonic()
         load = load_of(works)
-        reading = sum(len(work.tokens) for work in works if len(work.tokens) - work.guessed > 1)
         sequences = [work.sequence for work in works]
         try:
             logits = self._forward(works)
@@ -181,7 +178,7 @@ class DecoderEngine:
             self.cost.observe(load, seconds)
         for work in works:
             work.sequence.seconds += seconds * len(work.tokens) / load.tokens
-        return Step(sequences, began, seconds, load, reading, error)
+        return Step(sequences, began, seconds, load, error)
 
     def _forward(self, works: list[Work]) -> Tensor:
         ids = [token for work in works for token in work.tokens]
@@ -205,7 +202,7 @@ class DecoderEngine:
         if not writing:
             return
         rows = [work.sequence for work in writing for _ in range(work.guessed + 1)]
-        drawn = choose(logits, [Context(s.sampler, s.ids, s.prompt) for s in rows])
+        drawn = choose(logits, rows)
         begin = 0
         for work in writing:
             found = drawn[begin : begin + work.guessed + 1]
@@ -219,7 +216,7 @@ def _accept(work: Work, drawn: list[Drawn]) -> None:
     sequence, guess = work.sequence, work.tokens[len(work.tokens) - work.guessed :]
     right = 0
     for found in drawn:
-        sequence.accept(found.token, _scored(sequence, found))
+        sequence.accept(found)
         if sequence.done or right == len(guess) or found.token != guess[right]:
             break
         right += 1
@@ -232,9 +229,3 @@ def load_of(works: list[Work]) -> Load:
     """The size of a step: its tokens, and for each how many it looks at."""
     tokens = sum(len(work.tokens) for work in works)
     return Load(tokens, sum(len(work.tokens) * (work.start + len(work.tokens)) for work in works))
-
-
-def _scored(sequence: Sequence, drawn: Drawn) -> Scored | None:
-    if sequence.sampler.sampling.logprobs is None:
-        return None
-    return Scored(drawn.token, drawn.logprob, drawn.top)

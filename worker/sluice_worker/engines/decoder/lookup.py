@@ -1,9 +1,8 @@
 """Guesses at what comes next, from what the text has said before (prompt lookup decoding).
 
-Where the last words have stood before, what followed them then may follow now: summaries, answers
-about a document and code repeat themselves. A guess costs a few more tokens in a step that has room
-for them, and is kept only as far as the model would have written the same. After Saxena, "Prompt
-Lookup Decoding" (2023).
+Where the last words have stood before, what followed them then may follow now. A guess costs a few
+tokens in a step that has room for them, and is kept only as far as the model would have written the
+same. After Saxena, "Prompt Lookup Decoding" (2023).
 """
 
 _WORDS = 3

@@ -1,7 +1,7 @@
 """A causal language model of transformers, run one packed step at a time.
 
 Whether the replaced attention is right for an architecture is not assumed: when the model is loaded
-a text is computed both ways (:func:`prove`).
+a text is computed both ways (``generation.loading``).
 """
 
 import inspect
@@ -16,8 +16,6 @@ from sluice_worker.engines.decoder.attention import ATTENTION, LayerShape, NotSe
 from sluice_worker.engines.decoder.store import Row, Store
 from sluice_worker.models.errors import ModelRejected
 
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
-"""Largest difference of logits between two ways to compute the same, as a share of the largest."""
 _PLAIN_LAYERS = ("full_attention", "sliding_attention")
 
 
@@ -33,13 +31,13 @@ class CausalNetwork:
         config = model.config.get_text_config()
         kind = config.model_type
         if not getattr(model, "_supports_attention_backend", False):
-            raise _rejected(kind, "its attention cannot be replaced")
+            raise rejected(kind, "its attention cannot be replaced")
         strange = set(getattr(config, "layer_types", None) or ()).difference(_PLAIN_LAYERS)
         if strange:
-            raise _rejected(kind, f"it has layers of the type {', '.join(sorted(strange))}")
+            raise rejected(kind, f"it has layers of the type {', '.join(sorted(strange))}")
         takes = inspect.signature(model.forward).parameters
         if "position_ids" not in takes or "logits_to_keep" not in takes:
-            raise _rejected(kind, "it takes no position_ids or no logits_to_keep")
+            raise rejected(kind, "it takes no position_ids or no logits_to_keep")
         self.model = model
         self.device: torch.device = model.device
         self.vocabulary = int(config.vocab_size)
@@ -55,11 +53,11 @@ class CausalNetwork:
         try:
             self._forward([0, 0], [0, 1], [1], probe)
         except NotServed as error:
-            raise _rejected(self.model.config.model_type, str(error)) from None
+            raise rejected(self.model.config.model_type, str(error)) from None
         except (TypeError, ValueError, AttributeError, IndexError) as error:
             # Code we do not know, called in a way its authors may not have meant.
             reason = f"{type(error).__name__}: {error}"
-            raise _rejected(self.model.config.model_type, reason) from error
+            raise rejected(self.model.config.model_type, reason) from error
         return probe.shapes
 
     def step(self, store: Store, rows: Sequence[Row], ids: list[int], wanted: list[int]) -> Tensor:
@@ -106,35 +104,7 @@ class CausalNetwork:
         return logits
 
 
-def prove(network: CausalNetwork, store: Store, ids: list[int]) -> None:
-    """Compute ``ids`` in pieces beside themselves, and hold the logits to the model's own.
-
-    Raises:
-        ModelRejected: they differ, or are no numbers.
-    """
-    expected = network.reference(ids)[-1]
-    first, second = store.open(ids, b"proof 1"), store.open(ids, b"proof 2")
-    assert first is not None, "the store is new"
-    assert second is not None, "the store is new"
-    half, whole = len(ids) // 2, len(ids)
-    for opened in (first, second):
-        assert store.reserve(opened.place, whole)
-    rows = [Row(first.place, 0, half), Row(second.place, 0, whole - 1)]
-    network.step(store, rows, ids[:half] + ids[:-1], [0])
-    rows = [Row(first.place, half, whole - half), Row(second.place, whole - 1, 1)]
-    found = network.step(store, rows, ids[half:] + ids[-1:], [whole - half - 1, whole - half])
-    store.close(first.place)
-    store.close(second.place)
-    scale = max(1.0, float(expected.abs().max()))
-    difference = float((found - expected).abs().max()) / scale
-    if not difference <= _TOLERANCE[expected.dtype]:  # NaN is never smaller.
-        raise _rejected(
-            network.model.config.model_type,
-            f"its logits differ by {difference:.1e} when computed in pieces",
-        )
-
-
-def _rejected(kind: str, reason: str) -> ModelRejected:
+def rejected(kind: str, reason: str) -> ModelRejected:
     return ModelRejected(
         f"config.json: the architecture {kind!r} cannot be served by this engine: {reason}. "
         "Set engine.name to an engine that serves it, or use a model of another architecture, "

@@ -7,13 +7,14 @@ needs CUDA; **on a device this file has never run**.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from sluice_worker.engines.decoder.attention import LayerShape
+from sluice_worker.engines.decoder.attention import LayerShape, Look
 from sluice_worker.engines.decoder.store import LayerTensors, Opened, Row, block_names
 
 PAGE_TOKENS = 256
@@ -141,9 +142,7 @@ class PagedStep:
         tables = [store.tables[row.place] for row in rows]
         width = max(len(table) for table in tables)
         ends = [row.start + row.count for row in rows]
-        bounds = [0]
-        for row in rows:
-            bounds.append(bounds[-1] + row.count)
+        bounds = [*accumulate((row.count for row in rows), initial=0)]
         places = [
             table[at // size] * size + at % size
             for row, table in zip(rows, tables, strict=True)
@@ -159,16 +158,7 @@ class PagedStep:
         self._longest_query = max(row.count for row in rows)
         self._longest = max(ends)
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
         keys, values = self._layers[layer]
         keys.flatten(0, 1)[self._places] = key
         values.flatten(0, 1)[self._places] = value
@@ -180,8 +170,8 @@ class PagedStep:
             None,
             self._longest_query,
             self._longest,
-            scale=scale,
-            window_size=(-1 if window is None else window - 1, 0),
+            scale=look.scale,
+            window_size=(-1 if look.window is None else look.window - 1, 0),
             enable_gqa=query.shape[1] != keys.shape[2],
             seqused_k=self._ends,
             block_table=self._table,

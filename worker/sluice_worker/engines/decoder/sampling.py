@@ -140,18 +140,18 @@ class Sampler:
 
 
 class Drawn(NamedTuple):
-    """The token of one row, and the natural logarithms of probabilities where they were wanted."""
+    """A token, and where they were wanted natural logarithms of probabilities: its own, the top."""
 
     token: int
-    logprob: float = 0.0
+    logprob: float | None = None
     top: Sequence[tuple[int, float]] = ()
 
 
-class Context(NamedTuple):
-    """What a row's rules look back on."""
+class Context(Protocol):
+    """What a row's rules look back on; a :class:`.sequence.Sequence` is one."""
 
     sampler: Sampler
-    ids: Sequence[int]
+    ids: list[int]
     prompt: int
 
 

@@ -1,26 +1,17 @@
 """One text on its way: what it has so far, how far it is computed, and who listens."""
 
-from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sluice_api.shapes.generation import FinishReason
 from sluice_worker.engines.decoder.lookup import Lookup
-from sluice_worker.engines.decoder.sampling import Sampler
-
-
-class Scored(NamedTuple):
-    """A token with the logarithm of its probability, and the most probable ones in its place."""
-
-    token: int
-    logprob: float
-    top: Tokens[tuple[int, float]]
+from sluice_worker.engines.decoder.sampling import Drawn, Sampler
 
 
 class Listener(Protocol):
     """Told of every token; called on the engine's thread, so it must be quick."""
 
-    def take(self, token: int, scored: Scored | None) -> FinishReason | None:
+    def take(self, drawn: Drawn) -> FinishReason | None:
         """One more token; a reason ends the sequence with it."""
         ...
 
@@ -87,15 +78,15 @@ class Sequence:
         leader = self.leader
         return leader is not None and not leader.done and not leader.written
 
-    def accept(self, token: int, scored: Scored | None) -> None:
+    def accept(self, drawn: Drawn) -> None:
         """Take the next token. Sets :attr:`done` with the one that ends it."""
         self.written += 1
-        self.ids.append(token)
+        self.ids.append(drawn.token)
         reason: FinishReason | None = None
-        if token in self.stop_ids:
+        if drawn.token in self.stop_ids:
             reason = "stop"
         else:
-            reason = self.listener.take(token, scored)
+            reason = self.listener.take(drawn)
             if reason is None and self.sampler.ended:
                 reason = "stop"
             if reason is None and self.left <= 0:

@@ -9,13 +9,14 @@ what was written to it, and gives it back when it is cleared.
 import mmap
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sluice_worker.engines.decoder.attention import LayerShape
+from sluice_worker.engines.decoder.attention import LayerShape, Look
 from sluice_worker.engines.decoder.store import LayerTensors, Opened, Row, block_names
 
 BLOCK_TOKENS = 16
@@ -183,40 +184,21 @@ class SlotStep:
 
     def __init__(self, layers: Mapping[int, LayerTensors], rows: Sequence[Row]) -> None:
         self._layers = layers
-        slots = [row.place for row in rows for _ in range(row.count)]
-        places = [row.start + at for row in rows for at in range(row.count)]
-        self._slots = torch.tensor(slots)
-        self._places = torch.tensor(places)
-        begins: list[int] = []
-        total = 0
-        for row in rows:
-            begins.append(total)
-            total += row.count
-        paired = list(zip(rows, begins, strict=True))
+        self._slots = torch.tensor([row.place for row in rows for _ in range(row.count)])
+        self._places = torch.tensor([row.start + at for row in rows for at in range(row.count)])
+        paired = list(zip(rows, accumulate((row.count for row in rows), initial=0), strict=False))
         small = [pair for pair in paired if pair[0].start > 0 and pair[0].count <= 8]
         self._padded = _Padded([row for row, _ in small], [at for _, at in small])
-        if not self._padded.pays:
-            small = []
-        self._padded_rows = bool(small)
-        self._alone = [pair for pair in paired if pair not in small]
+        self._alone = [pair for pair in paired if pair not in small or not self._padded.pays]
         self._masks: dict[tuple[Row, int | None], Tensor | None] = {}
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
         keys, values = self._layers[layer]
         keys[self._slots, self._places] = key
         values[self._slots, self._places] = value
         output = query.new_empty(query.shape[0], query.shape[1], values.shape[3])
-        if self._padded_rows:
-            self._padded.attend(query, keys, values, output, scale, window)
+        if self._padded.pays:
+            self._padded.attend(query, keys, values, output, look)
         for row, begin in self._alone:
             end = row.start + row.count
             part = slice(begin, begin + row.count)
@@ -224,8 +206,8 @@ class SlotStep:
                 query[part],
                 keys[row.place, :end].transpose(0, 1),
                 values[row.place, :end].transpose(0, 1),
-                self._mask(row, window),
-                scale,
+                self._mask(row, look.window),
+                look.scale,
             )
         return output
 
@@ -233,12 +215,9 @@ class SlotStep:
         """None where the kernel's own causal mask is right."""
         if (row, window) not in self._masks:
             end = row.start + row.count
-            reach = window if window is not None and window < end else None
-            if row.start == 0 and reach is None:
-                mask = None
-            else:
-                asked = torch.arange(row.start, end)[:, None]
-                mask = _visible(torch.arange(end)[None], asked, reach)
+            asked = torch.arange(row.start, end)[:, None]
+            plain = row.start == 0 and (window is None or window >= end)
+            mask = None if plain else _visible(torch.arange(end)[None], asked, window)
             self._masks[row, window] = mask
         return self._masks[row, window]
 
@@ -282,13 +261,7 @@ class _Padded:
         self._masks: dict[int | None, Tensor] = {}
 
     def attend(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        output: Tensor,
-        scale: float | None,
-        window: int | None,
+        self, query: Tensor, keys: Tensor, values: Tensor, output: Tensor, look: Look
     ) -> None:
         heads, size = query.shape[1:]
         kv_heads = keys.shape[2]
@@ -302,8 +275,8 @@ class _Padded:
             packed.reshape(self._slots, kv_heads, group * self._width, size),
             keys[span, : self._length].transpose(1, 2),
             values[span, : self._length].transpose(1, 2),
-            attn_mask=self._mask(window, group, query.dtype),
-            scale=scale,
+            attn_mask=self._mask(look.window, group, query.dtype),
+            scale=look.scale,
         )
         answer = answer.view(self._slots, kv_heads, group, self._width, -1).permute(0, 3, 1, 2, 4)
         found = answer[self._at_slot, self._at_column]

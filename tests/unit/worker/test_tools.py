@@ -1,0 +1,113 @@
+"""Tool calls in text: every known spelling, however it is cut into pieces."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice_api.shapes.generation import ToolCall
+from sluice_worker.generation.tools import parser_for, partial_suffix, read_calls
+
+HERMES, MISTRAL, LLAMA = "<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
+BERN = '{"name": "weather", "arguments": {"city": "Bern"}}'
+OSLO = '{"name": "weather", "parameters": {"city": "Oslo"}}'
+
+
+def parsed(
+    template: str, text: str, cuts: list[int] | None = None, *, choice: str = "auto"
+) -> tuple[str, list[ToolCall]]:
+    parser = parser_for(template, choice)
+    assert parser is not None
+    ends = [*sorted(min(cut, len(text)) for cut in cuts or []), len(text)]
+    begin, found = 0, []
+    for end in ends:
+        found.append(parser.feed(text[begin:end]))
+        begin = end
+    found.append(parser.finish())
+    return "".join(part.text for part in found), [call for part in found for call in part.calls]
+
+
+def meant(calls: list[ToolCall]) -> list[tuple[str, object]]:
+    return [(call.function.name, json.loads(call.function.arguments)) for call in calls]
+
+
+CASES = [
+    (HERMES, "Just text.", "Just text.", []),
+    (HERMES, f"<tool_call>\n{BERN}\n</tool_call>", "", ["Bern"]),
+    (HERMES, f"Let me see.\n<tool_call>{BERN}</tool_call>", "Let me see.\n", ["Bern"]),
+    (
+        HERMES,
+        f"<tool_call>{BERN}</tool_call>\n<tool_call>{OSLO}</tool_call>",
+        "",
+        ["Bern", "Oslo"],
+    ),
+    (HERMES, f"<tool_call>{BERN}", "", ["Bern"]),
+    (HERMES, "<tool_call>nonsense</tool_call>", "<tool_call>nonsense</tool_call>", []),
+    (HERMES, "a <tool_ b", "a <tool_ b", []),
+    (MISTRAL, f"[TOOL_CALLS][{BERN}, {OSLO}]", "", ["Bern", "Oslo"]),
+    (MISTRAL, f"[TOOL_CALLS] [ {BERN} ]", "", ["Bern"]),
+    (MISTRAL, 'Hm.[TOOL_CALLS]weather[ARGS]{"city": "Bern"}', "Hm.", ["Bern"]),
+    (
+        MISTRAL,
+        '[TOOL_CALLS]weather{"city":"Bern"}[TOOL_CALLS]weather{"city":"Oslo"}',
+        "",
+        ["Bern", "Oslo"],
+    ),
+    (MISTRAL, "[TOOL_CALLS]none", "[TOOL_CALLS]none", []),
+    (LLAMA, OSLO, "", ["Oslo"]),
+    (LLAMA, f"<|python_tag|>{OSLO}; {BERN}", "", ["Oslo", "Bern"]),
+    (LLAMA, "It rains in {Bern}.", "It rains in {Bern}.", []),
+    (LLAMA, '{"no": "call"}', '{"no": "call"}', []),
+]
+
+
+@pytest.mark.parametrize(("template", "text", "shown", "cities"), CASES)
+def test_every_spelling_is_read(template: str, text: str, shown: str, cities: list[str]) -> None:
+    found, calls = parsed(template, text)
+    assert found == shown
+    assert meant(calls) == [("weather", {"city": city}) for city in cities]
+    assert len({call.id for call in calls}) == len(calls)
+    assert all(len(call.id) == 9 and call.id.isalnum() for call in calls)  # As Mistral wants it.
+
+
+@given(st.sampled_from(CASES), st.lists(st.integers(0, 120), max_size=8))
+def test_pieces_do_not_matter(case: tuple[str, str, str, list[str]], cuts: list[int]) -> None:
+    template, text, shown, cities = case
+    found, calls = parsed(template, text, cuts)
+    assert found == shown
+    assert meant(calls) == [("weather", {"city": city}) for city in cities]
+
+
+def test_a_call_that_was_asked_for_is_bare_json() -> None:
+    text, calls = parsed(HERMES, ' {"city": "Bern"}', choice="=weather")
+    assert (text, meant(calls)) == ("", [("weather", {"city": "Bern"})])
+    text, calls = parsed(HERMES, f"[ {OSLO}]", choice="required")
+    assert (text, meant(calls)) == ("", [("weather", {"city": "Oslo"})])
+    text, calls = parsed(HERMES, '[{"name": "wea', choice="required")  # Cut by its length.
+    assert (text, calls) == ('[{"name": "wea', [])
+
+
+def test_text_streams_on_until_a_call_may_begin() -> None:
+    parser = parser_for(HERMES, "auto")
+    assert parser is not None
+    assert parser.feed("Look: <").text == "Look: "
+    assert parser.feed("b> <tool").text == "<b> "
+    assert parser.feed("_call>").text == ""
+
+
+def test_a_template_without_a_known_spelling_has_no_parser() -> None:
+    assert parser_for("{{ messages }}", "auto") is None
+
+
+def test_what_is_no_call_is_none() -> None:
+    assert read_calls('{"name": 3}') == []
+    assert read_calls("[1, 2]") == []
+    assert read_calls("") == []
+
+
+def test_the_beginning_of_what_is_wanted_is_noticed() -> None:
+    assert partial_suffix("abc", "cde") == 1
+    assert partial_suffix("abcd", "cde", "bcdx") == 3
+    assert partial_suffix("abc", "xyz") == 0
+    assert partial_suffix("abc") == 0
