@@ -36,6 +36,7 @@ from sluice_gateway.edge import Edge
 from sluice_gateway.fallback import make_guarded
 from sluice_gateway.keys import Keyring
 from sluice_gateway.metrics import Metrics, Sample
+from sluice_gateway.precompute import Precompute
 from sluice_gateway.protocol import make_fast
 from sluice_gateway.redis_pipeline import RedisPipeline
 from sluice_gateway.services import Services
@@ -116,6 +117,7 @@ class Gateway:
             access_log=self.access_log,
         )
         self.edge = Edge(dispatcher, settings.limits)
+        self.precompute = Precompute(dispatcher, self.services.tracks, self.edge.new_id)
         self._watch_metrics()
         self.public_app = public.make_app(self.edge, self.services, authenticator, self.health)
         self.admin_app = admin.make_app(
@@ -133,7 +135,8 @@ class Gateway:
     def status(self) -> dict[str, str]:
         """One line about each part."""
         parts = (self.edge, self.services, self.cache, self.flights, self.wheel, self.discovery)
-        return {type(part).__name__: repr(part) for part in (*parts, self.feed)}
+        more = (self.feed, self.precompute)
+        return {type(part).__name__: repr(part) for part in (*parts, *more)}
 
     async def serve(self, public_socket: socket.socket, admin_socket: socket.socket) -> None:
         """Serve until a signal. Raises ``TableError`` when there is nothing to begin with."""
@@ -147,11 +150,12 @@ class Gateway:
         tasks = [
             self._loop.create_task(self.discovery.run(self.services), name="discovery"),
             self._loop.create_task(self.feed.run(), name="demand"),
+            self._loop.create_task(self.precompute.run(), name="precompute"),
             self._loop.create_task(self._announce(public_socket), name="self-probe"),
         ]
         admin_task = self._loop.create_task(admin_server.serve([admin_socket]), name="admin")
         try:
-            for task in (*tasks[:2], admin_task):
+            for task in (*tasks[:3], admin_task):
                 task.add_done_callback(self._part_ended)
             await public_server.serve([public_socket])
         finally:
@@ -248,7 +252,7 @@ class Gateway:
         metrics = self.metrics
 
         def samples() -> Iterator[Sample]:
-            yield Sample(("", "", ""), metrics.unrouted, 0, 0, {})
+            yield Sample(("", "", ""), metrics.unrouted, 0, 0, {}, {})
             for service in self.services.tracks():
                 yield service.sample()
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
-from sluice_api.call import Item
+from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.routes import V2_PREFIX, V2_SUFFIX, check_task
 from sluice_gateway.access_log import AccessLog
@@ -96,6 +96,17 @@ class Dispatcher:
         self._step(exchange, self._look_up)
         return None if exchange.done else exchange
 
+    def serve(self, request: Request, tenant: Tenant, service: Service) -> None:
+        """Answer a request of the gateway's own to ``service``, whoever else may call that."""
+        route = request.head.route
+        assert route is not None
+        try:
+            exchange = self._enter(request, tenant, service, route.codec.parse(request.body))
+        except Exception as error:
+            self._refuse(request, error)
+            return
+        self._step(exchange, self._look_up)
+
     # identify, resolve, check ---------------------------------------------------------------------
 
     def _answer_known_body(self, request: Request, tenant: Tenant) -> bool:
@@ -138,6 +149,9 @@ class Dispatcher:
         service = self._services.resolve(name, tenant, call.task)
         if service.canary is not None:
             service = service.pick()
+        return self._enter(request, tenant, service, call)
+
+    def _enter(self, request: Request, tenant: Tenant, service: Service, call: Call) -> Exchange:
         if service.tasks:
             check_task(call, service.tasks, service.name)
         exchange = Exchange(request, tenant, service, call)
@@ -399,6 +413,8 @@ class Dispatcher:
     def _count(
         self, request: Request, series: ServiceSeries, service: tuple[str, str], status: int
     ) -> None:
+        if request.background:
+            return
         seconds = time.monotonic() - request.received
         assert request.head.route is not None
         series.route(request.head.route.path).count(status, seconds)

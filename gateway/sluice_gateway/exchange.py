@@ -72,13 +72,25 @@ class Caller(Protocol):
 
 
 class Request:
-    """A complete request for an inference route. ``received`` is on the monotonic clock."""
+    """A complete request for an inference route. ``received`` is on the monotonic clock.
 
-    __slots__ = ("body", "caller", "head", "id", "received")
+    Attributes:
+        background: the gateway's own; it is no demand and in no count of requests.
+    """
+
+    __slots__ = ("background", "body", "caller", "head", "id", "received")
 
     def __init__(
-        self, head: Head, body: bytes, caller: Caller, request_id: bytes, received: float
+        self,
+        head: Head,
+        body: bytes,
+        caller: Caller,
+        request_id: bytes,
+        received: float,
+        *,
+        background: bool = False,
     ) -> None:
+        self.background = background
         self.head = head
         self.body = body
         self.caller = caller
@@ -206,6 +218,7 @@ class Exchange:
             self.cap,
             read,
             headers,
+            background=request.background,
         )
 
     # Coming in ------------------------------------------------------------------------------------
@@ -244,7 +257,7 @@ class Exchange:
 
     def count(self) -> None:
         """A worker of the service is needed; said once, however often it begins again."""
-        if self.counted is not self.service:
+        if self.counted is not self.service and not self.request.background:
             self.counted = self.service
             self.service.tally.arrived()
 

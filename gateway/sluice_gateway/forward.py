@@ -54,9 +54,11 @@ class Job:
         cap: moment after which nobody wants the answer, whatever the service's limits say.
         read: takes the items out of an answer; raises ValueError when it is not one.
         headers: more lines for the worker, each whole.
+        background: the gateway's own; scaling is not told of it.
     """
 
     __slots__ = (
+        "background",
         "binding",
         "body",
         "cap",
@@ -82,7 +84,10 @@ class Job:
         cap: float,
         read: Callable[[bytes], list[Item]],
         headers: bytes = b"",
+        *,
+        background: bool = False,
     ) -> None:
+        self.background = background
         self.binding = binding
         self.path = path
         self.body = body
@@ -194,6 +199,7 @@ class Forward:
         now = self._sent = time.monotonic()
         self.queue_seconds = now - job.since
         self._lease = lease
+        self._service.background += job.background
         pool = lease.endpoint.pool
         left = int((self._worker_deadline - now) * 1000)
         data = _HEAD % (
@@ -265,7 +271,8 @@ class Forward:
         if answer.digest and expected and answer.digest != expected:
             endpoint.failed(now, f"answers with digest {answer.digest}", prove=True)
         service.admission.took(now - self._sent)
-        service.tally.completed(service_seconds, self._job.units)
+        if not self._job.background:
+            service.tally.completed(service_seconds, self._job.units)
 
     def _full(self, answer: UpstreamAnswer, now: float) -> None:
         """The worker has no room: its word holds, and the job goes back to the head."""
@@ -334,4 +341,5 @@ class Forward:
         if connection is not None and connection.serves(self):
             connection.abort()
         if lease is not None:
+            self._service.background -= self._job.background
             lease.release()

@@ -100,7 +100,7 @@ class ServiceSeries:
 class Sample:
     """One service at the moment of a scrape. ``labels``: namespace, service, track."""
 
-    __slots__ = ("endpoints", "in_flight", "labels", "series", "waiting")
+    __slots__ = ("endpoints", "in_flight", "labels", "precomputed", "series", "waiting")
 
     def __init__(
         self,
@@ -109,12 +109,14 @@ class Sample:
         in_flight: int,
         waiting: int,
         endpoints: dict[str, int],
+        precomputed: dict[str, int],
     ) -> None:
         self.labels = labels
         self.series = series
         self.in_flight = in_flight
         self.waiting = waiting
         self.endpoints = endpoints
+        self.precomputed = precomputed
 
 
 class Metrics:
@@ -225,11 +227,15 @@ def _gauges(samples: list[Sample]) -> Iterator[Metric]:
     in_flight = _gauge(metric_names.GATEWAY_IN_FLIGHT)
     waiting = _gauge(metric_names.GATEWAY_WAITING)
     endpoints = _gauge(metric_names.GATEWAY_ENDPOINTS)
+    precomputed = _gauge(metric_names.GATEWAY_PRECOMPUTED)
     for sample in samples:
         in_flight.add_metric(sample.labels, sample.in_flight)
         waiting.add_metric(sample.labels, sample.waiting)
         for state, count in sample.endpoints.items():
             endpoints.add_metric((*sample.labels, state), count)
+        for state, count in sample.precomputed.items():
+            precomputed.add_metric((*sample.labels, state), count)
     yield in_flight
     yield waiting
     yield endpoints
+    yield precomputed

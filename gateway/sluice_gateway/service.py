@@ -117,6 +117,10 @@ class Service:
         self.tally = Tally(now, lambda: urgent(self))
         self.retries = RetryBudget(now)
         self.removed = False
+        self.background = 0
+        """Requests of the gateway's own at workers now."""
+        self.precomputed: dict[str, int] = {}
+        """How many of the precomputed answers are in which state; written by ``precompute``."""
         self.ready_since = now
         self.dimensions: int | None = None
         self._wheel = wheel
@@ -177,7 +181,15 @@ class Service:
 
     @property
     def in_flight(self) -> int:
-        return sum(endpoint.in_flight for endpoint in self.endpoints.all.values())
+        at_workers = sum(endpoint.in_flight for endpoint in self.endpoints.all.values())
+        return at_workers - self.background
+
+    @property
+    def precompute(self) -> list[wire.Precomputed]:
+        """What is to be there before anybody asks; a canary has its stable revision's list."""
+        if not self.spec.cache.enabled or self.spec.cache.sharing != "service":
+            return []
+        return (self.stable or self).spec.precompute
 
     @property
     def held(self) -> int:
@@ -294,7 +306,7 @@ class Service:
         self.series.ejections = self.endpoints.ejections
         track = "stable" if self.stable is None else "canary"
         labels = (self.namespace, self.name, track)
-        return Sample(labels, self.series, self.in_flight, self.held, states)
+        return Sample(labels, self.series, self.in_flight, self.held, states, self.precomputed)
 
     # ---------------------------------------------------------------------------------------------
 

@@ -14,11 +14,13 @@ from pydantic import Field, model_validator
 from sluice_api import names
 from sluice_api.digests import revision_digest
 from sluice_api.fields import Choice, Duration, Flag, Text, TextMap, TextSet, Whole
+from sluice_api.pod_fields import Member, PodList, PodObject
 from sluice_api.section import Section
 from sluice_api.spec_hardware import GPU_RESOURCE, Hardware
 from sluice_api.spec_model import Engine, Model
 from sluice_api.spec_rollout import Rollout
-from sluice_api.spec_rules import ACCESS_RULES, SCALING_RULES, SPEC_RULES
+from sluice_api.spec_rules import ACCESS_RULES, CACHE_RULES, SCALING_RULES, SPEC_RULES
+from sluice_api.tasks import Task
 
 MAX_REPLICAS = 1000
 
@@ -140,8 +142,20 @@ class Batching(Section):
     )
 
 
+PRECOMPUTED = PodObject(
+    {
+        "task": Member("string", "What is asked.", tuple(map(str, Task))),
+        "body": Member("object", "Body of a request to the task's route, without the model."),
+    },
+    required=("task", "body"),
+)
+"""A request of the service's owner."""
+
+
 class Cache(Section):
     """Answers kept to be given again. Only answers that follow from their input are kept."""
+
+    rules = CACHE_RULES
 
     enabled: Annotated[bool, Flag()] = Field(
         default=True, description="Whether answers are kept.", examples=[False]
@@ -162,6 +176,13 @@ class Cache(Section):
         " their request (temperature 0, or a model that does not sample by itself), never means"
         " none. Sampled answers are never kept.",
         examples=["never"],
+    )
+    precompute: Annotated[tuple[dict[str, Any], ...], PodList(PRECOMPUTED, max_items=64)] = Field(
+        default=(),
+        description="Requests that are answered before anybody asks: at the start of each revision,"
+        " and again before the answers expire, whenever a replica is ready and nobody waits. They"
+        " wake nobody. Goes with sharing: service.",
+        examples=[[{"task": "embeddings", "body": {"input": ["hello", "goodbye"]}}]],
     )
 
 

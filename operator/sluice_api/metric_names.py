@@ -103,6 +103,12 @@ GATEWAY_ENDPOINTS = Metric(
     "Workers known, by state (ready, starting, ejected, mismatch).",
     ("namespace", "service", "track", "state"),
 )
+GATEWAY_PRECOMPUTED = Metric(
+    "sluice_gateway_precomputed",
+    "gauge",
+    "Requests of spec.cache.precompute, by state (done, pending, failed).",
+    ("namespace", "service", "track", "state"),
+)
 GATEWAY_RETRIES = Metric(
     "sluice_gateway_retries_total",
     "counter",

@@ -55,12 +55,23 @@ class Quantity(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member of a pod's part. ``type`` is a JSON type; objects and lists are taken whole."""
+    """One member of a pod's part. ``type`` is a JSON type; objects and lists are taken whole.
+
+    Attributes:
+        choices: the texts that are allowed; none for any.
+    """
 
     type: str
     description: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def form(self) -> str:
+        return f"one of {', '.join(self.choices)}" if self.choices else f"of type {self.type}"
 
     def fits(self, value: object) -> bool:
+        if self.choices:
+            return value in self.choices
         if isinstance(value, bool):
             return self.type == "boolean"
         return isinstance(value, _TYPES[self.type])
@@ -68,6 +79,9 @@ class Member:
     def schema(self) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": self.type, "description": self.description}
         match self.type:
+            case "string" if self.choices:
+                schema["enum"] = list(self.choices)
+                schema["maxLength"] = max(map(len, self.choices))
             case "string":
                 schema["maxLength"] = 317
             case "integer":
@@ -106,7 +120,7 @@ class PodObject(Kind):
             if member is None:
                 raise Refused(name, self.form)
             if not member.fits(below):
-                raise Refused(below, f"{name} of type {member.type}")
+                raise Refused(below, f"{name} {member.form}")
         for name in self.required:
             if name not in given:
                 raise Refused("no " + name, self.form)

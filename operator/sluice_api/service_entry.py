@@ -85,6 +85,10 @@ def service_entry(
         failure=failure,
         delay=delay,
         canary=canary,
+        precompute=[
+            wire.Precomputed(task=Task(entry["task"]), body=entry["body"])
+            for entry in spec.cache.precompute
+        ],
     )
 
 

@@ -57,6 +57,16 @@ def _public_or_tenants(access: Any) -> str:
     )
 
 
+def _precomputed_for_all(cache: Any) -> str:
+    if not cache.precompute or cache.sharing == "service":
+        return ""
+    return (
+        f"got {len(cache.precompute)} requests beside spec.cache.sharing: tenant, allowed only"
+        " with service: what is computed before anybody asks belongs to no tenant. Set"
+        " spec.cache.sharing: service, or remove precompute."
+    )
+
+
 _UNVERSIONED: Final = ("file://", "pvc://", "oci://")
 """Schemes whose uri alone says what is meant."""
 _UNVERSIONED_CEL: Final = "^(file|pvc|oci)://"
@@ -165,6 +175,18 @@ SCALING_RULES = (
         " initialReplicas.'"
         ".format([self.initialReplicas, self.maxReplicas])",
         "`initialReplicas` may not exceed `maxReplicas`.",
+    ),
+)
+
+CACHE_RULES = (
+    Rule(
+        "precompute",
+        _precomputed_for_all,
+        "size(self.precompute) == 0 || self.sharing == 'service'",
+        "'got %d requests beside spec.cache.sharing: tenant, allowed only with service: what is"
+        " computed before anybody asks belongs to no tenant. Set spec.cache.sharing: service, or"
+        " remove precompute.'.format([size(self.precompute)])",
+        "`precompute` goes with `sharing: service` only.",
     ),
 )
 

@@ -5,7 +5,7 @@ may differ by one version; everything a reader needs is required or has a safe d
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -102,6 +102,13 @@ class CacheRules(_Message, kw_only=True):
     generation: Literal["deterministic", "never"] = "deterministic"
 
 
+class Precomputed(_Message, kw_only=True):
+    """A request that is answered before anybody asks; ``body`` as the task's route takes it."""
+
+    task: Task
+    body: dict[str, Any]
+
+
 class LimitRules(_Message, kw_only=True):
     """``spec.limits``, resolved.
 
@@ -177,6 +184,7 @@ class Service(_Message, kw_only=True):
         failure: set while no worker can be started; void as soon as an endpoint is ready.
         delay: set while workers are wanted and held up; void as soon as an endpoint is ready.
         canary: a second revision on trial; its endpoints are among ``endpoints``.
+        precompute: answered at the start of a revision and kept warm; shared by the whole service.
     """
 
     name: str
@@ -192,6 +200,7 @@ class Service(_Message, kw_only=True):
     failure: Failure | None = None
     delay: Delay | None = None
     canary: Canary | None = None
+    precompute: list[Precomputed] = []
 
 
 class ServiceTable(_Message, kw_only=True):

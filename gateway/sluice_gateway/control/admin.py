@@ -98,6 +98,7 @@ def _track(service: Service) -> dict[str, Any]:
         "tasks": list(service.tasks),
         "waiting": service.held,
         "retries": repr(service.retries),
+        "precomputed": service.precomputed,
         "endpoints": [
             {
                 "url": endpoint.url,

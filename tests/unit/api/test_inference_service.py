@@ -52,6 +52,7 @@ def test_defaults_are_all_written_down() -> None:
             "ttl": "24h",
             "sharing": "tenant",
             "generation": "deterministic",
+            "precompute": [],
         },
         "limits": {"maxWaiting": 1000, "timeout": "30s", "startTimeout": "2m"},
         "rollout": {},

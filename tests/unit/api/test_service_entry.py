@@ -27,7 +27,13 @@ def test_the_resource_and_the_wire_have_the_same_defaults() -> None:
 def test_the_gateway_gets_everything() -> None:
     changed = service(
         metadata__namespace="search",
-        cache={"enabled": False, "ttl": "1h", "sharing": "service", "generation": "never"},
+        cache={
+            "enabled": False,
+            "ttl": "1h",
+            "sharing": "service",
+            "generation": "never",
+            "precompute": [{"task": "chat", "body": {"messages": []}}],
+        },
         limits={"maxWaiting": 5, "timeout": "2s", "startTimeout": "3s"},
         access={"tenants": ["a"]},
     )
@@ -48,6 +54,7 @@ def test_the_gateway_gets_everything() -> None:
         ),
         limits=wire.LimitRules(waiting=5, timeout_seconds=2.0, start_timeout_seconds=3.0),
         endpoints=[endpoint],
+        precompute=[wire.Precomputed(task=Task.CHAT, body={"messages": []})],
     )
 
 

@@ -147,6 +147,7 @@ REFUSED_BY_RULE = [
     {"hardware__resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}},
     {"hardware__priorityClassName": "A"},
     {"rollout__canary": {"weight": 5}},
+    {"cache__precompute": [{"task": "embeddings", "body": {"input": "a"}}]},
     {"rollout__canary": {"model": {"uri": "file:///m", "revision": "v2"}}},
     {"model__uri": "file:///m", "rollout__canary": {"model": {"revision": "v2"}}},
 ]
@@ -182,6 +183,10 @@ REFUSED_BY_SCHEMA = [
     {"cache__enabled": "true"},
     {"cache__sharing": "all"},
     {"cache__generation": "sampled"},
+    {"cache__precompute": [{"task": "dancing", "body": {}}]},
+    {"cache__precompute": [{"task": "embeddings"}]},
+    {"cache__precompute": [{"task": "embeddings", "body": "hello"}]},
+    {"cache__precompute": [{"task": "embeddings", "body": {}}] * 65},
     {"batching": []},
     {"paused": "yes"},
     {"scaling__mode": "auto"},
@@ -224,6 +229,10 @@ ACCEPTED = [
         ]
     },
     {"scaling__mode": "off", "scaling__minReplicas": 2},
+    {
+        "cache__sharing": "service",
+        "cache__precompute": [{"task": "embeddings", "body": {"input": ["a"], "x": {"y": 1}}}],
+    },
     {"rollout__canary": {"engine": {"image": "a/b:1"}, "weight": 0}},
     {"rollout__canary": {"model": {"uri": "hf://a/b", "maxInputTokens": "auto"}}},
 ]
