@@ -15,7 +15,11 @@ def test_scrape_shows_what_was_counted() -> None:
     series.retries["reset"] += 2
     series.l1 = 3
     states = {"ready": 2, "starting": 1}
-    metrics.watch(lambda: [Sample(("ns", "emb", "stable"), series, 4, 5, states)])
+    series.streams, series.stream_chunks, series.tokens = 2, 30, 70
+    series.streams_cut["slow"] += 1
+    series.first_events.took(0.2)
+    ready = {"done": 3, "pending": 1, "failed": 0}
+    metrics.watch(lambda: [Sample(("ns", "emb", "stable"), series, 4, 5, states, ready)])
     metrics.cache_fault("timeout")
     samples = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -41,11 +45,20 @@ def test_scrape_shows_what_was_counted() -> None:
     assert value("sluice_gateway_waiting", **of) == 5
     assert value("sluice_gateway_endpoints", **of, state="ready") == 2
     assert value("sluice_gateway_cache_faults_total", cause="timeout") == 1
+    assert value("sluice_gateway_streams", **of) == 2
+    assert value("sluice_gateway_stream_chunks_total", **of) == 30
+    assert value("sluice_gateway_streams_cut_total", **of, cause="slow") == 1
+    first = "sluice_gateway_stream_first_event_seconds"
+    assert value(f"{first}_bucket", **of, le="0.1") == 0
+    assert value(f"{first}_bucket", **of, le="0.25") == value(f"{first}_count", **of) == 1
+    assert value("sluice_gateway_tokens_total", **of) == 70
+    assert value("sluice_gateway_precomputed", **of, state="pending") == 1
 
 
 def test_only_metrics_of_the_table() -> None:
     metrics = Metrics()
-    metrics.watch(lambda: [Sample(("ns", "emb", "stable"), ServiceSeries(), 0, 0, {"ready": 0})])
+    nothing = Sample(("ns", "emb", "stable"), ServiceSeries(), 0, 0, {"ready": 0}, {"done": 0})
+    metrics.watch(lambda: [nothing])
     known = {metric.name.removesuffix("_total") for metric in metric_names.ALL}
     families = text_string_to_metric_families(metrics.page().decode())
     assert {family.name for family in families} <= known
