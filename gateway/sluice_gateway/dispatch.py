@@ -253,6 +253,7 @@ class Dispatcher:
             self._join_each(exchange)
 
     def _join_each(self, exchange: Exchange) -> None:
+        """Join, for each missing input, who computes it, or compute it for all who join."""
         led: list[int] = []
         computation = Computation(exchange, led, self._cache, self._flights, self._arrive)
         for index, item in enumerate(exchange.items):
@@ -269,7 +270,7 @@ class Dispatcher:
         exchange.service.series.collapsed += exchange.collapsed
         if led:
             computation.start()
-        for index in exchange.leave:
+        for index in exchange.leave if self._live else ():
             if (live := self._live.get(exchange.keys[index])) is not None:
                 live.relay.hurry()
 

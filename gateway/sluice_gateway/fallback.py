@@ -141,10 +141,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def enforce_times(self, now: float) -> None:
         """Times of body and keep-alive are enforced by the routes and by uvicorn."""
-        if self._in_head and now - self._head_since > self._edge.limits.head_seconds:
-            self._send(ApiError("request_timeout", "The headers did not arrive in time."))
-        elif self.streaming is not None:
+        if self.streaming is not None:
             self.streaming.enforce_times(now)
+        elif self._in_head and now - self._head_since > self._edge.limits.head_seconds:
+            self._send(ApiError("request_timeout", "The headers did not arrive in time."))
 
     def cut_short(self, error: ApiError) -> None:
         """The process ends: who still follows a stream is told."""

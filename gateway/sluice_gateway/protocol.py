@@ -274,6 +274,8 @@ class FastProtocol(asyncio.Protocol):
         """The head of a stream, and the first of it."""
         head = self._head
         assert head is not None
+        if self._transport.is_closing():
+            return False
         self._streaming = True
         closing = self._closing(head) or not head.takes_chunks
         self._transport.write(

@@ -303,6 +303,7 @@ class Connection(asyncio.Protocol):
         """Hand over what has come of a stream, and its end. The receiver may abort at any point."""
         if not self._begun:
             self._begun = True
+            self._cancel_timer()  # A stream takes as long as it takes.
             stream.began(UpstreamAnswer(200, self._headers, b""))
         if self._body and self._receiver is stream:
             parts, self._body = self._body, []
@@ -324,9 +325,7 @@ class Connection(asyncio.Protocol):
         """The request is over: the connection is kept for another, or closed."""
         self._receiver = None
         self.resume()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
         if self._keep_alive and not self._pool.retired:
             self._reset()
             self._pool.keep(self)
@@ -347,10 +346,13 @@ class Connection(asyncio.Protocol):
         self.connecting = None
         self._break("connect")
 
-    def _close(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _close(self) -> None:
+        self._cancel_timer()
         if self.connecting is not None:
             self.connecting.cancel()
             self.connecting = None
