@@ -14,12 +14,8 @@ import pytest
 
 from sluice_api import names
 from sluice_api.shapes import chat, generation
-from tests.support.language_models import (
-    CITIES,
-    WEATHER_QUESTION,
-    build_talker,
-    held_out,
-)
+from sluice_worker.examples.chat import CITIES, WEATHER_QUESTION, build, data
+from tests.support.trained import Models
 from tests.support.worker_process import WorkerProcess, wait_for
 
 PATIENT = ("--max-backlog", "5m", "--timeout", "5m", "--drain-grace", "0s")
@@ -38,9 +34,9 @@ WEATHER = {
 }
 
 
-@pytest.fixture(scope="session")
-def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_talker(tmp_path_factory.mktemp("talker"))
+@pytest.fixture(scope="module")
+def talker(trained_models: Models) -> Path:
+    return trained_models.talker
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +65,7 @@ async def answered(client: openai.AsyncOpenAI, question: str, **more: Any) -> st
 
 
 async def right_answers(client: openai.AsyncOpenAI) -> float:
-    questions = held_out()
+    _, questions = data()
     answers = await asyncio.gather(*(answered(client, question) for question, _ in questions))
     right = [answer == wanted for answer, (_, wanted) in zip(answers, questions, strict=True)]
     return sum(right) / len(right)
@@ -85,7 +81,7 @@ async def test_questions_never_seen_are_answered(client: openai.AsyncOpenAI) -> 
 async def test_a_model_that_learnt_nonsense_fails_the_same_questions(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    folder = build_talker(tmp_path_factory.mktemp("confused"), shuffled=True)
+    folder = build(tmp_path_factory.mktemp("confused"), shuffled=True)
     with WorkerProcess(f"file://{folder}", *PATIENT, name="talker") as process:
         process.wait_ready()
         async with openai.AsyncOpenAI(base_url=f"{process.url}/v1", api_key="none") as client:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sluice_worker.examples import (
+    chat,
     fill_mask,
     question_answering,
     relation_extraction,
@@ -46,6 +47,10 @@ class Models:
     @cached_property
     def relator(self) -> Path:
         return relation_extraction.build(self._root / "relator")
+
+    @cached_property
+    def talker(self) -> Path:
+        return chat.build(self._root / "talker")
 
 
 def tagging_score(post: Post) -> float:

@@ -18,6 +18,8 @@ EXAMPLES = {
     Task.QUESTION_ANSWERING: "question_answering",
     Task.FILL_MASK: "fill_mask",
     Task.RERANK: "rerank",
+    Task.TEXT_GENERATION: "chat",
+    Task.CHAT: "chat",
 }
 """Modules of this package; each has ``build(folder, *, shuffled=False, seed=0)``."""
 
