@@ -8,10 +8,11 @@ from typing import Any
 import openai
 import pytest
 
+from sluice_worker.examples.chat import data
 from tests.support.event_stream import EventStream, data_of
 from tests.support.gateway_process import Client, GatewayProcess, service
-from tests.support.language_models import build_talker, held_out
 from tests.support.stub_worker import until
+from tests.support.trained import Models
 from tests.support.worker_process import WorkerProcess
 
 CHAT = "/v1/chat/completions"
@@ -19,8 +20,8 @@ COMPLETIONS = "/v1/completions"
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    talker = build_talker(tmp_path_factory.mktemp("talker"))
+def worker(trained_models: Models) -> Iterator[WorkerProcess]:
+    talker = trained_models.talker
     options = ("--revision", "r1", "--max-backlog", "5m", "--drain-grace", "0s")
     with WorkerProcess(f"file://{talker}", *options, name="talker") as process:
         yield process.wait_ready()
@@ -51,7 +52,7 @@ def chat(question: str, **more: Any) -> dict[str, Any]:
 
 async def test_answers_mean_something_plain_streamed_and_replayed(client: Client) -> None:
     right = 0
-    for question, wanted in held_out():
+    for question, wanted in data()[1]:
         stream = await EventStream.open(client, CHAT, chat(question))
         text = await stream.text()
         plain = await client.post(CHAT, chat(question, stream=False))
@@ -61,7 +62,7 @@ async def test_answers_mean_something_plain_streamed_and_replayed(client: Client
         assert replay.headers["cache-status"].startswith("Sluice; hit")
         assert await replay.text() == text
         right += text == wanted
-    assert right >= 0.8 * len(held_out())
+    assert right >= 0.8 * len(data()[1])
 
 
 async def test_a_model_that_does_not_sample_is_kept_without_a_temperature(client: Client) -> None:
