@@ -1,0 +1,137 @@
+"""The decoder engine beside transformers' ways to generate: tokens per second and memory.
+
+A Llama of 41 million parameters with random weights, prompts of log-normal length (median 48
+tokens), answers of 8 to 64 tokens, greedy, the same list for everyone, on one thread. Ways: one
+request after the other, padded batches of 16, transformers' continuous batching. No server and no
+tokenizer is in it. Ratios within one run count, and whether all wrote the same tokens.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import measure
+
+GENERATORS = Path(__file__).parent / "peers" / "generators.py"
+WAYS = {
+    "one by one": "transformers, one by one",
+    "batches of 16": "transformers, batches of 16",
+    "continuous": "transformers, continuous batching",
+    "sluice": "sluice decoder engine",
+}
+VOCABULARY = 32_000
+
+
+@dataclass
+class Result:
+    name: str
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    memory: float = 0
+    texts: list[Any] = field(default_factory=list)
+
+
+def model_folder(folder: Path) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def work(count: int, seed: int) -> list[tuple[list[int], int]]:
+    chance = random.Random(seed)
+    found = []
+    for _ in range(count):
+        length = min(256, max(4, round(chance.lognormvariate(3.87, 0.7))))
+        found.append(
+            ([chance.randrange(3, VOCABULARY) for _ in range(length)], chance.randint(8, 64))
+        )
+    return found
+
+
+def run(way: str, folder: Path, work_file: Path) -> dict[str, Any]:
+    finished = subprocess.run(
+        [sys.executable, str(GENERATORS), way, str(folder), str(work_file)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode:
+        raise RuntimeError(finished.stderr[-2000:])
+    result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=64)
+    options = parser.parse_args(arguments)
+    results = {way: Result(name) for way, name in WAYS.items()}
+    with measure.folder() as folder:
+        model = model_folder(folder / "model")
+        for number in range(options.rounds):
+            asked = folder / "work.json"
+            asked.write_text(json.dumps(work(options.texts, seed=number)))
+            for way, result in results.items():
+                found = run(way, model, asked)
+                result.rates.append(found["tokens"] / found["seconds"])
+                result.cpu.append(found["cpu_seconds"] / found["tokens"] * 1e3)
+                result.memory = max(result.memory, found["memory_mib"])
+                result.texts.append(found["texts"])
+    base, total = results["one by one"], options.rounds * options.texts
+    measure.table(
+        f"Generation: 41 M parameters, {options.texts} texts, one thread",
+        ["way", "tokens/s", "x", "CPU ms/token", "x", "MiB", "same texts"],
+        [
+            [
+                result.name,
+                f"{measure.median(result.rates):.0f}",
+                f"{measure.median(result.rates) / measure.median(base.rates):.2f}",
+                f"{measure.median(result.cpu):.1f}",
+                f"{measure.median(base.cpu) / measure.median(result.cpu):.2f}",
+                f"{result.memory:.0f}",
+                f"{same(result, base)} of {total}",
+            ]
+            for result in results.values()
+        ],
+    )
+    measure.save(
+        "generation",
+        {
+            way: {"rates": r.rates, "cpu_ms": r.cpu, "memory_mib": r.memory, "same": same(r, base)}
+            for way, r in results.items()
+        },
+    )
+
+
+def same(result: Result, base: Result) -> int:
+    """How many texts are those of the base, token for token."""
+    pairs = zip(result.texts, base.texts, strict=True)
+    return sum(a == b for left, right in pairs for a, b in zip(left, right, strict=True))
+
+
+if __name__ == "__main__":
+    main()
