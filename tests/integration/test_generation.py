@@ -204,38 +204,101 @@ async def test_an_answer_fits_its_schema(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_a_tool_is_called(client: openai.AsyncOpenAI) -> None:
-    for choice in ("auto", "required"):
-        answer = await client.chat.completions.create(
-            model="talker",
-            messages=user(WEATHER_QUESTION.format(CITIES[0])),
-            temperature=0,
-            max_tokens=60,
-            tools=[WEATHER],  # type: ignore[list-item]
-            tool_choice=choice,  # type: ignore[arg-type]
-        )
-        if choice == "required":
-            (call,) = (answer.choices[0].message.tool_calls or [])[:1]
-            assert call.type == "function"
-            assert call.function.name == "weather"
-            continue
-        stream = await client.chat.completions.create(
-            model="talker",
-            messages=user(WEATHER_QUESTION.format(CITIES[0])),
-            temperature=0,
-            tools=[WEATHER],  # type: ignore[list-item]
-            stream=True,
-        )
-        chunks = [chunk async for chunk in stream]
-        streamed = [c.choices[0].delta.tool_calls for c in chunks if c.choices[0].delta.tool_calls]
-        plain = answer.choices[0].message.tool_calls or []
-        assert len(plain) == 1
-        assert plain[0].type == "function"
-        assert json.loads(plain[0].function.arguments) == {"city": CITIES[0]}
-        assert answer.choices[0].finish_reason == "tool_calls"
-        assert answer.choices[0].message.content is None
-        assert streamed[0][0].function is not None
-        assert streamed[0][0].function.arguments == plain[0].function.arguments
-        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    asked: Any = {
+        "model": "talker",
+        "messages": user(WEATHER_QUESTION.format(CITIES[0])),
+        "temperature": 0,
+        "tools": [WEATHER],
+    }
+    answer: Any = await client.chat.completions.create(**asked)
+    (plain,) = answer.choices[0].message.tool_calls
+    assert json.loads(plain.function.arguments) == {"city": CITIES[0]}
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert answer.choices[0].message.content is None
+    chunks = [chunk async for chunk in await client.chat.completions.create(**asked, stream=True)]
+    streamed = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert [call.function.arguments for call in streamed] == [plain.function.arguments]
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ("required", "tool_calls"),
+        ({"type": "function", "function": {"name": "weather"}}, "stop"),
+    ],
+)
+async def test_a_call_that_is_asked_for_is_made(
+    client: openai.AsyncOpenAI, choice: Any, reason: str
+) -> None:
+    answer: Any = await client.chat.completions.create(
+        model="talker",
+        messages=user(QUESTION),  # Which has nothing to do with the weather.
+        temperature=0,
+        tools=[WEATHER],  # type: ignore[list-item]
+        tool_choice=choice,
+        parallel_tool_calls=False,
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["city"] in CITIES
+    assert answer.choices[0].finish_reason == reason
+
+
+# What the worker tells of itself ------------------------------------------------------------------
+
+
+async def test_a_beginning_is_found_again_but_not_by_another_tenant(worker: WorkerProcess) -> None:
+    async def found(tenant: str) -> float:
+        before = worker.metric("sluice_worker_prefix_tokens_total")
+        body = {"messages": user(f"{QUESTION} " * 6), "temperature": 0, "max_tokens": 1}
+        await raw(worker, body, **{names.TENANT: tenant})
+        return worker.metric("sluice_worker_prefix_tokens_total") - before
+
+    assert await found("anna") == 0
+    assert await found("anna") >= 32
+    assert await found("bert") == 0
+
+
+async def test_the_pace_is_measured(worker: WorkerProcess, client: openai.AsyncOpenAI) -> None:
+    first, steps, tokens = (
+        "sluice_worker_time_to_first_token_seconds_count",
+        "sluice_worker_inter_token_seconds_count",
+        "sluice_worker_written_tokens_total",
+    )
+    before = [worker.metric(name) for name in (first, steps, tokens)]
+    answer = await client.chat.completions.create(
+        model="talker", messages=user("Pace"), temperature=1, max_tokens=9, logit_bias={"0": -100}
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 9
+    after = [worker.metric(name) for name in (first, steps, tokens)]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 8, 9]
+    assert worker.metric("sluice_worker_kv_use_ratio") == 0
+
+
+async def test_more_than_can_be_done_in_time_is_refused_at_once(talker: Path) -> None:
+    options = ("--max-backlog", "10ms", "--batch-max-size", "1", "--drain-grace", "0s")
+    body = {
+        "messages": user("Tell"),
+        "temperature": 2,
+        "max_tokens": 150,
+        "logit_bias": {"0": -100},
+    }
+    with WorkerProcess(f"file://{talker}", *options, name="talker") as process:
+        process.wait_ready()
+        async with aiohttp.ClientSession() as session:
+
+            async def post() -> tuple[int, Any]:
+                url = f"{process.url}/v1/chat/completions"
+                async with session.post(url, json=body) as answer:
+                    return answer.status, answer.headers.get("retry-after-ms")
+
+            answers = await asyncio.gather(*(post() for _ in range(12)))
+        statuses = [status for status, _ in answers]
+        assert set(statuses) == {200, 429}
+        assert all(retry for status, retry in answers if status == 429)
+        assert process.readiness()["status"] == 200
 
 
 # What the gateway asks ----------------------------------------------------------------------------
