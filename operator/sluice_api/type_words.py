@@ -57,9 +57,7 @@ def _one(kind: inspect.Type) -> str:
             high = kind.le if kind.lt is None else kind.lt - 1
             return "a whole number" + _bounds(low, high, "from {} to {}", "of at {} {}")
         case inspect.FloatType():
-            least = kind.ge if kind.gt is None else kind.gt
-            most = kind.le if kind.lt is None else kind.lt
-            return "a number" + _bounds(least, most, "from {} to {}", "of at {} {}")
+            return "a number" + _range(kind)
         case inspect.BoolType():
             return "true or false"
         case inspect.LiteralType():

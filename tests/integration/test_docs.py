@@ -3,7 +3,6 @@
 The commands run against one real ``sluice up manifests/examples/minilm.yaml``, on the ports of this
 test instead of the ones that the pages name; those of the pages about clusters run in
 tests/cluster/test_docs.py, and those about tasks beside the tests of these tasks.
-tests/cluster/test_docs.py, those of the pages about tasks beside the tests of each task.
 """
 
 import os

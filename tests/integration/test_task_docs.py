@@ -13,25 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.task_pages import TaskPage
 from tests.support.trained import Models
 from tests.support.up_process import UpProcess, running_up, write
 
-ROOT = Path(__file__).parents[2]
-TASKS = ("chat", "text-generation")
-STARTS = ("sluice example-model ", "sluice up ")
-"""What the fixtures of this module do."""
-
-
-def blocks(task: str) -> list[str]:
-    parts = (ROOT / f"docs/tasks/{task}.md").read_text().split("```sh\n")[1:]
-    return [part.partition("\n```")[0] for part in parts]
-
-
+PAGES = {task: TaskPage(task) for task in ("chat", "text-generation")}
 COMMANDS = [
-    pytest.param(block, id=f"{task}-{number}")
-    for task in TASKS
-    for number, block in enumerate(blocks(task))
-    if not block.startswith(STARTS)
+    pytest.param(command, id=f"{task}-{number}")
+    for task, page in PAGES.items()
+    for number, command in enumerate(page.commands)
 ]
 
 
@@ -39,9 +29,10 @@ COMMANDS = [
 def up(trained_models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
     folder = tmp_path_factory.mktemp("tasks")
     manifests = []
-    for task in TASKS:
-        manifest = yaml.safe_load((ROOT / f"manifests/examples/{task}.yaml").read_text())
-        assert manifest["spec"]["model"]["uri"] == f"file:///tmp/sluice-{task}"
+    for page in PAGES.values():
+        manifest = yaml.safe_load(page.manifest.read_text())
+        assert manifest["spec"]["model"]["uri"] == f"file://{page.folder}"
+        assert manifest["metadata"]["name"] == page.answer["model"]
         manifest["spec"]["model"]["uri"] = f"file://{trained_models.talker}"
         manifests.append(manifest)
     write(folder / "tasks.yaml", *manifests)
@@ -52,12 +43,6 @@ def up(trained_models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def test_there_is_something_to_run() -> None:
     assert len(COMMANDS) >= 6
-    for task in TASKS:
-        starts = blocks(task)[0].splitlines()
-        assert starts == [
-            f"sluice example-model {task} /tmp/sluice-{task}",
-            f"sluice up manifests/examples/{task}.yaml",
-        ]
 
 
 @pytest.mark.parametrize("block", COMMANDS)
