@@ -204,13 +204,22 @@ class StubWorker:
         self._started.set()
         self._loop.run_forever()
         assert self._server is not None
+        # A connection that was just accepted is known to the server only some turns later; one that
+        # was closed meanwhile would forget to close it.
+        for listening in self._server.sockets:
+            self._loop.remove_reader(listening.fileno())
+        self._turn(5)
         self._server.close()
         for task in list(self._connections):
             task.cancel()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.run_until_complete(asyncio.gather(*self._connections, return_exceptions=True))
-        self._loop.run_until_complete(asyncio.sleep(0))  # Transports close in the next turn.
+        self._turn(2)  # Transports close in the next turn.
         self._loop.close()
+
+    def _turn(self, times: int) -> None:
+        for _ in range(times):
+            self._loop.run_until_complete(asyncio.sleep(0))
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, self.host, self.port)
