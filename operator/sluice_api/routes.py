@@ -22,6 +22,7 @@ from sluice_api.shapes import (
     relations,
     rerank,
     small,
+    texts,
     tokens,
     v2,
 )
@@ -39,6 +40,8 @@ POST_ROUTES: dict[str, Codec] = {
     "/predict": small.PREDICT,
     "/v1/completions": completions.CODEC,
     "/v1/chat/completions": chat.CODEC,
+    "/v1/translate": texts.TRANSLATE,
+    "/v1/summarize": texts.SUMMARIZE,
 }
 """Path → codec, for the routes whose path is fixed."""
 
@@ -108,6 +111,10 @@ SHAPES: dict[str, Shape] = {
         chat.ChatRequest,
         answers.ChatAnswer,
     ),
+    "/v1/translate": Shape(
+        "Texts in another language", texts.TranslateRequest, answers.TranslateAnswer
+    ),
+    "/v1/summarize": Shape("Shorter texts", texts.SummarizeRequest, answers.SummarizeAnswer),
     V2_SUFFIX: Shape("Open Inference Protocol V2", v2.V2Request, answers.V2Answer),
 }
 """By the path of :data:`POST_ROUTES`; the V2 route by its suffix."""
@@ -129,6 +136,8 @@ CANONICAL_ROUTES: dict[Task, Canonical] = {
     Task.RERANK: Canonical("/v1/rerank", rerank.CODEC),
     Task.TEXT_GENERATION: Canonical("/v1/completions", completions.CODEC),
     Task.CHAT: Canonical("/v1/chat/completions", chat.CODEC),
+    Task.TRANSLATION: Canonical("/v1/translate", texts.TRANSLATE),
+    Task.SUMMARIZATION: Canonical("/v1/summarize", texts.SUMMARIZE),
 }
 """The route whose answers hold whole items; what the gateway asks when it needs some of them."""
 

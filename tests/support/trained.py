@@ -15,7 +15,10 @@ from sluice_worker.examples import (
     question_answering,
     relation_extraction,
     rerank,
+    summarization,
     token_classification,
+    translation,
+    written_relations,
 )
 
 Post = Callable[[str, dict[str, Any]], Any]
@@ -51,6 +54,18 @@ class Models:
     @cached_property
     def talker(self) -> Path:
         return chat.build(self._root / "talker")
+
+    @cached_property
+    def translator(self) -> Path:
+        return translation.build(self._root / "translator")
+
+    @cached_property
+    def summarizer(self) -> Path:
+        return summarization.build(self._root / "summarizer")
+
+    @cached_property
+    def relation_writer(self) -> Path:
+        return written_relations.build(self._root / "relation-writer")
 
 
 def tagging_score(post: Post) -> float:
@@ -111,6 +126,35 @@ def relating_score(post: Post) -> float:
         found |= {(number, r["head"], r["tail"], r["label"]) for r in entry["relations"]}
         if fact.label != relation_extraction.LABELS[0]:
             expected.add((number, 0, 1, fact.label))
+    return _f1(found, expected)
+
+
+def translating_score(post: Post, language: str) -> float:
+    """Sentences translated word for word."""
+    _, held_out = translation.data()
+    answer = post("/v1/translate", {"input": held_out, "parameters": {"target": language}})
+    wanted = [translation.translated(text, language) for text in held_out]
+    return _share([entry["text"] for entry in answer["data"]], wanted)
+
+
+def summing_up_score(post: Post) -> float:
+    """Letters whose summary is right word for word."""
+    _, held_out = summarization.data()
+    answer = post("/v1/summarize", {"input": [letter for letter, _ in held_out]})
+    return _share([entry["text"] for entry in answer["data"]], [short for _, short in held_out])
+
+
+def writing_relations_score(post: Post) -> float:
+    """F1 of relations by the texts of their entities, at their place, and the label."""
+    _, held_out = written_relations.data()
+    answer = post("/v1/relations", {"input": [text for text, _ in held_out]})
+    found, expected = set(), set()
+    for number, ((text, facts), entry) in enumerate(zip(held_out, answer["data"], strict=True)):
+        spans = [(e["start"], e["end"]) for e in entry["entities"]]
+        for relation in entry["relations"]:
+            head, tail = (text[slice(*spans[relation[side]])] for side in ("head", "tail"))
+            found.add((number, head, relation["label"], tail))
+        expected |= {(number, *fact) for fact in written_relations.facts(facts)}
     return _f1(found, expected)
 
 

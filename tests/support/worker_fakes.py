@@ -30,6 +30,8 @@ def unit(text: str) -> Unit:
 class ToyEngine:
     """Keeps every batch it ran, in order; waits at ``gate`` before each."""
 
+    stepwise = False
+
     def __init__(self, *, padded: bool = False) -> None:
         self.name = "padded" if padded else "packed"
         self.gate = threading.Event()

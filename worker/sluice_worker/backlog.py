@@ -158,6 +158,10 @@ class Backlog:
     def again(self, entry: Entry) -> None:
         """Put a unit whose batch failed back in its place, to run alone."""
         entry.alone = True
+        self.put_back(entry)
+
+    def put_back(self, entry: Entry) -> None:
+        """Put a unit that was taken and not computed back in its place."""
         entry.waiting = True
         self._push(entry)
 
@@ -170,9 +174,11 @@ class Backlog:
         """Nobody waits for ``job`` any more: units that only it wanted are not computed."""
         for entry in job.entries:
             entry.waiters = [waiter for waiter in entry.waiters if waiter.job is not job]
-            if not entry.waiters and entry.waiting:
-                self._leave(entry)
-                self.finish(entry)
+            if not entry.waiters:
+                if entry.waiting:
+                    self._leave(entry)
+                entry.unit.withdraw()
+                self.finish(entry)  # An equal unit must not join one that may end early.
 
     def later_than(self, due: float) -> float:
         """Seconds of waiting work that a unit due at ``due`` would be computed before.

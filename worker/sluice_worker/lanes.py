@@ -6,14 +6,16 @@ calling thread, so a lane can do either, batch by batch. The loop decides; nothi
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
-from sluice_worker.engines.base import Array, Engine, Unit
+from sluice_worker.engines.base import Array, Engine, StepwiseEngine, Unit
 
 SetThreads = Callable[[int], None]
 """Set how many threads the calling thread computes with."""
@@ -26,6 +28,54 @@ class Outcome:
     arrays: list[Array]
     error: Exception | None
     seconds: float
+
+
+class Joinable:
+    """A batch under way that more units may join; implements :class:`engines.base.Feed`.
+
+    The event loop calls :meth:`offer`, the lane all else.
+
+    Args:
+        deliver: called on the event loop with place and result of each unit.
+    """
+
+    def __init__(self, units: Sequence[Unit], deliver: Callable[[int, Array], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deliver = deliver
+        self._lock = threading.Lock()
+        self._fresh = list(enumerate(units))
+        self._count = len(units)
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Joinable {self._count} units so far{', closed' if self._closed else ''}>"
+
+    def offer(self, unit: Unit) -> bool:
+        """Let ``unit`` join, in the next place; False when the batch is over."""
+        with self._lock:
+            if not self._closed:
+                self._fresh.append((self._count, unit))
+                self._count += 1
+            return not self._closed
+
+    def take(self) -> list[tuple[int, Unit]]:
+        with self._lock:
+            fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def finish(self, place: int, array: Array) -> None:
+        _check_finite(array)
+        self._loop.call_soon_threadsafe(self._deliver, place, array)
+
+    def close(self) -> bool:
+        with self._lock:
+            self._closed = self._closed or not self._fresh
+            return self._closed
+
+    def abort(self) -> None:
+        """Nothing joins any more: the batch failed."""
+        with self._lock:
+            self._closed = True
 
 
 class Lanes:
@@ -68,18 +118,24 @@ class Lanes:
         return 1.0 if wide else 1.0 / self.width
 
     def start(
-        self, units: Sequence[Unit], *, wide: bool, on_done: Callable[[Outcome], None]
+        self,
+        units: Sequence[Unit],
+        *,
+        wide: bool,
+        on_done: Callable[[Outcome], None],
+        joinable: Joinable | None = None,
     ) -> None:
         """Run a batch; ``on_done`` is called on the event loop. Needs :attr:`available`.
 
         Args:
             wide: use all threads; only while :attr:`idle`, and no other batch starts meanwhile.
+            joinable: takes the results one by one, and gives the units in place of ``units``.
         """
         lane = self._free.pop()
         self._wide = wide
         threads = self.threads if wide else max(1, self.threads // self.width)
         running = asyncio.get_running_loop().run_in_executor(
-            self._executors[lane], self.compute, units, threads
+            self._executors[lane], self.compute, units, threads, joinable
         )
 
         def release(finished: "asyncio.Future[Outcome]") -> None:
@@ -91,18 +147,24 @@ class Lanes:
 
         running.add_done_callback(release)
 
-    def compute(self, units: Sequence[Unit], threads: int) -> Outcome:
+    def compute(
+        self, units: Sequence[Unit], threads: int, joinable: Joinable | None = None
+    ) -> Outcome:
         """Run one batch on the calling thread. Never raises."""
         self._set_threads(threads)
         started = time.monotonic()
         try:
+            if joinable is not None:
+                cast(StepwiseEngine, self.engine).serve(joinable)
+                return Outcome([], None, time.monotonic() - started)
             arrays = self.engine.run(units)
             if len(arrays) != len(units):
                 raise ValueError(f"{len(arrays)} arrays for {len(units)} units")
             for array in arrays:
-                if not np.isfinite(array).all():
-                    raise FloatingPointError("the model computed a number that is not finite")
+                _check_finite(array)
         except Exception as error:
+            if joinable is not None:
+                joinable.abort()
             return Outcome([], error, time.monotonic() - started)
         return Outcome(arrays, None, time.monotonic() - started)
 
@@ -110,3 +172,8 @@ class Lanes:
         """End the threads once their batches are done; does not wait for them."""
         for executor in self._executors:
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_finite(array: Array) -> None:
+    if not np.isfinite(array).all():
+        raise FloatingPointError("the model computed a number that is not finite")

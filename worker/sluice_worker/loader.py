@@ -5,7 +5,7 @@ take about as long, so they run side by side.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
@@ -26,6 +26,7 @@ from sluice_worker.models.sources.registry import PINNED_CONTENT, fetch
 from sluice_worker.models.tokenizer import MASK_TOKENS, Tokenizer, load_tokenizer
 from sluice_worker.tasks.base import Material, TaskModule
 from sluice_worker.tasks.registry import needs, offered
+from sluice_worker.writing import prepare
 
 if TYPE_CHECKING:
     from sluice_worker.engines.base import Engine
@@ -81,23 +82,28 @@ def load_any(
         importing = pool.submit(import_module, "sluice_worker.engines.selection")
         manifest = verify(snapshot, pinned)
         description = describe(manifest, max_input_tokens, task)
-        tokenizer = load_tokenizer(manifest, description)
-        if description.head == "causal":
-            importing.result()
-            chosen = hardware.choose_device(device)
-            kind = hardware.resolve_dtype(dtype, chosen, _cpu_flags())
-            report(Phase.LOADING, 0.6, "reading weights")
-            limits = batch_max_size, goal_seconds
-            return _generator(uri, manifest, description, tokenizer, task, kind, chosen, limits)
-        if description.head == "sequence" and description.markers is None:
-            description = replace(description, markers=known_markers(tokenizer.added_tokens()))
-        mask_id = _mask_id(description, tokenizer)
-        tasks = _tasks(Material(description, tokenizer, mask_id), task)
+        mask_id = None
+        if description.writer is not None:
+            tasks, canary = prepare(manifest, description, task, _CANARY_TEXT, _CANARY_TOKENS)
+        else:
+            tokenizer = load_tokenizer(manifest, description)
+            if description.head == "causal":
+                importing.result()
+                chosen = hardware.choose_device(device)
+                kind = hardware.resolve_dtype(dtype, chosen, _cpu_flags())
+                report(Phase.LOADING, 0.6, "reading weights")
+                limits = batch_max_size, goal_seconds
+                return _generator(uri, manifest, description, tokenizer, task, kind, chosen, limits)
+            if description.head == "sequence" and description.markers is None:
+                description = replace(description, markers=known_markers(tokenizer.added_tokens()))
+            mask_id = _mask_id(description, tokenizer)
+            tasks = offered(Material(description, tokenizer, mask_id))
+            canary = _canary(tokenizer, mask_id)
+        tasks = _wanted_first(tasks, task)
         report(Phase.LOADING, 0.2, "importing torch")
         importing.result()
     chosen = hardware.choose_device(device)
     kind = hardware.resolve_dtype(dtype, chosen, _cpu_flags())
-    canary = _canary(tokenizer, mask_id)
     report(Phase.LOADING, 0.6, "reading weights")
     engine = _build(manifest, description, canary, mask_id, kind.name, chosen)
     report(Phase.LOADING, 1.0, "loaded")
@@ -190,8 +196,9 @@ def answer_parts(manifest: Manifest, dtype: str, max_tokens: int) -> dict[str, o
     }
 
 
-def _tasks(material: Material, wanted: Task | None) -> dict[Task, TaskModule]:
-    tasks = offered(material)
+def _wanted_first(
+    tasks: Mapping[Task, TaskModule], wanted: Task | None
+) -> Mapping[Task, TaskModule]:
     if wanted is None:
         return tasks
     if wanted not in tasks:
@@ -199,7 +206,7 @@ def _tasks(material: Material, wanted: Task | None) -> dict[Task, TaskModule]:
             f"model.task: got {wanted}, but this model offers {', '.join(tasks)}. "
             f"Set one of these, or auto; {wanted} takes {needs(wanted)}."
         )
-    return {wanted: tasks.pop(wanted), **tasks}
+    return {wanted: tasks[wanted], **tasks}
 
 
 def _mask_id(description: Description, tokenizer: Tokenizer) -> int | None:
@@ -234,16 +241,14 @@ def _build(
 ) -> "Engine":
     import torch
 
+    kind, place = getattr(torch, dtype), torch.device(device)
+    if description.writer is not None:
+        from sluice_worker.engines.seq2seq import loading
+
+        return loading.build(manifest, dtype=kind, device=place)
     from sluice_worker.engines.selection import build
 
-    return build(
-        manifest,
-        description,
-        canary,
-        mask_id=mask_id,
-        dtype=getattr(torch, dtype),
-        device=torch.device(device),
-    )
+    return build(manifest, description, canary, mask_id=mask_id, dtype=kind, device=place)
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -14,7 +14,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sluice_api.errors import ApiError
 from sluice_api.wire import Capacity
@@ -23,14 +24,25 @@ from sluice_worker.admission import Reservation, Reserved, judge, overloaded
 from sluice_worker.backlog import Backlog, Entry, Job
 from sluice_worker.cost import Average, CostModel, Load, WideGain, load_of
 from sluice_worker.engines.base import Unit
-from sluice_worker.lanes import Lanes, Outcome
+from sluice_worker.lanes import Joinable, Lanes, Outcome
 from sluice_worker.lifecycle import Progress
 from sluice_worker.metrics import Metrics
+
+if TYPE_CHECKING:
+    from sluice_worker.engines.base import Array
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING_UNITS = 65_536
 """Memory bound beside the bound in seconds, for models so fast that seconds bound nothing."""
+
+
+MAX_BATCH_TOKENS = 16_384
+"""Memory bound of a batch that is bounded by its units, not by its tokens."""
+
+
+JOINING_SECONDS = 30.0
+"""So long others may join a batch. Then it comes to its end, and what it took is learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +60,31 @@ class Rules:
     max_backlog_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Running:
-    """A batch on a lane."""
+    """A batch on a lane.
+
+    Attributes:
+        entries: all that were ever in it; a unit's place is its place here.
+        left: places of the units whose result is not there yet.
+        since: when each unit came into it.
+        joinable: lets more units in while it runs; None where that cannot be.
+    """
 
     entries: list[Entry]
     load: Load
     wide: bool
     started: float
     predicted_seconds: float
+    left: set[int] = field(default_factory=set)
+    since: list[float] = field(default_factory=list)
+    joinable: Joinable | None = None
+
+    def remaining_seconds(self, now: float) -> float:
+        """Predicted, of one lane."""
+        if self.joinable is not None:
+            return sum(self.entries[place].cost_seconds for place in self.left)
+        return max(0.0, self.started + self.predicted_seconds - now)
 
 
 class Loop:
@@ -99,8 +127,8 @@ class Loop:
         """Seconds until everything that was accepted is computed."""
         ahead = self.backlog.cost_seconds + self.reserved.seconds
         for batch in self.running:
-            left = max(0.0, batch.started + batch.predicted_seconds - now)
-            ahead += left * self.lanes.share(batch.wide) * self.lanes.width
+            share = self.lanes.share(batch.wide)
+            ahead += batch.remaining_seconds(now) * share * self.lanes.width
         return ahead / self.lanes.width
 
     def admit(self, tokens: int, units: int, deadline: float) -> Reservation:
@@ -137,7 +165,9 @@ class Loop:
             raise
 
     def budget(self) -> int:
-        """Tokens the next batch may hold."""
+        """Tokens the next batch may hold; where steps are shared, those of a full batch."""
+        if self.lanes.engine.stepwise:
+            return round(self.rules.max_size * self.unit_tokens.value)
         return self.cost.budget(self.unit_tokens.value, self.rules.latency_goal_seconds)
 
     def capacity(self) -> Capacity:
@@ -193,12 +223,39 @@ class Loop:
         self._dispatch_due = False
         while self.lanes.available and self.backlog.waiting:
             if not self.lanes.idle and self.wide.pays(self.lanes.width):
-                return  # all threads together are best even for a queue: once the others end
+                break  # all threads together are best even for a queue: once the others end
             entries = self.backlog.take(
-                budget=self.budget(), max_size=self.rules.max_size, padded=self._padded
+                # Whatever shares the steps of a batch is written at hardly any further cost.
+                budget=MAX_BATCH_TOKENS if self.lanes.engine.stepwise else self.budget(),
+                max_size=self.rules.max_size,
+                padded=self._padded,
             )
             rivals = self.lanes.width if self.backlog.waiting else 1
             self._start(entries, wide=self.lanes.idle and self.wide.choose(rivals))
+        for batch in self.running:
+            self._fill(batch)
+
+    def _fill(self, batch: Running) -> None:
+        """Let waiting units join a batch under way, while it is young and has room."""
+        now = self._clock()
+        while (
+            batch.joinable is not None
+            and self.backlog.waiting
+            and len(batch.left) < self.rules.max_size
+            and now - batch.started < JOINING_SECONDS
+        ):
+            [entry] = self.backlog.take(budget=1, max_size=1, padded=False)
+            if entry.alone or not batch.joinable.offer(entry.unit):
+                self.backlog.put_back(entry)
+                return
+            batch.left.add(len(batch.entries))
+            batch.entries.append(entry)
+            self._entered(batch, entry, now)
+
+    def _entered(self, batch: Running, entry: Entry, now: float) -> None:
+        batch.since.append(now)
+        self.unit_tokens.add(entry.unit.tokens)
+        self.metrics.queue_seconds.observe(now - entry.queued_at)
 
     def _start(self, entries: list[Entry], *, wide: bool) -> None:
         now = self._clock()
@@ -206,17 +263,31 @@ class Loop:
         computed = self.lanes.engine.computed_tokens(lengths)
         load = load_of(lengths, computed)
         batch = Running(entries, load, wide, now, self.cost.predict(load))
+        batch.left.update(range(len(entries)))
         self.running.append(batch)
         for entry in entries:
-            self.unit_tokens.add(entry.unit.tokens)
-            self.metrics.queue_seconds.observe(now - entry.queued_at)
+            self._entered(batch, entry, now)
+        units = [entry.unit for entry in entries]
+        if self.lanes.engine.stepwise and not entries[0].alone:
+            batch.joinable = Joinable(units, lambda place, one: self._finished(batch, place, one))
         self.metrics.padding.inc(computed - sum(lengths))
         self.metrics.batch_tokens.observe(sum(lengths))
         self.lanes.start(
-            [entry.unit for entry in entries],
+            units,
             wide=wide,
             on_done=lambda outcome: self._settle(batch, outcome),
+            joinable=batch.joinable,
         )
+
+    def _finished(self, batch: Running, place: int, array: "Array") -> None:
+        """Deliver one unit of a batch that goes on, and let another take its place."""
+        now, entry = self._clock(), batch.entries[place]
+        share = self.lanes.share(batch.wide) / len(batch.left)
+        batch.left.discard(place)
+        self._hand_out(entry, array, (now - batch.since[place]) * share)
+        self.progress.waiting_since = now
+        self.progress.failures_in_a_row = 0
+        self._fill(batch)
 
     def _settle(self, batch: Running, outcome: Outcome) -> None:
         """Deliver a finished batch and start the next one."""
@@ -224,7 +295,8 @@ class Loop:
         self.metrics.batch_seconds.observe(outcome.seconds)
         if outcome.error is None:
             self._learn(batch, outcome)
-            self._deliver(batch, outcome)
+            if batch.joinable is None:
+                self._deliver(batch, outcome)
             self.progress.failures_in_a_row = 0
         else:
             self._fail(batch, outcome.error)
@@ -233,6 +305,11 @@ class Loop:
         self._dispatch()
 
     def _learn(self, batch: Running, outcome: Outcome) -> None:
+        if batch.joinable is not None:
+            if not all(entry.waiters for entry in batch.entries):
+                return  # What its callers left is not computed to its end.
+            lengths = [entry.unit.tokens for entry in batch.entries]
+            batch.load = load_of(lengths, self.lanes.engine.computed_tokens(lengths))
         # Predictions are about a queue, and a queue is answered by narrow lanes.
         if self.lanes.width == 1 or not batch.wide:
             self.cost.observe(batch.load, outcome.seconds)
@@ -243,11 +320,13 @@ class Loop:
         whole = sum(entry.cost_seconds for entry in batch.entries) or 1.0
         seconds = outcome.seconds * self.lanes.share(batch.wide)
         for entry, array in zip(batch.entries, outcome.arrays, strict=True):
-            self.backlog.finish(entry)
-            if entry.waiters:
-                used = seconds * entry.cost_seconds / whole / len(entry.waiters)
-                for waiter in entry.waiters:
-                    waiter.job.deliver(waiter.position, array, used)
+            self._hand_out(entry, array, seconds * entry.cost_seconds / whole)
+
+    def _hand_out(self, entry: Entry, array: "Array", seconds: float) -> None:
+        """Give a result to all who wait for it; they share the seconds it took."""
+        self.backlog.finish(entry)
+        for waiter in entry.waiters:
+            waiter.job.deliver(waiter.position, array, seconds / len(entry.waiters))
 
     def _fail(self, batch: Running, error: Exception) -> None:
         """Run the units of a failed batch again one by one; fail the one that fails alone."""
@@ -257,7 +336,7 @@ class Loop:
             exc_info=error,
             extra={"units": len(batch.entries), "in_a_row": self.progress.failures_in_a_row},
         )
-        for entry in batch.entries:
+        for entry in [batch.entries[place] for place in sorted(batch.left)]:
             if len(batch.entries) > 1 and entry.waiters:
                 self.backlog.again(entry)
                 continue

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STEPWISE_UNITS = 32
+"""Texts written side by side. A batch takes as long as its longest, however little is in it, so the
+latency goal says nothing about it; beyond this, more beside each other gains little."""
+
 
 async def start(worker: Worker) -> None:
     """Make ``worker`` ready. Raises ModelError when the model cannot be served."""
@@ -91,9 +95,10 @@ def connect(worker: Worker, model: "LoadedModel", warmth: "Warmth") -> None:
         width=warmth.threads,
         set_threads=warmth.set_threads,
     )
+    most = settings.batch_max_size
     rules = Rules(
         latency_goal_seconds=settings.batch_latency_goal_seconds,
-        max_size=settings.batch_max_size,
+        max_size=min(most, STEPWISE_UNITS) if model.engine.stepwise else most,
         max_backlog_seconds=settings.max_backlog_seconds,
     )
     loop = Loop(lanes, warmth.cost, warmth.wide, rules, metrics, lifecycle.progress)
@@ -116,7 +121,7 @@ def connect(worker: Worker, model: "LoadedModel", warmth: "Warmth") -> None:
     lifecycle.capacity = loop.capacity
     metrics.watch(
         waiting=lambda: loop.backlog.waiting,
-        running=lambda: sum(len(batch.entries) for batch in list(loop.running)),
+        running=lambda: sum(len(batch.left) for batch in list(loop.running)),
         backlog=lambda: loop.predicted_wait(time.monotonic()),
     )
     _set_info(worker, model, warmth.threads)

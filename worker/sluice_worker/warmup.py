@@ -49,13 +49,14 @@ def warm_up(
     shorter = canary[:-1] or canary
     first = engine.run(canary)
     wide_seconds, second = _timed(engine, shorter)
-    check(first[: len(shorter)], second)
+    check(*(comparable(engine, arrays[: len(shorter)]) for arrays in (first, second)))
     gain = _gain(engine, shorter, threads, set_threads, wide_seconds) if threads > 1 else 1.0
     cost = CostModel()
     set_threads(1)
-    for unit in canary:
-        seconds, _ = _timed(engine, (unit,))
-        cost.observe(load_of([unit.tokens], engine.computed_tokens([unit.tokens])), seconds)
+    for batch in seeds(engine, canary):
+        lengths = [unit.tokens for unit in batch]
+        seconds, _ = _timed(engine, batch)
+        cost.observe(load_of(lengths, engine.computed_tokens(lengths)), seconds)
     set_threads(threads)
     fields = {
         "threads": threads,
@@ -65,6 +66,18 @@ def warm_up(
     }
     log.info("warm", extra=fields)
     return Warmth(threads, set_threads, cost, WideGain(gain, threads))
+
+
+def seeds(engine: Engine, canary: Sequence[Unit]) -> list[Sequence[Unit]]:
+    """What the cost model learns first: each length alone, and what a batch of them saves."""
+    alone: list[Sequence[Unit]] = [(unit,) for unit in canary]
+    # Where steps are shared, single units alone would make a batch look like no gain at all.
+    return [*alone, [*canary[:1]] * 8, alone[0]] if engine.stepwise else alone
+
+
+def comparable(engine: Engine, arrays: Sequence[Array]) -> Sequence[Array]:
+    """Step by step, a rounding may turn one token and with it all after it: look at the first."""
+    return [array[..., :1] for array in arrays] if engine.stepwise else arrays
 
 
 def check(first: Sequence[Array], second: Sequence[Array]) -> None:

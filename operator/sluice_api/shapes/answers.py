@@ -14,7 +14,7 @@ from sluice_api.shapes.completions import CompletionChoice
 from sluice_api.shapes.fill_mask import Candidate
 from sluice_api.shapes.generation import PromptUsage
 from sluice_api.shapes.questions import Span
-from sluice_api.shapes.relations import Relation, RelationEntity
+from sluice_api.shapes.relations import Relation, RelationEntity, Unlocated
 from sluice_api.shapes.tokens import Entity
 
 
@@ -81,7 +81,8 @@ class TokensAnswer(msgspec.Struct):
 class Relations(msgspec.Struct):
     """The entities of one text, and which relations hold between which of them.
 
-    `head` and `tail` are positions in `entities`. `skipped` are pairs too far apart to be judged.
+    `head` and `tail` are positions in `entities`. `skipped` are pairs too far apart to be judged;
+    `unlocated` were written by the model and do not stand in the text.
     """
 
     index: int
@@ -89,6 +90,7 @@ class Relations(msgspec.Struct):
     relations: list[Relation]
     tokens: int
     skipped: list[tuple[int, int]] = []
+    unlocated: list[Unlocated] = []
     chunks: int = 1
 
 
@@ -152,6 +154,62 @@ class RerankAnswer(msgspec.Struct):
     model: str
     results: list[Ranked]
     usage: Usage
+
+
+class WritingUsage(msgspec.Struct):
+    """`prompt_tokens` were read and `completion_tokens` written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Summary(msgspec.Struct):
+    """One text, shortened. `finish_reason` is `length` when `max_tokens` cut it.
+
+    `chunks` is there when a long text was read in several pieces; `truncated` when the caller had
+    its end left out.
+    """
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    tokens: int
+    chunks: int = 1
+    truncated: bool = False
+
+
+class SummarizeAnswer(msgspec.Struct):
+    object: Literal["list"]
+    model: str
+    data: list[Summary]
+    usage: WritingUsage
+
+
+class Translation(msgspec.Struct):
+    """One text in another language. `chunks` is there when it has several sentences.
+
+    `source` and `target` are there where the model knows several languages.
+    """
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    tokens: int
+    source: str | None = None
+    target: str | None = None
+    chunks: int = 1
+
+
+class TranslateAnswer(msgspec.Struct):
+    object: Literal["list"]
+    model: str
+    data: list[Translation]
+    usage: WritingUsage
 
 
 class ClassifyTextAnswer(msgspec.Struct):

@@ -7,10 +7,12 @@ for, all of them where it is left out. Canonical item::
 
     {"entities": [{"label": "PER", "score": 0.9?, "start": 0, "end": 4, "text": "Anna"}, …],
      "relations": [{"head": 0, "tail": 1, "label": "born in", "score": 0.8?}, …],
-     "skipped": [[0, 7], …]?, "chunks": 2?, "tokens": 40}
+     "skipped": [[0, 7], …]?, "unlocated": [{"head": "Oslo", "tail": …, "label": …, "score": …}]?,
+     "chunks": 2?, "tokens": 40}
 
 ``head`` and ``tail`` are positions in ``entities``; relations are sorted by score where there are
-scores. ``skipped`` are pairs too far apart for one window of the model.
+scores. ``skipped`` are pairs too far apart for one window of the model; ``unlocated`` are relations
+that a model wrote between texts that do not stand in the input.
 """
 
 from typing import Annotated, Any
@@ -77,6 +79,13 @@ class Relation(msgspec.Struct):
     score: float | None = None
 
 
+class Unlocated(msgspec.Struct):
+    head: str
+    tail: str
+    label: str
+    score: float
+
+
 class RelationItem(msgspec.Struct):
     """A canonical item, read back."""
 
@@ -84,6 +93,7 @@ class RelationItem(msgspec.Struct):
     relations: list[Relation]
     tokens: int
     skipped: list[tuple[int, int]] = []
+    unlocated: list[Unlocated] = []
     chunks: int = 1
 
 

@@ -26,6 +26,7 @@ _EXAMPLES: dict[Task, tuple[str, dict[str, Any]]] = {
         {"input": {"question": "Who moved to Bern?", "context": _TEXT}},
     ),
     Task.RERANK: ("/v1/rerank", {"query": "refunds", "documents": [_TICKET, _TEXT]}),
+    Task.SUMMARIZATION: ("/v1/summarize", {"input": _TEXT}),
 }
 """Route and body for tasks whose requests fit every model of theirs."""
 

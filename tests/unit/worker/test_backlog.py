@@ -118,3 +118,28 @@ async def test_the_status_line() -> None:
     backlog = Backlog()
     queued(backlog, "a", "b")
     assert repr(backlog) == "<Backlog 2 units waiting, 1.000 s of work>"
+
+
+async def test_a_running_unit_that_nobody_wants_is_told_and_not_joined() -> None:
+    class Told(Unit):
+        told = 0
+
+        def withdraw(self) -> None:
+            Told.told += 1
+
+    backlog = Backlog()
+    told = Told((1,), None, b"x")
+    jobs = [Job(1, 100.0, asyncio.get_running_loop().create_future()) for _ in range(2)]
+    for job in jobs:
+        backlog.add(job, [told], [0.5], [1.0], 0.0)
+    (entry,) = take(backlog)
+    backlog.abandon(jobs[0])
+    assert Told.told == 0
+    backlog.abandon(jobs[1])
+    assert Told.told == 1
+    queued(backlog, "x")
+    (anew,) = take(backlog)
+    assert anew is not entry
+    backlog.finish(entry)
+    queued(backlog, "x")
+    assert take(backlog) == [], "the end of the withdrawn one made its twin forgotten"

@@ -114,7 +114,7 @@ def test_entity_markers_that_are_none_are_refused(tmp_path: Path, given: Any) ->
     "config",
     [
         {"architectures": ["BertForMultipleChoice"]},
-        {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+        {"architectures": ["T5EncoderDecoderModel"], "is_encoder_decoder": True},
         {"architectures": ["BertModel"], "is_decoder": True},
     ],
 )

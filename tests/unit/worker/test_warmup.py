@@ -61,3 +61,33 @@ def test_what_was_measured_is_told_in_figures(caplog: pytest.LogCaptureFixture) 
 
 def test_a_canary_of_one_unit_does() -> None:
     warm(ToyEngine(), (unit("only"),))
+
+
+def test_where_steps_are_shared_a_batch_is_measured_too() -> None:
+    class Steps(ToyEngine):
+        stepwise = True
+
+    engine = Steps()
+    warmth = warm_up(engine, CANARY, threads=1, set_threads=lambda count: None)
+    assert warmth.cost.observations == 5
+    assert max(len(batch) for batch in engine.batches) == 8
+
+
+def test_step_by_step_only_the_first_step_must_be_the_same() -> None:
+    class Drifting(ToyEngine):
+        stepwise = True
+
+        def run(self, units: Sequence[Unit]) -> list[Array]:
+            rows = [(array[0], len(self.batches)) for array in super().run(units)]
+            return [np.array(row, np.float32) for row in rows]
+
+    warm(Drifting())
+
+    class Moody(ToyEngine):
+        stepwise = True
+
+        def run(self, units: Sequence[Unit]) -> list[Array]:
+            return [array + np.float32(len(self.batches)) for array in super().run(units)]
+
+    with pytest.raises(ModelRejected, match="differently each time"):
+        warm(Moody())

@@ -31,7 +31,11 @@ class Unit:
 
     @property
     def tokens(self) -> int:
+        """What the unit counts for in batches, budgets and predictions."""
         return len(self.ids)
+
+    def withdraw(self) -> None:
+        """Nobody waits for the result any more: a unit that takes many steps takes no more."""
 
 
 def unit_of(ids: tuple[int, ...], type_ids: tuple[int, ...] | None) -> Unit:
@@ -41,11 +45,30 @@ def unit_of(ids: tuple[int, ...], type_ids: tuple[int, ...] | None) -> Unit:
     return Unit(ids, type_ids, b"t" + array("i", ids).tobytes() + bytes(type_ids))
 
 
+class Feed(Protocol):
+    """Units for a batch that others may join while it runs. Called on the thread that computes."""
+
+    def take(self) -> Sequence[tuple[int, Unit]]:
+        """What has come since the last call, each with its place."""
+        ...
+
+    def finish(self, place: int, array: Array) -> None:
+        """Hand out the result of the unit at ``place``."""
+        ...
+
+    def close(self) -> bool:
+        """Whether nothing has come and nothing will: then the batch is over."""
+        ...
+
+
 class Engine(Protocol):
     """Runs one batch at a time, on the calling thread. Thread-safe across lanes."""
 
     name: str
-    """For metrics: ``packed`` or ``padded``."""
+    """For metrics: ``packed``, ``padded`` or ``seq2seq``."""
+
+    stepwise: bool
+    """A batch runs step by step, and a step costs nearly the same for one unit as for many."""
 
     def run(self, units: Sequence[Unit]) -> list[Array]:
         """One float32 array per unit, in order.
@@ -58,4 +81,12 @@ class Engine(Protocol):
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         """Tokens really computed for a batch of these lengths, padding included."""
+        ...
+
+
+class StepwiseEngine(Engine, Protocol):
+    """An engine whose batches others may join."""
+
+    def serve(self, feed: Feed) -> None:
+        """Run what ``feed`` gives, on the calling thread, until it gives no more."""
         ...

@@ -26,6 +26,7 @@ class PackedEngine:
     """Implements :class:`sluice_worker.engines.base.Engine` without padding."""
 
     name = "packed"
+    stepwise = False
 
     def __init__(self, network: Network, reading: Reading, device: torch.device) -> None:
         self._network = network
@@ -53,6 +54,7 @@ class PaddedEngine:
     """
 
     name = "padded"
+    stepwise = False
 
     def __init__(
         self, model: Any, reading: Reading, device: torch.device, *, padding: bool = True

@@ -135,25 +135,8 @@ def _transformers_model(
     manifest: Manifest, description: Description, dtype: torch.dtype, device: torch.device
 ) -> Any:
     import transformers
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    from sluice_worker.engines.pretrained import load_pretrained
+
     kind = getattr(transformers, _CLASSES[description.head])
-    try:
-        model, report = kind.from_pretrained(
-            str(manifest.folder),
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelRejected(f"transformers cannot load the model: {error}") from error
-    missing = [name for name in report["missing_keys"] if "pooler." not in name]
-    if missing:
-        raise ModelRejected(
-            f"The weights lack {len(missing)} tensors ({', '.join(sorted(missing)[:3])}). "
-            "Fetch or save the whole model again."
-        )
-    return model.eval().to(device)
+    return load_pretrained(kind, manifest, dtype=dtype, device=device)

@@ -20,6 +20,8 @@ EXAMPLES = {
     Task.RERANK: "rerank",
     Task.TEXT_GENERATION: "chat",
     Task.CHAT: "chat",
+    Task.SUMMARIZATION: "summarization",
+    Task.TRANSLATION: "translation",
 }
 """Modules of this package; each has ``build(folder, *, shuffled=False, seed=0)``."""
 

@@ -12,10 +12,12 @@ from typing import Any, Literal
 from sluice_api.tasks import Task
 from sluice_worker.models.errors import BadConfiguration, ModelRejected
 from sluice_worker.models.manifest import Manifest
+from sluice_worker.models.writer import Writer, describe_writer, writes
 
-Head = Literal["none", "sequence", "token", "span", "mask", "causal"]
+Head = Literal["none", "sequence", "token", "span", "mask", "causal", "text"]
 """What a model says of its hidden states: nothing, one thing of the text, one of each token, where
-a span begins and ends, which token stands behind a mask, which token comes next."""
+a span begins and ends, which token stands behind a mask, which token comes next; ``text`` reads one
+text and writes another."""
 
 _BARE_HEADS = ("Model", "ForMaskedLM", "ForPreTraining", "Encoder")
 _HEADS: dict[str, Head] = {
@@ -87,6 +89,7 @@ class Description:
         classifier: there for the heads ``sequence`` and ``token``.
         mask_token: as the tokenizer's files name it, for the head ``mask``; None where they do not.
         markers: there for a sequence classifier that was trained on marked entities.
+        writer: there for the head ``text``.
         max_tokens: of one input, special tokens included.
         lower_case: texts are lowered before they are tokenised.
         token_types: the model is told which of two texts a token belongs to.
@@ -102,6 +105,7 @@ class Description:
     markers: Markers | None
     lower_case: bool
     token_types: bool
+    writer: Writer | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -131,6 +135,9 @@ def describe(
     sentence = manifest.read_json("sentence_bert_config.json") or {}
     tokenizer = manifest.read_json("tokenizer_config.json") or {}
     modules = manifest.read_json("modules.json")
+    architecture = next(iter(config.get("architectures") or ()), "")
+    if modules is None and writes(config, architecture):
+        return _writing(manifest, config, tokenizer, max_input_tokens, task)
     embeds = modules is not None or task in (Task.EMBEDDINGS, Task.ZERO_SHOT)
     head = _head(config, is_sentence_model=modules is not None, embeds=embeds)
     return Description(
@@ -144,6 +151,29 @@ def describe(
         markers=_markers(config) if head == "sequence" else None,
         lower_case=bool(sentence.get("do_lower_case", False)),
         token_types=_token_types(config, tokenizer),
+    )
+
+
+def _writing(
+    manifest: Manifest,
+    config: Mapping[str, Any],
+    tokenizer: Mapping[str, Any],
+    max_input_tokens: int | None,
+    task: Task | None,
+) -> Description:
+    generation = manifest.read_json("generation_config.json")
+    return Description(
+        config=config,
+        model_type=config["model_type"],
+        max_tokens=_max_tokens(config, {}, tokenizer, max_input_tokens),
+        head="text",
+        pooling=None,
+        classifier=None,
+        mask_token=None,
+        markers=None,
+        lower_case=False,
+        token_types=False,
+        writer=describe_writer(config, generation, task),
     )
 
 

@@ -30,6 +30,9 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "spm.model",
     "tokenizer.model",
+    "source.spm",
+    "target.spm",
+    "target_vocab.json",
 )
 CONFIG_FILES = ("config.json", "generation_config.json", "chat_template.jinja")
 SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")

@@ -9,12 +9,16 @@ from sluice_worker.tasks import (
     fill_mask,
     question_answering,
     relations_pairs,
+    relations_written,
     rerank,
+    summarization,
     token_classification,
+    translation,
     zero_shot_nli,
     zero_shot_vectors,
 )
 from sluice_worker.tasks.base import Material, TaskModule
+from sluice_worker.tasks.writing import WritingMaterial
 
 _MODULES: tuple[ModuleType, ...] = (
     embeddings,
@@ -29,6 +33,13 @@ _MODULES: tuple[ModuleType, ...] = (
 )
 """In the order in which a model that offers several is said to be made for them."""
 
+_WRITING: tuple[ModuleType, ...] = (
+    relations_written,
+    summarization,
+    translation,
+)
+"""The same for models that read one text and write another."""
+
 
 def offered(material: Material) -> dict[Task, TaskModule]:
     """The tasks that a model can do, the one it is made for first."""
@@ -39,6 +50,12 @@ def offered(material: Material) -> dict[Task, TaskModule]:
     }
 
 
+def offered_writing(material: WritingMaterial) -> dict[Task, TaskModule]:
+    """The same of a model that writes texts."""
+    return {module.TASK: module.build(material) for module in _WRITING if module.offers(material)}
+
+
 def needs(task: Task) -> str:
     """What kind of model does ``task``, for people."""
-    return " or ".join(module.NEEDS for module in _MODULES if task == module.TASK)
+    modules = (*_MODULES, *_WRITING)
+    return " or ".join(module.NEEDS for module in modules if task == module.TASK)

@@ -1,0 +1,220 @@
+"""Translation, summaries and written relations through a real gateway and real workers."""
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from sluice_api.service_files import load_files
+from sluice_worker.examples import summarization, translation
+from tests.support import http_calls
+from tests.support.http_calls import Reply
+from tests.support.task_pages import TaskPage
+from tests.support.trained import (
+    Models,
+    summing_up_score,
+    translating_score,
+    writing_relations_score,
+)
+from tests.support.up_process import UpProcess, manifest, running_up, write
+from tests.support.worker_process import WorkerProcess, wait_for
+from tests.support.writers import END, build_tiny_writer
+
+SENTENCES = translation.data()[1]
+
+
+@pytest.fixture(scope="module")
+def up(trained_models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
+    folder = tmp_path_factory.mktemp("writing")
+    one = {"minReplicas": 1, "maxReplicas": 1}
+    write(
+        folder / "services.yaml",
+        *(
+            manifest(name, model={"uri": f"file://{model}"}, scaling=one)
+            for name, model in (
+                ("translator", trained_models.translator),
+                ("summarizer", trained_models.summarizer),
+                ("relations", trained_models.relation_writer),
+            )
+        ),
+    )
+    with running_up(folder / "state", folder / "services.yaml") as process:
+        process.until_ready()
+        process.until(lambda: len(process.ready_workers()) == 3, "three workers", 120)
+        yield process
+
+
+def post(up: UpProcess, path: str, body: Any) -> Reply:
+    return http_calls.post(up.url + path, body)
+
+
+def translate(up: UpProcess, text: Any, **parameters: Any) -> Reply:
+    parameters = {"target": "bo", **parameters}
+    body = {"model": "translator", "input": text, "parameters": parameters}
+    return post(up, "/v1/translate", body)
+
+
+def test_every_service_does_what_it_learnt(up: UpProcess) -> None:
+    def asked(model: str) -> Any:
+        return lambda path, body: post(up, path, {"model": model, **body})
+
+    for language in translation.TOYS:
+        assert translating_score(asked("translator"), language) >= 0.9
+    assert summing_up_score(asked("summarizer")) >= 0.9
+    assert writing_relations_score(asked("relations")) >= 0.85
+
+
+def test_models_name_their_tasks(up: UpProcess) -> None:
+    with urllib.request.urlopen(up.url + "/v1/models", timeout=10) as response:
+        listed = {entry["id"]: entry["tasks"] for entry in json.load(response)["data"]}
+    tasks = {name.rpartition("/")[2]: tasks for name, tasks in listed.items()}
+    assert tasks["translator"] == ["translation"]
+    assert tasks["summarizer"] == ["summarization"]
+    assert tasks["relations"] == ["relation-extraction"]
+
+
+def test_each_text_is_cached_by_itself_and_by_its_language(up: UpProcess) -> None:
+    first, second, third = (f"{text} {text}" for text in SENTENCES[:3])
+    before = translate(up, [first, second])
+    assert before.status == 200
+    again = translate(up, second)
+    assert "hit" in again.headers["cache-status"]
+    assert again["data"][0]["text"] == before["data"][1]["text"]
+    mixed = translate(up, [first, third])
+    assert mixed["data"][0]["text"] == before["data"][0]["text"]
+    assert mixed["usage"]["completion_tokens"] == sum(
+        entry["completion_tokens"] for entry in mixed["data"]
+    )
+    other = translate(up, second, target="ka")
+    assert "hit" not in other.headers["cache-status"]
+    assert other["data"][0]["text"] != again["data"][0]["text"]
+
+
+def test_an_answer_in_which_chance_had_a_part_is_never_stored(up: UpProcess) -> None:
+    text = SENTENCES[4]
+    answers = [translate(up, text, temperature=2.0) for _ in range(6)]
+    assert {answer.status for answer in answers} == {200}
+    assert all("hit" not in answer.headers["cache-status"] for answer in answers)
+    assert len({answer["data"][0]["text"] for answer in answers}) > 1
+    certain = [translate(up, text, temperature=0, seed=number) for number in range(2)]
+    assert "hit" in certain[1].headers["cache-status"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "param"),
+    [
+        ("/v1/translate", {"model": "translator", "input": ""}, "invalid_field", "input"),
+        ("/v1/translate", {"model": "translator", "input": 7}, "invalid_field", "input"),
+        ("/v1/translate", {"model": "translator"}, "missing_field", "input"),
+        (
+            "/v1/translate",
+            {"model": "translator", "input": "a"},
+            "missing_field",
+            "parameters.target",
+        ),
+        (
+            "/v1/translate",
+            {"model": "translator", "input": "a", "parameters": {"target": "xx"}},
+            "invalid_field",
+            "parameters.target",
+        ),
+        (
+            "/v1/translate",
+            {"model": "translator", "input": "a", "parameters": {"stop": ["a"]}},
+            "unknown_field",
+            "parameters.stop",
+        ),
+        (
+            "/v1/translate",
+            {"model": "translator", "input": "a", "parameters": {"num_beams": 99}},
+            "invalid_field",
+            "parameters.num_beams",
+        ),
+        (
+            "/v1/summarize",
+            {"model": "summarizer", "input": ["a", "once . " * 30_000]},
+            "input_too_long",
+            "input[1]",
+        ),
+        ("/v1/summarize", {"model": "translator", "input": "a"}, "task_not_supported", "model"),
+        ("/v1/classify", {"model": "summarizer", "input": "a"}, "task_not_supported", "model"),
+        (
+            "/v1/relations",
+            {"model": "relations", "input": {"text": "a", "entities": []}},
+            "invalid_field",
+            "input.entities",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(up: UpProcess, path: str, body: Any, code: str, param: str) -> None:
+    answer = post(up, path, body)
+    assert answer.status == 400
+    assert (answer["error"]["code"], answer["error"]["param"]) == (code, param)
+
+
+async def test_many_at_once_get_the_answers_they_get_alone(up: UpProcess) -> None:
+    letters = [f"{letter} {number}" for number, (letter, _) in enumerate(summarization.data()[1])]
+
+    async def ask(session: aiohttp.ClientSession, letter: str) -> Any:
+        body = {"model": "summarizer", "input": letter}
+        async with session.post(f"{up.url}/v1/summarize", json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            return (await answer.json())["data"][0]
+
+    async with aiohttp.ClientSession() as session:
+        together = await asyncio.gather(*(ask(session, letter) for letter in letters))
+        headers = {"cache-control": "no-cache"}
+        async with aiohttp.ClientSession(headers=headers) as alone:
+            for letter, entry in zip(letters[::6], together[::6], strict=True):
+                assert await ask(alone, letter) == entry
+
+
+@pytest.mark.parametrize("page", ["translation", "summarization"])
+def test_the_page_of_the_task_shows_what_happens(up: UpProcess, page: str) -> None:
+    shown = TaskPage(page)
+    [example] = load_files([shown.manifest])
+    assert example.spec.model.uri == f"file://{shown.folder}"
+    assert example.spec.model.task == page
+    assert shown.run(up.url) == [shown.answer]
+    assert shown.answer["model"] == example.metadata.name
+
+
+# one worker by itself -----------------------------------------------------------------------
+
+
+def never_ending(folder: Path) -> Path:
+    """A T5, which has no last position, that never says that it has finished."""
+    return build_tiny_writer(folder, "t5", generation={"suppress_tokens": [END]})
+
+
+async def test_a_caller_who_leaves_ends_the_writing(tmp_path: Path) -> None:
+    model = f"file://{never_ending(tmp_path)}"
+    patient = ("--max-backlog", "10m", "--timeout", "10m", "--drain-grace", "0s")
+    with WorkerProcess(model, *patient, name="t5") as worker:
+        worker.wait_ready()
+
+        def body(tokens: int) -> dict[str, Any]:
+            return {"input": "please help", "parameters": {"max_tokens": tokens}}
+
+        async with aiohttp.ClientSession() as session:
+            url = f"{worker.url}/v1/summarize"
+            began = time.monotonic()
+            async with session.post(url, json=body(200)) as answer:
+                entry = (await answer.json())["data"][0]
+            seconds = time.monotonic() - began
+            assert (entry["completion_tokens"], entry["finish_reason"]) == (200, "length")
+            # Twenty times as much to write, and more to look back at in every step.
+            leaving = asyncio.create_task(session.post(url, json=body(4000)))
+            await asyncio.to_thread(wait_for, lambda: worker.metric("sluice_worker_running"))
+            leaving.cancel()
+            began = time.monotonic()
+            await asyncio.to_thread(wait_for, lambda: worker.metric("sluice_worker_running") == 0)
+            assert time.monotonic() - began < 5 * seconds
+            async with session.post(url, json=body(3)) as answer:
+                assert answer.status == 200

@@ -1,0 +1,99 @@
+"""Sentences and windows: where texts are cut, and that nothing of them is lost."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice_worker.tasks.sentences import cut, sentences, windows
+from sluice_worker.tasks.translation import joined
+
+
+class Letters:
+    """Every character that is no space is a token."""
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        return tuple(ord(letter) for letter in text if not letter.isspace())
+
+    def ends(self, text: str) -> list[int]:
+        return [place + 1 for place, letter in enumerate(text) if not letter.isspace()]
+
+
+LETTERS = Letters()
+TEXTS = st.text(st.sampled_from("ab.!?。 \n\tÄ…3,”"), max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
+        ("Dr. Smith met J. R. Tolkien. He left.", ["Dr. Smith met J. R. Tolkien.", "He left."]),
+        ("Das gilt z.B. Hier. Und so.", ["Das gilt z.B. Hier.", "Und so."]),
+        ("It costs 3.50 dollars. Good.", ["It costs 3.50 dollars.", "Good."]),
+        ("See www.example.com. or not", ["See www.example.com. or not"]),
+        ('He said "No." Then he went.', ['He said "No."', "Then he went."]),
+        ("今日は。明日も。", ["今日は。", "明日も。"]),
+        ("क्या हाल है। ठीक है।", ["क्या हाल है।", "ठीक है।"]),
+        ("a line\nanother line\r\n\r\nlast", ["a line", "another line", "last"]),
+        ("Wait... What?!  Yes", ["Wait...", "What?!", "Yes"]),
+        (" \n\t ", []),
+    ],
+)
+def test_where_sentences_end(text: str, expected: list[str]) -> None:
+    assert [text[start:end] for start, end in sentences(text)] == expected
+
+
+@given(TEXTS)
+def test_between_sentences_stands_white_space_only(text: str) -> None:
+    spans = sentences(text)
+    assert all(start < end for start, end in spans)
+    edges = [0, *itertools.chain.from_iterable(spans), len(text)]
+    assert edges == sorted(edges)
+    gaps = [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    assert "".join(gaps).strip() == ""
+    echoed = joined(text, spans, [text[start:end] for start, end in spans])
+    assert "".join(echoed.split()) == "".join(text.split())
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_pieces_fit_and_hold_everything(text: str, room: int) -> None:
+    pieces = [piece for span in sentences(text) for piece in cut(text, span, room, LETTERS)]
+    assert all(len(LETTERS.ids(text[start:end])) <= room for start, end in pieces)
+    kept = "".join("".join(text[start:end].split()) for start, end in pieces)
+    assert kept == "".join(text.split())
+
+
+def test_a_long_sentence_is_cut_between_words_where_it_can_be() -> None:
+    text = "aaa bbb cccccccccc dd"
+    pieces = list(cut(text, (0, len(text)), 6, LETTERS))
+    assert [text[start:end] for start, end in pieces] == ["aaa bbb", "cccccc", "cccc dd"]
+
+
+@given(TEXTS, st.integers(4, 12), st.integers(0, 6))
+def test_windows_fit_hold_everything_and_move_on(text: str, room: int, stride: int) -> None:
+    spans = windows(text, room, stride, LETTERS)
+    assert all(len(LETTERS.ids(text[start:end])) <= room for start, end in spans)
+    assert all(one[1] < other[1] for one, other in itertools.pairwise(spans))
+    covered = {place for start, end in spans for place in range(start, end)}
+    missing = "".join(letter for place, letter in enumerate(text) if place not in covered)
+    assert missing.strip() == ""
+    for one, other in itertools.pairwise(spans):
+        assert len(LETTERS.ids(text[other[0] : one[1]])) <= max(stride, 0)
+
+
+def test_windows_begin_again_with_whole_sentences() -> None:
+    text = "Aaa. Bbb. Ccc. Ddd. Eee."
+    spans = windows(text, 12, 4, LETTERS)
+    assert [text[start:end] for start, end in spans] == ["Aaa. Bbb. Ccc.", "Ccc. Ddd. Eee."]
+    apart = windows(text, 12, 0, LETTERS)
+    assert [text[start:end] for start, end in apart] == ["Aaa. Bbb. Ccc.", "Ddd. Eee."]
+
+
+def test_white_space_around_translations_is_that_around_the_originals() -> None:
+    text = "  One.\n\n- Two.  Three. "
+    spans = sentences(text)
+    assert joined(text, spans, ["Eins.", "- Zwei.", "Drei."]) == "  Eins.\n\n- Zwei.  Drei. "
+    chinese = "你好。再见。"
+    assert joined(chinese, sentences(chinese), ["Hello.", "Bye."]) == "Hello. Bye."
+    assert joined(chinese, sentences(chinese), ["今日は。", "では。"]) == "今日は。では。"
