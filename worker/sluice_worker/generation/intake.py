@@ -352,16 +352,17 @@ class GenerationIntake:
         metrics.preemptions.inc(self.engine.scheduler.preemptions - self._preemptions)
         self._preemptions = self.engine.scheduler.preemptions
         for sequence in step.sequences:
-            if sequence.written and not sequence.last_at:
-                metrics.first_token_seconds.observe(ended - sequence.queued_at)
-            elif sequence.written:
-                metrics.next_token_seconds.observe(ended - sequence.last_at)
-            if sequence.written:
-                sequence.last_at = ended
-            elif sequence.computed and sequence.began_at == 0:
+            if not sequence.began_at:
                 sequence.began_at = step.began
-                metrics.found.inc(sequence.cached)
                 metrics.queue_seconds.observe(step.began - sequence.queued_at)
+                metrics.found.inc(sequence.cached)
+            if not sequence.written:
+                continue
+            if sequence.last_at:
+                metrics.next_token_seconds.observe(ended - sequence.last_at)
+            else:
+                metrics.first_token_seconds.observe(ended - sequence.queued_at)
+            sequence.last_at = ended
 
     def close(self) -> None:
         """End the threads; what they do is not waited for."""

@@ -111,7 +111,8 @@ def build_engine(
     network = CausalNetwork(model)
     running = min(most_running, MOST_RUNNING[device.type])
     shapes = network.shapes()
-    store = make_store(shapes, most_tokens, running, dtype=dtype, device=device)
+    # The proof computes two texts side by side.
+    store = make_store(shapes, most_tokens, max(2, running), dtype=dtype, device=device)
     count = min(_PROOF_TOKENS, most_tokens - 1)
     prove(network, store, [token % network.vocabulary for token in range(7, 7 + 3 * count, 3)])
     cost = CostModel()
