@@ -87,7 +87,7 @@ class Relay:
     """One stream.
 
     Args:
-        shared: others may join; what was sent is kept for them.
+        shared: others may join; what was sent is kept for them. Otherwise it has one reader.
         hold: called with True to have the worker wait, with False to have it go on.
 
     Attributes:
@@ -186,8 +186,8 @@ class Relay:
 
     def _trim(self) -> None:
         """Keep no more than is of use, and cut off who lags behind it."""
-        log = self._log
-        if not self._shared and all(not reader.paused for reader in self._readers):
+        log, readers = self._log, self._readers
+        if not self._shared and not (readers and readers[0].paused):
             self._base += len(log)
             log.clear()
             self._kept = 0
@@ -199,15 +199,17 @@ class Relay:
         if dropped:
             del log[:dropped]
             self._base += dropped
-            for reader in tuple(self._readers):
+            for reader in tuple(readers):
                 if reader.position < self._base:
-                    self._readers.remove(reader)
+                    readers.remove(reader)
                     reader.cut_off()
 
     def _set_pace(self) -> None:
         """Hold the stream up while everybody who follows it has to catch up."""
         readers = self._readers
-        hold = bool(readers) and not self._hurried and all(reader.paused for reader in readers)
+        hold = False
+        if readers and readers[0].paused and not self._hurried:
+            hold = all(reader.paused for reader in readers)
         if hold != self._holding:
             self._holding = hold
             self._hold(hold)
