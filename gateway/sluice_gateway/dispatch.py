@@ -39,7 +39,7 @@ from sluice_gateway.forward import Forward, Rebound, deadline
 from sluice_gateway.head import PLAIN
 from sluice_gateway.keys import Keyring, item_keys
 from sluice_gateway.metrics import ServiceSeries
-from sluice_gateway.service import Binding, Service
+from sluice_gateway.service import WRITTEN, Binding, Service
 from sluice_gateway.services import Services
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.upstream import UpstreamAnswer
@@ -217,7 +217,9 @@ class Dispatcher:
             path = V2_PREFIX + quote(service.name) + V2_SUFFIX
         forward = Forward(
             service,
-            exchange.job(path.encode(), request.body, exchange.missing, _no_items),
+            exchange.job(
+                path.encode(), request.body, exchange.missing, partial(_to_be_counted, exchange)
+            ),
             partial(self._step, exchange, self._passed),
             partial(self._step, exchange, self._failed),
         )
@@ -234,6 +236,7 @@ class Dispatcher:
         broadcast.start()
 
     def _passed(self, exchange: Exchange, answer: UpstreamAnswer, items: list[Item]) -> None:
+        exchange.service.series.tokens += sum(item.tokens for item in items)
         exchange.raw = answer.body
         exchange.worker_seconds = answer.service
         exchange.answer_items("")
@@ -431,8 +434,15 @@ def _deadline(exchange: Exchange) -> float:
     return deadline(service, exchange.request.received, exchange.cap)
 
 
-def _no_items(body: bytes) -> list[Item]:
-    return []
+def _to_be_counted(exchange: Exchange, body: bytes) -> list[Item]:
+    """Of an answer that is passed on as it is, what its tokens are counted by."""
+    call = exchange.call
+    if call.task not in WRITTEN:
+        return []
+    try:
+        return call.codec.extract(call, body)
+    except ValueError:
+        return []  # An engine of the user's own may write something else.
 
 
 def _bug() -> ApiError:

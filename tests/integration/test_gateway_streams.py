@@ -337,8 +337,12 @@ async def test_sampled_streams_are_neither_kept_nor_shared(
         worker.behaviour.hold_at = None
         await asyncio.gather(first.text(), second.text())
         assert b": item" not in first.raw and b'"usage"' not in first.raw
+        counted = await gateway.metric("sluice_gateway_tokens_total", service="gen")
         plain = await one.post(CHAT, body | {"stream": False})
         assert plain.headers["cache-status"] == "Sluice; fwd=bypass; detail=sampled"
+        used = plain.json()["usage"]["total_tokens"]
+        after = await gateway.metric("sluice_gateway_tokens_total", service="gen")
+        assert after == counted + used
     assert len(worker.seen) == 3
 
 
