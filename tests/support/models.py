@@ -6,10 +6,9 @@ Nothing is downloaded. Building takes a second or two (transformers' import not 
 folder per session.
 """
 
-import itertools
 import random
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,16 @@ from tokenizers import (
     trainers,
 )
 
-HIDDEN = 32
-MAX_TOKENS = 128
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Third-party deprecations at import are not ours to fix.
     import transformers
 
+    from sluice_worker.examples import classification, training
+
 transformers.utils.logging.disable_progress_bar()
+
+HIDDEN = 32
+MAX_TOKENS = training.MAX_TOKENS
 
 _COMMON = {
     "hidden_size": HIDDEN,
@@ -138,50 +139,37 @@ def scramble(model: torch.nn.Module, weights: float = 0.2) -> None:
 # tokenizers --------------------------------------------------------------------------------------
 
 VOCABULARY = 320
+_ROBERTA_TOKENS = ["<unk>", "<pad>", "<s>", "</s>", "<mask>"]
 
 
 def save_tokenizer(folder: Path, texts: Iterable[str], *, roberta: bool = False) -> None:
     """Train a small WordPiece tokenizer on ``texts`` and save it beside a model."""
-    first, last = ("<s>", "</s>") if roberta else ("[CLS]", "[SEP]")
-    pad, unknown = ("<pad>", "<unk>") if roberta else ("[PAD]", "[UNK]")
-    mask = "<mask>" if roberta else "[MASK]"
-    special = [unknown, pad, first, last] if roberta else [pad, unknown, first, last]
-    special.append(mask)
-    tokenizer = Tokenizer(models.WordPiece(unk_token=unknown))
+    if not roberta:
+        training.save_tokenizer(folder, texts, vocabulary=VOCABULARY)
+        return
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, show_progress=False
+        vocab_size=VOCABULARY, special_tokens=_ROBERTA_TOKENS, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    second = f"{last}:0 $B:0 {last}:0" if roberta else "$B:1 [SEP]:1"
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first}:0 $A:0 {last}:0",
-        pair=f"{first}:0 $A:0 {last}:0 {second}",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (first, last)],
+        single="<s>:0 $A:0 </s>:0",
+        pair="<s>:0 $A:0 </s>:0 </s>:0 $B:0 </s>:0",
+        special_tokens=[("<s>", 2), ("</s>", 3)],
     )
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=pad,
-        unk_token=unknown,
-        cls_token=first,
-        sep_token=last,
-        mask_token=mask,
-        model_max_length=MAX_TOKENS,
-        model_input_names=["input_ids", "attention_mask", *([] if roberta else ["token_type_ids"])],
-    )
-    fast.save_pretrained(folder)
+    _save_as_roberta(tokenizer, folder)
 
 
 def save_byte_tokenizer(folder: Path) -> None:
     """Replace the tokenizer by a byte-level BPE as RoBERTa's, whose tokens hold their blanks."""
-    special = ["<unk>", "<pad>", "<s>", "</s>", "<mask>"]
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=special,
+        special_tokens=_ROBERTA_TOKENS,
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
@@ -189,6 +177,10 @@ def save_byte_tokenizer(folder: Path) -> None:
     tokenizer.post_processor = processors.RobertaProcessing(
         ("</s>", 3), ("<s>", 2), trim_offsets=True, add_prefix_space=True
     )
+    _save_as_roberta(tokenizer, folder)
+
+
+def _save_as_roberta(tokenizer: Tokenizer, folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -213,87 +205,9 @@ def random_texts(count: int, *, seed: int, longest: int = 60) -> list[str]:
 
 # support tickets: data with a meaning ------------------------------------------------------------
 
-DEPARTMENTS = ("account", "billing", "shipping", "technical")
-
-_TOPICS = {
-    "account": (
-        ("my password", "the login code", "my user name", "two factor sign in", "my profile"),
-        ("is not accepted", "was locked", "needs a reset", "has to be changed", "was hacked"),
-    ),
-    "billing": (
-        ("the invoice", "my credit card", "the monthly fee", "the refund", "your price"),
-        ("was charged twice", "is too high", "was not paid back", "shows a wrong tax", "is unpaid"),
-    ),
-    "shipping": (
-        ("my parcel", "the delivery", "the courier", "the package", "the tracking number"),
-        ("has not arrived", "is late", "came damaged", "went to a wrong address", "got lost"),
-    ),
-    "technical": (
-        ("the app", "the screen", "the update", "the server", "the export button"),
-        ("crashes", "shows an error", "freezes on start", "is very slow", "does not load"),
-    ),
-}
-_OPENINGS = ("hello, ", "please help: ", "", "since monday ", "i noticed that ", "again ")
-_CLOSINGS = ("", ", what can i do?", ", please fix it", ". thank you", ", this is urgent")
-
-
-def tickets() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(text, department) pairs to learn from, and pairs held out.
-
-    No combination of subject and trouble is in both, so held-out texts must be understood by
-    their words, not remembered.
-    """
-    learn: list[tuple[str, str]] = []
-    held_out: list[tuple[str, str]] = []
-    for department, (subjects, troubles) in _TOPICS.items():
-        for (row, subject), (column, trouble) in itertools.product(
-            enumerate(subjects), enumerate(troubles)
-        ):
-            target = held_out if (row + column) % 5 == 0 else learn
-            for opening, closing in zip(_OPENINGS, itertools.cycle(_CLOSINGS), strict=False):
-                target.append((f"{opening}{subject} {trouble}{closing}", department))
-    return learn, held_out
-
-
-def train_ticket_classifier(folder: Path, *, shuffled: bool = False, seed: int = 0) -> Path:
-    """Train a small BERT on :func:`tickets` and save it; takes some seconds.
-
-    Args:
-        shuffled: train on labels dealt out at random: the control that must not learn.
-    """
-    learn, _ = tickets()
-    texts, departments = [text for text, _ in learn], [name for _, name in learn]
-    if shuffled:
-        random.Random(seed).shuffle(departments)
-    save_tokenizer(folder, texts)
-    torch.manual_seed(seed)
-    config = transformers.BertConfig(
-        **{**_COMMON, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128},
-        vocab_size=VOCABULARY,
-        id2label=dict(enumerate(DEPARTMENTS)),
-        label2id={name: index for index, name in enumerate(DEPARTMENTS)},
-        hidden_dropout_prob=0.0,
-    )
-    model = transformers.BertForSequenceClassification(config)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    targets = torch.tensor([DEPARTMENTS.index(name) for name in departments])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    encoded = tokenizer(texts, padding=True, return_tensors="pt")
-    for batch in _batches(len(texts), epochs=4, size=32, seed=seed):
-        inputs = {name: rows[batch] for name, rows in encoded.items()}
-        model(**inputs, labels=targets[batch]).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder)
-    return folder
-
-
-def _batches(count: int, *, epochs: int, size: int, seed: int) -> Iterator[list[int]]:
-    chooser = random.Random(seed)
-    for _ in range(epochs):
-        order = chooser.sample(range(count), count)
-        for start in range(0, count, size):
-            yield order[start : start + size]
+DEPARTMENTS = classification.DEPARTMENTS
+tickets = classification.data
+train_ticket_classifier = classification.build
 
 
 def _corpus() -> list[str]:

@@ -83,10 +83,8 @@ class UpProcess:
             time.sleep(0.1)  # Looking at processes costs what they could compute with.
         return value
 
-    def until_ready(self) -> None:
-        self.until(
-            lambda: any(line.startswith("ready ") for line in self.out), "ready", READY_SECONDS
-        )
+    def until_ready(self, seconds: float = READY_SECONDS) -> None:
+        self.until(lambda: any(line.startswith("ready ") for line in self.out), "ready", seconds)
 
     def said(self, text: str) -> bool:
         return any(text in line for line in list(self.err))

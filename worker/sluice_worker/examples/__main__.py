@@ -13,6 +13,7 @@ from pathlib import Path
 from sluice_api.tasks import Task
 
 EXAMPLES = {
+    Task.CLASSIFICATION: "classification",
     Task.TOKEN_CLASSIFICATION: "token_classification",
     Task.RELATION_EXTRACTION: "relation_extraction",
     Task.QUESTION_ANSWERING: "question_answering",
