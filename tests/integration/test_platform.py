@@ -5,9 +5,6 @@ on shuffled labels (the control that must fail), a tiny NLI model, and the real 
 """
 
 import base64
-import json
-import urllib.error
-import urllib.request
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +14,13 @@ import numpy as np
 import openai
 import pytest
 
+from sluice_api.service_files import load_files
 from tests.support import models
+from tests.support.http_calls import Reply
+from tests.support.http_calls import post as post_to
 from tests.support.minilm import embeddings
 from tests.support.redis_server import running_redis
+from tests.support.task_pages import TaskPage, shape
 from tests.support.up_process import MINILM, UpProcess, manifest, running_up, write
 
 LEARNT, HELD_OUT = models.tickets()
@@ -53,28 +54,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
             yield process
 
 
-class Reply(dict[str, Any]):
-    """A JSON answer with its status and headers."""
-
-    status: int
-    headers: dict[str, str]
-
-
 def post(up: UpProcess, path: str, body: Any, **headers: str) -> Reply:
-    request = urllib.request.Request(
-        up.url + path,
-        data=json.dumps(body).encode(),
-        headers={"content-type": "application/json", **headers},
-    )
-    try:
-        response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        response = error
-    with response:
-        reply = Reply(json.load(response))
-        reply.status = response.status
-        reply.headers = {name.lower(): value for name, value in response.headers.items()}
-    return reply
+    return post_to(up.url + path, body, **headers)
 
 
 def accuracy(predicted: list[str]) -> float:
@@ -109,6 +90,14 @@ def test_every_route_says_the_same(up: UpProcess) -> None:
     # Four routes, one set of answers: all but the first found them in the cache.
     for later in (predicted, inferred, one):
         assert "hit" in later.headers["cache-status"]
+
+
+def test_the_page_of_the_task_shows_what_happens(up: UpProcess) -> None:
+    page = TaskPage("classification")
+    [example] = load_files([page.manifest])
+    assert example.spec.model.uri == f"file://{page.folder}"
+    assert example.metadata.name == page.answer["model"]
+    assert [shape(answer) for answer in page.run(up.url)] == [shape(page.answer)]
 
 
 def test_minilm_equals_transformers(up: UpProcess) -> None:
