@@ -16,6 +16,7 @@ from sluice_api.shapes import (
     relations,
     rerank,
     small,
+    texts,
     tokens,
     v2,
 )
@@ -72,6 +73,15 @@ _RIGHT: dict[Codec, list[dict[str, Any]]] = {
             "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
             "tool_choice": "required",
         },
+    ],
+    texts.TRANSLATE: [
+        {"input": "a text", "model": "emb", "parameters": {"source": "en", "target": "fr"}},
+        {"input": ["one", "two"], "parameters": {"num_beams": 2, "length_penalty": 0.5}},
+        {"input": "a text", "parameters": {"temperature": 0.5, "top_p": 0.5, "seed": 7}},
+    ],
+    texts.SUMMARIZE: [
+        {"input": "a text", "model": "emb", "parameters": {"min_tokens": 2, "max_tokens": 9}},
+        {"input": ["one", "two"], "parameters": {"stride": 8, "truncate": True}},
     ],
     v2.CODEC: [
         {"inputs": [_TENSOR], "parameters": {"task": "zero-shot", "labels": ["x"]}, "id": "7"},

@@ -100,8 +100,8 @@ class WrittenItem(msgspec.Struct, omit_defaults=True):
 
 
 class _Counted(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
+    completion_tokens: int = 0
+    """A worker that is not ours may count what it read and wrote together."""
 
 
 _read_counts = msgspec.json.Decoder(_Counted).decode
