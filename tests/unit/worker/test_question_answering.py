@@ -169,11 +169,16 @@ def test_what_was_loaded(learnt: LoadedModel) -> None:
 FILLERS = [
     sentence
     for _ in range(30)
-    for sentence in ("It was a fine day .", "There was music .", "Nobody knew why .", "It rained .")
+    for sentence in (
+        "It was a fine day .",
+        "There was music .",
+        "Nobody knew why .",
+        "It rained a little .",
+    )
 ]
 
 
-@pytest.mark.parametrize("place", [0, 20, 40, 70])
+@pytest.mark.parametrize("place", [0, 20, 40, 70, 100])
 @pytest.mark.parametrize("stride", [None, 20])
 def test_the_answer_is_found_wherever_it_stands(
     learnt: LoadedModel, place: int, stride: int | None
@@ -183,11 +188,11 @@ def test_the_answer_is_found_wherever_it_stands(
     sentences[place] = "The winner is Omar Haddad ."
     context = " ".join(sentences)
     inputs = about(context, question="Who was it ?")
-    [entry] = answered(learnt, inputs, stride=stride)
+    [entry] = answered(learnt, inputs, stride=stride, no_answer=True)
     start = context.index("Omar")
     [best] = entry["answers"]
     assert (best["text"], best["start"]) == ("Omar Haddad", start)
-    assert entry["chunks"] > 5
+    assert entry["chunks"] > 4
 
 
 def test_a_long_context_without_an_answer_has_none(learnt: LoadedModel) -> None:

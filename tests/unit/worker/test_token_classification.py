@@ -44,7 +44,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("tagger")
     byte_level = request.param == "byte-level"
     architecture = "roberta" if byte_level else request.param
-    models.build_tiny(folder, architecture, head="token", labels=LABELS, spread=0.8)
+    models.build_tiny(folder, architecture, head="token", labels=LABELS, spread=0.4, seed=2)
     if byte_level:
         models.save_byte_tokenizer(folder)
     return folder
@@ -61,12 +61,12 @@ def test_entities_equal_the_pipeline(folder: Path, tagger: LoadedModel, aggregat
         warnings.simplefilter("ignore")
         pipeline = transformers.pipeline("token-classification", model=str(folder), device="cpu")
         expected = [
-            pipeline(text, aggregation_strategy=aggregation, ignore_labels=["DATE"])
+            pipeline(text, aggregation_strategy=aggregation, ignore_labels=["LOC"])
             for text in TEXTS
         ]
-    found = entities(tagger, TEXTS, aggregation=aggregation, ignore_labels=["DATE"])
+    found = entities(tagger, TEXTS, aggregation=aggregation, ignore_labels=["LOC"])
     labels = [entity["label"] for text in found for entity in text]
-    assert len(labels) > 20, "there must be something to compare"
+    assert len(labels) > len(TEXTS), "there must be something to compare"
     assert len(set(labels)) > 1
     for text, ours, theirs in zip(TEXTS, found, expected, strict=True):
         key = "entity" if aggregation == "none" else "entity_group"
