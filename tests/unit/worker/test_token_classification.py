@@ -44,7 +44,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("tagger")
     byte_level = request.param == "byte-level"
     architecture = "roberta" if byte_level else request.param
-    models.build_tiny(folder, architecture, head="token", labels=LABELS, spread=0.4, seed=2)
+    # Seeds whose random answers differ from token to token.
+    seed = 2 if architecture == "deberta-v2" else 0
+    models.build_tiny(folder, architecture, head="token", labels=LABELS, spread=0.4, seed=seed)
     if byte_level:
         models.save_byte_tokenizer(folder)
     return folder
