@@ -129,6 +129,20 @@ def test_a_failed_step_fails_its_sequences_and_no_others(
     assert len(sequence.ids) == 6
 
 
+def test_a_listener_that_fails_hurts_nobody_else(network: CausalNetwork) -> None:
+    class Failing(Heard):
+        def take(self, drawn: Any) -> Any:
+            raise ValueError("cannot be told")
+
+    engine = HandEngine(network, slot_store(network, room=200))
+    sequence, _ = engine.submit([5, 6, 7], 30)
+    sequence.listener = failing = Failing()
+    _, fine = engine.submit([5, 6, 7], 3)
+    engine.finish()
+    assert isinstance(failing.error, ValueError)
+    assert fine.reason == "length"
+
+
 def test_a_prompt_is_read_in_chunks_beside_those_that_write(network: CausalNetwork) -> None:
     engine = HandEngine(network, slot_store(network, room=200), budget=17)
     writer, _ = engine.submit([5], 40)

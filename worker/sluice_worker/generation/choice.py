@@ -79,7 +79,7 @@ class Writing:
             chosen = self._alternative(drawn.token, drawn.logprob)
             top = [self._alternative(token, logprob) for token, logprob in drawn.top]
             self._scores.append((self._length, TokenLogprob(chosen, top)))
-        text = self._stream.step(self._fast(), drawn.token)
+        text = self._decoded(drawn.token)
         if text is None:
             return None
         self._held += text
@@ -95,6 +95,16 @@ class Writing:
         if self._calls and not self._parallel_calls:
             return "stop"
         return None
+
+    def _decoded(self, token: int) -> str | None:
+        """The text that is complete with ``token``; None for half a character."""
+        try:
+            return self._stream.step(self._fast(), token)
+        except Exception:
+            # Of the library, when what came before is no beginning of what is there now, as with
+            # tokens that nobody would write in this order: from here on it is told anew.
+            self._stream = DecodeStream(skip_special_tokens=self._tools is None)
+            return self._stream.step(self._fast(), token)
 
     def finish(self, reason: FinishReason) -> None:
         self._show(self._held)

@@ -134,8 +134,7 @@ class DecoderEngine:
             self.advance()
         scheduler = self.scheduler
         for sequence in (*scheduler.running, *scheduler.waiting):
-            sequence.done = True
-            sequence.listener.fail(Stopped())
+            sequence.fail(Stopped())
 
     @property
     def _busy(self) -> bool:
@@ -144,8 +143,7 @@ class DecoderEngine:
     def advance(self) -> Step | None:
         """One step, on the calling thread. None when there was nothing to compute."""
         for sequence in self.scheduler.drop_ended():
-            sequence.done = True
-            sequence.listener.fail(Cancelled())
+            sequence.fail(Cancelled())
         works = self.scheduler.plan(self._budget())
         if not works:
             return None
@@ -170,9 +168,7 @@ class DecoderEngine:
             error = failure
             log.exception("a step failed", extra={"sequences": len(works)})
             for sequence in sequences:
-                if not sequence.done:
-                    sequence.done = True
-                    sequence.listener.fail(failure)
+                sequence.fail(failure)
         seconds = time.monotonic() - began
         if error is None:
             self.cost.observe(load, seconds)
@@ -207,15 +203,17 @@ class DecoderEngine:
         for work in writing:
             found = drawn[begin : begin + work.guessed + 1]
             begin += work.guessed + 1
-            if not work.sequence.cancelled:
+            try:
                 _accept(work, found)
+            except Exception as failure:  # Of its listener, from which nobody else may suffer.
+                work.sequence.fail(failure)
 
 
 def _accept(work: Work, drawn: list[Drawn]) -> None:
     """The first of ``drawn`` comes next; each later one only if the guess before it is right."""
     sequence, guess = work.sequence, work.tokens[len(work.tokens) - work.guessed :]
     right = 0
-    for found in drawn:
+    for found in () if sequence.cancelled else drawn:
         sequence.accept(found)
         if sequence.done or right == len(guess) or found.token != guess[right]:
             break

@@ -20,12 +20,8 @@ GUESSING_TOKENS = 16
 
 @dataclass(slots=True)
 class Work:
-    """What a step does for one sequence.
-
-    Attributes:
-        tokens: fed in, from ``start`` on; the last ``guessed`` of them are guesses.
-        writes: the next token follows from this.
-    """
+    """What a step does for one sequence: ``tokens`` are fed in from ``start`` on, the last
+    ``guessed`` of them guesses; where it ``writes``, the next token follows from them."""
 
     sequence: Sequence
     start: int

@@ -78,6 +78,11 @@ class Sequence:
         leader = self.leader
         return leader is not None and not leader.done and not leader.written
 
+    def fail(self, error: Exception) -> None:
+        if not self.done:
+            self.done = True
+            self.listener.fail(error)
+
     def accept(self, drawn: Drawn) -> None:
         """Take the next token. Sets :attr:`done` with the one that ends it."""
         self.written += 1
