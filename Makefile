@@ -30,24 +30,29 @@ run: ## Serve the example model on http://127.0.0.1:8080 (options: ARGS="--port 
 .PHONY: check
 check: lint test ## Everything that CI runs
 
-# Tests on a cluster wait most of the time; others are disturbed by neighbours.
+# Tests that only compute share the cores; those that wait for processes run one after the other.
+COMPUTE := tests/arch tests/unit tests/property
+WAIT := tests/conformance tests/faults tests/integration tests/cluster
 SIDE_BY_SIDE := -n 2 --dist loadgroup
 
-# These hold one by one, but not yet in one session with others on a small machine: they share one
-# node's cores and one installed platform. `make test-cluster` runs them too.
-APART := $(foreach name,docs faults gateway_discovery gateway_pods gpu operator platform rollout \
-	scaling,--ignore=tests/cluster/test_$(name).py)
+# These take minutes each, of pods that start and replicas that fall: `make test-cluster` has them.
+LONG := $(foreach name,docs faults scaling,--ignore=tests/cluster/test_$(name).py)
 
 .PHONY: test
 test: $(CACHED)-dev ## Run the tests (options: ARGS="tests/unit -k cache")
 	@.ci/system-packages redis-server
 	@.ci/system-packages --where-possible $(NODE)
-	$(PY) -m pytest $(APART) $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(COMPUTE)
+	$(PY) -m pytest $(LONG) $(WAIT)
+else
+	$(PY) -m pytest $(ARGS)
+endif
 
 .PHONY: test-cluster
 test-cluster: $(CACHED)-dev ## Run the tests on a real Kubernetes alone (SLUICE_TEST_KUBERNETES=1.34)
 	@.ci/system-packages --where-possible redis-server $(NODE)
-	SLUICE_TEST_CLUSTER_REQUIRED=yes $(PY) -m pytest $(SIDE_BY_SIDE) tests/cluster $(ARGS)
+	SLUICE_TEST_CLUSTER_REQUIRED=yes $(PY) -m pytest tests/cluster $(ARGS)
 
 .PHONY: lint
 lint: $(CACHED)-dev ## Check style, types, layers and generated files; changes nothing
