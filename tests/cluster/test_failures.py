@@ -15,6 +15,7 @@ import pytest
 
 from sluice_api import names
 from tests.support.cluster.access import Access
+from tests.support.cluster.choice import release
 from tests.support.cluster.cluster import Cluster
 from tests.support.failure_cases import (
     Case,
@@ -116,6 +117,8 @@ class Eyes:
             kind, status = case.condition
             condition: dict[str, Any] = next((c for c in conditions if c["type"] == kind), {})
             right = (condition.get("reason"), condition.get("status")) == (case.reason, status)
+            # A claim that is not bound yet is a reason of the same name, and passes.
+            right = right and all(word in condition["message"] for word in case.told)
             if record.told_at is None:
                 record.condition = condition
                 record.told_at = told_at if right else None
@@ -137,6 +140,10 @@ def records(cluster: Cluster, platform: Release) -> Iterator[dict[str, Record]]:
 @pytest.mark.parametrize("name", TABLE)
 def test_the_reason_shows(records: dict[str, Record], name: str) -> None:
     case, record = TABLE[name], records[name]
+    if name == "no-model-image" and release() == "1.34":
+        assert record.condition["reason"] == "VolumeFailed"
+        assert "needs Kubernetes 1.35" in record.condition["message"]
+        return
     check(record, case)
 
 
@@ -272,7 +279,8 @@ def test_a_service_that_is_held_back_from_going_says_so(cluster: Cluster, namesp
 
 
 def test_a_lost_node_shows(cluster: Cluster, namespace: str) -> None:
-    case = Case("lost", "Ready", ("answers",), at_once, condition=("Ready", "True"))
+    awake = {"scaling__minReplicas": 1}  # while nobody asks for longer than a node takes to be lost
+    case = Case("lost", "Ready", ("answers",), at_once, awake, condition=("Ready", "True"))
     assert follow(cluster, namespace, case).told_at is not None
     cluster.send("kubelet", signal.SIGSTOP)
     try:
