@@ -1,0 +1,123 @@
+"""One model of each family on a real cluster: what reads, what writes beside it, what generates.
+
+The models were trained on the spot, lie in a volume of the node and are served by the real worker's
+image. They are asked through the gateway's Service, and must know what was held out.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from sluice_worker.examples.chat import data as chats
+from tests.support import trained
+from tests.support.cluster.cluster import Cluster
+from tests.support.failure_cases import manifest
+from tests.support.published import Published, ask, fixed
+from tests.support.release import Release
+
+READY_SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def folder(trained_models: trained.Models) -> Path:
+    """The models, readable for the user that workers run as."""
+    one = trained_models.tagger
+    for path in (trained_models.translator, trained_models.talker, one):
+        for each in (path, *path.rglob("*")):
+            each.chmod(0o755 if each.is_dir() else 0o644)
+    one.parent.chmod(0o755)
+    return one.parent
+
+
+@pytest.fixture
+def claim(cluster: Cluster, restricted: str, folder: Path) -> Iterator[str]:
+    """The name of a claim, in the test's namespace, of a volume that holds the models."""
+    volume = f"models-of-{restricted}"
+    shape = {"accessModes": ["ReadOnlyMany"], "storageClassName": volume}
+    objects = [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {
+                **shape,
+                "capacity": {"storage": "1Gi"},
+                "hostPath": {"path": str(folder), "type": "Directory"},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "models"},
+            "spec": {
+                **shape,
+                "volumeName": volume,
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        },
+    ]
+    cluster.kubectl("apply", "-f", "-", stdin=manifest(restricted, objects))
+    yield "models"
+    cluster.kubectl("delete", "persistentvolume", volume, "--wait=false")
+
+
+@pytest.mark.usefixtures("worker_image")
+def test_each_family_knows_what_it_has_learnt(
+    platform: Release, cluster: Cluster, restricted: str, claim: str, folder: Path
+) -> None:
+    tasks = {
+        "tagger": "token-classification",
+        "translator": "translation",
+        "talker": "chat",
+    }
+    services = {name: Published(cluster, restricted, name, seconds=READY_SECONDS) for name in tasks}
+    for name, service in services.items():
+        assert (folder / name).is_dir()
+        model = {"uri": f"pvc://{claim}/{name}", "task": tasks[name]}
+        requests = {"cpu": "50m", "memory": "256Mi"}
+        service.apply(
+            {
+                "model": model,
+                "hardware": {"resources": {"requests": requests}},
+                "scaling": fixed(1),
+                "access": {"public": True},
+            }
+        )
+    for service in services.values():
+        service.until_ready()
+
+    def of(name: str) -> trained.Post:
+        def post(path: str, body: dict[str, Any]) -> Any:
+            reply = ask(platform.url + path, {"model": services[name].model, **body})
+            assert reply.status == 200, reply
+            return reply.body
+
+        return post
+
+    assert trained.tagging_score(of("tagger")) >= 0.9
+    assert trained.translating_score(of("translator"), "bo") >= 0.9
+    talks(platform, services["talker"])
+
+
+def talks(platform: Release, service: Published) -> None:
+    """By the unmodified OpenAI client: streamed, and then the same from the cache, not streamed."""
+    _, held_out = chats()
+    right = 0
+    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key="none", timeout=60) as client:
+        for question, wanted in held_out:
+            asked: Any = {
+                "model": service.model,
+                "messages": [{"role": "user", "content": question}],
+                "temperature": 0,
+            }
+            parts = list(client.chat.completions.create(stream=True, **asked))
+            text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+            assert parts[-1].choices[0].finish_reason == "stop"
+            again = client.chat.completions.with_raw_response.create(**asked)
+            assert "hit" in again.headers["cache-status"]
+            assert again.parse().choices[0].message.content == text
+            right += text == wanted
+    assert right >= 0.8 * len(held_out)
