@@ -32,6 +32,8 @@ TEXTS = st.text(st.sampled_from("ab.!?。 \n\tÄ…3,”"), max_size=60)
         ("Das gilt z.B. Hier. Und so.", ["Das gilt z.B. Hier.", "Und so."]),
         ("It costs 3.50 dollars. Good.", ["It costs 3.50 dollars.", "Good."]),
         ("See www.example.com. or not", ["See www.example.com. or not"]),
+        ("no capitals at all . none", ["no capitals at all .", "none"]),
+        ("see dr. no, e.g. today. or not", ["see dr. no, e.g. today.", "or not"]),
         ('He said "No." Then he went.', ['He said "No."', "Then he went."]),
         ("今日は。明日も。", ["今日は。", "明日も。"]),
         ("क्या हाल है। ठीक है।", ["क्या हाल है।", "ठीक है।"]),

@@ -35,9 +35,10 @@ class Counts(Protocol):
 def sentences(text: str) -> list[Span]:
     """The sentences of ``text``, without the white space around them. A line break ends one."""
     found: list[Span] = []
+    cased = any(map(str.isupper, text))
     for line in _LINE.finditer(text):
         start = line.start()
-        for end in _sentence_ends(text, line.start(), line.end()):
+        for end in _sentence_ends(text, line.start(), line.end(), cased):
             found += trimmed(text, start, end)
             start = end
     return found
@@ -91,17 +92,20 @@ def windows(text: str, room: int, stride: int, tokens: Counts) -> list[Span]:
     return found
 
 
-def _sentence_ends(text: str, start: int, stop: int) -> Iterator[int]:
+def _sentence_ends(text: str, start: int, stop: int, cased: bool) -> Iterator[int]:
     for match in _END.finditer(text, start, stop):
-        if not _goes_on(text, match.start(), match.end()):
+        if not _goes_on(text, match.start(), match.end(), cased):
             yield match.end()
     yield stop
 
 
-def _goes_on(text: str, dot: int, end: int) -> bool:
-    """The mark at ``dot`` does not end a sentence: an abbreviation, or a small letter follows."""
+def _goes_on(text: str, dot: int, end: int, cased: bool) -> bool:
+    """The mark at ``dot`` does not end a sentence: an abbreviation, or a small letter follows.
+
+    In a text without capitals (not ``cased``) a small letter says nothing.
+    """
     following = text[end:].lstrip()[:1] if end < len(text) else ""
-    if following.islower():
+    if cased and following.islower():
         return True
     if text[dot:end] != ".":
         return False
