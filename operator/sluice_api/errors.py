@@ -64,7 +64,7 @@ _KINDS: Final = (
         400,
         "An input is longer than the model accepts",
         "The text has more tokens than the model's maximum.",
-        "Shorten the text, or set truncate to true to have its beginning used.",
+        "Shorten the text. Where the route takes truncate, true has its beginning used instead.",
     ),
     Kind(
         "too_many_inputs",
