@@ -65,7 +65,8 @@ def _one(kind: inspect.Type) -> str:
         case inspect.EnumType():
             return _either([f'"{member.value}"' for member in kind.cls])
         case inspect.ListType():
-            return "a list" + _of(kind.item_type)
+            count = _bounds(kind.min_length, kind.max_length, "{} to {}", "at {} {}")
+            return f"a list of{count} {_kinds(kind.item_type)}"
         case inspect.TupleType():
             return f"a list of {len(kind.item_types)} {_many(kind.item_types[0])}"
         case inspect.DictType() | inspect.StructType():
@@ -81,15 +82,15 @@ def _many(kind: inspect.Type) -> str:
         case inspect.IntType():
             return "whole numbers"
         case inspect.ListType():
-            return "lists" + _of(kind.item_type)
+            return f"lists of {_kinds(kind.item_type)}"
         case inspect.DictType() | inspect.StructType():
             return "objects"
         case _:
             return "values"
 
 
-def _of(kind: inspect.Type) -> str:
-    return f" of {_either([_many(part) for part in _parts(kind)])}"
+def _kinds(kind: inspect.Type) -> str:
+    return _either([_many(part) for part in _parts(kind)])
 
 
 def _parts(kind: inspect.Type) -> list[inspect.Type]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sluice_api import routes
 from sluice_api.call import Codec
 from sluice_api.errors import ApiError
-from sluice_api.shapes import classify, embeddings, v2
+from sluice_api.shapes import classify, embeddings, fill_mask, v2
 from tests.support.request_bodies import bodies
 
 CODECS = [*routes.POST_ROUTES.values(), v2.CODEC]
@@ -56,6 +56,11 @@ def refusal(codec: Codec, body: bytes | dict[str, Any]) -> ApiError:
             " user, truncate.",
         ),
         (classify.CODEC, {"parameters": 5}, "parameters: got 5, allowed an object."),
+        (
+            fill_mask.CODEC,
+            {"parameters": {"targets": []}},
+            "parameters.targets: got [], allowed a list of 1 to 1000 texts.",
+        ),
         (
             classify.CODEC,
             {"parameters": {"labels": 5}},
