@@ -118,6 +118,9 @@ class Services:
         if found is None:
             visible = self.visible(tenant)
             offers = [service for service in visible if task is None or _offers(service, task)]
+            # A reranker classifies too, if need be; the service that was made for it goes first.
+            meant = [service for service in offers if service.tasks[:1] == [task]]
+            offers = meant if len(meant) == 1 else offers
             found = offers[0] if len(offers) == 1 else _no_choice(task, offers, visible)
             if all(service.tasks for service in visible):  # Otherwise there is more to be learnt.
                 self._only[key] = found

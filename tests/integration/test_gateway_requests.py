@@ -240,6 +240,20 @@ async def test_model_may_be_left_out_only_when_it_is_clear(
     assert "required, because emb, more do embeddings" in reply.json()["error"]["message"]
 
 
+async def test_model_left_out_means_the_one_that_is_made_for_the_task(
+    gateway: GatewayProcess,
+) -> None:
+    reranker = Behaviour(tasks=[Task.RERANK, Task.CLASSIFICATION])
+    classifier = Behaviour(tasks=[Task.CLASSIFICATION])
+    with StubWorker(reranker) as also, StubWorker(classifier) as meant:
+        await gateway.follow([service("also", [also.url]), service("meant", [meant.url])])
+        await gateway.ready("also")
+        await gateway.ready("meant")
+        reply = await gateway.post("/classify", {"text": "x"})
+        assert reply.status == 200
+        assert (also.computed, meant.computed) == (0, 1)
+
+
 async def test_model_left_out_where_nothing_does_the_task(gateway: GatewayProcess) -> None:
     with StubWorker(Behaviour(tasks=[Task.EMBEDDINGS, Task.ZERO_SHOT])) as worker:
         await gateway.follow([service("emb", [worker.url])])

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice_api.digests import answer_digest
+from sluice_worker import loader
 from sluice_worker.loader import answer_parts
 from sluice_worker.models.manifest import CONFIG_FILES, SENTENCE_FILES, TOKENIZER_FILES, verify
 from sluice_worker.models.sources.base import Snapshot
@@ -93,6 +95,12 @@ def test_shards_and_files_that_trade_content_are_another_model(
     content = {**content, pair[0]: b"one", pair[1]: b"two"}
     traded = {**content, pair[0]: b"two", pair[1]: b"one"}
     assert digest(content, content, "float32", 8) != digest(traded, traded, "float32", 8)
+
+
+def test_what_we_make_of_a_model_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(MODEL, MODEL, "float32", 8)
+    monkeypatch.setattr(loader, "ANSWERS_VERSION", loader.ANSWERS_VERSION + 1)
+    assert digest(MODEL, MODEL, "float32", 8) != before
 
 
 @few

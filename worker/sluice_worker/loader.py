@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ANSWERS_VERSION = 1
+"""Of what this code makes of a model and an input: raise it with every change of code that changes
+an answer, so that nothing computed before is taken from a cache."""
 _CANARY_TOKENS = (8, 48, 192)
 _CANARY_TEXT = "The quick brown fox jumps over the lazy dog while the river runs to the sea. " * 24
 
@@ -176,7 +179,7 @@ def _log(model: LoadedModel, version: str | None, manifest: Manifest) -> None:
 def answer_parts(manifest: Manifest, dtype: str, max_tokens: int) -> dict[str, object]:
     """What an answer follows from, by content: see :func:`sluice_api.digests.answer_digest`.
 
-    The input limit belongs to it, because truncation cuts there.
+    The input limit belongs to it, because truncation cuts there, and so does our own code.
     """
     sums = manifest.sums
     pooling = {
@@ -193,6 +196,7 @@ def answer_parts(manifest: Manifest, dtype: str, max_tokens: int) -> dict[str, o
         "pooling": pooling or None,
         "dtype": dtype,
         "max_input_tokens": max_tokens,
+        "answers": ANSWERS_VERSION,
     }
 
 
