@@ -6,7 +6,7 @@ and the next step to take.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -27,6 +27,8 @@ STUCK_SECONDS: Final = 3.0
 """After so long in one state a pod's Events are asked for."""
 PROBE_SECONDS: Final = 20.0
 """A process that does not even answer its probes after so long is not just starting."""
+REPLACED_SECONDS: Final = 60.0
+"""A replica that is made later than this after an eviction was not made because of it."""
 
 EXIT_REASONS: Final = {
     names.EXIT_MODEL_NOT_FOUND: "ModelNotFound",
@@ -94,7 +96,11 @@ def diagnose(
         digest: what its workers are held to have loaded; empty when unknown.
     """
     found = [*_of_deployment(observed, revision)]
-    for pod in pods_of(observed, revision):
+    pods = pods_of(observed, revision)
+    wanted = _is_wanted(observed, revision)
+    for pod in pods:
+        if _is_evicted(pod) and not (wanted and _is_news(pod, pods, now)):
+            continue
         if (finding := _of_pod(observed, pod, digest, learnt, now, asked)) is not None:
             found.append(finding)
     if not found:
@@ -162,7 +168,7 @@ def _of_pod(
     metadata, status = pod["metadata"], pod.get("status") or {}
     name, namespace = metadata["name"], metadata["namespace"]
     describe = f"See kubectl -n {namespace} describe pod {name}."
-    if status.get("phase") == "Failed" and status.get("reason") == "Evicted":
+    if _is_evicted(pod):
         told = str(status.get("message") or "the node needed the room")
         return Finding("Evicted", f"{name} was evicted: {sentence(told)} {describe}")
     state = pod_state(pod, observed.lost_nodes)
@@ -191,6 +197,30 @@ def _of_pod(
             killed = finding.reason == "CrashLoop" and _was_killed(container)
             return (_from_events(observed, pod, seen, now, asked) if killed else None) or finding
     return _from_events(observed, pod, seen, now, asked) or _starting(name, pod, seen, now)
+
+
+def _is_wanted(observed: Observed, revision: str) -> bool:
+    """Whether the revision should have replicas now."""
+    deployment = deployment_of(observed, revision)
+    return deployment is not None and int(deployment["spec"].get("replicas", 1)) > 0
+
+
+def _is_evicted(pod: Object) -> bool:
+    status = pod.get("status") or {}
+    return status.get("phase") == "Failed" and status.get("reason") == "Evicted"
+
+
+def _is_news(evicted: Object, pods: Iterable[Object], now: datetime) -> bool:
+    """Whether an eviction may be why a replica is missing.
+
+    Kubernetes keeps evicted pods for weeks, while replicas come and go for other reasons.
+    """
+    ended = _time(condition(evicted, "DisruptionTarget").get("lastTransitionTime"))
+    if ended is None:
+        return True
+    last = max(_time(pod["metadata"]["creationTimestamp"]) or now for pod in pods)
+    since = last if last > ended else now  # none has come yet
+    return (since - ended).total_seconds() <= REPLACED_SECONDS
 
 
 def _unschedulable(name: str, told: str, asked: Asked) -> Finding:

@@ -130,6 +130,27 @@ def test_what_needs_a_hand_is_told_first() -> None:
     assert found(seen(leftover, pod(2, state=ended(1))))[0] == "CrashLoop"
 
 
+def evicted(ago: float) -> dict[str, Any]:
+    """A pod that Kubernetes keeps after its eviction, so many seconds before ``NOW``."""
+    made = pod(1, phase="Failed", reason="Evicted", message="full")
+    made["metadata"]["creationTimestamp"] = (NOW - timedelta(days=1)).isoformat()
+    moment = (NOW - timedelta(seconds=ago)).isoformat()
+    target = {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": moment}
+    made["status"]["conditions"].append(target)
+    return made
+
+
+def test_an_eviction_is_told_until_its_replacement_answers_and_no_longer() -> None:
+    # The others were made a minute before NOW.
+    assert found(seen(evicted(63), pod(2)))[0] == "Evicted"
+    assert found(seen(evicted(63), pod(2, ready=True), replicas=1))[0] == "Evicted"
+    assert found(seen(evicted(2), replicas=1))[0] == "Evicted"
+    for later in (seen(evicted(3600), pod(2)), seen(evicted(3600), pod(2, gone=True))):
+        assert found(later)[0] in ("", "Starting")
+    assert found(seen(evicted(3600), replicas=1)) == ("", ""), "ordered, and not made yet"
+    assert found(seen(evicted(2), replicas=0)) == ("", ""), "it sleeps"
+
+
 def test_just_started_is_no_failed_probe() -> None:
     young = pod(state={"running": {"startedAt": NOW.isoformat()}})
     observed = with_event("Unhealthy", "Startup probe failed: connection refused", young)

@@ -6,7 +6,7 @@ from typing import Any
 from sluice_api import wire
 from sluice_api.inference_service import revision_of
 from sluice_api.service_status import CONDITIONS, REASONS, Status
-from sluice_operator.state import Learnt
+from sluice_operator.state import Learnt, Wanted
 from sluice_operator.status import make_events
 from tests.support.planned_cluster import START, PlannedCluster
 from tests.support.pod_states import ended
@@ -56,6 +56,23 @@ def test_tools_agree_on_a_failure() -> None:
     assert kstatus(status) == "Failed"
     assert conditions(status)["Ready"]["reason"] == "ModelRejected"
     assert conditions(status)["WorkersAvailable"]["status"] == "False"
+
+
+def test_a_service_sleeps_well_beside_a_pod_that_was_evicted_once() -> None:
+    cluster = PlannedCluster()
+    cluster.settle()
+    cluster.run_pods()
+    cluster.settle()
+    [pod] = cluster.pods.values()
+    kept = {"phase": "Failed", "reason": "Evicted", "message": "full"}
+    evicted = pod | {"metadata": pod["metadata"] | {"name": "kept"}, "status": kept}
+    cluster.wanted[REVISION] = Wanted(0, "idle", "because")
+    cluster.settle()
+    cluster.run_pods()
+    cluster.pods["kept"] = evicted
+    status = cluster.settle().status
+    assert conditions(status)["Ready"]["reason"] == "Asleep"
+    assert kstatus(status) == "Current"
 
 
 def test_what_may_pass_is_no_failure() -> None:
