@@ -99,7 +99,7 @@ def diagnose(
     pods = pods_of(observed, revision)
     wanted = _is_wanted(observed, revision)
     for pod in pods:
-        if _is_evicted(pod) and not (wanted and _is_news(pod, pods, now)):
+        if _is_put_out(pod) and not (wanted and _is_news(pod, pods, now)):
             continue
         if (finding := _of_pod(observed, pod, digest, learnt, now, asked)) is not None:
             found.append(finding)
@@ -168,9 +168,10 @@ def _of_pod(
     metadata, status = pod["metadata"], pod.get("status") or {}
     name, namespace = metadata["name"], metadata["namespace"]
     describe = f"See kubectl -n {namespace} describe pod {name}."
-    if _is_evicted(pod):
-        told = str(status.get("message") or "the node needed the room")
-        return Finding("Evicted", f"{name} was evicted: {sentence(told)} {describe}")
+    if _is_put_out(pod):
+        told = str(status.get("message") or status.get("reason") or "the node wanted it to go")
+        how = "was evicted" if status.get("reason") in (None, "", "Evicted") else "was put out"
+        return Finding("Evicted", f"{name} {how}: {sentence(told)} {describe}")
     state = pod_state(pod, observed.lost_nodes)
     if state is PodState.GONE:
         return None
@@ -205,22 +206,30 @@ def _is_wanted(observed: Observed, revision: str) -> bool:
     return deployment is not None and int(deployment["spec"].get("replicas", 1)) > 0
 
 
-def _is_evicted(pod: Object) -> bool:
-    status = pod.get("status") or {}
-    return status.get("phase") == "Failed" and status.get("reason") == "Evicted"
+def _is_put_out(pod: Object) -> bool:
+    """Whether the node has ended a pod that nobody deleted: evicted, refused, shut down.
 
-
-def _is_news(evicted: Object, pods: Iterable[Object], now: datetime) -> bool:
-    """Whether an eviction may be why a replica is missing.
-
-    Kubernetes keeps evicted pods for weeks, while replicas come and go for other reasons.
+    Kubernetes restarts the containers of a worker for ever, whatever their exit code. A worker that
+    ends well when it is evicted leaves a pod that says Succeeded, and no reason.
     """
-    ended = _time(condition(evicted, "DisruptionTarget").get("lastTransitionTime"))
-    if ended is None:
-        return True
+    phase = (pod.get("status") or {}).get("phase")
+    return phase in ("Failed", "Succeeded") and "deletionTimestamp" not in pod["metadata"]
+
+
+def _is_news(put_out: Object, pods: Iterable[Object], now: datetime) -> bool:
+    """Whether a pod that its node has ended may be why a replica is missing.
+
+    Kubernetes keeps such pods for weeks, while replicas come and go for other reasons.
+    """
+    ends = [_time(condition(put_out, "DisruptionTarget").get("lastTransitionTime"))]
+    for container in containers(put_out):
+        ended = (container.get("state") or {}).get("terminated") or {}
+        ends.append(_time(ended.get("finishedAt")))
+    made = _time(put_out["metadata"]["creationTimestamp"])  # refused at once: no container
+    end = max((each for each in ends if each), default=made or now)
     last = max(_time(pod["metadata"]["creationTimestamp"]) or now for pod in pods)
-    since = last if last > ended else now  # none has come yet
-    return (since - ended).total_seconds() <= REPLACED_SECONDS
+    since = last if last > end else now  # none has come yet
+    return (since - end).total_seconds() <= REPLACED_SECONDS
 
 
 def _unschedulable(name: str, told: str, asked: Asked) -> Finding:

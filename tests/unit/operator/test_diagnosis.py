@@ -151,6 +151,17 @@ def test_an_eviction_is_told_until_its_replacement_answers_and_no_longer() -> No
     assert found(seen(evicted(2), replicas=0)) == ("", ""), "it sleeps"
 
 
+def test_a_worker_that_ends_well_when_it_is_evicted_was_evicted_all_the_same() -> None:
+    # Kubernetes forgets the reason then; only the pod's Events have it.
+    done = {"terminated": {"exitCode": 0, "finishedAt": (NOW - timedelta(seconds=62)).isoformat()}}
+    reason, message = found(seen(pod(1, phase="Succeeded", state=done), pod(2), replicas=1))
+    assert reason == "Evicted"
+    assert f"describe pod {NAME}" in message
+    refused = pod(1, phase="Failed", reason="UnexpectedAdmissionError", message="no such device")
+    assert "was put out: no such device" in found(seen(refused))[1]
+    assert found(seen(pod(1, phase="Succeeded", state=done, gone=True), pod(2)))[0] == "Starting"
+
+
 def test_just_started_is_no_failed_probe() -> None:
     young = pod(state={"running": {"startedAt": NOW.isoformat()}})
     observed = with_event("Unhealthy", "Startup probe failed: connection refused", young)
