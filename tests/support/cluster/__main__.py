@@ -81,7 +81,10 @@ def build(given: argparse.Namespace) -> None:
 
 
 def _named(given: argparse.Namespace) -> Cluster:
-    return Cluster.join(leftovers.state_folder(given.name))
+    state = leftovers.state_folder(given.name)
+    if not state.exists():
+        raise ClusterError(f"there is no cluster {given.name}; make cluster brings one up")
+    return Cluster.join(state)
 
 
 def _install(cluster: Access) -> None:
