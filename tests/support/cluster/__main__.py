@@ -81,10 +81,7 @@ def build(given: argparse.Namespace) -> None:
 
 
 def _named(given: argparse.Namespace) -> Cluster:
-    state = leftovers.state_folder(given.name)
-    if not state.exists():
-        raise ClusterError(f"there is no cluster {given.name}; make cluster brings one up")
-    return Cluster.join(state)
+    return Cluster.join(leftovers.state_folder(given.name))
 
 
 def _install(cluster: Access) -> None:

@@ -105,7 +105,8 @@ class Cluster(Access):
         try:
             options, site = decode((state / "cluster.json").read_text())
         except FileNotFoundError:
-            raise ClusterError(f"no cluster in {state}") from None
+            name = state.name.removeprefix("sluice-cluster-")
+            raise ClusterError(f"there is no cluster {name}; make cluster brings one up") from None
         cluster = cls(site, options)
         cluster.check()
         return cluster
