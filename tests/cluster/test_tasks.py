@@ -77,7 +77,7 @@ def test_each_family_knows_what_it_has_learnt(
     for name, service in services.items():
         assert (folder / name).is_dir()
         model = {"uri": f"pvc://{claim}/{name}", "task": tasks[name]}
-        requests = {"cpu": "50m", "memory": "256Mi"}
+        requests = {"cpu": "50m", "memory": "1Gi"}
         service.apply(
             {
                 "model": model,
