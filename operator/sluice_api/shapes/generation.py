@@ -12,6 +12,7 @@ Callers may not know beforehand: without a temperature the model's own defaults 
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
@@ -428,7 +429,7 @@ def error_event(error: ApiError, request_id: str) -> bytes:
     return event(render(error, path="/v1/", request_id=request_id).body)
 
 
-class StreamWriter:
+class StreamWriter(ABC):
     """Writes the chunks of one stream; both codecs give it their own way to write a delta.
 
     Args:
@@ -446,13 +447,13 @@ class StreamWriter:
     def usage(self, prompts: Sequence[PromptUsage]) -> bytes:
         return event(b'{%b,"choices":[],"usage":%b}' % (self._head, usage_json(prompts)))
 
+    @abstractmethod
     def start(self, index: int) -> bytes:
         """What comes before the first delta of choice ``index``; may be nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, delta: Delta) -> bytes:
         """The chunks of one delta; may be none."""
-        raise NotImplementedError
 
 
 class GenerationCodec(CanonicalCodec, Protocol):
