@@ -74,15 +74,17 @@ class Link(asyncio.Protocol):
         self.lost: asyncio.Future[str] = self._loop.create_future()
         """Done with the cause once the link is of no more use."""
 
+    def full(self, count: int) -> bool:
+        """It owes too much to be asked for ``count`` replies more."""
+        return self.pending + count > MAX_PENDING or self.pending_bytes > MAX_PENDING_BYTES
+
     def send(self, commands: bytes, count: int, on_replies: OnReplies, *, write: bool) -> bool:
         """Send ``count`` encoded commands with the rest of this turn.
 
-        Returns False, having done nothing, when the link is lost or, for reads, owes too much
-        already; writes are bounded by the queue they come from.
+        Returns False, having done nothing, when the link is lost.
         """
         size = len(commands)
-        full = self.pending + count > MAX_PENDING or self.pending_bytes + size > MAX_PENDING_BYTES
-        if not self.usable or (full and not write):
+        if not self.usable:
             return False
         self.flush_soon()
         self._calls.append(_Call(count, size, on_replies, self._deadline, write))

@@ -1,9 +1,10 @@
-"""GET and SET for the hot path: one connection, implicit pipelining, and a breaker around it.
+"""Redis on the hot path: one connection, implicit pipelining, and a breaker around it.
 
-``cache.py`` calls it. A link (``redis_link.py``) that is up has proven, within the budget of a
-request, that Redis serves; any doubt drops it, and from then on every call fails at once. One
-background task makes the next link, so that no request ever probes. redis-py is ten times slower
-here and re-uses connections after cancelled commands; it serves everything that is not hot.
+``cache.py`` reads and writes answers through it; :meth:`RedisPipeline.call` is for whoever else
+needs a reply within the same budget. A link (``redis_link.py``) that is up has proven, within the
+budget of a request, that Redis serves; any doubt drops it, and from then on every call fails at
+once. One background task makes the next link, so that no request ever probes. redis-py is ten times
+slower here and re-uses connections after cancelled commands; it serves everything that is not hot.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from sluice_api import names
+from sluice_gateway import redis_commands
 from sluice_gateway.redis_address import Address, parse_address
 from sluice_gateway.redis_link import Failure, Link, OnReplies
 from sluice_gateway.redis_writes import WriteQueue
@@ -45,25 +47,20 @@ _CAUSES: Final = {
     "MOVED": "moved",
     "NOAUTH": "noauth",
     "NOPERM": "noperm",
+    "NOREPLICAS": "noreplicas",
+    "NOSCRIPT": "noscript",
     "OOM": "oom",
     "READONLY": "readonly",
     "WRONGPASS": "wrongpass",
     "WRONGTYPE": "wrong_type",
 }
 """First word of a refusal → cause; anything else is ``refused``."""
-_OF_ONE_KEY: Final = {"ask", "moved", "wrong_type"}
-"""Refusals that say nothing about the next read."""
+_OF_ONE_COMMAND: Final = {"ask", "moved", "noscript", "wrong_type"}
+"""Refusals that say nothing about the next command."""
+_OF_WRITES: Final = {"misconf", "noreplicas", "oom", "readonly"}
+"""Refusals after which reads still serve."""
 
-
-def _encode(*words: str) -> bytes:
-    """A command as Redis reads it."""
-    encoded = [word.encode() for word in words]
-    return b"*%d\r\n" % len(encoded) + b"".join(
-        b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded
-    )
-
-
-_PROBE: Final = _encode("GET", names.REDIS_CACHE_PREFIX + "probe")
+_PROBE: Final = redis_commands.command("GET", names.REDIS_CACHE_PREFIX + "probe")
 
 
 class RedisPipeline:
@@ -131,24 +128,35 @@ class RedisPipeline:
             on_replies: called once, within the budget or at once: with a value, None or a
                 :class:`Failure` per key, or with one failure for all.
         """
-        commands = b"".join([b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key) for key in keys])
+        self._send(b"".join(map(redis_commands.get, keys)), len(keys), on_replies, write=False)
+
+    def call(self, key: bytes, commands: list[bytes], on_replies: OnReplies) -> None:
+        """Run ``commands`` (see :func:`redis_commands.command`) in one round trip, in order.
+
+        They are no transaction, and may have been run although no reply came. A script that is
+        not there yet is a :class:`Failure` ``noscript``.
+
+        Args:
+            key: one that they are about; all their keys must be in its slot (in Redis Cluster, the
+                same ``{tag}``).
+            on_replies: as for :meth:`get`.
+        """
+        self._send(b"".join(commands), len(commands), on_replies, write=True)
+
+    def _send(self, commands: bytes, count: int, on_replies: OnReplies, *, write: bool) -> None:
         link = self._link
-        if link is None or not link.send(commands, len(keys), on_replies, write=False):
+        if (
+            link is None
+            or link.full(count)
+            or not link.send(commands, count, on_replies, write=write)
+        ):
             cause = "busy" if self.up else "down"
             self._faults(cause)
             on_replies(Failure(cause))
 
     def set(self, key: bytes, value: bytes, ttl_seconds: float) -> None:
         """Write without waiting. A write that does not fit is dropped and counted."""
-        expiry = b"%d" % max(1, int(ttl_seconds * 1000))
-        command = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nPX\r\n$%d\r\n%b\r\n" % (
-            len(key),
-            key,
-            len(value),
-            value,
-            len(expiry),
-            expiry,
-        )
+        command = redis_commands.set_for(key, value, ttl_seconds)
         if self._writes is None or not self.takes_writes:
             self._faults("down")
         elif not self._writes.put(command):
@@ -226,10 +234,14 @@ class RedisPipeline:
     def _refused(self, message: str, write: bool) -> Failure:
         """Count a refusal and decide what it means for the commands after it."""
         cause = _CAUSES.get(message.partition(" ")[0], "refused")
+        if cause == "noscript":
+            return Failure(cause)  # Its caller expects it, and sends the script.
         self._faults(cause)
-        if write:
+        if cause in _OF_ONE_COMMAND:
+            pass
+        elif write or cause in _OF_WRITES:
             self._writes_from = time.monotonic() + WRITE_PAUSE_SECONDS
-        elif cause not in _OF_ONE_KEY and self._link is not None:
+        elif self._link is not None:
             self._link.drop(cause)
         return Failure(cause)
 
@@ -255,10 +267,10 @@ def _greeting(address: Address) -> list[bytes]:
     commands = []
     if address.password is not None:
         who = (address.username,) if address.username else ()
-        commands.append(_encode("AUTH", *who, address.password))
+        commands.append(redis_commands.command("AUTH", *who, address.password))
     if address.db:
-        commands.append(_encode("SELECT", str(address.db)))
-    return [*commands, _encode("CLIENT", "SETNAME", "sluice-gateway"), _PROBE]
+        commands.append(redis_commands.command("SELECT", str(address.db)))
+    return [*commands, redis_commands.command("CLIENT", "SETNAME", "sluice-gateway"), _PROBE]
 
 
 async def _ask(link: Link, commands: list[bytes]) -> None:
@@ -268,7 +280,7 @@ async def _ask(link: Link, commands: list[bytes]) -> None:
         raise _Unusable("disconnected")
     replies = await answer
     for reply in replies if isinstance(replies, list) else [replies]:
-        if isinstance(reply, Failure) and reply.cause not in _OF_ONE_KEY:
+        if isinstance(reply, Failure) and reply.cause not in _OF_ONE_COMMAND:
             raise _Unusable(reply.cause)
 
 

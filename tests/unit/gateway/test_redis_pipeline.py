@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sluice_gateway.redis_address import parse_address
+from sluice_gateway.redis_commands import command
 from sluice_gateway.redis_link import MAX_PENDING
 from sluice_gateway.redis_pipeline import Failure, RedisPipeline
 from tests.support.event_loops import eventually, on_uvloop
@@ -81,6 +82,48 @@ async def test_says_who_it_is_and_uses_the_database_it_was_given(server: RedisSe
             await get(pipeline, b"in 3")
             assert [c["db"] for c in client.client_list() if c["name"] == "sluice-gateway"] == ["3"]
             assert client.info("keyspace")["db3"]["keys"] == 1
+
+
+async def call(pipeline: RedisPipeline, *commands: bytes) -> Replies:
+    answer: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
+    pipeline.call(b"n", list(commands), answer.set_result)
+    return await answer
+
+
+@on_uvloop
+async def test_runs_any_commands_in_order(server: RedisServer) -> None:
+    async with connected(server.unix_url) as (pipeline, faults):
+        replies = await call(
+            pipeline,
+            command("SET", "n", 40, "PX", 60_000),
+            command("INCRBY", b"n", 2),
+            command("SET", "n", "x", "NX"),
+            command("EVAL", "return {KEYS[1], ARGV[1]}", 1, "n", "ü"),
+        )
+        assert replies == [b"OK", 42, None, [b"n", "ü".encode()]]
+        assert not faults
+
+
+@on_uvloop
+async def test_a_refused_command_costs_neither_its_neighbours_nor_the_link(
+    server: RedisServer,
+) -> None:
+    async with connected(server.unix_url) as (pipeline, faults):
+        replies = await call(
+            pipeline,
+            command("EVALSHA", "0" * 40, 0),
+            command("SET", "n", "text", "PX", 60_000),
+            command("INCR", "n"),
+            command("GET", "n"),
+        )
+        assert replies == [Failure("noscript"), b"OK", Failure("refused"), b"text"]
+        assert pipeline.up and faults == {"refused": 1}
+
+
+@on_uvloop
+async def test_a_call_without_redis_fails_at_once() -> None:
+    never = RedisPipeline("redis://127.0.0.1:1", faults=lambda _: None)
+    assert await call(never, command("PING")) == Failure("down")
 
 
 @asynccontextmanager
