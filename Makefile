@@ -30,10 +30,11 @@ run: ## Serve the example model on http://127.0.0.1:8080 (options: ARGS="--port 
 .PHONY: check
 check: lint test ## Everything that CI runs
 
-# Tests that only compute share the cores; those that wait for processes run one after the other.
+# Tests that only compute share the cores, a file to each; those that wait for processes run one
+# after the other.
 COMPUTE := tests/arch tests/unit tests/property
 WAIT := tests/conformance tests/faults tests/integration tests/cluster
-SIDE_BY_SIDE := -n 2 --dist loadgroup
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 # These take minutes each, of pods that start and replicas that fall: `make test-cluster` has them.
 LONG := $(foreach name,docs faults scaling,--ignore=tests/cluster/test_$(name).py)

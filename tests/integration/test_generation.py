@@ -14,7 +14,7 @@ import pytest
 
 from sluice_api import names
 from sluice_api.shapes import chat, generation
-from sluice_worker.examples.chat import CITIES, WEATHER_QUESTION, build, data
+from sluice_worker.examples.chat import CITIES, WEATHER_QUESTION, data
 from tests.support.trained import Models
 from tests.support.worker_process import WorkerProcess, wait_for
 
@@ -79,10 +79,9 @@ async def test_questions_never_seen_are_answered(client: openai.AsyncOpenAI) -> 
 
 
 async def test_a_model_that_learnt_nonsense_fails_the_same_questions(
-    tmp_path_factory: pytest.TempPathFactory,
+    shuffled_models: Models,
 ) -> None:
-    folder = build(tmp_path_factory.mktemp("confused"), shuffled=True)
-    with WorkerProcess(f"file://{folder}", *PATIENT, name="talker") as process:
+    with WorkerProcess(f"file://{shuffled_models.talker}", *PATIENT, name="talker") as process:
         process.wait_ready()
         async with openai.AsyncOpenAI(base_url=f"{process.url}/v1", api_key="none") as client:
             assert await right_answers(client) <= 0.3

@@ -21,6 +21,7 @@ from tests.support.http_calls import post as post_to
 from tests.support.minilm import embeddings
 from tests.support.redis_server import running_redis
 from tests.support.task_pages import TaskPage, shape
+from tests.support.trained import Models
 from tests.support.up_process import MINILM, UpProcess, manifest, running_up, write
 
 LEARNT, HELD_OUT = models.tickets()
@@ -34,15 +35,15 @@ def service(name: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
+def up(
+    trained_models: Models, shuffled_models: Models, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[UpProcess]:
     folder = tmp_path_factory.mktemp("platform")
-    tickets = models.train_ticket_classifier(folder / "tickets")
-    shuffled = models.train_ticket_classifier(folder / "shuffled", shuffled=True)
     nli = models.build_tiny_nli(folder / "nli")
     write(
         folder / "services.yaml",
-        service("tickets", tickets),
-        service("shuffled", shuffled),
+        service("tickets", trained_models.classifier),
+        service("shuffled", shuffled_models.classifier),
         service("nli", nli),
         manifest("minilm", model={"uri": MINILM}, scaling={"minReplicas": 1, "maxReplicas": 1}),
     )

@@ -1,6 +1,6 @@
 """What holds of every plan, from any state in between."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sluice_cli.up.instances import ALIVE, Crashes, Fleet, Instance, Phase, Room, Wanted
@@ -47,7 +47,15 @@ wants = st.builds(
 rooms = st.builds(Room, st.integers(-3, 8), st.integers(-3, 8))
 
 
+_OTHERS_TAKE_THE_LAST_MEMORY = example(
+    Wanted("a", {"a": 1, "b": 1}, 2, "demand"),
+    Fleet("b", (Instance("m-0", 0, "a", Phase.READY, 900.0),), {}),
+    Room(0, 1),
+)
+
+
 @given(wants, fleets, rooms)
+@_OTHERS_TAKE_THE_LAST_MEMORY
 def test_planning_again_after_carrying_out_plans_nothing(
     wanted: Wanted, fleet: Fleet, room: Room
 ) -> None:

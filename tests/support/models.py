@@ -207,7 +207,6 @@ def random_texts(count: int, *, seed: int, longest: int = 60) -> list[str]:
 
 DEPARTMENTS = classification.DEPARTMENTS
 tickets = classification.data
-train_ticket_classifier = classification.build
 
 
 def _corpus() -> list[str]:

@@ -1,16 +1,25 @@
-"""The example models, trained once a session, and how well they do on what was held out.
+"""The example models, trained once for the code that trains them, and how well they do.
 
-Each score is a share of right answers (F1 for entities and relations), the same measure for the
-model and for its control, which was trained on shuffled targets and must fail.
+Each score is a share of right answers (F1 for entities and relations) on what was held out, the
+same measure for the model and for its control, which was trained on shuffled targets and must fail.
 """
 
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
+import sluice_worker
 from sluice_worker.examples import (
     chat,
+    classification,
     fill_mask,
     question_answering,
     relation_extraction,
@@ -24,48 +33,106 @@ from sluice_worker.examples import (
 Post = Callable[[str, dict[str, Any]], Any]
 """Asks a POST route and gives the answer, parsed: a model in this process, or a server."""
 
+UNUSED_SECONDS: Final = 14 * 86400.0
+
+
+class Build(Protocol):
+    """``build`` of one of the examples."""
+
+    def __call__(self, folder: Path, *, shuffled: bool) -> Path: ...
+
 
 class Models:
-    """Folders of trained models; each is trained when it is first asked for."""
+    """Folders of trained models, to be read only.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    Each is trained when it is first asked for, and kept in the user's cache folder under a digest
+    of what makes it: another session finds it there until one of those files or libraries changes.
 
-    @cached_property
+    Args:
+        shuffled: the controls, trained on targets that were dealt out at random.
+    """
+
+    def __init__(self, *, shuffled: bool = False) -> None:
+        self._shuffled = shuffled
+        self._root = _root()
+
+    @property
+    def classifier(self) -> Path:
+        return self._trained("classifier", classification.build)
+
+    @property
     def tagger(self) -> Path:
-        return token_classification.build(self._root / "tagger")
+        return self._trained("tagger", token_classification.build)
 
-    @cached_property
+    @property
     def reader(self) -> Path:
-        return question_answering.build(self._root / "reader")
+        return self._trained("reader", question_answering.build)
 
-    @cached_property
+    @property
     def masked(self) -> Path:
-        return fill_mask.build(self._root / "masked")
+        return self._trained("masked", fill_mask.build)
 
-    @cached_property
+    @property
     def reranker(self) -> Path:
-        return rerank.build(self._root / "reranker")
+        return self._trained("reranker", rerank.build)
 
-    @cached_property
+    @property
     def relator(self) -> Path:
-        return relation_extraction.build(self._root / "relator")
+        return self._trained("relator", relation_extraction.build)
 
-    @cached_property
+    @property
     def talker(self) -> Path:
-        return chat.build(self._root / "talker")
+        return self._trained("talker", chat.build)
 
-    @cached_property
+    @property
     def translator(self) -> Path:
-        return translation.build(self._root / "translator")
+        return self._trained("translator", translation.build)
 
-    @cached_property
+    @property
     def summarizer(self) -> Path:
-        return summarization.build(self._root / "summarizer")
+        return self._trained("summarizer", summarization.build)
 
-    @cached_property
+    @property
     def relation_writer(self) -> Path:
-        return written_relations.build(self._root / "relation-writer")
+        return self._trained("relation-writer", written_relations.build)
+
+    def _trained(self, name: str, build: Build) -> Path:
+        folder = self._root / (f"{name}-shuffled" if self._shuffled else name)
+        if folder.exists():
+            return folder
+        # Two test processes that want the same model: the second waits for the first.
+        with (self._root / f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=self._root))
+                build(part, shuffled=self._shuffled)
+                part.rename(folder)
+        return folder
+
+
+@cache
+def _root() -> Path:
+    """The folder of what this code trains; those of code that nobody runs any more are removed."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    kept = Path(base) / "sluice" / "trained"
+    root = kept / _digest()
+    root.mkdir(parents=True, exist_ok=True)
+    os.utime(root)
+    for other in kept.iterdir():
+        if other != root and time.time() - other.stat().st_mtime > UNUSED_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    return root
+
+
+def _digest() -> str:
+    """Of everything that training depends on: the examples, what they write models with, torch."""
+    digest = hashlib.sha256()
+    for name in ("torch", "transformers", "tokenizers", "numpy"):
+        digest.update(f"{name} {version(name)}\n".encode())
+    package = Path(sluice_worker.__file__).parent
+    for file in sorted([*package.glob("examples/*.py"), *package.glob("models/*.py")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def tagging_score(post: Post) -> float:

@@ -83,28 +83,47 @@ def plan_instances(wanted: Wanted, fleet: Fleet, room: Room, now: float) -> Plan
     gone = {action.name for action in unfit}
     fleet = replace(fleet, instances=tuple(i for i in fleet.instances if i.name not in gone))
 
-    serving = fleet.serving
-    if reason := _promotion(wanted, fleet, room):
+    steps = _steps(wanted, fleet, fleet.serving, room, now)
+    reason = _promotion(wanted, fleet, room)
+    if not reason and not any(start.revision == wanted.revision for start in steps.starts):
+        # Nothing more of the wanted revision starts; once the others have, it may be out of memory.
+        starts = len(steps.starts)
+        reason = _promotion(wanted, fleet, Room(room.cores - starts, room.memory - starts))
+    if reason:
         assert wanted.revision is not None
         actions.append(Promote(wanted.revision, reason))
-        serving = wanted.revision
+        steps = _steps(wanted, fleet, wanted.revision, room, now)
+    return Plan([*actions, *steps.retired, *steps.starts], steps.obstacle, steps.unschedulable)
 
+
+class _Steps(NamedTuple):
+    """From a fleet to the wanted numbers, while one revision serves."""
+
+    starts: list[Start]
+    retired: list[Retire]
+    obstacle: str
+    unschedulable: int
+
+
+def _steps(wanted: Wanted, fleet: Fleet, serving: str | None, room: Room, now: float) -> _Steps:
+    starts: list[Start] = []
+    retired: list[Retire] = []
     obstacle, unschedulable = "", 0
     targets = _targets(wanted, serving)
     for revision, target in targets.items():
         alive = fleet.alive(revision)
-        actions += [Retire(i.name, wanted.reason) for i in _victims(alive, len(alive) - target)]
+        retired += [Retire(i.name, wanted.reason) for i in _victims(alive, len(alive) - target)]
         surge = revision != serving
-        starts, homeless, blocked = _starts(revision, target - len(alive), fleet, room, surge, now)
-        actions += [Start(revision, wanted.reason)] * starts
-        room = Room(room.cores - starts, room.memory - starts)
+        count, homeless, blocked = _starts(revision, target - len(alive), fleet, room, surge, now)
+        starts += [Start(revision, wanted.reason)] * count
+        room = Room(room.cores - count, room.memory - count)
         obstacle = obstacle or blocked
         unschedulable += homeless
     why = "replaced by a new revision" if wanted.revision else "the service was removed"
     for instance in fleet.instances:
         if instance.phase in ALIVE and instance.revision not in targets:
-            actions.append(Retire(instance.name, why))
-    return Plan(actions, obstacle, unschedulable)
+            retired.append(Retire(instance.name, why))
+    return _Steps(starts, retired, obstacle, unschedulable)
 
 
 def _end_leaving(fleet: Fleet, now: float) -> Iterator[Action]:

@@ -14,13 +14,14 @@ from sluice_worker.loader import load
 from sluice_worker.models.errors import ModelRejected
 from tests.support import models
 from tests.support.model_calls import ask
+from tests.support.trained import Models
 
 ROUTE = "/v1/classify"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models.train_ticket_classifier(tmp_path_factory.mktemp("tickets"))
+def folder(trained_models: Models) -> Path:
+    return trained_models.classifier
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def test_held_out_tickets_reach_their_department(classifier: LoadedModel) -> Non
     assert accuracy(classifier) >= 0.95
 
 
-def test_the_control_with_shuffled_labels_fails_that_bar(tmp_path: Path) -> None:
-    control = models.train_ticket_classifier(tmp_path, shuffled=True)
+def test_the_control_with_shuffled_labels_fails_that_bar(shuffled_models: Models) -> None:
+    control = shuffled_models.classifier
     assert accuracy(load(f"file://{control}", device="cpu")) < 0.6
 
 

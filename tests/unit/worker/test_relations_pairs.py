@@ -11,7 +11,6 @@ import transformers
 
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
-from sluice_worker.examples import relation_extraction
 from sluice_worker.loaded import LoadedModel
 from sluice_worker.loader import load
 from sluice_worker.models.description import Markers
@@ -162,8 +161,10 @@ def test_relations_of_held_out_sentences_are_found(learnt: LoadedModel) -> None:
     assert trained.relating_score(asking(learnt)) >= 0.9
 
 
-def test_the_control_with_shuffled_relations_fails_that_bar(tmp_path: Path) -> None:
-    control = relation_extraction.build(tmp_path, shuffled=True)
+def test_the_control_with_shuffled_relations_fails_that_bar(
+    shuffled_models: trained.Models,
+) -> None:
+    control = shuffled_models.relator
     assert trained.relating_score(asking(load(f"file://{control}", device="cpu"))) < 0.5
 
 

@@ -9,7 +9,6 @@ import transformers
 
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
-from sluice_worker.examples import rerank
 from sluice_worker.loaded import LoadedModel
 from sluice_worker.loader import load
 from sluice_worker.models.errors import ModelRejected
@@ -81,8 +80,8 @@ def test_what_is_meant_comes_first(learnt: LoadedModel) -> None:
     assert trained.ranking_score(asking(learnt)) >= 0.85
 
 
-def test_the_control_with_shuffled_targets_fails_that_bar(tmp_path: Path) -> None:
-    control = rerank.build(tmp_path, shuffled=True)
+def test_the_control_with_shuffled_targets_fails_that_bar(shuffled_models: trained.Models) -> None:
+    control = shuffled_models.reranker
     assert trained.ranking_score(asking(load(f"file://{control}", device="cpu"))) < 0.7
 
 

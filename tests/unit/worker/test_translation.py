@@ -51,8 +51,8 @@ def test_held_out_sentences_are_translated_into_the_language_asked_for(
         assert translating_score(asking(translator), language) >= 0.9
 
 
-def test_the_control_with_shuffled_translations_fails_that_bar(tmp_path: Path) -> None:
-    control = load(f"file://{translation.build(tmp_path, shuffled=True)}", device="cpu")
+def test_the_control_with_shuffled_translations_fails_that_bar(shuffled_models: Models) -> None:
+    control = load(f"file://{shuffled_models.translator}", device="cpu")
     assert translating_score(asking(control), "bo") < 0.3
 
 
