@@ -81,6 +81,12 @@ class Bench:
             assert await asyncio.to_thread(self.engine.stepped.acquire, timeout=10)
             await asyncio.sleep(0)
 
+    async def joined(self, units: int) -> None:
+        """Let what was submitted join; then so many are in the batch, which waits for them."""
+        await asyncio.sleep(0)
+        [batch] = self.loop.running
+        assert len(batch.left) == units
+
     async def finish(self, job: Job) -> float:
         """Allow steps until ``job`` is done; its result."""
         while not job.done.done():
@@ -111,7 +117,7 @@ async def test_a_text_that_comes_later_joins(bench: Bench) -> None:
     long = bench.submit("bbbb")
     await bench.step()
     late = bench.submit("c")
-    await asyncio.sleep(0.01)
+    await bench.joined(2)
     await bench.step()
     await bench.step()
     assert late.done.done()
@@ -146,6 +152,7 @@ async def test_who_brought_a_batch_down_fails_alone(bench: Bench) -> None:
     first = bench.submit("bbbb")
     await bench.step()
     poison = bench.submit(POISON)
+    await bench.joined(2)
     bench.engine.allowed.release(100)
     assert (await asyncio.wait_for(first.done, 10))[0][0] == 4
     with pytest.raises(ApiError, match="failed on this input"):

@@ -41,15 +41,27 @@ def entities(model: LoadedModel, texts: Any, **parameters: Any) -> list[list[dic
 
 @pytest.fixture(scope="module", params=["bert", "roberta", "byte-level", "deberta-v2"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tagger")
+    """A random model whose answers differ from token to token.
+
+    Which seed gives one is tried out: torch draws other numbers on other processors, and training
+    a tokenizer breaks ties in another order each time.
+    """
     byte_level = request.param == "byte-level"
     architecture = "roberta" if byte_level else request.param
-    # Seeds whose random answers differ from token to token.
-    seed = 2 if architecture == "deberta-v2" else 0
-    models.build_tiny(folder, architecture, head="token", labels=LABELS, spread=0.4, seed=seed)
-    if byte_level:
-        models.save_byte_tokenizer(folder)
-    return folder
+    for seed in range(40):
+        folder = tmp_path_factory.mktemp("tagger")
+        models.build_tiny(folder, architecture, head="token", labels=LABELS, spread=0.4, seed=seed)
+        if byte_level:
+            models.save_byte_tokenizer(folder)
+        if differ(entities(load(f"file://{folder}", device="cpu"), TEXTS, aggregation="max")):
+            return folder
+    raise AssertionError("no seed gave a model whose answers differ")
+
+
+def differ(found: list[list[dict[str, Any]]]) -> bool:
+    """Whether there is enough to compare: more groups than texts, of several labels."""
+    labels = [entity["label"] for text in found for entity in text if entity["label"] != "LOC"]
+    return len(labels) > 2 * len(found) and len(set(labels)) > 1
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +79,7 @@ def test_entities_equal_the_pipeline(folder: Path, tagger: LoadedModel, aggregat
             for text in TEXTS
         ]
     found = entities(tagger, TEXTS, aggregation=aggregation, ignore_labels=["LOC"])
-    labels = [entity["label"] for text in found for entity in text]
-    assert len(labels) > len(TEXTS), "there must be something to compare"
-    assert len(set(labels)) > 1
+    assert sum(map(len, found)) >= len(TEXTS), "there must be something to compare"
     for text, ours, theirs in zip(TEXTS, found, expected, strict=True):
         key = "entity" if aggregation == "none" else "entity_group"
         assert [(e["label"], e["start"], e["end"]) for e in ours] == [
