@@ -1,67 +1,66 @@
-"""``python -m sluice_gateway``: read settings, open both ports, run one gateway process.
+"""``python -m sluice_gateway``: read settings, open both ports, run one gateway process or several.
 
 Ports are bound before anything else starts, so that a taken one is a clear error and no half of a
 gateway. Exit codes: 0 after a signal, 1 after a failure of its own, 78 when it cannot start
 as it is told to.
 """
 
-import asyncio
-import gc
-import logging
 import os
 import socket
 import sys
 from collections.abc import Sequence
 
-from sluice_api import names
 from sluice_api.settings import SettingsError
-from sluice_gateway import settings
+from sluice_gateway import process, settings
 from sluice_gateway.logs import configure
 from sluice_gateway.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        given = settings.read(sys.argv[1:] if arguments is None else arguments, os.environ)
+        given = settings.read(arguments, os.environ)
         configure(given.log_level)
         public = listen(given.host, given.port, given.fd, "--port")
         admin = listen(given.admin_host, given.admin_port, given.admin_fd, "--admin-port")
-        well = run(given, public, admin)
+        well = run(given, arguments, public, admin)
     except (SettingsError, ValueError) as error:
-        print(f"sluice-gateway: {error}", file=sys.stderr)  # noqa: T201 - for the person at the shell
-        sys.exit(names.EXIT_BAD_CONFIGURATION)
+        process.exit_misconfigured(error)
     sys.exit(0 if well else 1)
 
 
-def run(given: Settings, public: socket.socket, admin: socket.socket) -> bool:
+def run(
+    given: Settings, arguments: Sequence[str], public: socket.socket, admin: socket.socket
+) -> bool:
     """Serve on two listening sockets until asked to stop; False when it stopped by itself.
 
     Raises ValueError when there is nothing to begin with.
     """
+    if given.processes > 1:
+        return _run_several(given, arguments, public, admin)
     # Imported late: what is wrong with the settings is told without waiting for a web framework.
-    import uvloop
-
     from sluice_gateway.app import Gateway
 
     async def serve() -> bool:
         gateway = Gateway(given)
-        freeze()
-        logging.getLogger(__name__).info("starting", extra={"pid": os.getpid()})
+        process.freeze()
         await gateway.serve(public, admin)
         return not gateway.failed
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve())
+    return process.run(serve)
 
 
-def freeze() -> None:
-    """Tune the garbage collector: the main path makes no cycles."""
-    # What exists now lives as long as the process: the collector need not look at it again, nor
-    # run after every few hundred requests.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+def _run_several(
+    given: Settings, arguments: Sequence[str], public: socket.socket, admin: socket.socket
+) -> bool:
+    from sluice_gateway.processes.supervisor import Supervisor
+
+    async def serve() -> bool:
+        supervisor = Supervisor(given, arguments, public)
+        return await supervisor.serve(admin)
+
+    return process.run(serve)
 
 
 def listen(host: str, port: int, fd: int | None, option: str) -> socket.socket:

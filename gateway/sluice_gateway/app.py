@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 from fastapi import FastAPI
 
-from sluice_api import metric_names
+from sluice_api import metric_names, wire
 from sluice_api.errors import ApiError
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Anonymous
@@ -46,6 +46,7 @@ from sluice_gateway.timers import TimerWheel
 if TYPE_CHECKING:
     from sluice_gateway.cluster.api import ApiServer
 
+AdminPort = tuple["_Server", "asyncio.Task[None]"]
 SELF_PROBE_SECONDS: Final = 0.02
 BACKLOG: Final = 2048
 
@@ -80,20 +81,29 @@ class _Server(uvicorn.Server):
 
 
 class Gateway:
-    """All parts of one process. Must be made inside the running event loop."""
+    """All parts of one process. Must be made inside the running event loop.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        discovery: where the services come from, where the settings do not say it.
+        on_demand: told of demand instead of a feed of this process's own.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        discovery: Discovery | None = None,
+        on_demand: Callable[[list[wire.Demand], bool], None] | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.failed = False
-        api = _api_server(settings)
-        self.discovery = _discovery(settings, api)
+        api = api_server(settings)
+        self.discovery = discovery or make_discovery(settings, api)
         self.health = Health(lambda: time.monotonic() - self.discovery.read_at)
         self.wheel = TimerWheel(loop)
         self.metrics = Metrics()
-        # Not the pid: it is the same in every container, and readers tell processes apart by this.
-        identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-        self.feed = DemandFeed(identity, lambda: self.services.tracks())
+        self.feed = DemandFeed(identity(), lambda: self.services.tracks(), on_demand)
+        self._feeds_itself = on_demand is None
         self.services = Services(self.wheel, self.feed.urgent)
         keyring = Keyring.load(settings.cache_secret, make=not settings.in_cluster)
         self.redis = _redis(settings, self.metrics)
@@ -127,7 +137,7 @@ class Gateway:
             self.feed,
             self.metrics,
             self.status,
-            _readers(settings, api),
+            make_readers(settings, api),
         )
         self._public: _Server | None = None
         self._loop = loop
@@ -138,28 +148,43 @@ class Gateway:
         more = (self.feed, self.precompute)
         return {type(part).__name__: repr(part) for part in (*parts, *more)}
 
-    async def serve(self, public_socket: socket.socket, admin_socket: socket.socket) -> None:
-        """Serve until a signal. Raises ``TableError`` when there is nothing to begin with."""
+    async def serve(
+        self,
+        public_socket: socket.socket,
+        admin_socket: socket.socket | None,
+        on_ready: Callable[[str], None] | None = None,
+    ) -> None:
+        """Serve until a signal. Raises ``TableError`` when there is nothing to begin with.
+
+        Args:
+            admin_socket: None where somebody else serves the admin routes.
+            on_ready: called with the address instead of printing it.
+        """
         self.discovery.begin(self.services)
         if self.access_log is not None:
             self.access_log.start()
         self.edge.start(self._loop)
         await self.cache.start()
         public_server = self._public = self._server(self.public_app, owns_signals=True)
-        admin_server = self._server(self.admin_app, owns_signals=False)
-        tasks = [
+        parts = [
             self._loop.create_task(self.discovery.run(self.services), name="discovery"),
-            self._loop.create_task(self.feed.run(), name="demand"),
             self._loop.create_task(self.precompute.run(), name="precompute"),
-            self._loop.create_task(self._announce(public_socket), name="self-probe"),
         ]
-        admin_task = self._loop.create_task(admin_server.serve([admin_socket]), name="admin")
+        if self._feeds_itself:
+            parts.append(self._loop.create_task(self.feed.run(), name="demand"))
+        admin: AdminPort | None = None
+        if admin_socket is not None:
+            admin_server = self._server(self.admin_app, owns_signals=False)
+            admin_task = self._loop.create_task(admin_server.serve([admin_socket]), name="admin")
+            admin = admin_server, admin_task
+        for part in parts + ([admin[1]] if admin else []):
+            part.add_done_callback(self._part_ended)
+        probe = self._announce(public_socket, on_ready or announce)
+        parts.append(self._loop.create_task(probe, name="self-probe"))
         try:
-            for task in (*tasks[:3], admin_task):
-                task.add_done_callback(self._part_ended)
             await public_server.serve([public_socket])
         finally:
-            await self._stop(admin_server, admin_task, tasks)
+            await self._stop(admin, parts)
 
     def begin_draining(self) -> None:
         """The first signal: not ready any more, and after the delay no new connections."""
@@ -187,18 +212,15 @@ class Gateway:
         for connection in waiting:
             connection.cut_short(ApiError("draining", "The grace time is over."))
 
-    async def _stop(
-        self,
-        admin_server: _Server,
-        admin_task: "asyncio.Task[None]",
-        tasks: "list[asyncio.Task[None]]",
-    ) -> None:
+    async def _stop(self, admin: "AdminPort | None", tasks: "list[asyncio.Task[None]]") -> None:
         self.health.draining = True
         self.feed.close()
-        admin_server.should_exit = True
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, admin_task, return_exceptions=True)
+        if admin is not None:
+            admin[0].should_exit = True
+            tasks = [*tasks, admin[1]]
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.services.close()
         await self.cache.close()
         self.edge.close()
@@ -218,7 +240,7 @@ class Gateway:
             )
             self.begin_draining()
 
-    async def _announce(self, listening: socket.socket) -> None:
+    async def _announce(self, listening: socket.socket, on_ready: Callable[[str], None]) -> None:
         """Become ready once the services are known and the port answers, and say so."""
         await self.discovery.synced.wait()
         self.health.synced = True
@@ -226,24 +248,11 @@ class Gateway:
         asked = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host  # noqa: S104
         await _answering(asked, port)
         self.health.reached = True
-        shown = f"[{host}]" if ":" in host else host
-        print(f"serving http://{shown}:{port}", flush=True)  # noqa: T201 - the one line it prints
+        on_ready(url_of(listening))
 
     def _server(self, app: FastAPI, *, owns_signals: bool) -> _Server:
-        config = uvicorn.Config(
-            app,
-            http=partial(make_fast if owns_signals else make_guarded, self.edge),  # type: ignore[arg-type]
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=int(self.settings.limits.keep_alive_seconds),
-            # A little longer than the grace, so that those who are cut off can be told.
-            timeout_graceful_shutdown=1 + math.ceil(self.settings.drain_grace),
-        )
-        server = _Server(config)
+        protocol = partial(make_fast if owns_signals else make_guarded, self.edge)
+        server = _Server(server_config(app, protocol, self.settings))
         server.gateway = self
         server.owns_signals = owns_signals
         return server
@@ -269,7 +278,41 @@ class Gateway:
             metrics.watch_gauge(metric, read)
 
 
-def _api_server(settings: Settings) -> "ApiServer | None":
+def identity() -> str:
+    """Of one gateway, to those who read demand."""
+    # Not the pid: it is the same in every container, and readers tell processes apart by this.
+    return f"{socket.gethostname()}-{secrets.token_hex(4)}"
+
+
+def url_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def announce(url: str) -> None:
+    print(f"serving {url}", flush=True)  # noqa: T201 - the one line it prints
+
+
+def server_config(
+    app: FastAPI, protocol: Callable[..., asyncio.Protocol], settings: Settings
+) -> uvicorn.Config:
+    """How uvicorn serves ``app`` with connections of ``protocol``."""
+    return uvicorn.Config(
+        app,
+        http=protocol,  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(settings.limits.keep_alive_seconds),
+        # A little longer than the grace, so that those who are cut off can be told.
+        timeout_graceful_shutdown=1 + math.ceil(settings.drain_grace),
+    )
+
+
+def api_server(settings: Settings) -> "ApiServer | None":
     if not settings.in_cluster:
         return None
     # Imported late: outside a cluster, nobody pays for the client.
@@ -278,7 +321,7 @@ def _api_server(settings: Settings) -> "ApiServer | None":
     return ApiServer(settings.api_host, settings.api_port, settings.service_account)
 
 
-def _discovery(settings: Settings, api: "ApiServer | None") -> Discovery:
+def make_discovery(settings: Settings, api: "ApiServer | None") -> Discovery:
     if api is None:
         return StaticDiscovery(Path(settings.discovery.partition(":")[2]))
     from sluice_gateway.cluster.discovery import KubernetesDiscovery
@@ -286,7 +329,7 @@ def _discovery(settings: Settings, api: "ApiServer | None") -> Discovery:
     return KubernetesDiscovery(api, settings.namespaces)
 
 
-def _readers(settings: Settings, api: "ApiServer | None") -> admin.Readers | None:
+def make_readers(settings: Settings, api: "ApiServer | None") -> admin.Readers | None:
     if api is None:
         return None  # Only whoever is on this machine can ask.
     from sluice_gateway.cluster.readers import TokenReaders

@@ -118,11 +118,18 @@ class DemandFeed:
     Args:
         gateway: identity of this process.
         services: called for the services there are now.
+        listener: told of each service's records as well, and whether they were in turn.
     """
 
-    def __init__(self, gateway: str, services: Callable[[], Iterable[Observed]]) -> None:
+    def __init__(
+        self,
+        gateway: str,
+        services: Callable[[], Iterable[Observed]],
+        listener: Callable[[list[wire.Demand], bool], None] | None = None,
+    ) -> None:
         self._gateway = gateway
         self._services = services
+        self._listener = listener
         self._sequence = 0
         self._subscribers: set[asyncio.Queue[bytes | None]] = set()
         self._joined = False
@@ -150,7 +157,7 @@ class DemandFeed:
             turn = crc32(service.name.encode()) % REST_TICKS == number % REST_TICKS
             if everybody or turn or not _rests(service):
                 self._publish(service, now, regular=True)
-            elif self._subscribers:
+            elif self._subscribers or self._listener is not None:
                 tally = service.tally
                 if tally.rested_since is None:
                     tally.rested_since = tally.started
@@ -180,7 +187,9 @@ class DemandFeed:
 
     def _publish(self, service: Observed, now: float, *, regular: bool) -> None:
         tally = service.tally
-        lines = [_encode(record) for record in self.records(service, now)]
+        records = self.records(service, now)
+        if self._listener is not None:
+            self._listener(records, regular)
         if regular:
             tally.step_at = max(STEP_FLOOR, STEP_FACTOR * tally.arrivals)
         else:
@@ -188,7 +197,8 @@ class DemandFeed:
         tally.rested_since = None
         tally.version = service.version
         tally.reset(now)
-        self._send(b"\n".join(lines) + b"\n")
+        if self._subscribers:
+            self._send(b"\n".join(_encode(record) for record in records) + b"\n")
 
     def _send(self, data: bytes) -> None:
         for queue in list(self._subscribers):

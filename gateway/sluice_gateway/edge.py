@@ -33,15 +33,14 @@ class Timed(Protocol):
         ...
 
 
-class Edge:
-    """What the connections of one server share: the way in, the limits, the clock's text.
+class Connections:
+    """What the connections of one server share: the limits, the clock's text, request ids.
 
     Args:
         limits: sizes and times a client is held to.
     """
 
-    def __init__(self, dispatcher: Dispatcher, limits: EdgeLimits) -> None:
-        self.dispatcher = dispatcher
+    def __init__(self, limits: EdgeLimits) -> None:
         self.limits = limits
         self.connections: set[Timed] = set()
         self.draining = False
@@ -53,7 +52,7 @@ class Edge:
 
     def __repr__(self) -> str:
         state = " draining" if self.draining else ""
-        return f"<Edge {len(self.connections)} connections{state}>"
+        return f"<{type(self).__name__} {len(self.connections)} connections{state}>"
 
     def new_id(self) -> bytes:
         return next(self._ids)
@@ -75,3 +74,11 @@ class Edge:
         for connection in list(self.connections):
             connection.enforce_times(now)
         self._sweeping = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+
+class Edge(Connections):
+    """The connections of applications, and the way in."""
+
+    def __init__(self, dispatcher: Dispatcher, limits: EdgeLimits) -> None:
+        super().__init__(limits)
+        self.dispatcher = dispatcher

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from sluice_api.errors import ApiError, render
-from sluice_gateway.edge import Edge
+from sluice_gateway.edge import Connections
 from sluice_gateway.head import MAX_HEAD_BYTES, MAX_HEADERS
 
 _STATUS: Final = {400: b"400 Bad Request", 408: b"408 Request Timeout"}
@@ -38,7 +38,7 @@ class Streaming(Protocol):
 
 
 def make_guarded(
-    edge: Edge,
+    edge: Connections,
     config: Config,
     server_state: ServerState,
     app_state: dict[str, Any],
@@ -80,7 +80,7 @@ class Connection:
 class GuardedProtocol(HttpToolsProtocol):
     """One client connection in uvicorn's hands."""
 
-    _edge: Edge
+    _edge: Connections
     streaming: Streaming | None = None
     """Set by who streams an answer over it, for as long as that takes."""
     _head_bytes = 0  # received while the head is incomplete
@@ -88,7 +88,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _in_head = False
     _head_since = 0.0
 
-    def guarded_by(self, edge: Edge) -> Self:
+    def guarded_by(self, edge: Connections) -> Self:
         """Have ``edge`` enforce the times of this connection."""
         self._edge = edge
         return self

@@ -73,6 +73,7 @@ class Settings:
     admin_host: str = "127.0.0.1"
     admin_port: int = names.ADMIN_PORT
     admin_fd: int | None = None
+    processes: int = 1
     allow_anonymous_network: bool = False
     redis_url: str | None = None
     cache_secret: Path | None = None
@@ -192,6 +193,13 @@ OPTIONS: Final = (
     ),
     Option(
         "admin_fd", "--admin-fd", None, None, _fd, "listening socket instead of the two above", True
+    ),
+    _own(
+        "processes",
+        "--processes",
+        "1",
+        whole(1, 64),
+        "processes that serve the port together; 1 in a pod",
     ),
     _own(
         "allow_anonymous_network",

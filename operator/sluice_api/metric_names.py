@@ -127,6 +127,16 @@ GATEWAY_DISCOVERY_AGE = Metric(
     "gauge",
     "Time since the service table was last read successfully.",
 )
+GATEWAY_PROCESSES = Metric(
+    "sluice_gateway_processes",
+    "gauge",
+    "Processes that serve now; with `--processes` above 1 only.",
+)
+GATEWAY_PROCESS_ENDS = Metric(
+    "sluice_gateway_process_ends_total",
+    "counter",
+    "Processes that ended unasked and were replaced; with `--processes` above 1 only.",
+)
 
 # worker ------------------------------------------------------------------------------------------
 

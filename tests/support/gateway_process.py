@@ -158,7 +158,7 @@ class GatewayProcess:
                 env={k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")},
             )  # fmt: skip
         assert self.process.stdout is not None
-        watchdog = threading.Timer(20, self.process.kill)
+        watchdog = threading.Timer(90, self.process.kill)
         watchdog.start()
         line = self.process.stdout.readline().decode()
         watchdog.cancel()
