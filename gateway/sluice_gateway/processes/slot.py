@@ -136,8 +136,7 @@ class Slot:
         answer = self._asks[number] = asyncio.get_running_loop().create_future()
         try:
             self.send(Ask(number, method, path, query, headers, body))
-            async with asyncio.timeout(ASK_SECONDS):
-                return await answer
+            return await asyncio.wait_for(answer, ASK_SECONDS)
         except TimeoutError:
             raise Gone from None
         finally:

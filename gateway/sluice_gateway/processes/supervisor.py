@@ -348,7 +348,7 @@ class Supervisor:
         self._folder.cleanup()
         log.info("stopped")
 
-    def _report(self, ended: "asyncio.Task[None] | asyncio.Task[int]") -> None:
+    def _report(self, ended: "asyncio.Task[int | None]") -> None:
         """A part that must run for ever has ended: the process is of no use without it."""
         error = None if ended.cancelled() else ended.exception()
         log.critical("a part ended", exc_info=error, extra={"part": ended.get_name()})
