@@ -1,21 +1,25 @@
-"""Scaling decisions in simulated time: ours beside Knative's autoscaler and an HPA on concurrency.
+"""Scaling decisions in simulated time: ours beside Knative's, KubeAI's and the HPA's algorithms.
 
-Six families of load, three start times, the same arrivals for every policy. The peers are written
-from their published algorithms (Knative: docs of its autoscaler, config-autoscaler defaults;
-HPA v2: its documentation) and get what they cannot measure in reality for free: exact concurrency
-of every replica and of the queue, without delay. Nothing else of them is modelled.
+Six families of load, four start times, the same arrivals for every policy; then two of them day
+after day, to see what remembering them is worth. "reactive" is ours without foresight (trend and
+season). The peers are written from their published algorithms (Knative: docs of its autoscaler,
+config-autoscaler defaults; KubeAI: its autoscaler's source; HPA v2: its documentation) and get what
+they cannot measure in reality for free: exact concurrency of every replica and of the queue,
+without delay. Nothing else of them is modelled.
 """
 
 import argparse
 import math
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import measure
 
 from sluice_operator.scaling.rules import Rules
+from sluice_operator.scaling.season import Season
 from sluice_operator.scaling.simulation import (
     Load,
     Outcome,
@@ -33,7 +37,10 @@ LATE_SECONDS = 0.5
 PLANNED = 0.8
 """The utilisation at which the oracle calls a number of replicas enough."""
 MAX_REPLICAS = 100
-COLD_STARTS = (2.0, 15.0, 60.0)
+COLD_STARTS = (5.0, 15.0, 60.0, 240.0)
+DAYS = 5
+SLOTS_PER_DAY = 60
+"""A day of the repeated loads is half an hour long, and so its slots are half a minute."""
 
 
 def steady(now: float) -> float:
@@ -68,6 +75,9 @@ FAMILIES: dict[str, tuple[Load, float]] = {
     "burst": (burst, 100.0),
     "spike": (spike, 300.0),
 }
+
+
+REPEATED = {"diurnal": FAMILIES["diurnal"], "spike": FAMILIES["spike"]}
 
 
 def concurrency(view: View) -> float:
@@ -136,16 +146,79 @@ class ConcurrencyHpa:
         return max(1, min(stable, max(ordered + 4, ordered * 2), MAX_REPLICAS))
 
 
+class KubeAi:
+    """Mean concurrency of ten minutes, looked at each 10 s; down after three lower decisions."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.target = replica.slots * 0.7
+        self.samples: deque[float] = deque(maxlen=60)
+        self.lower = 0
+
+    def __call__(self, view: View) -> int:
+        ordered = view.workers.ordered
+        if view.now % 10:
+            return max(1, ordered)
+        self.samples.append(concurrency(view))
+        # Its window is full of zeros at first.
+        wanted = min(MAX_REPLICAS, math.ceil(sum(self.samples) / 60 / self.target))
+        self.lower = self.lower + 1 if wanted < ordered else 0
+        if wanted > ordered or self.lower >= 3:
+            return max(1, wanted)
+        return max(1, ordered)
+
+
+class CpuHpa:
+    """HPA v2 on CPU, as :class:`ConcurrencyHpa`; what it sees is how busy ready replicas were
+    half a minute ago."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.slots = replica.slots
+        self.seen: deque[float] = deque(maxlen=30)
+        self.recommended: deque[tuple[float, int]] = deque()
+        self.synced_at = 0.0
+
+    def __call__(self, view: View) -> int:
+        now, ordered, ready = view.now, view.workers.ordered, view.workers.ready
+        self.seen.append(view.record.in_flight / (self.slots * ready) if ready else 0.0)
+        if now - self.synced_at < 15 or not ready:
+            return max(1, ordered)
+        self.synced_at = now
+        ratio = self.seen[0] / PLANNED
+        # Replicas that are not ready count as idle when more are wanted.
+        wanted = ordered if abs(1 - ratio) <= 0.1 else math.ceil(ratio * ready)
+        if ratio > 1:
+            wanted = max(wanted, ordered)
+        self.recommended.append((now, wanted))
+        while now - self.recommended[0][0] > 300:
+            self.recommended.popleft()
+        stable = max(count for _, count in self.recommended) if wanted < ordered else wanted
+        return max(1, min(stable, max(ordered + 4, ordered * 2), MAX_REPLICAS))
+
+
+def ours(replica: Replica, *, foresight: bool = True) -> Policy:
+    season = Season(SECONDS / SLOTS_PER_DAY, SLOTS_PER_DAY)
+    return Recommended(Rules(max_replicas=MAX_REPLICAS, foresight=foresight), replica, season)
+
+
 POLICIES: dict[str, Callable[[Replica], Policy]] = {
-    "sluice": lambda replica: Recommended(Rules(max_replicas=MAX_REPLICAS), replica),
+    "sluice": ours,
+    "reactive": lambda replica: ours(replica, foresight=False),
     "knative": Knative,
+    "kubeai": KubeAi,
     "hpa": ConcurrencyHpa,
+    "hpa cpu": CpuHpa,
 }
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One policy on one family with one start time."""
+    """One policy on one family with one start time.
+
+    Attributes:
+        late_percent: requests that waited longer than is allowed.
+        spare_percent: replica-seconds beyond the oracle's, which knows the load.
+        changes: how often the number changed; turns: how often its direction did.
+    """
 
     family: str
     cold_start: float
@@ -154,7 +227,7 @@ class Figures:
     late_percent: float
     wait_p99: float
     peak: int
-    peak_over_need: float
+    need: int
     spare_percent: float
     changes: int
     turns: int
@@ -166,62 +239,99 @@ def oracle(load: Load, replica: Replica) -> tuple[float, int]:
     return float(sum(needs)), max(needs)
 
 
-def figures(family: str, cold_start: float, policy: str, outcome: Outcome, total: int) -> Figures:
-    replica = Replica(cold_start=cold_start)
+def last_day(outcome: Outcome, arrivals: list[float], days: int) -> Outcome:
+    """What happened on the last of so many days."""
+    began, end = (days - 1) * SECONDS, days * SECONDS
+    before = [count for now, count in outcome.orders if now <= began][-1]
+    orders = [(float(began), before), *((n, c) for n, c in outcome.orders if n > began)]
+    until = [now for now, _ in orders[1:]] + [float(end)]
+    return Outcome(
+        waits=outcome.waits[bisect_left(arrivals, began) :],
+        orders=orders,
+        replica_seconds=sum(
+            count * (then - now) for (now, count), then in zip(orders, until, strict=True)
+        ),
+        unanswered=outcome.unanswered,
+    )
+
+
+def figures(family: str, replica: Replica, policy: str, outcome: Outcome) -> Figures:
     seconds, need = oracle(FAMILIES[family][0], replica)
     waits = sorted([*outcome.waits, *([math.inf] * outcome.unanswered)])
     return Figures(
         family=family,
-        cold_start=cold_start,
+        cold_start=replica.cold_start,
         policy=policy,
-        requests=total,
-        late_percent=round(100 * outcome.late(LATE_SECONDS) / total, 2),
+        requests=len(waits),
+        late_percent=round(100 * outcome.late(LATE_SECONDS) / len(waits), 2),
         wait_p99=round(waits[int(0.99 * len(waits))], 3),
         peak=outcome.peak,
-        peak_over_need=round(outcome.peak / need, 2),
+        need=need,
         spare_percent=round(100 * (outcome.replica_seconds / seconds - 1), 1),
         changes=sum(a != b for (_, a), (_, b) in pairwise(outcome.orders)),
         turns=outcome.turns,
     )
 
 
-def measure_all() -> list[Figures]:
-    found = []
+def measure_once(policies: list[str]) -> Iterator[Figures]:
+    """Half an hour that nobody has seen before."""
     for family, (load, peak) in FAMILIES.items():
         arrivals = poisson_arrivals(load, SECONDS, peak, seed=7)
         for cold_start in COLD_STARTS:
             replica = Replica(cold_start=cold_start)
-            for name, make in POLICIES.items():
-                outcome = simulate(make(replica), arrivals, SECONDS, replica)
-                found.append(figures(family, cold_start, name, outcome, len(arrivals)))
-    return found
+            for name in policies:
+                outcome = simulate(POLICIES[name](replica), arrivals, SECONDS, replica)
+                yield figures(family, replica, name, outcome)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    argparse.ArgumentParser(prog="python bench/scaling.py", description=__doc__).parse_args(
-        arguments
-    )
-    found = measure_all()
-    header = ["family, start", "policy", "late %", "wait p99 s", "peak", "peak ÷ need"]
+def measure_days() -> Iterator[Figures]:
+    """The last of several days that are alike, with what remembers them and without."""
+    for family, (load, peak) in REPEATED.items():
+
+        def daily(now: float, load: Load = load) -> float:
+            return load(now % SECONDS)
+
+        arrivals = poisson_arrivals(daily, DAYS * SECONDS, peak, seed=7)
+        for cold_start in COLD_STARTS:
+            replica = Replica(cold_start=cold_start)
+            for name in ("sluice", "reactive", "knative"):
+                outcome = simulate(POLICIES[name](replica), arrivals, DAYS * SECONDS, replica)
+                yield figures(family, replica, name, last_day(outcome, arrivals, DAYS))
+
+
+def show(title: str, found: list[Figures]) -> None:
     rows = [
         [
             f"{row.family}, {row.cold_start:.0f} s",
             row.policy,
             f"{row.late_percent:.2f}",
             f"{row.wait_p99:.2f}",
-            row.peak,
-            f"{row.peak_over_need:.2f}",
+            f"{row.peak} of {row.need}",
             f"{row.spare_percent:.0f}",
             row.turns,
         ]
         for row in found
     ]
-    measure.table(
-        f"Scaling, simulated: late is over {LATE_SECONDS} s of waiting; spare is beside an oracle",
-        [*header, "spare %", "turns"],
-        rows,
+    header = ["family, start", "policy", "late %", "wait p99 s", "peak of need", "spare %", "turns"]
+    measure.table(title, header, rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    argparse.ArgumentParser(prog="python bench/scaling.py", description=__doc__).parse_args(
+        arguments
     )
-    measure.save("scaling", {"seconds": SECONDS, "figures": [asdict(row) for row in found]})
+    once, days = list(measure_once([*POLICIES])), list(measure_days())
+    late = f"late is over {LATE_SECONDS} s of waiting; spare is beside an oracle"
+    show(f"Scaling, simulated: {late}", once)
+    show(f"The last of {DAYS} days that are alike, each {SECONDS // 60} minutes long", days)
+    measure.save(
+        "scaling",
+        {
+            "seconds": SECONDS,
+            "figures": [asdict(row) for row in once],
+            "days": [asdict(row) for row in days],
+        },
+    )
 
 
 if __name__ == "__main__":

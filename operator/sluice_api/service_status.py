@@ -143,6 +143,13 @@ class ScalingStatus(Section):
         description="What the decision was made from.",
         examples=["61.0 req/s, a replica does 40.0"],
     )
+    week: Annotated[str, Text(1100)] = Field(
+        default="",
+        description="When it was asked in the last seven days, a letter for ten minutes: kept for"
+        " the operator that comes after this one, written once an hour at most and only while"
+        " somebody asks.",
+        examples=["2981664.2982672.000…"],
+    )
 
 
 class Status(Section):

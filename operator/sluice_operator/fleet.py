@@ -9,7 +9,7 @@ run each second for the services that are not at rest.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -20,15 +20,19 @@ from sluice_api.inference_service import InferenceService
 from sluice_operator.scaling.demand import Traffic
 from sluice_operator.scaling.lineup import Lineup, Terms, lineup_of, terms_of
 from sluice_operator.scaling.recommend import Decision, Rule, WorkerCounts
+from sluice_operator.scaling.season import Season, newest
 from sluice_operator.scaling.service import ServiceScaler
 from sluice_operator.scaling.sightings import Sightings
-from sluice_operator.scaling.starts import Starts
+from sluice_operator.scaling.starts import LONGEST_SECONDS, Starts
 from sluice_operator.state import Key, Learnt, Observed, Wanted
 from sluice_operator.workers import worker_counts
 
 TICK_SECONDS: Final = 1.0
 TOUCHED_PER_TICK: Final = 200
 """Bounds what a tick costs a replica that does not lead and has just started."""
+SEASON_SECONDS: Final = 10.0
+"""How often it is looked what is usual now for services that are at rest, and what to write down of
+the others."""
 UNKNOWN_SECONDS: Final = 120.0
 """How long records are kept of a service that no watch has brought."""
 FIXED_RULE: Final = "fixed"
@@ -62,6 +66,7 @@ class _Member:
         view: None until a reconcile has seen the service.
         wanted: what was answered last.
         told: number, rule and reason of each revision, and since when; see :func:`_tell`.
+        week: the season as it was written last, for the status; empty for never.
     """
 
     scaler: ServiceScaler
@@ -72,6 +77,8 @@ class _Member:
     told: dict[str, tuple[Wanted, float]] = field(default_factory=dict)
     sightings: Sightings = field(default_factory=Sightings)
     starts: Starts = field(default_factory=Starts)
+    season: Season = field(default_factory=Season)
+    week: str = ""
     terms: tuple[tuple[str, int], Terms] | None = None
 
 
@@ -82,6 +89,7 @@ class Fleet:
         changed: called with a service that should be reconciled now.
         observe: a service as the watches show it; None for one that is gone.
         clock: seconds, monotonic.
+        wall: seconds since the epoch, for the time of day; never for intervals.
     """
 
     def __init__(
@@ -89,10 +97,13 @@ class Fleet:
         changed: Callable[[Key], None],
         observe: Callable[[Key], Observed | None],
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._changed = changed
         self._observe = observe
         self._clock = clock
+        self._wall = wall
+        self._season_due = 0.0
         self._members: dict[Key, _Member] = {}
         self._awake: set[Key] = set()
         self._touched: dict[Key, None] = {}
@@ -119,6 +130,8 @@ class Fleet:
         key = Key(record.namespace, record.service)
         member = self._members.get(key) or self._join(key, now)
         member.scaler.observe(record, now)
+        if record.arrivals and not record.workers_only and not _is_canary(member, record.revision):
+            member.season.observe(record.arrivals, self._wall())
         news = member.sightings.observe(record)
         if record.wake or record.held or record.arrivals or record.in_flight:
             self._awake.add(key)
@@ -186,6 +199,9 @@ class Fleet:
             member.scaler.started(revision, seconds)
         if not member.told:
             member.told = _told_before(lineup, observed, now)
+        written = str((observed.resource.get("status") or {}).get("scaling", {}).get("week", ""))
+        member.season.restore(written, self._wall())
+        member.week = newest(member.week, written)
         member.wanted = self._wanted(member, now)
         if _is_at_rest(member):
             self._awake.discard(key)
@@ -196,7 +212,7 @@ class Fleet:
     def learnt(self, key: Key) -> Learnt:
         """What the gateways told about the service's workers."""
         member = self._members.get(key)
-        return member.sightings.learnt() if member else Learnt()
+        return replace(member.sightings.learnt(), week=member.week) if member else Learnt()
 
     def tick(self, now: float) -> None:
         """Look at every service that is not at rest; reconcile those whose number changes."""
@@ -213,6 +229,24 @@ class Fleet:
                     self.remove(key)
             elif self._decided_anew(member, now):
                 self._changed(key)
+        if now >= self._season_due:
+            self._season_due = now + SEASON_SECONDS
+            self._look_at_seasons(now)
+
+    def _look_at_seasons(self, now: float) -> None:
+        """Wake who is usually asked about now, and have written what is worth it."""
+        at = self._wall()
+        for key, member in self._members.items():
+            if member.view is None or not member.view.terms.follow_demand:
+                continue
+            season = member.season
+            if season.is_worth_writing(member.week, at):
+                member.week = season.text()
+                self._changed(key)
+                continue
+            rests = key not in self._awake
+            if rests and season.expected(at, LONGEST_SECONDS) and self._decided_anew(member, now):
+                self._changed(key)
 
     def _decided_anew(self, member: _Member, now: float) -> bool:
         """Whether the numbers are others than were answered last."""
@@ -228,7 +262,14 @@ class Fleet:
             return {}
         if not view.terms.follow_demand:
             return _fixed(view)
-        decisions = member.scaler.decide(view.lineup, view.counts, now, unheard=self._unheard)
+        at = self._wall()
+
+        def usual(ahead: float) -> float:
+            return member.season.expected(at, ahead + member.season.lead_seconds)
+
+        decisions = member.scaler.decide(
+            view.lineup, view.counts, now, unheard=self._unheard, usual=usual
+        )
         member.told = {
             revision: _tell(member.told.get(revision), decision, now)
             for revision, decision in decisions.items()
@@ -271,6 +312,8 @@ class Fleet:
                 "ordered": decision.inputs.workers.ordered,
                 "ready": decision.inputs.workers.ready,
                 "arrivalsPerSecond": round(decision.inputs.arrivals, 3),
+                "climbPerSecond": round(decision.inputs.climb, 3),
+                "seasonPerSecond": round(decision.inputs.season, 3),
                 "replicaPerSecond": decision.inputs.capacity,
                 "held": decision.inputs.held,
                 "inFlight": decision.inputs.in_flight,
@@ -296,6 +339,10 @@ def _terms(member: _Member, observed: Observed) -> Terms | None:
         return None
     member.terms = (version, terms)
     return terms
+
+
+def _is_canary(member: _Member, revision: str) -> bool:
+    return member.view is not None and revision == member.view.lineup.canary
 
 
 def _answering(observed: Observed) -> str:

@@ -78,8 +78,9 @@ def plan_service(
     paused = service.spec.paused
     over = [old for old in rollout.old if old.is_over(now) and not paused]
     rest = tuple(old for old in rollout.old if old not in over)
+    told = replace(rollout, old=rest)
     status = make_status(
-        Sight(observed, replace(rollout, old=rest), wanted, findings, obstacle, platform, now)
+        Sight(observed, told, wanted, findings, obstacle, platform, now, learnt.week)
     )
     stuck, next_look = stuck_pods(observed, learnt, now)
     steps: tuple[Step, ...] = ()

@@ -77,11 +77,13 @@ class Learnt:
         answer_digests: revision → digest of what its workers have loaded.
         tasks: revision → what they can be asked to do.
         workers: by IP address; requests in flight are summed over the gateways.
+        week: when they were asked, as ``scaling/season.py`` writes it; empty for nothing yet.
     """
 
     answer_digests: Mapping[str, str] = field(default_factory=dict)
     tasks: Mapping[str, tuple[Task, ...]] = field(default_factory=dict)
     workers: Mapping[str, wire.WorkerSeen] = field(default_factory=dict)
+    week: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Sight:
     Attributes:
         findings: what is the matter with a revision, by its name.
         obstacle: what is the matter with the service as a whole.
+        week: when it was asked, as it should be kept; empty leaves what stands.
     """
 
     observed: Observed
@@ -38,6 +39,7 @@ class Sight:
     obstacle: Finding | None
     platform: Platform
     now: datetime
+    week: str = ""
 
     @property
     def before(self) -> Mapping[str, Any]:
@@ -81,6 +83,7 @@ def make_status(sight: Sight) -> dict[str, Any]:
             "summary": f"{stable.counts.ready}/{stable.desired}",
             "rule": decided.rule[:32] if decided else said.get("rule", ""),
             "reason": decided.reason[:512] if decided else said.get("reason", ""),
+            "week": sight.week or said.get("week", ""),
         },
         "conditions": conditions(sight.before, _verdicts(sight), sight.generation, sight.now),
     }

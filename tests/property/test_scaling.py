@@ -1,10 +1,14 @@
 """What must hold of every scaling decision, whatever gateways and workers report."""
 
+import math
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice_operator.scaling.recommend import Recommender, Rule, WorkerCounts
 from sluice_operator.scaling.rules import Rules
+from sluice_operator.scaling.simulation import Recommended, Replica, poisson_arrivals, simulate
 from tests.support.demand_records import Gateway
 
 RULES = st.builds(
@@ -102,3 +106,36 @@ def test_more_demand_never_means_fewer_replicas(rate: int, more: int, capacity: 
 @given(st.integers(0, 100), st.integers(0, 10_000))
 def test_cache_hits_do_not_count(rate: int, hits: int) -> None:
     assert steady(rate, capacity=20.0, hits=hits) == steady(rate, capacity=20.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(RULES, st.lists(SECOND, max_size=40), st.floats(0.0, 500.0))
+def test_foresight_only_raises(rules: Rules, seconds: list[dict], usual: float) -> None:  # type: ignore[type-arg]
+    foreseeing = Recommender(rules, 0.0, proven=True)
+    reactive = Recommender(replace(rules, foresight=False), 0.0, proven=True)
+    gateways = {"one": Gateway("one"), "two": Gateway("two")}
+    now, ordered = 0.0, rules.min_replicas
+    for second in seconds:
+        now += second["elapsed"]
+        for name in second["speaking"]:
+            record = gateways[name].record(**second["counts"])
+            foreseeing.observe(record, now)
+            reactive.observe(record, now)
+        ready = min(ordered, second["ready"])
+        workers = WorkerCounts(ordered, ready, ordered - ready)
+        without = reactive.decide(workers, now)
+        decision = foreseeing.decide(workers, now, usual=lambda ahead: usual)
+        assert decision.desired >= without.desired
+        ordered = decision.desired
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(2, 12), st.sampled_from([5.0, 60.0, 240.0]), st.integers(0, 2**20))
+def test_noise_makes_no_foresight_order_more(need: int, cold_start: float, seed: int) -> None:
+    replica = Replica(cold_start=cold_start, slots=1)  # 10 requests a second
+    rate = 0.95 * need * replica.capacity * 0.8
+    arrivals = poisson_arrivals(lambda _: rate, 600, rate, seed)
+    policy = Recommended(Rules(max_replicas=100), replica)
+    outcome = simulate(policy, arrivals, 600, replica, replicas=need)
+    assert outcome.peak <= max(need + 1, math.floor(1.3 * need))
+    assert outcome.turns <= 2

@@ -40,6 +40,18 @@ def replicas_for(arrivals: float, held: int, capacity: float, drain_seconds: flo
     return math.ceil(max(carry, (arrivals + drain) / capacity) - 1e-9)
 
 
+def replicas_foreseen(arrivals: float, capacity: float | None, *, asleep: bool) -> int:
+    """Replicas for arrivals that are expected; 0 for none.
+
+    While nothing is known of what one does, one has to do; those that run stay as they are.
+    """
+    if not arrivals:
+        return 0
+    if capacity is None:
+        return 1 if asleep else 0
+    return math.ceil(arrivals / (capacity * UTILISATION) - 1e-9)
+
+
 def down_window(cold_start: float) -> float:
     """Seconds that demand must have been lower before a replica goes."""
     shortest, longest = HOLD_DOWN_SECONDS

@@ -7,6 +7,7 @@ the queue by a target order a fleet for a backlog that one replica would have cl
 """
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -22,8 +23,10 @@ from sluice_operator.scaling.needs import (
     keep_alive,
     planned_capacity,
     replicas_for,
+    replicas_foreseen,
 )
 from sluice_operator.scaling.rules import Rules
+from sluice_operator.scaling.trend import Trend
 
 DRAIN_SECONDS = 2.0
 """A backlog should be gone within this, or within one cold start if that is longer."""
@@ -48,6 +51,10 @@ class Rule(StrEnum):
     """More requests arrive than the replicas should carry."""
     BACKLOG = "backlog"
     """Waiting requests would not be answered in time."""
+    TREND = "trend"
+    """Demand climbs, to more than the replicas should carry when another has started."""
+    SEASON = "season"
+    """So much came at this time on the days before."""
     STEADY = "steady"
     """The number fits the demand."""
     WINDOW = "window"
@@ -97,6 +104,10 @@ class Inputs:
         capacity: requests a second of one replica; None while unknown.
         need: replicas that demand asks for now, before rules; None while unknown.
         stay: replicas that should stay if this demand stays; None while unknown.
+        climb: requests a second when a replica ordered now answers, if demand goes on climbing; 0
+            if it does not climb.
+        season: requests a second that came at this time on other days; 0 for nothing to speak of.
+        foreseen: replicas that these two ask for; 0 for none.
         asked: somebody asks now.
         held: requests waiting in gateways.
         in_flight: requests at workers.
@@ -111,6 +122,9 @@ class Inputs:
     capacity: float | None
     need: int | None
     stay: int | None
+    climb: float
+    season: float
+    foreseen: int
     asked: bool
     held: int
     in_flight: int
@@ -151,6 +165,7 @@ class Recommender:
         self.rules = rules
         self.proven = proven
         self._demand = DemandWindow()
+        self._trend = Trend()
         self._capacity = ReplicaCapacity()
         self._cold_starts = ColdStarts()
         self._needs = PeakWindow(HOLD_DOWN_SECONDS[1])
@@ -182,6 +197,8 @@ class Recommender:
     def observe(self, record: wire.Demand, now: float) -> None:
         """Take one demand record of this service, received at ``now``."""
         self._demand.observe(record, now)
+        if record.arrivals:
+            self._trend.observe(record.arrivals, now)
 
     def forget(self, gateway: str) -> None:
         """A gateway is gone for good; without this its silence holds the number for minutes."""
@@ -191,10 +208,19 @@ class Recommender:
         """A replica became ready so long after its order."""
         self._cold_starts.add(seconds)
 
-    def decide(self, workers: WorkerCounts, now: float, *, unheard: int = 0) -> Decision:
+    def decide(
+        self,
+        workers: WorkerCounts,
+        now: float,
+        *,
+        unheard: int = 0,
+        usual: Callable[[float], float] | None = None,
+    ) -> Decision:
         """The number wanted at ``now``.
 
-        ``unheard`` gateways exist but have never reported here: their share is unknown too.
+        Args:
+            unheard: gateways that exist but have never reported here: their share is unknown too.
+            usual: requests a second that other days brought from this time to so many seconds on.
         """
         traffic = self._demand.traffic(now)
         if unheard:
@@ -208,7 +234,7 @@ class Recommender:
         if workers.ready and not self.proven:
             self.proven = True
             self._began_at = now  # Proving itself is no demand, but it starts the idle clock.
-        inputs = self._inputs(traffic, workers, now)
+        inputs = self._inputs(traffic, workers, now, usual or _nothing)
         # A need that nobody knows may have been all that runs.
         self._needs.add(workers.ordered if inputs.stay is None else inputs.stay, now)
         seen = _known_seconds(traffic, traffic.complete_since or 0.0)
@@ -235,17 +261,21 @@ class Recommender:
             each = traffic.completions / self._ready
             self._capacity.saturated(each, now, only_more=disturbed)
 
-    def _inputs(self, traffic: Traffic, workers: WorkerCounts, now: float) -> Inputs:
+    def _inputs(
+        self, traffic: Traffic, workers: WorkerCounts, now: float, usual: Callable[[float], float]
+    ) -> Inputs:
         recent = max(traffic.arrivals_low, traffic.arrivals_10s)
         arrivals = max(recent, traffic.arrivals_60s)
         cold_start = self._cold_starts.typical()
         capacity = planned_capacity(self.rules, self._capacity.estimate(now), traffic)
+        climb, season = self._foreseen(traffic, arrivals, now, usual)
+        foreseen = replicas_foreseen(max(climb, season), capacity, asleep=workers.ordered == 0)
         need = stay = None
         if capacity is not None:
             drain = max(DRAIN_SECONDS, cold_start)
             need = replicas_for(arrivals, traffic.held, capacity, drain)
             stay = replicas_for(recent, traffic.held, capacity, drain)
-            stay = max(stay, math.ceil(recent / (capacity * DOWN_UTILISATION)))
+            stay = max(stay, math.ceil(recent / (capacity * DOWN_UTILISATION)), foreseen)
         quiet_since = max(self._began_at, traffic.active_at or 0, traffic.complete_since or 0)
         return Inputs(
             workers=workers,
@@ -254,6 +284,9 @@ class Recommender:
             capacity=capacity,
             need=need,
             stay=stay,
+            climb=climb,
+            season=season,
+            foreseen=foreseen,
             asked=traffic.asked,
             held=traffic.held,
             in_flight=traffic.in_flight,
@@ -262,6 +295,25 @@ class Recommender:
             gateways=traffic.gateways,
             silent=traffic.silent,
         )
+
+    def _foreseen(
+        self, traffic: Traffic, arrivals: float, now: float, usual: Callable[[float], float]
+    ) -> tuple[float, float]:
+        """Requests a second by trend and by season; nothing while a gateway's share is unknown."""
+        if traffic.complete_since is None or not self.rules.foresight:
+            return 0.0, 0.0
+        cold_start = self._cold_starts.typical()
+        climb = self._trend.foreseen(now, cold_start, traffic.complete_since)
+        season = usual(cold_start)
+        # Who sleeps is woken, and who is awake kept so, for what would wake it within a start.
+        if season * cold_start < 1.0:
+            season = 0.0
+        return (min(climb, 2 * arrivals) if climb > arrivals else 0.0), season
+
+
+def _nothing(ahead: float) -> float:
+    """What is usual where nobody has kept count."""
+    return 0.0
 
 
 def _known_seconds(traffic: Traffic, since: float) -> float:
@@ -288,18 +340,19 @@ def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -
         return decided(rules.initial_replicas, Rule.INITIAL, "the revision proves itself")
     if ordered == 0:
         return _choose_asleep(inputs)
-    if inputs.need is not None and inputs.need > ordered:
+    wanted = None if inputs.need is None else max(inputs.need, inputs.foreseen)
+    if wanted is not None and wanted > ordered:
         rule, reason = _why_more(inputs)
-        return decided(inputs.need, rule, reason)
+        return decided(wanted, rule, reason)
     if inputs.gateways == 0 or inputs.silent:
         known = f"{inputs.silent} of {inputs.gateways} gateways are silent"
         return decided(ordered, Rule.HOLD, known if inputs.gateways else "no gateway has reported")
     alive = keep_alive(rules, inputs.cold_start)
-    if proven and rules.min_replicas == 0 and inputs.idle >= alive:
+    if proven and rules.min_replicas == 0 and inputs.idle >= alive and not inputs.season:
         return decided(0, Rule.IDLE, f"no request for {inputs.idle:.0f} s of {alive:.0f} s")
-    if inputs.need is None:
+    if wanted is None:
         return decided(ordered, Rule.HOLD, _nothing_learnt(inputs))
-    enough = max(inputs.need, 1)
+    enough = max(wanted, 1)
     if enough >= ordered:
         return decided(ordered, Rule.STEADY, _load(inputs))
     window = down_window(inputs.cold_start)
@@ -323,7 +376,7 @@ def give_back(decision: Decision, recent: int) -> Decision:
     pending = workers.starting + workers.unschedulable
     if not pending or decision.inputs.stay is None:
         return decision
-    needed = max(1, recent, decision.inputs.need or 0)
+    needed = max(1, recent, decision.inputs.need or 0, decision.inputs.foreseen)
     lower = max(needed, workers.ordered - pending)
     if lower >= decision.desired:
         return decision
@@ -340,12 +393,18 @@ def _nothing_learnt(inputs: Inputs) -> str:
 def _choose_asleep(inputs: Inputs) -> Decision:
     if inputs.asked:
         reason = f"requests held: {inputs.held}"
-        return Decision(max(1, inputs.need or 1), Rule.WAKE, reason, inputs)
+        return Decision(max(1, inputs.need or 1, inputs.foreseen), Rule.WAKE, reason, inputs)
+    if inputs.foreseen:
+        return Decision(inputs.foreseen, Rule.SEASON, _usually(inputs), inputs)
     return Decision(0, Rule.STEADY, "asleep, nobody asks", inputs)
 
 
 def _why_more(inputs: Inputs) -> tuple[Rule, str]:
     capacity = inputs.capacity or math.inf
+    if inputs.foreseen > (inputs.need or 0):
+        if inputs.season >= inputs.climb:
+            return Rule.SEASON, _usually(inputs)
+        return Rule.TREND, _climbing(inputs)
     if math.ceil(inputs.arrivals / (capacity * UTILISATION) - 1e-9) >= (inputs.need or 0):
         return Rule.ARRIVALS, _load(inputs)
     return Rule.BACKLOG, f"requests held: {inputs.held}, {_load(inputs)}"
@@ -353,6 +412,15 @@ def _why_more(inputs: Inputs) -> tuple[Rule, str]:
 
 def _load(inputs: Inputs) -> str:
     return f"{inputs.arrivals:.1f} req/s, a replica does {inputs.capacity or 0:.1f}"
+
+
+def _climbing(inputs: Inputs) -> str:
+    start = f"{inputs.climb:.1f} when a replica has started, in {inputs.cold_start:.0f} s"
+    return f"{inputs.arrivals:.1f} req/s and climbing: {start}"
+
+
+def _usually(inputs: Inputs) -> str:
+    return f"{inputs.season:.1f} req/s came at this time on other days"
 
 
 def bound(rules: Rules, decision: Decision) -> Decision:

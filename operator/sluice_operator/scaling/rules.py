@@ -14,6 +14,7 @@ class Rules:
         initial_replicas: what a revision that has not proved itself starts with.
         concurrency: requests wanted at one replica on average; None plans by utilisation alone.
         idle_after: seconds without demand before sleep; None follows from the learnt start time.
+        foresight: whether what is expected may raise the number; off only for comparison.
     """
 
     min_replicas: int = 0
@@ -21,6 +22,7 @@ class Rules:
     initial_replicas: int = 1
     concurrency: int | None = None
     idle_after: float | None = None
+    foresight: bool = True
 
 
 def rules_of(service: InferenceService) -> Rules:

@@ -6,7 +6,7 @@ costs nobody a request; a canary carries its share and is awake while the stable
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sluice_api import wire
@@ -92,13 +92,25 @@ class ServiceScaler:
         return earlier.successor(now)
 
     def decide(
-        self, lineup: Lineup, counts: Mapping[str, WorkerCounts], now: float, *, unheard: int = 0
+        self,
+        lineup: Lineup,
+        counts: Mapping[str, WorkerCounts],
+        now: float,
+        *,
+        unheard: int = 0,
+        usual: Callable[[float], float] | None = None,
     ) -> dict[str, Decision]:
-        """The number of each revision of the line-up, which :meth:`line_up` was called with."""
+        """The number of each revision of the line-up, which :meth:`line_up` was called with.
+
+        ``unheard`` and ``usual`` are :meth:`Recommender.decide`'s; what is usual is the stable
+        revision's, which the others follow.
+        """
         made: dict[str, Decision] = {}
         for revision in lineup.revisions():
             workers = self._with_order(revision, counts[revision], now)
-            decision = self._recommenders[revision].decide(workers, now, unheard=unheard)
+            known = usual if revision == lineup.stable else None
+            recommender = self._recommenders[revision]
+            decision = recommender.decide(workers, now, unheard=unheard, usual=known)
             if revision == lineup.next and not workers.ready:
                 decision = self._proving(revision, decision)
             if revision != lineup.stable:

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from sluice_api import wire
 from sluice_operator.scaling.recommend import Recommender, WorkerCounts
 from sluice_operator.scaling.rules import Rules
+from sluice_operator.scaling.season import Season
 
 Load = Callable[[float], float]
 """Requests a second at a moment."""
@@ -207,12 +208,24 @@ def simulate(
 
 
 class Recommended:
-    """Our own policy, with start times reported as a supervisor reports them."""
+    """Our own policy, with start times reported as a supervisor reports them.
 
-    def __init__(self, rules: Rules, replica: Replica) -> None:
+    Args:
+        season: what remembers the days before; None for nothing.
+    """
+
+    def __init__(self, rules: Rules, replica: Replica, season: Season | None = None) -> None:
         self.recommender = Recommender(rules, 0.0, proven=True)
         self.recommender.started(replica.cold_start)
+        self.season = season
 
     def __call__(self, view: View) -> int:
         self.recommender.observe(view.record, view.now)
-        return self.recommender.decide(view.workers, view.now).desired
+        return self.recommender.decide(view.workers, view.now, usual=self._usual(view)).desired
+
+    def _usual(self, view: View) -> Callable[[float], float] | None:
+        season = self.season
+        if season is None:
+            return None
+        season.observe(view.record.arrivals, view.now)
+        return lambda ahead: season.expected(view.now, ahead + season.lead_seconds)

@@ -20,7 +20,12 @@ class Watched:
         self.changed: list[Key] = []
         self.now = 0.0
         self.seen: Observed | None = None
-        self.fleet = Fleet(self.changed.append, lambda key: self.seen, clock=lambda: self.now)
+        self.fleet = Fleet(
+            self.changed.append,
+            lambda key: self.seen,
+            clock=lambda: self.now,
+            wall=lambda: 1_800_000_000 + self.now,
+        )
         self.gateway = Gateway()
         self.changes = changes
 
@@ -310,3 +315,86 @@ def test_records_of_a_service_nobody_knows_are_not_kept_for_ever() -> None:
     watched.now = 500.0
     watched.fleet.tick(watched.now)
     assert "0 services" in repr(watched.fleet)
+
+
+def weeks_of_mornings(days: int) -> tuple[Watched, str]:
+    """Days on each of which somebody asks for ten minutes, and what was to be written at last."""
+    watched = Watched()
+    watched.reconcile({REVISION: 1}, status=PROVEN)
+    for day in range(days):
+        watched.now = day * 86_400.0
+        watched.serve(600, 30)
+        for _ in range(8):
+            watched.now += 600.0
+            watched.fleet.tick(watched.now)
+    return watched, watched.fleet.learnt(KEY).week
+
+
+def rest_until(watched: Watched, moment: float) -> None:
+    """Asleep, heard of until ``moment``."""
+    watched.now = moment - 3.0
+    watched.tell()
+    watched.now = moment
+    watched.tell()
+
+
+def test_a_sleeping_service_is_woken_when_it_is_usually_asked() -> None:
+    watched, _ = weeks_of_mornings(3)
+    assert watched.reconcile({REVISION: 0}, status=PROVEN)[REVISION].desired == 0
+    rest_until(watched, 3 * 86_400.0 - 1200.0)
+    watched.changed.clear()
+    watched.fleet.tick(watched.now)
+    assert watched.changed == [], "far too early"
+    rest_until(watched, 3 * 86_400.0 - 30.0)
+    watched.fleet.tick(watched.now)
+    assert watched.changed == [KEY]
+    wanted = watched.reconcile({REVISION: 0}, status=PROVEN)[REVISION]
+    assert (wanted.desired, wanted.rule) == (1, "season")
+    assert "came at this time on other days" in wanted.reason
+
+
+def test_the_week_is_handed_to_the_status_once_an_hour_and_by_nobody_who_sleeps() -> None:
+    watched, week = weeks_of_mornings(1)
+    assert week
+    assert watched.changed.count(KEY) >= 1
+    for hour in range(48):
+        watched.now += 3600.0
+        watched.fleet.tick(watched.now)
+        assert watched.fleet.learnt(KEY).week == week, f"nobody asked in hour {hour}"
+
+
+def test_an_operator_goes_on_with_the_week_of_the_one_before() -> None:
+    _, week = weeks_of_mornings(3)
+    follower = Watched()
+    follower.now = 3 * 86_400.0 - 30.0
+    status = PROVEN | {"scaling": {"week": week}}
+    assert follower.reconcile({REVISION: 0}, status=status)[REVISION].desired == 0, "no data yet"
+    rest_until(follower, follower.now)
+    wanted = follower.reconcile({REVISION: 0}, status=status)[REVISION]
+    assert (wanted.desired, wanted.rule) == (1, "season")
+    assert follower.fleet.learnt(KEY).week == week, "which need not be written again"
+
+
+def test_a_newer_week_that_somebody_else_wrote_is_kept() -> None:
+    watched, week = weeks_of_mornings(1)
+    begin, slot, letters = week.split(".")
+    newer = f"{begin}.{int(slot) + 1}.{letters}"
+    watched.reconcile({REVISION: 0}, status=PROVEN | {"scaling": {"week": newer}})
+    assert watched.fleet.learnt(KEY).week == newer
+    watched.reconcile({REVISION: 0}, status=PROVEN | {"scaling": {"week": week}})
+    assert watched.fleet.learnt(KEY).week == newer, "an old one does not come back"
+
+
+def test_a_canary_has_no_season_of_its_own() -> None:
+    watched = Watched()
+    trial = {"rollout__canary": {"weight": 10, "model": {"maxInputTokens": 128}}}
+    watched.reconcile({REVISION: 1, OTHER: 1}, status=PROVEN, **trial)
+    for day in range(4):
+        watched.now = day * 86_400.0
+        for _ in range(60):
+            watched.now += 10.0
+            watched.tell(revision=OTHER, arrivals=100)
+    for _ in range(20):
+        watched.now += 600.0
+        watched.fleet.tick(watched.now)
+    assert watched.fleet.learnt(KEY).week == ""

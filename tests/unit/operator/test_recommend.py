@@ -1,5 +1,6 @@
 """Scaling decisions in moved time: steps, wakes, sleeps, silence, restarts, noise."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -413,3 +414,72 @@ def test_replicas_that_have_not_started_are_given_back_when_the_load_has_gone() 
             break
     assert desired[-1] == 2
     assert len(desired) <= 25, "well before the window of what answers"
+
+
+def test_a_climb_is_met_before_it_comes_and_says_so() -> None:
+    running, reactive = Running(Rules(max_replicas=20)), Running(Rules(foresight=False))
+    for each in (running, reactive):
+        each.recommender.started(120.0)
+        each.recommender.rules = Rules(max_replicas=20, foresight=each is running)
+    decisions = []
+    for second in range(420):
+        before = running.ordered
+        decision = running.second(20 + second // 3)
+        reactive.second(20 + second // 3)
+        if decision.desired > before:
+            decisions.append(decision)
+    assert running.ordered > reactive.ordered
+    foreseen = next(decision for decision in decisions if decision.rule is Rule.TREND)
+    assert "req/s and climbing" in foreseen.reason
+    assert "when a replica has started, in 120 s" in foreseen.reason
+
+
+def usual(rate: float) -> Callable[[float], float]:
+    return lambda ahead: rate
+
+
+def test_a_season_raises_and_is_named() -> None:
+    running = Running(Rules(max_replicas=20))
+    running.recommender.started(30.0)
+    running.seconds(10, rate=20)
+    workers = WorkerCounts(running.ordered, ready=running.ordered)
+    decision = running.recommender.decide(workers, running.now, usual=usual(100.0))
+    assert (decision.desired, decision.rule) == (4, Rule.SEASON)
+    assert decision.reason == "100.0 req/s came at this time on other days"
+    lower = running.recommender.decide(workers, running.now, usual=usual(1.0))
+    assert (lower.desired, lower.rule) == (1, Rule.STEADY)
+
+
+def test_a_season_wakes_and_keeps_awake_for_what_comes_within_a_start() -> None:
+    running = Running(Rules(idle_after=10.0))
+    running.seconds(20)
+    assert running.ordered == 0
+    for rate, desired in ((0.9, 0), (1.1, 1)):  # a start takes one second
+        decision = running.recommender.decide(WorkerCounts(0), running.now, usual=usual(rate))
+        assert decision.desired == desired
+    assert decision.rule is Rule.SEASON
+    awake = WorkerCounts(1, ready=1)
+    running.recommender.decide(awake, running.now)
+    running.now += 100.0
+    running.recommender.observe(running.gateway.record(), running.now)
+    kept = running.recommender.decide(awake, running.now, usual=usual(1.1))
+    assert kept.desired == 1
+    assert running.recommender.decide(awake, running.now).rule is not Rule.SEASON
+
+
+def test_nothing_is_foreseen_while_a_share_is_unknown() -> None:
+    running = Running(Rules(max_replicas=20))
+    running.recommender.started(30.0)
+    running.seconds(10, rate=20)
+    workers = WorkerCounts(1, ready=1)
+    blind = running.recommender.decide(workers, running.now, unheard=1, usual=usual(1000.0))
+    assert (blind.desired, blind.inputs.foreseen) == (1, 0)
+
+
+def test_what_is_foreseen_is_bounded_like_everything() -> None:
+    running = Running(Rules(max_replicas=3))
+    running.recommender.started(30.0)
+    running.seconds(10, rate=20)
+    decision = running.recommender.decide(WorkerCounts(1, 1), running.now, usual=usual(1000.0))
+    assert (decision.desired, decision.rule) == (3, Rule.CEILING)
+    assert decision.reason.startswith("maxReplicas is 3; 1000.0 req/s came at this time")
