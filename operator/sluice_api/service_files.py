@@ -109,6 +109,15 @@ def parse_service(document: object, source: str) -> InferenceService:
         raise SpecError(problems) from None
 
 
+def parse_documents(text: str, source: str) -> list[Any]:
+    """Every document of a text as plain values. Raises :class:`SpecError` with every problem."""
+    problems: list[Problem] = []
+    found = [document for _, document in _documents_of_text(text, source, problems)]
+    if problems:
+        raise SpecError(problems)
+    return found
+
+
 def _documents(path: Path, problems: list[Problem]) -> Iterator[tuple[str, object]]:
     """Each document of a file or folder with the name messages give it.
 
@@ -124,22 +133,32 @@ def _documents(path: Path, problems: list[Problem]) -> Iterator[tuple[str, objec
 def _documents_of_file(path: Path, problems: list[Problem]) -> Iterator[tuple[str, object]]:
     try:
         text = _read(path)
-        nodes = list(yaml.compose_all(text, Loader=_Loader))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         problems.append(Problem(str(path), "", "", f"cannot be read: {error}."))
         return
+    yield from _documents_of_text(text, str(path), problems)
+
+
+def _documents_of_text(
+    text: str, name: str, problems: list[Problem]
+) -> Iterator[tuple[str, object]]:
+    try:
+        nodes = list(yaml.compose_all(text, Loader=_Loader))
+    except ValueError as error:
+        problems.append(Problem(name, "", "", f"cannot be read: {error}."))
+        return
     except RecursionError:
-        problems.append(Problem(str(path), "", "", "nests too deeply."))
+        problems.append(Problem(name, "", "", "nests too deeply."))
         return
     except yaml.YAMLError as error:
-        problems.append(Problem(str(path), "", "", _yaml_message(error)))
+        problems.append(Problem(name, "", "", _yaml_message(error)))
         return
     found = [node for node in nodes if node is not None and not _is_empty(node)]
     if not found:
-        problems.append(Problem(str(path), "", "", f"holds no {names.KIND}."))
+        problems.append(Problem(name, "", "", f"holds no {names.KIND}."))
     for node in found:
         line = node.start_mark.line + 1
-        source = str(path) if len(found) == 1 else f"{path} line {line}"
+        source = name if len(found) == 1 else f"{name} line {line}"
         try:
             loader = _Loader("")
             yield source, loader.construct_document(node)

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sluice_api import names
 from sluice_cli.up.settings import LogLevel
+
+if TYPE_CHECKING:
+    from sluice_cli.edits import Edit
 
 app = typer.Typer(
     name="sluice",
@@ -25,6 +28,13 @@ Files = Annotated[
     list[Path],
     typer.Argument(
         metavar="FILE", help="InferenceService files, or folders of them.", show_default=False
+    ),
+]
+
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="An InferenceService file; - for standard input.", show_default=False
     ),
 ]
 
@@ -151,6 +161,46 @@ def validate(files: Files) -> None:
         raise typer.Exit(1) from None
     for service in services:
         print(f"{service.key}: valid, revision {revision_of(service)}")
+
+
+@app.command()
+def promote(file: File) -> None:
+    """Print the file with its canary promoted: the overrides moved up, the block removed.
+
+    In a cluster: kubectl get inf NAME -o yaml | sluice promote - | kubectl replace -f -
+    """
+    from sluice_cli.edits import promote
+
+    _print_edited(file, promote, "has no spec.rollout.canary to promote.")
+
+
+@app.command()
+def restart(file: File) -> None:
+    """Print the file with a mark that has its workers replaced, new ones first.
+
+    In a cluster: kubectl get inf NAME -o yaml | sluice restart - | kubectl replace -f -
+    """
+    from datetime import UTC, datetime
+
+    from sluice_cli.edits import restart
+
+    _print_edited(file, restart(datetime.now(UTC)), f"holds no {names.KIND}.")
+
+
+def _print_edited(file: Path, edit: "Edit", nothing: str) -> None:
+    from sluice_api.spec_errors import SpecError
+    from sluice_cli.edits import edited
+
+    source = "standard input" if str(file) == "-" else str(file)
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        print(edited(text, source, edit, nothing), end="")
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"{source}: cannot be read: {error}.", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 @app.command()

@@ -159,7 +159,7 @@ def _verdicts(sight: Sight) -> Iterator[Verdict]:
     else:
         yield _reconciling(sight, ready)
     if stall is None:
-        yield Verdict("Stalled", False, ready.reason, "Nothing keeps the spec from coming true.")
+        yield _not_stalled(sight, ready)
     else:
         yield Verdict("Stalled", True, stall.reason, stall.message)
     yield _workers_available(sight)
@@ -229,14 +229,28 @@ def _starting(sight: Sight, finding: Finding | None) -> str:
 
 def _stall(sight: Sight) -> Finding | None:
     """What keeps the spec from coming true until somebody does something."""
+    found = _hindrance(sight)
+    return found if found and found.reason not in PASSING else None
+
+
+def _not_stalled(sight: Sight, ready: Verdict) -> Verdict:
+    found = _hindrance(sight)
+    if found is None or found.reason == "Starting" or ready.reason == "Asleep":
+        told = "Nothing keeps the spec from coming true."
+        return Verdict("Stalled", False, ready.reason, told)
+    told = f"{found.reason} may pass by itself; the condition Reconciling says what it waits for."
+    return Verdict("Stalled", False, found.reason, told)
+
+
+def _hindrance(sight: Sight) -> Finding | None:
+    """What the spec waits for to come true, or what keeps it from it."""
     if sight.paused:
         return None
     if sight.obstacle is not None:
-        return sight.obstacle if sight.obstacle.reason not in PASSING else None
+        return sight.obstacle
     rollout = sight.rollout
     awaited = rollout.next or (rollout.stable if not rollout.stable.counts.ready else None)
-    finding = sight.findings.get(awaited.name) if awaited else None
-    return finding if finding and finding.reason not in PASSING else None
+    return sight.findings.get(awaited.name) if awaited else None
 
 
 def _reconciling(sight: Sight, ready: Verdict) -> Verdict:

@@ -1,7 +1,9 @@
-"""What is learnt about a service from its own past: how much a replica does, how long one starts.
+"""What is learnt about a service from its own past: how much a replica does, how long one starts,
+how soon demand comes back.
 
 Owned by a ``Recommender``. Everything forgets: capacity measured under load counts in full for a
-minute and only upwards for ten; the last twenty starts count.
+minute and only upwards for ten; the last twenty starts count; a demand that did not come back in
+its time is not waited for again.
 """
 
 import math
@@ -10,6 +12,9 @@ from collections import deque
 COLD_START_SECONDS = 10.0
 """Taken for a start until one has been seen."""
 _STARTS = 20
+_RETURNS = 4
+_HABIT = 2
+_MARGIN = 1.2
 _MEASURED_FULLY_SECONDS = 60.0
 _MEASURED_SECONDS = 600.0
 _SMOOTHING_SECONDS = 5.0
@@ -90,6 +95,41 @@ class ReplicaCapacity:
         return max(measured, reported)
 
 
+class Returns:
+    """How soon demand comes back after it has fallen: those that burst again and again.
+
+    Once is no habit, twice is one. Who has waited for it in vain forgets it.
+
+    Args:
+        longest: seconds; later is no return but another time.
+    """
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._gaps: deque[float] = deque(maxlen=_RETURNS)
+        self._came_at = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<Returns after {[round(gap) for gap in self._gaps]} s>"
+
+    def came_back(self, gap: float, now: float) -> None:
+        """More is needed than there is; so much was needed last ``gap`` seconds ago."""
+        if now - self._came_at < gap:
+            return  # the same return, which goes on
+        self._came_at = now
+        if gap * _MARGIN <= self._longest:
+            self._gaps.append(gap)
+
+    def waited(self, seconds: float) -> None:
+        """Replicas go because so long nobody has needed them."""
+        if 0.0 < self.patience() <= seconds:
+            self._gaps.clear()
+
+    def patience(self) -> float:
+        """Seconds after which demand has come back, with a margin; 0 where that is no habit."""
+        return _MARGIN * max(self._gaps) if len(self._gaps) >= _HABIT else 0.0
+
+
 class PeakWindow:
     """The highest value of the last so many seconds.
 
@@ -114,3 +154,7 @@ class PeakWindow:
     def highest(self, seconds: float, now: float) -> int:
         """The highest value added within the last ``seconds``; 0 when there is none."""
         return next((value for at, value in self._peaks if now - at <= seconds), 0)
+
+    def last(self, least: int) -> float | None:
+        """When a value was at least ``least`` for the last time; None for not in this window."""
+        return next((at for at, value in reversed(self._peaks) if value >= least), None)

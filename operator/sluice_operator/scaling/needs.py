@@ -58,6 +58,17 @@ def down_window(cold_start: float) -> float:
     return min(longest, max(shortest, 3 * cold_start))
 
 
+def worth_waiting(capacity: float | None, cold_start: float) -> float:
+    """Seconds for which it pays to keep a replica for demand that comes back.
+
+    Each replica that is missing then has ``capacity * cold_start`` requests wait for half a start
+    on average, at ten seconds of an idle replica for one of somebody's waiting.
+    """
+    if capacity is None:
+        return 0.0
+    return min(HOLD_DOWN_SECONDS[1], IDLE_PER_COLD_START * capacity * cold_start**2 / 2)
+
+
 def keep_alive(rules: Rules, cold_start: float) -> float:
     """Seconds without demand before the last replica goes."""
     if rules.idle_after is not None:

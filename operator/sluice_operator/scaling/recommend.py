@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from sluice_api import wire
 from sluice_operator.scaling.demand import SHORT, DemandWindow, Traffic
-from sluice_operator.scaling.history import ColdStarts, PeakWindow, ReplicaCapacity
+from sluice_operator.scaling.history import ColdStarts, PeakWindow, ReplicaCapacity, Returns
 from sluice_operator.scaling.needs import (
     DOWN_UTILISATION,
     HOLD_DOWN_SECONDS,
@@ -24,6 +24,7 @@ from sluice_operator.scaling.needs import (
     planned_capacity,
     replicas_for,
     replicas_foreseen,
+    worth_waiting,
 )
 from sluice_operator.scaling.rules import Rules
 from sluice_operator.scaling.trend import Trend
@@ -108,6 +109,8 @@ class Inputs:
             if it does not climb.
         season: requests a second that came at this time on other days; 0 for nothing to speak of.
         foreseen: replicas that these two ask for; 0 for none.
+        patience: seconds within which demand has come back again and again, where that is worth
+            waiting for; 0 otherwise.
         asked: somebody asks now.
         held: requests waiting in gateways.
         in_flight: requests at workers.
@@ -125,6 +128,7 @@ class Inputs:
     climb: float
     season: float
     foreseen: int
+    patience: float
     asked: bool
     held: int
     in_flight: int
@@ -132,6 +136,11 @@ class Inputs:
     idle: float
     gateways: int
     silent: int
+
+    @property
+    def window(self) -> float:
+        """Seconds for which demand must have been lower before a replica goes."""
+        return max(down_window(self.cold_start), self.patience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +178,7 @@ class Recommender:
         self._capacity = ReplicaCapacity()
         self._cold_starts = ColdStarts()
         self._needs = PeakWindow(HOLD_DOWN_SECONDS[1])
+        self._returns = Returns(HOLD_DOWN_SECONDS[1])
         self._began_at = now
         self._ready = 0
         self._ready_since = now
@@ -235,17 +245,28 @@ class Recommender:
             self.proven = True
             self._began_at = now  # Proving itself is no demand, but it starts the idle clock.
         inputs = self._inputs(traffic, workers, now, usual or _nothing)
+        needed_at = self._needs.last(workers.ordered + 1)
         # A need that nobody knows may have been all that runs.
         self._needs.add(workers.ordered if inputs.stay is None else inputs.stay, now)
         seen = _known_seconds(traffic, traffic.complete_since or 0.0)
-        peak = self._needs.highest(down_window(inputs.cold_start), now)
+        peak = self._needs.highest(inputs.window, now)
         patience = max(GIVE_BACK_SECONDS, inputs.cold_start)
         recent = self._needs.highest(patience, now) if seen >= patience else workers.ordered
         decision = choose(self.rules, inputs, peak, seen, self.proven)
         decision = bound(self.rules, give_back(decision, recent))
+        if decision.desired > workers.ordered and needed_at is not None:
+            self._returns.came_back(now - needed_at, now)
+        self._note(decision)
+        return decision
+
+    def _note(self, decision: Decision) -> None:
+        """Learn from what was decided."""
         if decision.rule is Rule.IDLE:
             self._demand.settle()
-        return decision
+            self._returns.waited(decision.inputs.idle)
+        elif decision.rule is Rule.DOWN and 2 * decision.desired <= decision.inputs.workers.ordered:
+            # Fewer that go may be what was there beyond the burst, to drain what had waited.
+            self._returns.waited(decision.inputs.window)
 
     def _learn(self, traffic: Traffic, workers: WorkerCounts, now: float) -> None:
         if not workers.starting:
@@ -287,6 +308,7 @@ class Recommender:
             climb=climb,
             season=season,
             foreseen=foreseen,
+            patience=self._patience(capacity, cold_start),
             asked=traffic.asked,
             held=traffic.held,
             in_flight=traffic.in_flight,
@@ -295,6 +317,10 @@ class Recommender:
             gateways=traffic.gateways,
             silent=traffic.silent,
         )
+
+    def _patience(self, capacity: float | None, cold_start: float) -> float:
+        patience = self._returns.patience() if self.rules.foresight else 0.0
+        return patience if patience <= worth_waiting(capacity, cold_start) else 0.0
 
     def _foreseen(
         self, traffic: Traffic, arrivals: float, now: float, usual: Callable[[float], float]
@@ -348,6 +374,8 @@ def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -
         known = f"{inputs.silent} of {inputs.gateways} gateways are silent"
         return decided(ordered, Rule.HOLD, known if inputs.gateways else "no gateway has reported")
     alive = keep_alive(rules, inputs.cold_start)
+    if rules.idle_after is None:
+        alive = max(alive, inputs.patience)
     if proven and rules.min_replicas == 0 and inputs.idle >= alive and not inputs.season:
         return decided(0, Rule.IDLE, f"no request for {inputs.idle:.0f} s of {alive:.0f} s")
     if wanted is None:
@@ -355,7 +383,7 @@ def choose(rules: Rules, inputs: Inputs, peak: int, seen: float, proven: bool) -
     enough = max(wanted, 1)
     if enough >= ordered:
         return decided(ordered, Rule.STEADY, _load(inputs))
-    window = down_window(inputs.cold_start)
+    window = inputs.window
     if seen < window:
         return decided(ordered, Rule.HOLD, f"demand is known for {seen:.0f} s of {window:.0f} s")
     lower = max(peak, enough)
@@ -435,7 +463,9 @@ def bound(rules: Rules, decision: Decision) -> Decision:
         )
         decision = Decision(workers.ordered, Rule.BLOCKED, reason, decision.inputs)
     if decision.desired < rules.min_replicas:
-        reason = f"minReplicas is {rules.min_replicas}; {decision.reason}"
+        reason = (
+            f"minReplicas is {rules.min_replicas}; without it there would be {decision.desired}"
+        )
         return Decision(rules.min_replicas, Rule.FLOOR, reason, decision.inputs)
     if decision.desired > rules.max_replicas:
         reason = f"maxReplicas is {rules.max_replicas}; {decision.reason}"

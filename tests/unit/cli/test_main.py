@@ -106,3 +106,31 @@ def test_up_refuses_the_network_without_the_flag(manifest: Path) -> None:
     code, text = _up(manifest, "--host", "0.0.0.0")
     assert code == 1
     assert "--allow-anonymous-network" in text
+
+
+CANARY = GOOD + "  rollout: {canary: {model: {maxInputTokens: 9}}}\n"
+
+
+def test_promote_prints_the_promoted_file_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "minilm.yaml"
+    path.write_text(CANARY)
+    code, text = _run("promote", path)
+    assert code == 0
+    assert "maxInputTokens: 9" in text
+    assert "canary" not in text
+    assert path.read_text() == CANARY
+
+
+def test_edits_read_standard_input() -> None:
+    result = CliRunner().invoke(app, ["promote", "-"], input=CANARY)
+    assert (result.exit_code, "canary" in result.output) == (0, False)
+    result = CliRunner().invoke(app, ["restart", "-"], input=GOOD)
+    assert result.exit_code == 0
+    assert "sluice.dev/restarted-at: '20" in result.output
+
+
+def test_edits_say_what_is_wrong(manifest: Path, tmp_path: Path) -> None:
+    code, text = _run("promote", manifest)
+    assert (code, "has no spec.rollout.canary to promote." in text) == (1, True)
+    code, text = _run("restart", tmp_path / "absent.yaml")
+    assert (code, "cannot be read" in text) == (1, True)

@@ -314,3 +314,12 @@ def test_a_foreign_container_beside_ours_is_no_drift() -> None:
     assert difference(wanted, found) == ""
     found["spec"]["template"]["spec"]["containers"][1]["image"] = "other:1"
     assert difference(wanted, found).endswith("image")
+
+
+def test_a_restart_is_another_template_and_nothing_else() -> None:
+    plain = render_deployment(rendering())
+    marked = render_deployment(rendering(metadata__annotations={names.RESTARTED: "2026-11-26"}))
+    template = marked["spec"]["template"]
+    assert template["metadata"].pop("annotations") == {names.RESTARTED: "2026-11-26"}
+    assert template == plain["spec"]["template"]
+    assert marked["metadata"]["name"] == plain["metadata"]["name"], "no other revision"

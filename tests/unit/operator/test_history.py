@@ -7,6 +7,7 @@ from sluice_operator.scaling.history import (
     ColdStarts,
     PeakWindow,
     ReplicaCapacity,
+    Returns,
 )
 
 
@@ -91,3 +92,47 @@ def test_what_is_measured_while_replicas_start_never_means_less() -> None:
     assert capacity.estimate(1.0) == pytest.approx(50.0)
     capacity.saturated(5.0, 2.0)
     assert capacity.estimate(2.0) == pytest.approx(5.0)
+
+
+def test_the_last_time_that_so_much_was_needed() -> None:
+    peaks = PeakWindow(30.0)
+    assert peaks.last(1) is None
+    for now, value in enumerate([1, 5, 2, 3, 1]):
+        peaks.add(value, now)
+    assert [peaks.last(least) for least in (1, 2, 3, 4, 5, 6)] == [4, 3, 3, 1, 1, None]
+
+
+def returning(returns: Returns, *gaps: float) -> float:
+    """Demand that came back so long after it had fallen, each time for a minute."""
+    now = 0.0
+    for gap in gaps:
+        now += gap
+        returns.came_back(gap, now)
+        now += 60.0
+    return returns.patience()
+
+
+def test_twice_is_a_habit_and_once_is_none() -> None:
+    assert returning(Returns(300.0)) == 0.0
+    assert returning(Returns(300.0), 200.0) == 0.0
+    assert returning(Returns(300.0), 100.0, 200.0) == pytest.approx(240.0)
+
+
+def test_what_comes_back_much_later_is_another_time() -> None:
+    assert returning(Returns(300.0), 260.0, 260.0, 3600.0) == 0.0
+
+
+def test_a_return_in_several_steps_is_one() -> None:
+    returns = Returns(300.0)
+    for now in (200.0, 201.0, 210.0):
+        returns.came_back(200.0, now)
+    assert returns.patience() == 0.0
+
+
+def test_who_waited_in_vain_forgets() -> None:
+    returns = Returns(300.0)
+    assert returning(returns, 200.0, 200.0) == pytest.approx(240.0)
+    returns.waited(30.0)
+    assert returns.patience() > 0
+    returns.waited(240.0)
+    assert returns.patience() == 0.0

@@ -325,6 +325,13 @@ def test_bounds_hold_even_when_nothing_is_known() -> None:
     assert (high.desired, high.rule) == (5, Rule.CEILING)
 
 
+def test_a_floor_says_what_there_would_be_without_it() -> None:
+    running = Running(Rules(min_replicas=1), ordered=0)
+    decision = running.second()
+    assert (decision.desired, decision.rule) == (1, Rule.FLOOR)
+    assert decision.reason == "minReplicas is 1; without it there would be 0"
+
+
 def test_rules_may_change_while_running() -> None:
     running = Running(Rules(max_replicas=2))
     running.seconds(30, rate=200)
@@ -483,3 +490,47 @@ def test_what_is_foreseen_is_bounded_like_everything() -> None:
     decision = running.recommender.decide(WorkerCounts(1, 1), running.now, usual=usual(1000.0))
     assert (decision.desired, decision.rule) == (3, Rule.CEILING)
     assert decision.reason.startswith("maxReplicas is 3; 1000.0 req/s came at this time")
+
+
+def bursts(now: float) -> float:
+    return 100.0 if now % 240 < 30 else 20.0
+
+
+@pytest.mark.parametrize("cold_start", [5.0, 15.0])
+def test_a_burst_that_comes_again_and_again_finds_its_replicas(cold_start: float) -> None:
+    replica = Replica(cold_start=cold_start)
+    arrivals = poisson_arrivals(bursts, 1800, 100.0, seed=3)
+    late = {}
+    for foresight in (True, False):
+        policy = Recommended(Rules(max_replicas=40, foresight=foresight), replica)
+        outcome = simulate(policy, arrivals, 1800, replica)
+        late[foresight] = outcome.late(0.5)
+        if foresight:
+            assert outcome.peak <= 6
+            assert not any(1000 < now < 1800 for now, _ in outcome.orders), "it is waited for"
+    assert late[True] < 0.5 * late[False]
+
+
+def test_replicas_that_are_cheap_to_start_wait_for_nobody() -> None:
+    replica = Replica(cold_start=0.5)
+    arrivals = poisson_arrivals(bursts, 1800, 100.0, seed=3)
+    outcome = simulate(Recommended(Rules(max_replicas=40), replica), arrivals, 1800, replica)
+    assert outcome.turns >= 10
+
+
+def test_a_burst_that_does_not_come_again_is_waited_for_once() -> None:
+    replica = Replica(cold_start=15.0)
+    arrivals = poisson_arrivals(lambda t: bursts(t) if t < 1100 else 20.0, 1800, 100.0, seed=3)
+    outcome = simulate(Recommended(Rules(max_replicas=40), replica), arrivals, 1800, replica)
+    assert outcome.orders[-1][1] == 1
+    assert outcome.orders[-1][0] <= 1100 + 300
+
+
+def test_an_idle_time_that_was_asked_for_is_kept_whatever_comes_again() -> None:
+    running = Running(Rules(max_replicas=20, idle_after=20.0))
+    running.recommender.started(30.0)
+    for _ in range(5):
+        running.seconds(30, rate=30)
+        assert running.seconds(20)[-1].desired == 0
+        running.seconds(60)
+        running.decide(ready=0)

@@ -72,6 +72,7 @@ def test_a_service_sleeps_well_beside_a_pod_that_was_evicted_once() -> None:
     cluster.pods["kept"] = evicted
     status = cluster.settle().status
     assert conditions(status)["Ready"]["reason"] == "Asleep"
+    assert conditions(status)["Stalled"]["message"] == "Nothing keeps the spec from coming true."
     assert kstatus(status) == "Current"
 
 
@@ -93,6 +94,9 @@ def test_what_may_pass_is_no_failure() -> None:
     status = cluster.settle().status
     assert kstatus(status) == "InProgress"
     assert conditions(status)["Ready"]["reason"] == "Unschedulable"
+    stalled = conditions(status)["Stalled"]
+    assert (stalled["status"], stalled["reason"]) == ("False", "Unschedulable")
+    assert stalled["message"].startswith("Unschedulable may pass by itself")
 
 
 def test_a_broken_new_revision_stalls_and_the_old_one_is_ready() -> None:
