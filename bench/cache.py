@@ -17,11 +17,15 @@ import redis.asyncio
 import uvloop
 
 from sluice_api.call import Item
+from sluice_api.wire import CacheRules
 from sluice_gateway import envelope
 from sluice_gateway.cache import Hits, ResponseCache
+from sluice_gateway.envelope import Entry
 from sluice_gateway.keys import Keyring, TenantScope, item_key, item_keys
 from sluice_gateway.redis_pipeline import RedisPipeline
+from sluice_gateway.sealing import Sealer
 
+RULES = CacheRules(ttl_seconds=3600)
 RING = Keyring.load(None)
 SCOPE = TenantScope.of("anonymous")
 TEXT = "The parcel arrived two days late and the box was open. What can you do for me?"
@@ -66,12 +70,12 @@ def main(arguments: list[str]) -> None:
 
 def in_process(rounds: int, count: int) -> dict[str, float]:
     """Microseconds of CPU per call, medians."""
-    mac = RING.proving[0]
+    sealer = Sealer(RING.sealing[0])
     key = item_key(RING, SCOPE, item=TEXT, **FIELDS)
-    value = envelope.seal(mac, key, ITEM, 0.0, 1e12)
+    value = envelope.seal(sealer, key, Entry(ITEM, 0.0, 1e12, 1e12))
     cache = ResponseCache(RING, l1_bytes=1 << 24, redis=None, faults=print)
     now = time.time()
-    cache.store(key, ITEM, 3600, now)
+    cache.store(key, ITEM, RULES, now)
     body = bytearray(b'{"model":"minilm","input":"%b"}' % (TEXT * 4).encode())
     cache.remember("/v1/embeddings", SCOPE, bytes(body), ITEM.json, None, now + 3600)
     fresh = [os.urandom(32) for _ in range(count)]
@@ -81,9 +85,9 @@ def in_process(rounds: int, count: int) -> dict[str, float]:
         "keys of 100 inputs": lambda _: item_keys(RING, SCOPE, items=[TEXT] * 100, **FIELDS),
         "hit by key (L1)": lambda _: cache.local(key, now),
         "hit by body (alias)": lambda _: cache.alias("/v1/embeddings", SCOPE, bytes(body), now),
-        "store, evicting": lambda number: small.store(fresh[number], ITEM, 3600, now),
-        "seal": lambda _: envelope.seal(mac, key, ITEM, 0.0, 1e12),
-        "unseal": lambda _: envelope.unseal(mac, key, value, now),
+        "store, evicting": lambda number: small.store(fresh[number], ITEM, RULES, now),
+        "seal": lambda _: envelope.seal(sealer, key, Entry(ITEM, 0.0, 1e12, 1e12)),
+        "unseal": lambda _: envelope.unseal(sealer, key, value, now),
     }
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
@@ -115,7 +119,7 @@ async def in_redis(rounds: int, count: int) -> list[dict[str, Any]]:
             cache = ResponseCache(RING, l1_bytes=0, redis=pipeline, faults=_fail)
             await cache.start()
             key = item_key(RING, SCOPE, item=TEXT, **FIELDS)
-            cache.store(key, ITEM, 3600, time.time())
+            cache.store(key, ITEM, RULES, time.time())
             await theirs.set("value", VALUE)
             clients: dict[str, Callable[[int], Run]] = {
                 "redis-py asyncio + hiredis": lambda width: _theirs(theirs, width),

@@ -34,6 +34,7 @@ class Broadcast:
     """
 
     __slots__ = (
+        "_began",
         "_binding",
         "_cache",
         "_call",
@@ -43,6 +44,7 @@ class Broadcast:
         "_forward",
         "_keys",
         "_live",
+        "_owner",
         "_series",
         "_service",
         "relay",
@@ -57,6 +59,8 @@ class Broadcast:
         self._series = exchange.service.series
         self._call = exchange.call
         self._keys = exchange.keys
+        self._owner = exchange.owner
+        self._began = time.monotonic()
         self._form = _form(exchange)
         self._cache = cache
         self._flights = flights
@@ -122,7 +126,14 @@ class Broadcast:
         # Another digest than the key's would be found later as something that it is not.
         if keys and whole and storable and answer.digest == binding.answer_digest:
             for key, item in zip(keys, items, strict=True):
-                self._cache.store(key, item, binding.cache.ttl_seconds, time.time())
+                self._cache.store(
+                    key,
+                    item,
+                    binding.cache,
+                    time.time(),
+                    seconds=time.monotonic() - self._began,
+                    owner=self._owner,
+                )
         if self._flights is not None and whole:
             self._flights.resolve(keys[0], items[0])
         elif self._flights is not None:

@@ -9,33 +9,62 @@ request costs one look into a dict.
 import random
 import time
 from binascii import hexlify
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final, NamedTuple
 
 from sluice_api import names
 from sluice_api.call import Item
+from sluice_api.errors import ApiError
+from sluice_api.wire import CacheRules
 from sluice_gateway import envelope
+from sluice_gateway.envelope import Entry
+from sluice_gateway.epochs import Epochs
+from sluice_gateway.freshness import EARLY
 from sluice_gateway.keys import SECRET_BYTES, Keyring, TenantScope
 from sluice_gateway.local_cache import LocalCache
 from sluice_gateway.redis_pipeline import Failure, RedisPipeline
+from sluice_gateway.sealing import Sealer
 
 MAX_TTL_SECONDS: Final = 30 * 86400.0
+REFUSAL_SECONDS: Final = 15.0
+"""How long a worker's refusal of an input is repeated without asking it again."""
+UNHEARD_SECONDS: Final = 1.0
+"""How long an answer is kept in process while other gateways' invalidations cannot be heard."""
 
 _PREFIX: Final = names.REDIS_CACHE_PREFIX.encode()
 _JITTER: Final = 0.1
 """Share by which a time to live is varied, so that what was stored together expires apart."""
 _ITEM_BYTES: Final = 200
 """What an item's key and objects take beside the text itself."""
-_ALIAS_BYTES: Final = 230
+_ALIAS_BYTES: Final = 270
+_REFUSAL_BYTES: Final = 600
+_NO_ITEM: Final = Item(b"", 0)
 
 
 class Hit(NamedTuple):
-    """An answer from the cache. Age and remaining time to live in seconds."""
+    """An answer from the cache. Times in seconds.
+
+    Attributes:
+        ttl_seconds: how long it is fresh; negative when it is stale.
+        seconds: what it took to compute; 0 when unknown.
+        refusal: a worker's word that this input has no answer; ``item`` is empty then.
+    """
 
     item: Item
     age_seconds: float
     ttl_seconds: float
     layer: str
+    seconds: float = 0.0
+    refusal: ApiError | None = None
+
+
+class Refusal(NamedTuple):
+    """What a worker said to an input that it cannot take; for the tenant who asked, in process."""
+
+    error: ApiError
+    scope: bytes
+    created: float
+    expires: float
 
 
 class Alias(NamedTuple):
@@ -45,7 +74,8 @@ class Alias(NamedTuple):
         answer: the rendered body of the answer.
         headers: lines that go with it, beside those of every answer.
         binding: what the service was bound to; the answer holds only while that is still so.
-        created: seconds since the epoch, like ``expires``.
+        created: seconds since the epoch, like ``expires``, until when it is fresh.
+        epoch: of its service and tenant; with another one it is void.
     """
 
     answer: bytes
@@ -54,6 +84,7 @@ class Alias(NamedTuple):
     expires: float
     content_type: bytes
     headers: bytes
+    epoch: bytes
 
 
 Hits = list[Hit | None]
@@ -78,10 +109,12 @@ class ResponseCache:
         faults: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._keyring = keyring
-        self._secrets = range(len(keyring.proving))
-        self._local: LocalCache[envelope.Opened | Alias] = LocalCache(l1_bytes)
+        self.epochs = Epochs(keyring)
+        self._sealers = [Sealer(mac) for mac in keyring.sealing] if redis is not None else []
+        self._secrets = range(len(self._sealers))
+        self._local: LocalCache[Entry | Refusal | Alias] = LocalCache(l1_bytes)
         self._redis = redis
+        self._hears = True
         self._faults = faults
         self._clock = clock
         self._random = random.Random().random  # noqa: S311 - spreads expiry, guards nothing
@@ -105,55 +138,84 @@ class ResponseCache:
         """Redis is configured and answers in time."""
         return self._redis is not None and self._redis.up
 
+    def hear(self, hears: bool) -> None:
+        """Whether invalidations by other gateways reach this one, as of now.
+
+        While they do not, what is in process may be what somebody has thrown away: it is dropped,
+        and what comes is kept for :data:`UNHEARD_SECONDS` only.
+        """
+        self._hears = hears
+        if not hears:
+            self._local.clear()
+
     # Answers by key -------------------------------------------------------------------------------
 
-    def local(self, key: bytes, now: float) -> Hit | None:
-        """The answer to ``key`` if the process itself has it."""
+    def local(self, key: bytes, now: float, scope: bytes = b"") -> Hit | None:
+        """The answer to ``key`` if the process itself has it; refusals for ``scope`` only."""
         found = self._local.get(key, now)
-        return _hit(found, now, "l1") if type(found) is envelope.Opened else None
+        if type(found) is Entry:
+            return _hit(found, now, "l1")
+        if type(found) is Refusal and found.scope == scope:
+            age, ttl = max(0.0, now - found.created), found.expires - now
+            return Hit(_NO_ITEM, age, ttl, "l1", refusal=found.error)
+        return None
 
     def fetch(
         self,
         keys: list[bytes],
         on_done: Callable[[Hits], None],
+        scope: bytes = b"",
+        owner: bytes = b"",
     ) -> Callable[[], None]:
         """Look all ``keys`` up, in process and then in Redis in one round trip.
+
+        What the process has and is stale is asked for in Redis as well: another gateway may have
+        renewed it.
 
         Args:
             on_done: called exactly once, within the budget of the pipeline and perhaps before this
                 returns, with a hit or None per key. It must not raise.
+            scope: who asks; refusals are given to nobody else.
+            owner: in whose share of the process's memory the answers are kept.
 
         Returns:
             A function after which ``on_done`` is not called any more.
         """
         now = self._clock()
-        hits = [self.local(key, now) for key in keys]
-        if self._redis is None or None not in hits:
+        hits = [self.local(key, now, scope) for key in keys]
+        wanted = (
+            [index for index, hit in enumerate(hits) if hit is None or hit.ttl_seconds <= 0]
+            if self._redis is not None
+            else ()
+        )
+        if self._redis is None or not wanted:
             on_done(hits)
             return _nothing
-        lookup = _Lookup(self, keys, hits, on_done)
+        lookup = _Lookup(self, keys, hits, on_done, owner)
         parts = []
-        for index, hit in enumerate(hits):
-            if hit is None:
-                for number in self._secrets:
-                    part = _part(keys[index], number)
-                    parts.append(_redis_key(part))
-                    lookup.asked.append((index, number, part))
+        for index in wanted:
+            for number in self._secrets:
+                part = _part(keys[index], number)
+                parts.append(_redis_key(part))
+                lookup.asked.append((index, number, part))
         self._redis.get(parts, lookup.replied)
         return lookup.cancel
 
     def read(self, lookup: "_Lookup", replies: list[object]) -> None:
         """Take what is proven out of the replies of Redis."""
         now = self._clock()
+        hits = lookup.hits
         for (index, number, part), reply in zip(lookup.asked, replies, strict=True):
             if reply is None or isinstance(reply, Failure):
                 continue  # Not there, or named and counted by the pipeline.
-            opened = envelope.unseal(self._keyring.proving[number], part, reply, now)
-            if not isinstance(opened, envelope.Opened):
-                self._doubt(opened)
-            elif lookup.hits[index] is None:
-                lookup.hits[index] = _hit(opened, now, "redis")
-                self._keep(lookup.keys[index], opened, now)
+            entry = envelope.unseal(self._sealers[number], part, reply, now)
+            if not isinstance(entry, Entry):
+                self._doubt(entry)
+                continue
+            known = hits[index]
+            if known is None or entry.fresh - now > known.ttl_seconds:
+                hits[index] = _hit(entry, now, "redis")
+                self._keep(lookup.keys[index], entry, now, lookup.owner)
 
     def _doubt(self, fault: envelope.Fault) -> None:
         self._faults(fault)
@@ -162,30 +224,72 @@ class ResponseCache:
             # stay wrong, so nothing more is read from this connection.
             self._redis.distrust()
 
-    def store(self, key: bytes, item: Item, ttl_seconds: float, now: float) -> None:
-        """Keep the answer to ``key`` here and, without waiting for it, in Redis."""
+    def store(
+        self,
+        key: bytes,
+        item: Item,
+        rules: CacheRules,
+        now: float,
+        *,
+        seconds: float = 0.0,
+        owner: bytes = b"",
+    ) -> bool:
+        """Keep the answer to ``key`` here and, without waiting for it, in Redis.
+
+        Args:
+            seconds: what it took to compute.
+            owner: in whose share of the process's memory it is kept.
+
+        Returns:
+            False when it is not to be kept by anybody: it is too large, or of no duration.
+        """
         # Never longer than the service allows; spread, so that what came together leaves apart.
         spread = 1 - _JITTER * self._random()
-        ttl = min(ttl_seconds * spread, MAX_TTL_SECONDS)
+        ttl = min(rules.ttl_seconds * spread, MAX_TTL_SECONDS)
         if not ttl > 0 or len(item.json) > envelope.MAX_ENTRY_BYTES:
-            return
-        self._keep(key, envelope.Opened(item, now, now + ttl), now)
+            return False
+        stale = max(rules.stale_while_revalidate_seconds, rules.stale_if_error_seconds)
+        life = ttl + min(stale, MAX_TTL_SECONDS)
+        entry = Entry(item, now, now + ttl, now + life, seconds)
+        self._keep(key, entry, now, owner)
         if self._redis is not None and self._redis.takes_writes:
             part = _part(key, 0)
-            value = envelope.seal(self._keyring.proving[0], part, item, now, now + ttl)
+            value = envelope.seal(self._sealers[0], part, entry)
             if value is not None:
-                self._redis.set(_redis_key(part), value, ttl)
+                self._redis.set(_redis_key(part), value, life)
+        return True
 
-    def _keep(self, key: bytes, opened: envelope.Opened, now: float) -> None:
-        size = len(key) + len(opened.item.json) + _ITEM_BYTES
-        self._local.put(key, opened, size, opened.expires, now)
+    def refuse(
+        self, key: bytes, error: ApiError, scope: bytes, now: float, owner: bytes = b""
+    ) -> None:
+        """Repeat a worker's ``error`` to who asks for ``key`` again soon, in this scope only."""
+        refusal = Refusal(error, scope, now, now + REFUSAL_SECONDS)
+        size = len(key) + len(error.message) + _REFUSAL_BYTES
+        self._put(key, refusal, size, refusal.expires, now, owner)
+
+    def _keep(self, key: bytes, entry: Entry, now: float, owner: bytes) -> None:
+        size = len(key) + len(entry.item.json) + _ITEM_BYTES
+        self._put(key, entry, size, entry.expires, now, owner)
+
+    def _put(
+        self,
+        key: Hashable,
+        value: Entry | Refusal | Alias,
+        size: int,
+        expires: float,
+        now: float,
+        owner: bytes,
+    ) -> None:
+        if not self._hears:
+            expires = min(expires, now + UNHEARD_SECONDS)
+        self._local.put(key, value, size, expires, now, owner)
 
     # Whole answers by body ------------------------------------------------------------------------
 
     def alias(self, route: str, scope: TenantScope, body: bytes, now: float) -> Alias | None:
         """The whole answer to exactly this body, if it is still held.
 
-        The caller must compare ``binding`` with what the service is bound to now.
+        The caller must compare ``binding`` with what the service is bound to now, and ``epoch``.
         """
         found = self._local.get((route, scope.wire, body), now)
         return found if type(found) is Alias else None
@@ -202,18 +306,27 @@ class ResponseCache:
         created: float | None = None,
         content_type: bytes = b"application/json",
         headers: bytes = b"",
+        epoch: bytes = b"",
+        seconds: float = 0.0,
+        owner: bytes = b"",
     ) -> None:
-        """Hold the whole ``answer`` to ``body``, in process only."""
+        """Hold the whole ``answer`` to ``body``, in process only.
+
+        It ends a little before it ``expires``: near its end an answer goes by the items it is made
+        of, one of whose readers renews it. How early depends on ``seconds``, what it took.
+        """
         if len(answer) > envelope.MAX_ENTRY_BYTES:
             return
         now = self._clock()
         since = now if created is None else created
-        found = Alias(answer, binding, since, expires, content_type, headers)
+        found = Alias(answer, binding, since, expires, content_type, headers, epoch)
         size = len(body) + len(answer) + _ALIAS_BYTES
-        self._local.put((route, scope.wire, body), found, size, expires, now)
+        until = expires - EARLY * seconds
+        self._put((route, scope.wire, body), found, size, until, now, owner)
 
     def __repr__(self) -> str:
-        return f"<ResponseCache {self._local!r}, {self._redis!r}>"
+        deaf = "" if self._hears else " deaf"
+        return f"<ResponseCache{deaf} {self._local!r}, {self._redis!r}>"
 
 
 class _Lookup:
@@ -224,12 +337,18 @@ class _Lookup:
             key.
     """
 
-    __slots__ = ("_cache", "_on_done", "asked", "hits", "keys")
+    __slots__ = ("_cache", "_on_done", "asked", "hits", "keys", "owner")
 
     def __init__(
-        self, cache: ResponseCache, keys: list[bytes], hits: Hits, on_done: Callable[[Hits], None]
+        self,
+        cache: ResponseCache,
+        keys: list[bytes],
+        hits: Hits,
+        on_done: Callable[[Hits], None],
+        owner: bytes,
     ) -> None:
         self._cache = cache
+        self.owner = owner
         self.keys = keys
         self.hits = hits
         self.asked: list[tuple[int, int, bytes]] = []
@@ -247,10 +366,10 @@ class _Lookup:
             on_done(self.hits)
 
 
-def _hit(opened: envelope.Opened, now: float, layer: str) -> Hit:
+def _hit(entry: Entry, now: float, layer: str) -> Hit:
     # Another gateway's clock may be ahead of ours.
-    age = max(0.0, now - opened.created)
-    return Hit(opened.item, age, opened.expires - now, layer)
+    age = max(0.0, now - entry.created)
+    return Hit(entry.item, age, entry.fresh - now, layer, entry.seconds)
 
 
 def _part(key: bytes, secret: int) -> bytes:

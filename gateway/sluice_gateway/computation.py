@@ -18,7 +18,7 @@ from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.exchange import Exchange
 from sluice_gateway.forward import Forward, Job
 from sluice_gateway.upstream import UpstreamAnswer
-from sluice_gateway.worker_errors import at_caller
+from sluice_gateway.worker_errors import at_caller, refused_input
 
 _CANONICAL: Final = {task: route.path.encode() for task, route in CANONICAL_ROUTES.items()}
 
@@ -40,6 +40,9 @@ class Computation:
         "_indexes",
         "_keys",
         "_on_result",
+        "_owner",
+        "_scope",
+        "_service",
         "_stopped",
         "_wanted",
         "_whole",
@@ -54,6 +57,10 @@ class Computation:
         on_result: Callable[[Exchange, int, Result], None],
     ) -> None:
         self._exchange = exchange
+        # As it is now: should the exchange move to another revision, others may wait for this.
+        self._service = exchange.service
+        self._owner = exchange.owner
+        self._scope = exchange.tenant.scope.wire
         self._binding = exchange.binding
         self._keys = exchange.keys
         self._indexes = indexes
@@ -74,7 +81,7 @@ class Computation:
         self._wanted = len(self._indexes)
         self._whole = call.passthrough and self._wanted == len(call.inputs)
         exchange.count()
-        self._forward = Forward(exchange.service, self._job(), self._answered, self._failed)
+        self._forward = Forward(self._service, self._job(), self._answered, self._failed)
         try:
             self._forward.start(time.monotonic())
         except ApiError as error:
@@ -112,9 +119,9 @@ class Computation:
         exchange, flights = self._exchange, self._flights
         binding, keys = self._binding, self._keys
         now, ttl = time.time(), binding.cache.ttl_seconds
-        exchange.service.series.tokens += sum(item.tokens for item in items)
+        self._service.series.tokens += sum(item.tokens for item in items)
         # Another digest than the key's would be found later as something that it is not.
-        storable = exchange.service.judge(exchange.call, items)
+        storable = self._service.judge(exchange.call, items)
         proven = storable and answer.digest == binding.answer_digest
         if exchange.binding is binding:  # Otherwise it has moved, and only others wait for this.
             exchange.worker_seconds = answer.service
@@ -125,7 +132,14 @@ class Computation:
                 exchange.raw = answer.body
         for index, item in zip(self._indexes, items, strict=True):
             if proven:
-                self._cache.store(keys[index], item, ttl, now)
+                self._cache.store(
+                    keys[index],
+                    item,
+                    binding.cache,
+                    now,
+                    seconds=answer.service or 0.0,
+                    owner=self._owner,
+                )
             if flights is not None:
                 flights.resolve(keys[index], item)
             elif not self._stopped:
@@ -134,6 +148,10 @@ class Computation:
     def _failed(self, error: ApiError) -> None:
         self._forward = None
         exchange, keys = self._exchange, self._keys
+        refused = refused_input(error, exchange.call, self._indexes, whole=self._whole)
+        if refused is not None:
+            key, said = keys[refused[0]], refused[1]
+            self._cache.refuse(key, said, self._scope, time.time(), self._owner)
         if not self._whole:
             error = at_caller(error, exchange.call, self._indexes)
         for index in self._indexes:

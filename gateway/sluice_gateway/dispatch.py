@@ -36,13 +36,16 @@ from sluice_gateway.exchange import (
     hit_headers,
 )
 from sluice_gateway.forward import Forward, Rebound, deadline
+from sluice_gateway.freshness import Use, judge
 from sluice_gateway.head import PLAIN
 from sluice_gateway.keys import Keyring, item_keys
 from sluice_gateway.metrics import ServiceSeries
+from sluice_gateway.renewal import Renewals
 from sluice_gateway.service import WRITTEN, Binding, Service
 from sluice_gateway.services import Services
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_errors import at_caller
 
 NOT_MINE: Final = frozenset((400, 404, 413, 504))
 """A leader's failure with one of these may come from its own inputs or its own deadline."""
@@ -51,6 +54,9 @@ FALLS_BACK: Final = frozenset(
     ("overloaded", "starting", "model_failed", "no_endpoint", "draining", "upstream_failed")
 )
 """What a canary may fail with and its caller need not know: the other revision is asked."""
+
+RESCUED: Final = FALLS_BACK | {"deadline_exceeded"}
+"""Failures in whose place a stale answer is given, where there is one and it is allowed."""
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +82,7 @@ class Dispatcher:
         self._cache = cache
         self._flights = flights
         self._live: Live = {}
+        self._renewals = Renewals(self.serve)
         self._wheel = wheel
         self._unrouted = unrouted
         self._access_log = access_log
@@ -125,7 +132,12 @@ class Dispatcher:
         age = max(0.0, now - known.created)
         if service.binding is not binding or service.removed:
             return False
-        if directives.max_age is not None and age > directives.max_age:
+        epochs = self._cache.epochs
+        if epochs and known.epoch != epochs.of(_full_name(service), tenant.scope.wire):
+            return False
+        if directives is not PLAIN and (
+            judge(age, known.expires - now, binding.cache, directives) is not Use.FRESH
+        ):
             return False
         service.series.l1 += 1
         service.tally.cache_hits += 1
@@ -168,26 +180,35 @@ class Dispatcher:
             return self._bypass(exchange, why)
         if directives.no_store:
             return self._bypass(exchange, b"no-store")
-        binding = exchange.binding
+        binding, scope = exchange.binding, service.scope(exchange.tenant)
+        if epochs := self._cache.epochs:
+            exchange.epoch = epochs.of(_full_name(service), exchange.tenant.scope.wire)
+        shared = binding.cache.sharing == "service"
+        exchange.owner = b"service:" + _full_name(service).encode() if shared else scope.wire
         exchange.keys = item_keys(
             self._keyring,
-            service.scope(exchange.tenant),
+            scope,
             revision=binding.revision,
             answer_digest=binding.answer_digest,
             task=call.task or "",
             parameters=call.canonical_parameters(),
             items=call.inputs,
+            epoch=exchange.epoch,
         )
         if directives.no_cache:
             return self._looked_up(exchange, [None] * len(call.inputs))
         found = partial(self._step, exchange, self._looked_up)
-        exchange.cancel_lookup = self._cache.fetch(exchange.keys, found)
+        exchange.cancel_lookup = self._cache.fetch(
+            exchange.keys, found, exchange.tenant.scope.wire, exchange.owner
+        )
         return None
 
     def _looked_up(self, exchange: Exchange, hits: list[Hit | None]) -> None:
         exchange.cancel_lookup = None
         exchange.take_hits(hits, exchange.service.series)
-        if exchange.missing == 0:
+        if exchange.refusal is not None:
+            self._refuse_again(exchange, exchange.refusal)
+        elif exchange.missing == 0:
             exchange.service.tally.cache_hits += 1
             self._answer(exchange)
         elif exchange.request.head.directives.only_if_cached:
@@ -196,6 +217,14 @@ class Dispatcher:
             exchange.service.series.misses += exchange.missing
             self._set_deadline(exchange)
             self._join(exchange)
+
+    def _refuse_again(self, exchange: Exchange, refusal: Hit) -> None:
+        """A worker has just refused one of the inputs, and would again."""
+        service, call = exchange.service, exchange.call
+        service.series.refused += 1
+        service.tally.cache_hits += 1
+        assert refusal.refusal is not None
+        raise at_caller(refusal.refusal, call, [exchange.refused_at])
 
     def _bypass(self, exchange: Exchange, detail: bytes) -> None:
         """Forward the caller's own body as it is; nothing is looked up, shared or stored."""
@@ -340,6 +369,8 @@ class Dispatcher:
     def _answer(self, exchange: Exchange) -> None:
         call, head = exchange.call, exchange.request.head
         named = head.model if head.model is not None else call.model
+        if exchange.renew:
+            self._renewals.want(exchange, time.monotonic())
         answer = exchange.answer_items(named if named is not None else exchange.service.name)
         # Only what was asked for again is worth a second place in memory; and without a name, which
         # service is meant depends on which services there are.
@@ -353,6 +384,9 @@ class Dispatcher:
                 exchange.binding,
                 exchange.expires,
                 created=time.time() - exchange.oldest,
+                epoch=exchange.epoch,
+                seconds=exchange.slowest,
+                owner=exchange.owner,
                 content_type=answer.content_type,
                 headers=STREAM_HEADERS if call.stream is not None else b"",
             )
@@ -385,17 +419,23 @@ class Dispatcher:
         try:
             step(exchange, *arguments)
         except ApiError as error:
-            stable = exchange.service.stable
-            if isinstance(error, Rebound) and not exchange.service.removed:
-                self._begin_again(exchange, exchange.service)
-            elif stable is not None and error.code in FALLS_BACK and not stable.removed:
-                exchange.service.series.retries["canary"] += 1
-                self._begin_again(exchange, stable)
-            else:
-                exchange.fail(error)
+            self._failed_with(exchange, error)
         except Exception:
             log.exception("request failed", extra={"request_id": exchange.request.id.decode()})
             exchange.fail(_bug())
+
+    def _failed_with(self, exchange: Exchange, error: ApiError) -> None:
+        """Try what there is instead of an error: another revision, a stale answer."""
+        stable = exchange.service.stable
+        if isinstance(error, Rebound) and not exchange.service.removed:
+            self._begin_again(exchange, exchange.service)
+        elif stable is not None and error.code in FALLS_BACK and not stable.removed:
+            exchange.service.series.retries["canary"] += 1
+            self._begin_again(exchange, stable)
+        elif error.code in RESCUED and exchange.rescue():
+            self._answer(exchange)
+        else:
+            exchange.fail(error)
 
     def _begin_again(self, exchange: Exchange, service: Service) -> None:
         """As if it were new: the revision that was to answer has changed, or fails on trial."""
@@ -443,6 +483,10 @@ def _to_be_counted(exchange: Exchange, body: bytes) -> list[Item]:
         return call.codec.extract(call, body)
     except ValueError:
         return []  # An engine of the user's own may write something else.
+
+
+def _full_name(service: Service) -> str:
+    return f"{service.namespace}/{service.name}"
 
 
 def _bug() -> ApiError:

@@ -1,25 +1,21 @@
 """Values that prove whose they are: what stands in Redis for one answer.
 
-``cache.py`` seals what it stores and opens what it reads. A value proves its *whole key*, so a
-reply that was swapped, replayed for another question, cut, flipped or made up by somebody who can
-write to Redis opens to a fault and counts as a miss.
-
-Layout, big-endian: a fixed header, the payload, 32 bytes of MAC over (key, header, payload). To
-encrypt payloads, replace ``_pack``/``_unpack`` of the payload and take a new format number.
+``cache.py`` seals what it stores and opens what it reads. A value is sealed under its *whole key*,
+so a reply that was swapped, replayed for another question, cut, flipped or made up by somebody who
+can write to Redis opens to a fault and counts as a miss. ``sealing.py`` does the cryptography; here
+stands what is inside: a header, big-endian, and the answer, compressed where that is worth it.
 """
 
 import struct
 import zlib
-from hmac import compare_digest
 from typing import Final, Literal, NamedTuple
 
 from sluice_api.call import Item
-from sluice_gateway.keys import Mac
+from sluice_gateway.sealing import FORMAT, OVERHEAD, Sealer
 
 MAX_ENTRY_BYTES: Final = 256 * 1024
 """Bound on a sealed value and on the answer inside; larger answers are not cached."""
 
-_FORMAT: Final = 1
 _COMPRESSED: Final = 1
 _COMPRESS_FROM: Final = 1024
 _WORTH: Final = 0.7
@@ -28,32 +24,41 @@ inflating it on every hit costs more than the bytes do."""
 _DENSE_SYMBOLS: Final = 56
 """Different bytes in a sample from which on it is taken for base64 or the like, without trying."""
 
-_HEADER: Final = struct.Struct(">BBIddI")  # format, flags, tokens, created, expires, payload length
-_MAC_BYTES: Final = 32
-_SMALLEST: Final = _HEADER.size + _MAC_BYTES
+_HEADER: Final = struct.Struct(">BIdddf")  # flags, tokens, created, fresh, expires, seconds
+_SMALLEST: Final = OVERHEAD + _HEADER.size
 
 Fault = Literal["wrong_type", "too_large", "truncated", "format", "not_proven", "expired"]
 
 
-class Opened(NamedTuple):
-    """A value that has proven its key. Times are seconds since the epoch."""
+class Entry(NamedTuple):
+    """One answer. Times are seconds since the epoch.
+
+    Attributes:
+        fresh: until then it is as good as new.
+        expires: until then it may be given by those rules that allow stale answers.
+        seconds: what it took to compute; 0 when unknown.
+    """
 
     item: Item
     created: float
+    fresh: float
     expires: float
+    seconds: float = 0.0
 
 
-def seal(mac: Mac, key: bytes, item: Item, created: float, expires: float) -> bytes | None:
+def seal(sealer: Sealer, key: bytes, entry: Entry) -> bytes | None:
     """The value to store under ``key``; None when it does not fit the layout."""
+    item = entry.item
     if len(item.json) > MAX_ENTRY_BYTES - _SMALLEST or not 0 <= item.tokens < 2**32:
         return None
     payload, flags = _pack(item.json)
-    header = _HEADER.pack(_FORMAT, flags, item.tokens, created, expires, len(payload))
-    body = header + payload
-    return body + mac(key + body)
+    header = _HEADER.pack(
+        flags, item.tokens, entry.created, entry.fresh, entry.expires, entry.seconds
+    )
+    return sealer.seal(key, header + payload)
 
 
-def unseal(mac: Mac, key: bytes, value: object, now: float) -> Opened | Fault:
+def unseal(sealer: Sealer, key: bytes, value: object, now: float) -> Entry | Fault:
     """What ``value`` holds, or why it must not be used for ``key``. Never raises."""
     if not isinstance(value, bytes):
         return "wrong_type"
@@ -61,17 +66,18 @@ def unseal(mac: Mac, key: bytes, value: object, now: float) -> Opened | Fault:
         return "too_large"
     if len(value) < _SMALLEST:
         return "truncated"
-    if value[0] != _FORMAT:
+    if value[0] != FORMAT:
         return "format"
-    if not compare_digest(mac(key + value[:-_MAC_BYTES]), value[-_MAC_BYTES:]):
+    plain = sealer.open(key, value)
+    if plain is None:
         return "not_proven"
-    _, flags, tokens, created, expires, length = _HEADER.unpack_from(value)
+    flags, tokens, created, fresh, expires, seconds = _HEADER.unpack_from(plain)
     if expires <= now:
         return "expired"
-    if length != len(value) - _SMALLEST:
-        return "truncated"
-    payload = _unpack(value[_HEADER.size : -_MAC_BYTES], flags)
-    return "too_large" if payload is None else Opened(Item(payload, tokens), created, expires)
+    payload = _unpack(plain[_HEADER.size :], flags)
+    if payload is None:
+        return "too_large"
+    return Entry(Item(payload, tokens), created, fresh, expires, seconds)
 
 
 def _pack(payload: bytes) -> tuple[bytes, int]:
@@ -93,6 +99,6 @@ def _unpack(payload: bytes, flags: int) -> bytes | None:
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(payload, MAX_ENTRY_BYTES)
-    except zlib.error:  # Only a defect of our own gets here: the MAC covers these bytes.
+    except zlib.error:  # Only a defect of our own gets here: these bytes have been proven.
         return None
     return plain if inflater.eof else None

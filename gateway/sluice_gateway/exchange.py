@@ -6,6 +6,8 @@ caller is gone. Here stands the state and how an answer is put together; the dec
 ``dispatch``.
 """
 
+import math
+import random
 import time
 from collections.abc import Callable
 from typing import Final, Protocol, cast
@@ -17,7 +19,8 @@ from sluice_api.shapes.generation import GenerationCodec, error_event
 from sluice_gateway.auth import Tenant
 from sluice_gateway.cache import Hit
 from sluice_gateway.forward import Job
-from sluice_gateway.head import Head
+from sluice_gateway.freshness import EARLY, Use, judge, renew_early
+from sluice_gateway.head import PLAIN, Head
 from sluice_gateway.metrics import ServiceSeries
 from sluice_gateway.relay import Reader, Relay
 from sluice_gateway.service import Binding, Service
@@ -107,6 +110,13 @@ class Exchange:
         cap: the last moment at which anybody could want the answer.
         cancel_lookup: stops the cache from calling back.
         counted: the service whose demand it has been counted as.
+        epoch: what its keys were made with beside the binding; see ``epochs``.
+        owner: in whose share of the process's memory its answers are kept.
+        renew: indexes of answers from the cache that are to be computed anew.
+        kept: stale answers, for the case that no new ones can be had.
+        refusal: a worker's word, still good, that the input at ``refused_at`` has no answer.
+        slowest: what the slowest of the answers from the cache took to compute, in seconds.
+        rescued: it is answered with stale answers, because of an error.
         began: the first bytes of a stream have gone to the caller.
         reader: its place in the stream that it follows.
         on_refused: told of a stream that failed before it began.
@@ -125,9 +135,11 @@ class Exchange:
         "collapsed",
         "counted",
         "done",
+        "epoch",
         "expires",
         "hits",
         "items",
+        "kept",
         "keys",
         "leave",
         "led",
@@ -135,13 +147,19 @@ class Exchange:
         "oldest",
         "on_done",
         "on_refused",
+        "owner",
         "queue_seconds",
         "raw",
         "reader",
         "reason",
+        "refusal",
+        "refused_at",
         "relay",
+        "renew",
         "request",
+        "rescued",
         "service",
+        "slowest",
         "stale",
         "stops",
         "stored",
@@ -176,6 +194,13 @@ class Exchange:
         self.service = service
         self.binding: Binding = service.binding
         self.keys: list[bytes] = []
+        self.epoch = self.owner = b""
+        self.renew: list[int] = []
+        self.kept: dict[int, Hit] = {}
+        self.refusal: Hit | None = None
+        self.refused_at = 0
+        self.rescued = False
+        self.slowest = 0.0
         self.items: list[Item | None] = []
         self.missing = len(self.call.inputs)
         self.raw: bytes | None = None
@@ -224,25 +249,75 @@ class Exchange:
     # Coming in ------------------------------------------------------------------------------------
 
     def take_hits(self, hits: list[Hit | None], series: ServiceSeries) -> None:
-        """Fill in what the cache had, unless the caller wants it fresher than it is."""
-        max_age = self.request.head.directives.max_age
+        """Fill in what the cache had, as far as it may be given now."""
+        asked = self.request.head.directives
         items: list[Item | None] = []
-        for hit in hits:
-            if hit is None or (max_age is not None and hit.age_seconds > max_age):
-                self.stale = self.stale or hit is not None
+        for index, hit in enumerate(hits):
+            if hit is None:
                 items.append(None)
-                continue
-            items.append(hit.item)
-            self.hits += 1
-            if hit.layer == "l1":
-                series.l1 += 1
+            elif asked is PLAIN and hit.ttl_seconds > hit.seconds * EARLY and hit.refusal is None:
+                items.append(self._take(hit, series))
             else:
-                series.redis += 1
-            self.oldest = max(self.oldest, hit.age_seconds)
-            expires = time.time() + hit.ttl_seconds
-            self.expires = min(self.expires or expires, expires)
+                items.append(self._weigh(index, hit, self._use(hit), series))
         self.items = items
         self.missing -= self.hits
+
+    def _use(self, hit: Hit) -> Use:
+        asked = self.request.head.directives
+        return judge(hit.age_seconds, hit.ttl_seconds, self.binding.cache, asked)
+
+    def _weigh(self, index: int, hit: Hit, use: Use, series: ServiceSeries) -> Item | None:
+        """What a hit gives to the exchange whose use is not clear at first sight."""
+        if hit.refusal is not None:
+            if use is Use.FRESH and self.refusal is None:
+                self.refusal, self.refused_at = hit, index
+            return None
+        if use is Use.FRESH:
+            if renew_early(hit.ttl_seconds, hit.seconds, random.random()):  # noqa: S311
+                self.renew.append(index)
+            return self._take(hit, series)
+        if use is Use.STALE:
+            self.renew.append(index)
+            return self._take(hit, series)
+        self.stale = True
+        if use is Use.ON_ERROR:
+            self.kept[index] = hit
+        return None
+
+    def _take(self, hit: Hit, series: ServiceSeries) -> Item:
+        self.hits += 1
+        if hit.ttl_seconds <= 0:
+            series.stale += 1
+        elif hit.layer == "l1":
+            series.l1 += 1
+        else:
+            series.redis += 1
+        self._age(hit)
+        return hit.item
+
+    def _age(self, hit: Hit) -> None:
+        self.oldest = max(self.oldest, hit.age_seconds)
+        self.slowest = max(self.slowest, hit.seconds)
+        expires = time.time() + hit.ttl_seconds
+        self.expires = min(self.expires or expires, expires)
+
+    def rescue(self) -> bool:
+        """Fill in stale answers for all that is missing; False, having done nothing, if it cannot.
+
+        What is being computed is computed on for others, and not waited for any more.
+        """
+        missing = [index for index, item in enumerate(self.items) if item is None]
+        if self.done or self.began or not missing or not self.kept.keys() >= set(missing):
+            return False
+        self._let_go()
+        for index in missing:
+            hit = self.kept[index]
+            self.put(index, hit.item)
+            self._age(hit)
+        self.rescued = True
+        self.raw = None
+        self.service.series.stale += len(missing)
+        return True
 
     def move(self, service: Service) -> None:
         """Begin again with ``service``; what the other one computes for this alone is stopped.
@@ -292,7 +367,11 @@ class Exchange:
             self._end(error.status)
             self.request.caller.break_off(error_event(error, self.request.id.decode("latin-1")))
         else:
-            self.finish(error_answer(error, self.request))
+            answer = error_answer(error, self.request)
+            if self.refusal is not None:
+                ttl, age = self.refusal.ttl_seconds, self.refusal.age_seconds
+                answer.headers += hit_headers(ttl, age, b"", b"; detail=refused")
+            self.finish(answer)
 
     def finish(self, answer: Answer) -> None:
         self._end(answer.status)
@@ -405,8 +484,17 @@ class Exchange:
         if self.reason:
             return b"%b; %b\r\n" % (_CACHE_STATUS, self.reason)
         detail = b'; detail="%d of %d"' % (self.hits, count) if count > 1 else b""
-        if self.hits == count:
-            return hit_headers(self.expires - time.time(), self.oldest, b"", detail)
+        if self.hits == count or self.rescued:
+            ttl = self.expires - time.time()
+            if ttl < 0 and not detail:
+                detail = b"; detail=stale-while-revalidate"
+            if self.rescued:
+                return b"%b; fwd=stale; ttl=%d; detail=stale-if-error\r\nage: %d\r\n" % (
+                    _CACHE_STATUS,
+                    math.floor(ttl),
+                    self.oldest,
+                )
+            return hit_headers(ttl, self.oldest, b"", detail)
         forwarded = b"fwd=stale" if self.stale else b"fwd=miss"
         if self.hits:
             forwarded = b"fwd=partial"
@@ -419,7 +507,13 @@ class Exchange:
 
 def hit_headers(ttl: float, age: float, more: bytes, detail: bytes = b"") -> bytes:
     """``Cache-Status`` and ``Age`` of an answer from the cache, and ``more`` lines."""
-    return b"%b; hit; ttl=%d%b\r\nage: %d\r\n%b" % (_CACHE_STATUS, ttl, detail, age, more)
+    return b"%b; hit; ttl=%d%b\r\nage: %d\r\n%b" % (
+        _CACHE_STATUS,
+        math.floor(ttl),
+        detail,
+        age,
+        more,
+    )
 
 
 def error_answer(error: ApiError, request: Request) -> Answer:

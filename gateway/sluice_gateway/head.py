@@ -6,6 +6,7 @@ parsers could read differently; what it leaves open is refused here. Used by bot
 ``protocol`` and the ordinary routes in ``control``.
 """
 
+import math
 import re
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -42,15 +43,23 @@ _V2: Final = Route(V2_ROUTE, v2.CODEC)
 
 
 class Directives(NamedTuple):
-    """``Cache-Control`` of a request (RFC 9111 §5.2.1). Times in seconds."""
+    """``Cache-Control`` of a request (RFC 9111 §5.2.1, RFC 5861 §4). Times in seconds.
+
+    Attributes:
+        max_stale: infinite where the caller names no time.
+    """
 
     no_store: bool = False
     no_cache: bool = False
     only_if_cached: bool = False
     max_age: int | None = None
+    max_stale: float | None = None
+    min_fresh: int | None = None
+    stale_if_error: int | None = None
 
 
 PLAIN: Final = Directives()
+_FOR_EVER: Final = 10**9
 
 
 class Head(NamedTuple):
@@ -229,8 +238,17 @@ def _directives(value: bytes | None) -> Directives:
         elif name == b"only-if-cached":
             found = found._replace(only_if_cached=True)
         elif name == b"max-age":
-            argument = argument.strip(b'"')
-            # A directive that cannot be read must not make an answer staler than was meant.
-            seconds = int(argument) if argument.isdigit() and len(argument) < 10 else 0
-            found = found._replace(max_age=seconds)
+            found = found._replace(max_age=_seconds(argument, 0))
+        elif name == b"max-stale":
+            found = found._replace(max_stale=_seconds(argument, 0) if argument else math.inf)
+        elif name == b"min-fresh":
+            found = found._replace(min_fresh=_seconds(argument, _FOR_EVER))
+        elif name == b"stale-if-error":
+            found = found._replace(stale_if_error=_seconds(argument, 0))
     return found
+
+
+def _seconds(argument: bytes, otherwise: int) -> int:
+    """A time; what cannot be read is ``otherwise``, by which no answer is staler than was meant."""
+    argument = argument.strip(b'"')
+    return int(argument) if argument.isdigit() and len(argument) < 10 else otherwise

@@ -21,7 +21,7 @@ SECRET_BYTES: Final = 32
 MAX_SECRETS: Final = 2
 """The current secret, and during a rotation the one before it."""
 
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
 """Raised when the meaning of the same fields changes; every key changes with it."""
 
 
@@ -63,17 +63,18 @@ class Mac:
 class Keyring:
     """One secret, or two while they are rotated; the first is the one to write with.
 
-    Each secret gives two independent MACs: ``naming`` makes keys, ``proving`` seals values.
+    Each secret gives independent MACs: ``naming`` makes keys, ``sealing`` the keys that values are
+    encrypted with.
     """
 
-    __slots__ = ("naming", "proving")
+    __slots__ = ("naming", "sealing")
 
     def __init__(self, *ring: bytes) -> None:
         if not 1 <= len(ring) <= MAX_SECRETS:
             raise ValueError(f"a keyring holds 1 or {MAX_SECRETS} secrets, not {len(ring)}")
         macs = [Mac(secret) for secret in ring]
         self.naming = tuple(Mac(mac(b"sluice cache key")) for mac in macs)
-        self.proving = tuple(Mac(mac(b"sluice cache value")) for mac in macs)
+        self.sealing = tuple(Mac(mac(b"sluice cache encryption")) for mac in macs)
 
     @classmethod
     def load(cls, path: Path | None, *, make: bool = True) -> Self:
@@ -184,6 +185,7 @@ def item_key(
     task: str,
     parameters: bytes,
     item: Input,
+    epoch: bytes = b"",
 ) -> bytes:
     """The key of the answer to one input: 32 bytes for each secret in the ring, current one first.
 
@@ -191,12 +193,14 @@ def item_key(
         revision: the revision's digest.
         answer_digest: what the worker really loaded; without it an answer cannot be bound.
         parameters: :meth:`Call.canonical_parameters`.
+        epoch: see :class:`~sluice_gateway.epochs.Epochs`; with another one, nothing is found again.
 
     Raises:
         ValueError: ``answer_digest`` or ``revision`` is empty.
         TypeError: ``scope`` is not a :class:`TenantScope`.
     """
-    message = _head(_wire(scope), revision, answer_digest, task, parameters) + _tail(item)
+    head = _head(_wire(scope), revision, answer_digest, task, parameters, epoch)
+    message = head + _tail(item)
     naming = keyring.naming
     if len(naming) == 1:
         return naming[0](message)
@@ -212,9 +216,10 @@ def item_keys(
     task: str,
     parameters: bytes,
     items: Sequence[Input],
+    epoch: bytes = b"",
 ) -> list[bytes]:
     """:func:`item_key` of each input of one call, in order; what they share is hashed once."""
-    macs = _started(keyring, _wire(scope), revision, answer_digest, task, parameters)
+    macs = _started(keyring, _wire(scope), revision, answer_digest, task, parameters, epoch)
     if len(macs) == 1:
         mac = macs[0]
         return [mac(_tail(item)) for item in items]
@@ -229,9 +234,10 @@ def _started(
     answer_digest: str,
     task: str,
     parameters: bytes,
+    epoch: bytes,
 ) -> list[Mac]:
     """The MACs with what the calls of one tenant for one service share taken in already."""
-    head = _head(scope, revision, answer_digest, task, parameters)
+    head = _head(scope, revision, answer_digest, task, parameters, epoch)
     return [mac.after(head) for mac in keyring.naming]
 
 
@@ -241,12 +247,14 @@ def _wire(scope: TenantScope) -> bytes:
     return scope.wire
 
 
-def _head(scope: bytes, revision: str, answer_digest: str, task: str, parameters: bytes) -> bytes:
+def _head(
+    scope: bytes, revision: str, answer_digest: str, task: str, parameters: bytes, epoch: bytes
+) -> bytes:
     """Every field but the input, each behind its length: different fields, different bytes."""
     if not answer_digest or not revision:
         raise ValueError("no key without revision and answer digest")
     a, b, c, d = scope, revision.encode(), answer_digest.encode(), task.encode()
-    return b"%d.%d:%b%d:%b%d:%b%d:%b%d:%b" % (
+    return b"%d.%d:%b%d:%b%d:%b%d:%b%d:%b%d:%b" % (
         _SCHEMA,
         len(a),
         a,
@@ -258,6 +266,8 @@ def _head(scope: bytes, revision: str, answer_digest: str, task: str, parameters
         d,
         len(parameters),
         parameters,
+        len(epoch),
+        epoch,
     )
 
 

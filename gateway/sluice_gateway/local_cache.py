@@ -4,6 +4,9 @@ Bounded in bytes. What to throw out is decided by SIEVE (Zhang et al., NSDI 2024
 the order they came, a hand walks from old to new, spares what was hit since it last passed and
 takes the first that was not. A scan of entries that are never asked for again passes through
 without driving out what is in use, and a hit costs one flag instead of a move in a list.
+
+Each owner has a ring of entries of its own, and room is made in the largest: one alone may fill
+everything, but nobody drives out who holds less than a fair share.
 """
 
 from collections.abc import Hashable
@@ -11,11 +14,13 @@ from typing import Final, Generic, TypeVar
 
 V = TypeVar("V")
 
-ENTRY_OVERHEAD: Final = 240
+ENTRY_OVERHEAD: Final = 248
 """Bytes that one entry costs beside its key and value: its node and its slot in the dict."""
 
 _MAX_STEPS: Final = 1000
 """Entries the hand may spare in a row; bounds the time one ``put`` can take to about 50 µs."""
+_COMPARE_EVERY: Final = 64
+"""Evictions from one ring after which the rings are compared anew."""
 
 
 class LocalCache(Generic[V]):
@@ -30,8 +35,9 @@ class LocalCache(Generic[V]):
         self.used_bytes = 0
         self.evictions = 0
         self._nodes: dict[Hashable, _Node[V]] = {}
-        self._ends: _Node[V] = _Node.ends()
-        self._hand = self._ends
+        self._rings: dict[Hashable, _Ring[V]] = {}
+        self._largest: _Ring[V] | None = None
+        self._compare_in = 0
 
     def get(self, key: Hashable, now: float) -> V | None:
         """The value of ``key``, or None when it is absent or expired."""
@@ -44,11 +50,20 @@ class LocalCache(Generic[V]):
         node.hit = True
         return node.value
 
-    def put(self, key: Hashable, value: V, size_bytes: int, expires: float, now: float) -> bool:
+    def put(
+        self,
+        key: Hashable,
+        value: V,
+        size_bytes: int,
+        expires: float,
+        now: float,
+        owner: Hashable = None,
+    ) -> bool:
         """Keep ``value`` until ``expires``, in place of what ``key`` had.
 
         Args:
             size_bytes: what key and value take.
+            owner: whose share of the room it takes.
 
         Returns:
             False when it was not kept: expired already, or too large a share of the cache.
@@ -60,57 +75,100 @@ class LocalCache(Generic[V]):
             return False
         while self.used_bytes + size > self.capacity_bytes:
             self._evict(now)
-        node = _Node(key, value, size, expires)
-        node.link(self._ends)
+        ring = self._rings.get(owner)
+        if ring is None:
+            ring = self._rings[owner] = _Ring(owner)
+        node = _Node(key, value, size, expires, ring)
+        node.link(ring.ends)
+        ring.used_bytes += size
         self._nodes[key] = node
         self.used_bytes += size
         return True
 
+    def share(self, owner: Hashable) -> int:
+        """Bytes that ``owner`` holds now."""
+        ring = self._rings.get(owner)
+        return 0 if ring is None else ring.used_bytes
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for node in list(self._nodes.values()):
+            self._remove(node)
+
     def _evict(self, now: float) -> None:
-        node = self._hand
-        for _ in range(_MAX_STEPS):
-            if node is self._ends:
-                node = node.newer  # From the newest on to the oldest.
-            if not node.hit or node.expires <= now:
-                break
-            node.hit = False
-            node = node.newer
-        if node is self._ends:
-            node = node.newer
-        self._hand = node
+        if self._compare_in <= 0 or self._largest is None:
+            self._largest = max(self._rings.values(), key=lambda ring: ring.used_bytes)
+            self._compare_in = _COMPARE_EVERY
+        self._compare_in -= 1
         self.evictions += 1
-        self._remove(node)
+        self._remove(self._largest.victim(now))
 
     def _remove(self, node: "_Node[V]") -> None:
-        if self._hand is node:
-            self._hand = node.newer
+        ring = node.ring
+        if ring.hand is node:
+            ring.hand = node.newer
         node.unlink()
         del self._nodes[node.key]
         self.used_bytes -= node.size
+        ring.used_bytes -= node.size
+        if not ring.used_bytes:
+            del self._rings[ring.owner]
+            if self._largest is ring:
+                self._largest = None
 
     def __len__(self) -> int:
         return len(self._nodes)
 
     def __repr__(self) -> str:
         return (
-            f"<LocalCache {len(self._nodes)} entries, {self.used_bytes} of "
-            f"{self.capacity_bytes} bytes, {self.evictions} evicted>"
+            f"<LocalCache {len(self._nodes)} entries of {len(self._rings)} owners, "
+            f"{self.used_bytes} of {self.capacity_bytes} bytes, {self.evictions} evicted>"
         )
 
 
-class _Node(Generic[V]):
-    """An entry in the ring of entries; the ring's two ends meet in one node without a value."""
+class _Ring(Generic[V]):
+    """The entries of one owner, oldest to newest; both ends meet in one node without a value."""
 
-    __slots__ = ("expires", "hit", "key", "newer", "older", "size", "value")
+    __slots__ = ("ends", "hand", "owner", "used_bytes")
+
+    def __init__(self, owner: Hashable) -> None:
+        self.owner = owner
+        self.used_bytes = 0
+        self.ends: _Node[V] = _Node.ends()
+        self.hand = self.ends
+
+    def victim(self, now: float) -> "_Node[V]":
+        """Which of the entries, of which there is one at least, goes next."""
+        node = self.hand
+        for _ in range(_MAX_STEPS):
+            if node is self.ends:
+                node = node.newer  # From the newest on to the oldest.
+            if not node.hit or node.expires <= now:
+                break
+            node.hit = False
+            node = node.newer
+        if node is self.ends:
+            node = node.newer
+        self.hand = node
+        return node
+
+
+class _Node(Generic[V]):
+    """An entry in its owner's ring."""
+
+    __slots__ = ("expires", "hit", "key", "newer", "older", "ring", "size", "value")
     older: "_Node[V]"
     newer: "_Node[V]"
 
-    def __init__(self, key: Hashable, value: V, size: int, expires: float) -> None:
+    def __init__(
+        self, key: Hashable, value: V, size: int, expires: float, ring: "_Ring[V]"
+    ) -> None:
         self.key = key
         self.value = value
         self.size = size
         self.expires = expires
         self.hit = False
+        self.ring = ring
 
     @classmethod
     def ends(cls) -> "_Node[V]":

@@ -67,8 +67,11 @@ class ServiceSeries:
         "l1",
         "misses",
         "redis",
+        "refused",
+        "renewals",
         "retries",
         "routes",
+        "stale",
         "stream_chunks",
         "streams",
         "streams_cut",
@@ -81,6 +84,9 @@ class ServiceSeries:
         self.ejections = 0
         self.l1 = 0
         self.redis = 0
+        self.stale = 0
+        self.refused = 0
+        self.renewals: Counter[str] = Counter()
         self.collapsed = 0
         self.misses = 0
         self.bypassed = 0
@@ -203,6 +209,7 @@ def _streams(samples: list[Sample]) -> Iterator[Metric]:
 
 def _counters(samples: list[Sample]) -> Iterator[Metric]:
     cache = _counter(metric_names.GATEWAY_CACHE)
+    renewals = _counter(metric_names.GATEWAY_CACHE_RENEWALS)
     retries = _counter(metric_names.GATEWAY_RETRIES)
     ejections = _counter(metric_names.GATEWAY_EJECTIONS)
     for sample in samples:
@@ -210,15 +217,20 @@ def _counters(samples: list[Sample]) -> Iterator[Metric]:
         for result, count in (
             ("l1", series.l1),
             ("redis", series.redis),
+            ("stale", series.stale),
+            ("refused", series.refused),
             ("joined", series.collapsed),
             ("miss", series.misses),
             ("bypass", series.bypassed),
         ):
             cache.add_metric((*sample.labels, result), count)
+        for outcome, count in series.renewals.items():
+            renewals.add_metric((*sample.labels, outcome), count)
         for cause, count in series.retries.items():
             retries.add_metric((*sample.labels, cause), count)
         ejections.add_metric(sample.labels, series.ejections)
     yield cache
+    yield renewals
     yield retries
     yield ejections
 

@@ -5,7 +5,7 @@ field it names must be translated back. Used by ``forward`` and ``dispatch``.
 """
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -56,6 +56,42 @@ def _read(body: bytes) -> ApiError | None:
         message.removesuffix(kind.fix).rstrip(),
         param=param if isinstance(param, str) else None,
     )
+
+
+REFUSALS: Final = frozenset(("invalid_field", "input_too_long"))
+"""What a worker says of an input as such: it would say so again."""
+
+
+def refused_input(
+    error: ApiError, call: Call, indexes: list[int], *, whole: bool
+) -> tuple[int, ApiError] | None:
+    """Which input of ``call`` was refused for itself, and the refusal as of that input alone.
+
+    Args:
+        indexes: the inputs that the worker was asked for, in order.
+        whole: it was asked in the caller's own words, not by the canonical route.
+
+    Returns:
+        None where the error is not about one input, or may be another one the next time. What the
+        second value is, :func:`at_caller` makes readable to whoever asks for that input.
+    """
+    if error.code not in REFUSALS or call.task is None:
+        return None
+    canonical = CANONICAL_ROUTES[call.task].codec.field
+    field = call.codec.field if whole else canonical
+    match = re.match(_PLACE.format(re.escape(field)), error.param or "")
+    if match is None:
+        # Of the parameters, which all inputs share: as good as of the only input.
+        known = not whole or field == canonical or error.param is None
+        return (indexes[0], error) if known and len(indexes) == 1 else None
+    position = int(match[1] or 0)
+    if position >= len(indexes) or error.param is None:
+        return None
+    message = error.message
+    if message.startswith(match[0]):
+        message = canonical + message[len(match[0]) :]
+    param = canonical + error.param[match.end() :]
+    return indexes[position], ApiError(error.code, message, param=param)
 
 
 def at_caller(error: ApiError, call: Call, indexes: list[int]) -> ApiError:

@@ -161,7 +161,19 @@ class Cache(Section):
         default=True, description="Whether answers are kept.", examples=[False]
     )
     ttl: Annotated[float, Duration("1s", "720h")] = Field(
-        default=86400.0, description="How long an answer is kept at most.", examples=["1h"]
+        default=86400.0, description="How long an answer is fresh at most.", examples=["1h"]
+    )
+    stale_while_revalidate: Annotated[float, Duration("0s", "720h")] = Field(
+        default=600.0,
+        description="How long after ttl an answer is still given at once, while it is computed anew"
+        " behind the caller's back, if a replica is ready and nobody waits. 0s: never.",
+        examples=["1h"],
+    )
+    stale_if_error: Annotated[float, Duration("0s", "720h")] = Field(
+        default=3600.0,
+        description="How long after ttl an answer is given when no replica can give a new one."
+        " 0s: never.",
+        examples=["24h"],
     )
     sharing: Annotated[str, Choice("tenant", "service")] = Field(
         default="tenant",

@@ -70,8 +70,15 @@ GATEWAY_TOKENS = Metric(
 GATEWAY_CACHE = Metric(
     "sluice_gateway_cache_lookups_total",
     "counter",
-    "Inputs looked up in the response cache, by result (l1, redis, joined, miss, bypass).",
+    "Inputs looked up in the response cache, by result (l1, redis, stale, refused,"
+    " joined, miss, bypass).",
     ("namespace", "service", "track", "result"),
+)
+GATEWAY_CACHE_RENEWALS = Metric(
+    "sluice_gateway_cache_renewals_total",
+    "counter",
+    "Answers computed anew behind their callers' backs, by outcome (done, failed, skipped).",
+    ("namespace", "service", "track", "outcome"),
 )
 GATEWAY_CACHE_FAULTS = Metric(
     "sluice_gateway_cache_faults_total",

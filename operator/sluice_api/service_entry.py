@@ -73,6 +73,8 @@ def service_entry(
         cache=wire.CacheRules(
             enabled=spec.cache.enabled,
             ttl_seconds=spec.cache.ttl,
+            stale_while_revalidate_seconds=spec.cache.stale_while_revalidate,
+            stale_if_error_seconds=spec.cache.stale_if_error,
             sharing="service" if spec.cache.sharing == "service" else "tenant",
             generation="never" if spec.cache.generation == "never" else "deterministic",
         ),

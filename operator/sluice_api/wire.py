@@ -93,11 +93,16 @@ class CacheRules(_Message, kw_only=True):
     """``spec.cache``, resolved.
 
     Attributes:
+        ttl_seconds: how long an answer is fresh.
+        stale_while_revalidate_seconds: how long after that it is still given, while it is renewed.
+        stale_if_error_seconds: how long after that it is given when no worker can answer.
         generation: which generated answers are kept; sampled ones never are.
     """
 
     enabled: bool = True
     ttl_seconds: Annotated[float, msgspec.Meta(gt=0)] = 86400.0
+    stale_while_revalidate_seconds: Annotated[float, msgspec.Meta(ge=0)] = 600.0
+    stale_if_error_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
     sharing: Literal["tenant", "service"] = "tenant"
     generation: Literal["deterministic", "never"] = "deterministic"
 

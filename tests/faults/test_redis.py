@@ -22,7 +22,7 @@ from tests.support import fault_proxy
 from tests.support.event_loops import eventually, on_uvloop
 from tests.support.fault_proxy import Fault, running_proxy
 from tests.support.redis_server import RedisServer, running_redis
-from tests.support.response_cache import item_of, key_of, look, open_cache, settled
+from tests.support.response_cache import item_of, key_of, look, open_cache, rules, settled
 
 EAGER = (0.0, 0.001)
 """Pauses between connections where a test breaks hundreds of them."""
@@ -58,7 +58,7 @@ async def test_a_stopped_redis_costs_one_budget_and_then_nothing(server: RedisSe
                 heard: list[Hits] = []
                 cache.fetch([key_of("stopped")], heard.append)
                 assert heard == [[None]]
-            cache.store(key_of("lost"), item_of("lost"), 60, time.time())
+            cache.store(key_of("lost"), item_of("lost"), rules(60), time.time())
         finally:
             server.thaw()
         assert await eventually(lambda: cache.redis_up) < 5
@@ -128,7 +128,7 @@ def test_full_memory_loses_writes_and_nothing_else() -> None:
             with server.client() as client:
                 client.config_set("maxmemory", 1)
             for number in range(1000):
-                cache.store(key_of(str(number)), item_of(str(number)), 60, time.time())
+                cache.store(key_of(str(number)), item_of(str(number)), rules(60), time.time())
                 if number % 100 == 0:
                     assert (await look(cache, "before"))[0] is not None
             assert 1 <= faults["oom"] <= 200, "writing must pause once the server is full"
@@ -163,7 +163,7 @@ async def test_a_replica_without_its_primary(tmp_path: Path) -> None:
         async with open_cache(server.unix_url) as (cache, faults):
             await settled(cache, "a")
             client.replicaof("127.0.0.1", 1)
-            cache.store(key_of("b"), item_of("b"), 60, time.time())
+            cache.store(key_of("b"), item_of("b"), rules(60), time.time())
             await eventually(lambda: faults["readonly"] == 1)
             assert (await look(cache, "a"))[0] is not None
             client.config_set("replica-serve-stale-data", "no")
@@ -267,7 +267,7 @@ async def test_another_secret_shares_nothing_and_a_rotated_one_everything(
     async with open_cache(server.unix_url, ring=rotating) as (cache, faults):
         (hit,) = await look(cache, "rotated", ring=rotating)
         assert hit is not None and hit.item == item_of("rotated")
-        cache.store(key_of("young", rotating), item_of("young"), 60, time.time())
+        cache.store(key_of("young", rotating), item_of("young"), rules(60), time.time())
         await look(cache, "young", ring=rotating)
     async with open_cache(server.unix_url, ring=new) as (cache, faults):
         (hit,) = await look(cache, "young", ring=new)

@@ -157,7 +157,7 @@ def retype(rng: random.Random) -> Fault:
 
 def age_format(rng: random.Random) -> Fault:
     """As if an older or newer version had written it."""
-    return lambda reply: bulk(bytes([rng.choice([0, 2, 255])]) + value_of(reply)[1:])
+    return lambda reply: bulk(bytes([rng.choice([0, 1, 255])]) + value_of(reply)[1:])
 
 
 def refuse(message: bytes) -> Fault:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from sluice_api.call import Item
+from sluice_api.wire import CacheRules
 from sluice_gateway.cache import Hits, ResponseCache
 from sluice_gateway.keys import Keyring, TenantScope, item_key
 from sluice_gateway.redis_pipeline import RedisPipeline
@@ -35,6 +36,15 @@ def item_of(text: str) -> Item:
 
 def hash_of(text: str) -> int:
     return sum(text.encode()) * 7919
+
+
+def rules(ttl_seconds: float, stale_seconds: float = 0.0) -> CacheRules:
+    """Kept for so long, and stale for so long after that."""
+    return CacheRules(
+        ttl_seconds=ttl_seconds,
+        stale_while_revalidate_seconds=stale_seconds,
+        stale_if_error_seconds=stale_seconds,
+    )
 
 
 @asynccontextmanager
@@ -80,7 +90,7 @@ async def look(cache: ResponseCache, *texts: str, ring: Keyring = RING) -> Hits:
 async def settled(cache: ResponseCache, *texts: str) -> None:
     """Store the answers to ``texts`` and wait until Redis has them."""
     for text in texts:
-        cache.store(key_of(text), item_of(text), 3600, time.time())
+        cache.store(key_of(text), item_of(text), rules(3600), time.time())
     deadline = time.monotonic() + 5
     while None in await look(cache, *texts):
         assert time.monotonic() < deadline, "not stored"

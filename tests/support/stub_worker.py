@@ -86,6 +86,8 @@ class Behaviour:
     phase: wire.Phase = wire.Phase.READY
     limit: int = 64
     delay: float = 0.0
+    service_seconds: float | None = None
+    """What it says that an answer took; None: ``delay``."""
     hang: bool = False
     hang_probes: bool = False
     refuse: ApiError | None = None
@@ -403,6 +405,8 @@ class StubWorker:
 
     def _answer(self, seen: Seen) -> bytes:
         request_id = seen.headers.get(names.REQUEST_ID, "-")
+        said = self.behaviour.service_seconds
+        took = self.behaviour.delay if said is None else said
         try:
             if self.behaviour.refuse is not None:
                 raise self.behaviour.refuse
@@ -421,7 +425,7 @@ class StubWorker:
                 (names.ANSWER_DIGEST, self.behaviour.digest),
                 (names.REVISION, self.behaviour.revision),
                 (names.CAPACITY, self._capacity().header()),
-                (names.SERVICE_TIME, f"{self.behaviour.delay:.6f}"),
+                (names.SERVICE_TIME, f"{took:.6f}"),
             ],
         )
 

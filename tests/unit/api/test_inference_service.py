@@ -50,6 +50,8 @@ def test_defaults_are_all_written_down() -> None:
         "cache": {
             "enabled": True,
             "ttl": "24h",
+            "staleWhileRevalidate": "10m",
+            "staleIfError": "1h",
             "sharing": "tenant",
             "generation": "deterministic",
             "precompute": [],

@@ -18,6 +18,7 @@ from tests.support.response_cache import (
     key_of,
     look,
     open_cache,
+    rules,
     settled,
 )
 
@@ -46,7 +47,7 @@ def test_a_stored_answer_is_found_with_its_age() -> None:
     clock = Clock()
     cache = local_cache(clock)
     key = key_of("a")
-    cache.store(key, item_of("a"), 100, clock.now)
+    cache.store(key, item_of("a"), rules(100), clock.now)
     hit = cache.local(key, clock.now + 30)
     assert hit is not None and hit.layer == "l1" and hit.item == item_of("a")
     assert hit.age_seconds == 30 and 60 <= hit.ttl_seconds <= 70
@@ -58,7 +59,7 @@ def test_times_to_live_are_spread_below_what_is_allowed() -> None:
     cache = local_cache(clock)
     lives = []
     for number in range(300):
-        cache.store(key_of(str(number)), Item(b"{}", 1), 100, clock.now)
+        cache.store(key_of(str(number)), Item(b"{}", 1), rules(100), clock.now)
         hit = cache.local(key_of(str(number)), clock.now)
         assert hit is not None
         lives.append(hit.ttl_seconds)
@@ -68,14 +69,14 @@ def test_times_to_live_are_spread_below_what_is_allowed() -> None:
 @pytest.mark.parametrize("ttl_seconds", [0, -1])
 def test_no_time_to_live_is_not_kept(ttl_seconds: float) -> None:
     cache = local_cache(Clock())
-    cache.store(key_of("a"), item_of("a"), ttl_seconds, Clock().now)
+    cache.store(key_of("a"), item_of("a"), rules(ttl_seconds), Clock().now)
     assert cache.local(key_of("a"), Clock().now) is None
 
 
 def test_without_redis_a_lookup_is_answered_before_it_returns() -> None:
     clock = Clock()
     cache = local_cache(clock)
-    cache.store(key_of("a"), item_of("a"), 100, clock.now)
+    cache.store(key_of("a"), item_of("a"), rules(100), clock.now)
     heard: list[Hits] = []
     cache.fetch([key_of("a"), key_of("b")], heard.append)()
     assert [[hit and hit.item for hit in hits] for hits in heard] == [[item_of("a"), None]]
@@ -84,7 +85,7 @@ def test_without_redis_a_lookup_is_answered_before_it_returns() -> None:
 def test_tenants_do_not_share() -> None:
     clock = Clock()
     cache = local_cache(clock)
-    cache.store(key_of("a"), item_of("a"), 100, clock.now)
+    cache.store(key_of("a"), item_of("a"), rules(100), clock.now)
     assert cache.local(key_of("a", scope=TenantScope.of("bert")), clock.now) is None
     assert cache.local(key_of("a", scope=TenantScope.service_wide()), clock.now) is None
 
@@ -122,7 +123,7 @@ async def test_a_list_is_put_together_from_every_layer_in_order(server: RedisSer
 @on_uvloop
 async def test_age_goes_on_from_one_gateway_to_the_next(server: RedisServer) -> None:
     async with open_cache(server.unix_url) as (cache, _):
-        cache.store(key_of("old"), item_of("old"), 3600, time.time() - 1000)
+        cache.store(key_of("old"), item_of("old"), rules(3600), time.time() - 1000)
         (hit,) = await look(cache, "old")
         assert hit is not None
         assert 1000 <= hit.age_seconds < 1010 and 2200 < hit.ttl_seconds < 2970
@@ -131,7 +132,7 @@ async def test_age_goes_on_from_one_gateway_to_the_next(server: RedisServer) -> 
 @on_uvloop
 async def test_a_clock_that_is_behind_sees_no_negative_age(server: RedisServer) -> None:
     async with open_cache(server.unix_url) as (cache, _):
-        cache.store(key_of("young"), item_of("young"), 3600, time.time() + 100)
+        cache.store(key_of("young"), item_of("young"), rules(3600), time.time() + 100)
         (hit,) = await look(cache, "young")
         assert hit is not None and hit.age_seconds == 0
 
@@ -151,7 +152,7 @@ async def test_who_cancels_hears_nothing(server: RedisServer) -> None:
 @on_uvloop
 async def test_too_large_an_answer_is_not_kept_anywhere(server: RedisServer) -> None:
     async with open_cache(server.unix_url, l1_bytes=1 << 24) as (cache, faults):
-        cache.store(key_of("huge"), Item(b"x" * 300_000, 1), 60, time.time())
+        cache.store(key_of("huge"), Item(b"x" * 300_000, 1), rules(60), time.time())
         assert await look(cache, "huge") == [None]
         assert cache.l1_bytes == 0 and not faults
 
@@ -160,8 +161,8 @@ async def test_too_large_an_answer_is_not_kept_anywhere(server: RedisServer) -> 
 async def test_says_how_it_is(server: RedisServer) -> None:
     async with open_cache(server.unix_url) as (cache, _):
         assert repr(cache) == (
-            "<ResponseCache <LocalCache 0 entries, 0 of 0 bytes, 0 evicted>, <RedisPipeline "
-            f"unix://{server.path}/0 <Link up, 0 replies and 0 bytes pending>>>"
+            "<ResponseCache <LocalCache 0 entries of 0 owners, 0 of 0 bytes, 0 evicted>, "
+            f"<RedisPipeline unix://{server.path}/0 <Link up, 0 replies and 0 bytes pending>>>"
         )
         assert cache.redis_up
 
@@ -187,7 +188,7 @@ def test_aliases_and_answers_share_one_bound() -> None:
     clock = Clock()
     cache = local_cache(clock, l1_bytes=100_000)
     for number in range(1000):
-        cache.store(key_of(str(number)), item_of(str(number)), 60, clock.now)
+        cache.store(key_of(str(number)), item_of(str(number)), rules(60), clock.now)
         cache.remember(ROUTE, ANNA, b"%d" % number, bytes(500), None, clock.now + 60)
         assert cache.l1_bytes <= 100_000
     assert cache.l1_bytes > 90_000
@@ -200,7 +201,7 @@ def test_counted_bytes_are_what_the_process_takes() -> None:
     try:
         for number in range(5000):
             text = b"%08d" % number
-            cache.store(text * 4, Item(text * 40, 1000 + number), 60, clock.now)
+            cache.store(text * 4, Item(text * 40, 1000 + number), rules(60), clock.now)
             cache.remember(ROUTE, ANNA, text * 40, text * 50, None, clock.now + 60)
         taken, _ = tracemalloc.get_traced_memory()
     finally:

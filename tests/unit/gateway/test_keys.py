@@ -91,9 +91,14 @@ def test_rotation_keeps_the_old_key_beside_the_new_one() -> None:
     assert both == make(Keyring(OTHER)) + make(Keyring(SECRET))
 
 
-def test_naming_and_proving_do_not_share_a_key() -> None:
+def test_naming_and_sealing_do_not_share_a_key() -> None:
     ring = Keyring(SECRET)
-    assert len({ring.naming[0](b"x"), ring.proving[0](b"x"), Mac(SECRET)(b"x")}) == 3
+    assert len({ring.naming[0](b"x"), ring.sealing[0](b"x"), Mac(SECRET)(b"x")}) == 3
+
+
+def test_another_epoch_makes_another_key() -> None:
+    keys = {make(epoch=epoch) for epoch in (b"", b"1.0", b"0.1", b"1.1")}
+    assert len(keys) == 4
 
 
 def test_the_file_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:

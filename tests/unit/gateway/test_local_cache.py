@@ -105,4 +105,4 @@ def test_counted_bytes_are_real_bytes() -> None:
 def test_says_what_it_holds() -> None:
     cache: LocalCache[str] = LocalCache(8 * ONE)
     put(cache, "a")
-    assert repr(cache) == "<LocalCache 1 entries, 1000 of 8000 bytes, 0 evicted>"
+    assert repr(cache) == "<LocalCache 1 entries of 1 owners, 1000 of 8000 bytes, 0 evicted>"

@@ -1,0 +1,73 @@
+"""When everything of a service or of a tenant was last thrown away.
+
+An epoch is part of every key, so answers from before it are never found again, in whatever layer
+they lie, and nothing has to be searched for or deleted. ``invalidation`` tells the gateways of each
+other's; the last one wins, and none is ever taken back.
+"""
+
+from binascii import hexlify
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from sluice_gateway.keys import Keyring
+
+Kind = Literal["service", "tenant"]
+
+MAX_AGE_MS: Final = 62 * 86_400_000
+"""Older ones need not be known: what they are about has expired."""
+
+
+class Epochs:
+    """Epochs by field: a name that tells nothing to who can read Redis.
+
+    An epoch is the time of the invalidation in milliseconds since the Unix epoch.
+    """
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._at: dict[bytes, int] = {}
+        self._known: dict[tuple[str, bytes], int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is any: as long as there is none, nobody need ask."""
+        return bool(self._at)
+
+    def of(self, service: str, scope: bytes) -> bytes:
+        """The part of a key that the epochs of a service and a tenant's scope are."""
+        if not self._at:
+            return b""
+        return b"%d.%d" % (self._last("service", service.encode()), self._last("tenant", scope))
+
+    def fields(self, kind: Kind, name: bytes) -> list[bytes]:
+        """Where its epoch stands, under each secret of the ring."""
+        message = b"sluice epoch %b:%b" % (kind.encode(), name)
+        return [hexlify(mac(message)) for mac in self._keyring.naming]
+
+    def raise_to(self, at: int, fields: Iterable[bytes]) -> bool:
+        """Take over an epoch; False when none of the fields knew less."""
+        older = [field for field in fields if self._at.get(field, 0) < at]
+        for field in older:
+            self._at[field] = at
+        if older:
+            self._known.clear()
+        return bool(older)
+
+    def missing(self, others: dict[bytes, int], now_ms: int) -> dict[bytes, int]:
+        """What is known here and not to ``others``, old ones left aside."""
+        return {
+            field: at
+            for field, at in self._at.items()
+            if at > others.get(field, 0) and at > now_ms - MAX_AGE_MS
+        }
+
+    def _last(self, kind: Kind, name: bytes) -> int:
+        known = self._known.get((kind, name))
+        if known is None:
+            if len(self._known) >= 10_000:
+                self._known.clear()
+            at = [self._at.get(field, 0) for field in self.fields(kind, name)]
+            known = self._known[kind, name] = max(at)
+        return known
+
+    def __repr__(self) -> str:
+        return f"<Epochs {len(self._at)}>"

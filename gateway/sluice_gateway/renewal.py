@@ -1,0 +1,108 @@
+"""Answers that are computed anew behind their callers' backs, because their time is nearly up.
+
+``dispatch`` hands in an exchange that was answered from the cache and says which of its answers to
+renew. That is work of the gateway's own: bounded, never for a key twice at once, only while a
+worker is ready and nobody waits, and nobody's demand. What comes of it goes into the cache.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from sluice_api.call import Call
+from sluice_api.routes import CANONICAL_ROUTES, canonical_body
+from sluice_api.tasks import Task
+from sluice_gateway.auth import Tenant
+from sluice_gateway.exchange import Answer, Exchange, Request
+from sluice_gateway.head import Head, parse_head
+from sluice_gateway.service import Service
+
+MAX_RUNNING: Final = 32
+"""Requests for renewal at once in one process; a further one is left to the next reader."""
+MAX_INPUTS: Final = 64
+"""Inputs of one request that are renewed together."""
+
+Serve = Callable[[Request, Tenant, Service], None]
+
+
+class Renewals:
+    """What is being renewed.
+
+    Args:
+        serve: answers a request of the gateway's own.
+    """
+
+    def __init__(self, serve: Serve) -> None:
+        self._serve = serve
+        self._keys: set[bytes] = set()
+        self._running = 0
+
+    def __repr__(self) -> str:
+        return f"<Renewals {self._running} running>"
+
+    def want(self, exchange: Exchange, now: float) -> None:
+        """Compute the answers at ``exchange.renew`` anew, if now is a time for it."""
+        service, request = exchange.service, exchange.request
+        if request.background or service.removed or exchange.binding is not service.binding:
+            return
+        if not service.endpoints.ready or service.held or self._running >= MAX_RUNNING:
+            service.series.renewals["skipped"] += 1
+            return
+        keys = {exchange.keys[index]: index for index in exchange.renew}
+        new = {key: index for key, index in keys.items() if key not in self._keys}
+        if not new:
+            return
+        chosen = dict(list(new.items())[:MAX_INPUTS])
+        call = exchange.call
+        assert call.task is not None
+        self._keys.update(chosen)
+        self._running += 1
+        self._serve(
+            Request(
+                _head(call.task),
+                _body(call, list(chosen.values())),
+                _Silent(lambda status: self._ended(service, chosen, status)),
+                request.id[:100] + b".renewal",
+                now,
+                background=True,
+            ),
+            exchange.tenant,
+            service,
+        )
+
+    def _ended(self, service: Service, keys: dict[bytes, int], status: int) -> None:
+        self._running -= 1
+        self._keys.difference_update(keys)
+        service.series.renewals["done" if status == 200 else "failed"] += 1
+
+
+class _Silent:
+    """The caller of a renewal, who only wants to know how it went."""
+
+    def __init__(self, on_status: Callable[[int], None]) -> None:
+        self._on_status = on_status
+
+    def answer(self, answer: Answer) -> None:
+        self._on_status(answer.status)
+
+    def begin(self, answer: Answer) -> bool:
+        return True
+
+    def send(self, data: bytes) -> bool:
+        return True
+
+    def end(self) -> None:
+        self._on_status(200)
+
+    def break_off(self, data: bytes) -> None:
+        self._on_status(502)
+
+
+def _body(call: Call, indexes: list[int]) -> bytes:
+    return canonical_body(call, [call.inputs[index] for index in indexes])
+
+
+@lru_cache(maxsize=64)
+def _head(task: Task) -> Head:
+    path = CANONICAL_ROUTES[task].path.encode()
+    return parse_head(b"POST %b HTTP/1.1\r\nhost: sluice\r\ncache-control: no-cache\r\n\r\n" % path)
