@@ -219,6 +219,7 @@ def sluice(ports: list[int], port: int, *options: str) -> Iterator[Process]:
 def _answers(port: int) -> bool:
     body = json.dumps({"input": "x", "model": "bench", "encoding_format": "base64"}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/embeddings", body)
+    request.add_header("Content-Type", "application/json")
     request.add_header("Cache-Control", "no-store")
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:

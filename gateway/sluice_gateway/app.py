@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -23,17 +24,20 @@ from fastapi import FastAPI
 
 from sluice_api import metric_names, wire
 from sluice_api.errors import ApiError
+from sluice_gateway import descriptors
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Anonymous
 from sluice_gateway.cache import ResponseCache
 from sluice_gateway.coalesce import Flights
 from sluice_gateway.control import admin, public
 from sluice_gateway.control.health import Health
+from sluice_gateway.cors import Cors
 from sluice_gateway.demand import DemandFeed
 from sluice_gateway.discovery import Discovery, StaticDiscovery
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
 from sluice_gateway.fallback import make_guarded
+from sluice_gateway.idempotency import Repeats
 from sluice_gateway.keys import Keyring
 from sluice_gateway.metrics import Metrics, Sample
 from sluice_gateway.precompute import Precompute
@@ -114,6 +118,9 @@ class Gateway:
             faults=self.metrics.cache_fault,
         )
         self.flights = Flights()
+        self.repeats = Repeats(
+            settings.repeats_seconds, settings.repeats_bytes, self.metrics.repeated
+        )
         self.access_log = AccessLog(1) if settings.access_log else None
         authenticator = Anonymous(secrets.token_bytes(32))
         dispatcher = Dispatcher(
@@ -125,8 +132,9 @@ class Gateway:
             wheel=self.wheel,
             unrouted=self.metrics.unrouted,
             access_log=self.access_log,
+            repeats=self.repeats,
         )
-        self.edge = Edge(dispatcher, settings.limits)
+        self.edge = self._edge(dispatcher)
         self.precompute = Precompute(dispatcher, self.services.tracks, self.edge.new_id)
         self._watch_metrics()
         self.public_app = public.make_app(self.edge, self.services, authenticator, self.health)
@@ -145,7 +153,7 @@ class Gateway:
     def status(self) -> dict[str, str]:
         """One line about each part."""
         parts = (self.edge, self.services, self.cache, self.flights, self.wheel, self.discovery)
-        more = (self.feed, self.precompute)
+        more = (self.feed, self.precompute, self.repeats)
         return {type(part).__name__: repr(part) for part in (*parts, *more)}
 
     async def serve(
@@ -249,6 +257,21 @@ class Gateway:
         await _answering(asked, port)
         self.health.reached = True
         on_ready(url_of(listening))
+
+    def _edge(self, dispatcher: Dispatcher) -> Edge:
+        settings = self.settings
+        limits = settings.limits
+        count = descriptors.connections(limits.connections)
+        if count < limits.connections:
+            log.warning(
+                "fewer connections than set, for so few files may be open",
+                extra={"count": count, "set": limits.connections},
+            )
+        origins = settings.cors_origins
+        cors = Cors(origins, credentials=settings.cors_credentials) if origins else None
+        return Edge(
+            dispatcher, replace(limits, connections=count), cors, self.metrics.connection_cut
+        )
 
     def _server(self, app: FastAPI, *, owns_signals: bool) -> _Server:
         protocol = partial(make_fast if owns_signals else make_guarded, self.edge)

@@ -16,12 +16,12 @@ _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 class ChunkedBody:
     """Collects one body. ``feed`` until :attr:`complete`; :attr:`rest` is what came after it."""
 
-    __slots__ = ("_left", "_line", "_parts", "complete", "received", "rest")
+    __slots__ = ("_data", "_left", "_line", "complete", "received", "rest")
 
     def __init__(self) -> None:
         self._line = b""
         self._left = 0  # bytes of the current chunk's data that are still to come
-        self._parts: list[bytes] = []
+        self._data = bytearray()  # A list of parts would hold chunks of a byte each very dearly.
         self.received = 0
         self.complete = False
         self.rest = b""
@@ -32,7 +32,7 @@ class ChunkedBody:
 
     @property
     def body(self) -> bytes:
-        return b"".join(self._parts)
+        return bytes(self._data)
 
     def feed(self, data: bytes, limit: int) -> None:
         """Take more bytes. Raises ApiError ``bad_http``, or ``body_too_large`` beyond ``limit``."""
@@ -40,7 +40,7 @@ class ChunkedBody:
         while True:
             if self._left:
                 part = data[position : position + self._left]
-                self._parts.append(part)
+                self._data += part
                 self._left -= len(part)
                 position += len(part)
                 if self._left:
@@ -65,7 +65,7 @@ class ChunkedBody:
 
         The last chunk's framing includes the empty line that ends the body.
         """
-        lead = b"\r\n" if self._parts else b""
+        lead = b"\r\n" if self._data else b""
         longest = len(lead) + MAX_SIZE_DIGITS + 4
         held = len(self._line)
         line = self._line + data[position : position + longest - held]

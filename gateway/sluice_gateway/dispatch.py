@@ -21,6 +21,7 @@ from urllib.parse import quote
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.routes import V2_PREFIX, V2_SUFFIX, check_task
+from sluice_gateway import tensors
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Authenticator, Tenant
 from sluice_gateway.broadcast import Broadcast, Live
@@ -37,7 +38,8 @@ from sluice_gateway.exchange import (
 )
 from sluice_gateway.forward import Forward, Rebound, deadline
 from sluice_gateway.freshness import Use, judge
-from sluice_gateway.head import PLAIN
+from sluice_gateway.head import PLAIN, Head
+from sluice_gateway.idempotency import Pending, Repeats
 from sluice_gateway.keys import Keyring, item_keys
 from sluice_gateway.metrics import ServiceSeries
 from sluice_gateway.renewal import Renewals
@@ -75,6 +77,7 @@ class Dispatcher:
         wheel: TimerWheel,
         unrouted: ServiceSeries,
         access_log: AccessLog | None,
+        repeats: Repeats,
     ) -> None:
         self._authenticator = authenticator
         self._services = services
@@ -86,14 +89,34 @@ class Dispatcher:
         self._wheel = wheel
         self._unrouted = unrouted
         self._access_log = access_log
+        self._repeats = repeats
 
-    def handle(self, request: Request) -> Exchange | None:
+    def check(self, head: Head) -> None:
+        """Raise the ApiError that a request would be refused with for its head alone."""
+        if head.refusal is not None:
+            code, message = head.refusal
+            raise ApiError(code, message)
+        self._authenticator.identify(head.authorization)
+
+    def handle(self, request: Request) -> Pending | None:
         """Answer ``request``, now or later. Returns what can be cancelled, if it is later."""
         try:
             if request.head.refusal is not None:
                 code, message = request.head.refusal
                 raise ApiError(code, message)
             tenant = self._authenticator.identify(request.head.authorization)
+            if tensors.spoken(request):
+                request = tensors.as_json(request)
+            if request.head.idempotency_key is not None:
+                admit = partial(self._admit, tenant=tenant)
+                return self._repeats.handle(request, tenant.scope, time.monotonic(), admit)
+        except Exception as error:
+            self._refuse(request, error)
+            return None
+        return self._admit(request, tenant)
+
+    def _admit(self, request: Request, tenant: Tenant) -> Exchange | None:
+        try:
             if self._answer_known_body(request, tenant):
                 return None
             exchange = self._open(request, tenant)

@@ -5,17 +5,28 @@ take their limits and request ids from it, and have it enforce their times.
 """
 
 import asyncio
+import heapq
 import itertools
 import secrets
 import time
+from collections.abc import Callable
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Final, Protocol
 
-from sluice_api.errors import ApiError
+from sluice_api.errors import ApiError, render
+from sluice_gateway.cors import Cors
 from sluice_gateway.dispatch import Dispatcher
+from sluice_gateway.head import Head
 from sluice_gateway.settings import EdgeLimits
 
+STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
 SWEEP_SECONDS: Final = 0.25
+EVICTED_AT_ONCE: Final = 0.01
+"""Part of all connections; making room for many at a time, none of them costs much."""
 
 
 class Timed(Protocol):
@@ -26,7 +37,16 @@ class Timed(Protocol):
         """No request is coming in or being answered."""
         ...
 
+    @property
+    def owing_since(self) -> float | None:
+        """Since when the client is expected to send something; None while an answer is due."""
+        ...
+
     def enforce_times(self, now: float) -> None: ...
+
+    def evict(self) -> None:
+        """Close, for others need the place."""
+        ...
 
     def cut_short(self, error: ApiError) -> None:
         """The process ends before the answer does."""
@@ -38,11 +58,24 @@ class Connections:
 
     Args:
         limits: sizes and times a client is held to.
+        cors: which pages may call; None: none but the gateway's own.
+        cut: told why a connection is ended by us; for the metrics.
+
+    Attributes:
+        buffered: bytes of all bodies that are not complete.
     """
 
-    def __init__(self, limits: EdgeLimits) -> None:
+    def __init__(
+        self,
+        limits: EdgeLimits,
+        cors: Cors | None = None,
+        cut: Callable[[str], None] = lambda cause: None,
+    ) -> None:
         self.limits = limits
+        self.cors = cors
+        self.cut = cut
         self.connections: set[Timed] = set()
+        self.buffered = 0
         self.draining = False
         self.date = b""
         prefix = secrets.token_hex(6)
@@ -56,6 +89,30 @@ class Connections:
 
     def new_id(self) -> bytes:
         return next(self._ids)
+
+    def has_room(self) -> bool:
+        """Whether one more connection may be kept, after closing who has been slow for longest."""
+        connections = self.connections
+        if len(connections) < self.limits.connections:
+            return True
+        owing = [(since, id(c), c) for c in connections if (since := c.owing_since) is not None]
+        for _, _, connection in heapq.nsmallest(
+            max(1, int(len(connections) * EVICTED_AT_ONCE)), owing
+        ):
+            connections.discard(connection)
+            connection.evict()
+            self.cut("evicted")
+        return len(connections) < self.limits.connections
+
+    def hold(self, size: int) -> None:
+        """Keep so many bytes of an incomplete body. Raises ApiError; they count nevertheless."""
+        self.buffered += size
+        if self.buffered > self.limits.buffered_bytes:
+            raise ApiError(
+                "receiving_too_much",
+                "The bodies that are coming in leave no room for this one.",
+                retry_after=1.0,
+            )
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweep(loop)
@@ -79,6 +136,34 @@ class Connections:
 class Edge(Connections):
     """The connections of applications, and the way in."""
 
-    def __init__(self, dispatcher: Dispatcher, limits: EdgeLimits) -> None:
-        super().__init__(limits)
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        limits: EdgeLimits,
+        cors: Cors | None = None,
+        cut: Callable[[str], None] = lambda cause: None,
+    ) -> None:
+        super().__init__(limits, cors, cut)
         self.dispatcher = dispatcher
+
+
+def refusal(edge: Connections, error: ApiError, head: Head | None) -> bytes:
+    """A whole answer to what is no request that could be served; the connection ends with it.
+
+    Args:
+        head: of the request, where as much as that could be read.
+    """
+    path, given = (head.path, head.request_id) if head is not None else ("/v1", None)
+    request_id = given or edge.new_id()
+    rendered = render(error, path=path, request_id=request_id.decode("latin-1"))
+    lines = b"".join(b"%b: %b\r\n" % (n.encode(), v.encode()) for n, v in rendered.headers)
+    if edge.cors is not None:
+        lines += edge.cors.lines(head.origin if head is not None else None)
+    return b"%b%bcontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close\r\n\r\n%b" % (
+        STATUS_LINES[rendered.status],
+        edge.date,
+        len(rendered.body),
+        request_id,
+        lines,
+        b"" if head is not None and head.method == b"HEAD" else rendered.body,
+    )

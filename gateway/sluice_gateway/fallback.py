@@ -1,11 +1,12 @@
-"""uvicorn's own HTTP protocol, held to the same limits as the fast edge.
+"""uvicorn's own HTTP protocol behind the strictness and the limits of the fast edge.
 
 Connections that ask for the control surface end up here (``protocol`` hands them over); the admin
-port uses it alone. What uvicorn does not bound – head size, number of headers, time to send them –
-is bounded by overriding its parser callbacks.
+port uses it alone. Requests are read as the fast edge reads them, head by ``head`` and body by
+``chunks``, and only what passed goes on to uvicorn: so both edges refuse the same, and nothing that
+uvicorn would be lax about reaches it.
 """
 
-import asyncio
+import re
 import time
 from typing import Any, Final, Protocol, Self
 
@@ -13,16 +14,16 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from sluice_api.errors import ApiError, render
-from sluice_gateway.edge import Connections
-from sluice_gateway.head import MAX_HEAD_BYTES, MAX_HEADERS
-
-_STATUS: Final = {400: b"400 Bad Request", 408: b"408 Request Timeout"}
-_TOO_LARGE: Final = b"431 Request Header Fields Too Large"
-
+from sluice_api.errors import ApiError
+from sluice_gateway.chunks import ChunkedBody
+from sluice_gateway.edge import Connections, refusal
+from sluice_gateway.head import MAX_HEAD_BYTES, Head, parse_head
 
 CONNECTION: Final = "sluice.connection"
 """Among the extensions of an ASGI scope: the :class:`Connection` behind the request."""
+
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r]*", re.IGNORECASE)
+_EXPECT = re.compile(rb"\r\nexpect:[^\r]*", re.IGNORECASE)
 
 
 class Streaming(Protocol):
@@ -42,22 +43,26 @@ def make_guarded(
     config: Config,
     server_state: ServerState,
     app_state: dict[str, Any],
-    _loop: asyncio.AbstractEventLoop | None = None,
+    _loop: Any = None,
 ) -> "GuardedProtocol":
     """A protocol for a port without inference routes; uvicorn calls it, ``edge`` bound before."""
     return GuardedProtocol(config, server_state, app_state, _loop).guarded_by(edge)
 
 
 class Connection:
-    """What ASGI does not offer to one who streams an answer.
+    """What ASGI does not offer to one who answers.
 
     Args:
         cycle: uvicorn's, of this request; requests may wait behind it.
+        head: of the request.
     """
 
-    def __init__(self, protocol: "GuardedProtocol", cycle: RequestResponseCycle) -> None:
+    def __init__(
+        self, protocol: "GuardedProtocol", cycle: RequestResponseCycle, head: Head
+    ) -> None:
         self._protocol = protocol
         self._cycle = cycle
+        self.head = head
 
     @property
     def is_lost(self) -> bool:
@@ -83,90 +88,242 @@ class GuardedProtocol(HttpToolsProtocol):
     _edge: Connections
     streaming: Streaming | None = None
     """Set by who streams an answer over it, for as long as that takes."""
-    _head_bytes = 0  # received while the head is incomplete
-    _header_bytes = 0
-    _in_head = False
-    _head_since = 0.0
+    _ahead = b""  # not read yet
+    _head: Head | None = None  # of the request whose body is coming in
+    _partial = False  # the beginning of a head has come
+    _parsed: Head | None = None  # of the request that uvicorn was given last
+    _need = 0  # bytes of the body still to come
+    _held = 0  # bytes of it that the edge counts
+    _chunks: ChunkedBody | None = None
+    _refusal: tuple[ApiError, Head | None] | None = None  # is due after what is being answered
+    _discarding = False
+    _stalled_since: float | None = None
+    _since = 0.0  # when the present phase of reading began
 
     def guarded_by(self, edge: Connections) -> Self:
         """Have ``edge`` enforce the times of this connection."""
         self._edge = edge
         return self
 
+    def __repr__(self) -> str:
+        phase = "body" if self._head else "head" if self._ahead else "idle" if self.idle else "busy"
+        return f"<GuardedProtocol {phase}>"
+
     @property
     def idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.disconnected
+
+    @property
+    def owing_since(self) -> float | None:
+        owes = self._head is not None or self.idle
+        return self._since if owes and self._stalled_since is None else None
 
     def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
         super().connection_made(transport)
+        self._since = time.monotonic()
         self._edge.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._edge.connections.discard(self)
+        self._let_body_go()
         super().connection_lost(exc)
         if self.streaming is not None:
             self.streaming.lost()
 
+    def pause_writing(self) -> None:
+        self._stalled_since = time.monotonic()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stalled_since = None
+        super().resume_writing()
+
+    # A request coming in --------------------------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
-        if not self._in_head:
-            self._head_bytes = 0
-        super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._too_large():
-                self._send(ApiError("headers_too_large", "The head is larger than is accepted."))
+        if self._discarding:
+            return
+        if self._ahead:
+            data, self._ahead = self._ahead + data, b""
+        try:
+            while data and not self._discarding and not self.transport.is_closing():
+                data = self._take_head(data) if self._head is None else self._take_body(data)
+        except ApiError as error:
+            self._refuse(error)
 
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        self._header_bytes = 0
-        self._head_since = time.monotonic()
-        super().on_message_begin()
+    def _take_head(self, data: bytes) -> bytes:
+        """Give uvicorn a head. Returns what follows it; keeps everything if it is not complete."""
+        if data[:2] == b"\r\n":
+            return data[2:]  # RFC 9112 §2.2: an empty line before a request is ignored.
+        end = data.find(b"\r\n\r\n") + 4
+        if max(end, 0 if end >= 4 else len(data)) > MAX_HEAD_BYTES:
+            raise ApiError("headers_too_large", f"The head has more than {MAX_HEAD_BYTES} bytes.")
+        if end < 4:
+            if b"\n\n" in data:
+                raise ApiError("bad_http", "Lines must end with CRLF.")
+            if not self._partial:
+                self._partial = True
+                self._since = time.monotonic()
+            self._ahead = data
+            return b""
+        self._partial = False
+        head = parse_head(data[:end])
+        self._since = time.monotonic()
+        limit = self._edge.limits.body_bytes
+        if head.content_length > limit:
+            self._refuse(
+                ApiError(
+                    "body_too_large",
+                    f"The body has {head.content_length} bytes, at most {limit} are taken.",
+                ),
+                head,
+            )
+            return b""
+        self._need = head.content_length
+        self._chunks = ChunkedBody() if head.chunked else None
+        self._parsed = head
+        super().data_received(_plain(data[:end], head))
+        if head.chunked or self._need:
+            self._head = None if self._discarding else head
+        else:
+            self._received()
+        return data[end:]
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        super().on_header(name, value)
+    def _take_body(self, data: bytes) -> bytes:
+        """Give uvicorn what belongs to the body. Returns what follows it."""
+        if self._chunks is not None:
+            self._hold(len(data))
+            self._chunks.feed(data, self._edge.limits.body_bytes)
+            rest = self._chunks.rest if self._chunks.complete else b""
+            part = data[: len(data) - len(rest)]
+            done = self._chunks.complete
+        else:
+            part = data[: self._need]
+            self._hold(len(part))
+            self._need -= len(part)
+            rest = data[len(part) :]
+            done = self._need == 0
+        if done:
+            self._head = self._chunks = None
+            self._let_body_go()
+            self._since = time.monotonic()
+        super().data_received(part)
+        if done:
+            self._received()
+        return rest
+
+    def _received(self) -> None:
+        """A request is here in full: if it is the connection's last, nothing more is read."""
+        if self._parsed is not None and not self._parsed.keep_alive:
+            self._discarding = True
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._edge.hold(size)
+
+    def _let_body_go(self) -> None:
+        self._edge.buffered -= self._held
+        self._held = 0
 
     def on_headers_complete(self) -> None:
-        if self._too_large():
-            raise ValueError("head too large")  # llhttp stops; uvicorn calls send_400_response.
-        self._in_head = False
         super().on_headers_complete()
-        self.scope["extensions"] = {CONNECTION: Connection(self, self.cycle)}  # type: ignore[dict-item]
+        assert self._parsed is not None
+        connection = Connection(self, self.cycle, self._parsed)
+        self.scope["extensions"] = {CONNECTION: connection}  # type: ignore[dict-item]
 
     def send_400_response(self, msg: str) -> None:
-        if self._too_large():
-            self._send(ApiError("headers_too_large", "The head is larger than is accepted."))
-        else:
-            self._send(ApiError("bad_http", "The request could not be parsed."))
+        self._refuse(ApiError("bad_http", "The request could not be parsed."))
+
+    # What is refused ------------------------------------------------------------------------------
+
+    def _refuse(self, error: ApiError, head: Head | None = None) -> None:
+        """Answer ``error`` after what is asked already, and close."""
+        self._discarding = True
+        self._ahead = b""
+        self._let_body_go()
+        broken, self._head = self._head, None
+        self._refusal = (error, head or broken)
+        if broken is not None and self.cycle is not None and not self.cycle.response_complete:
+            # The request is being answered, or waits to be, and will never be complete.
+            cycle = self.cycle
+            cycle.disconnected = True
+            cycle.message_event.set()
+            waiting = [entry for entry in self.pipeline if entry[0] is cycle]
+            for entry in waiting:
+                self.pipeline.remove(entry)
+            if cycle.response_started:
+                self.transport.close()
+            elif not waiting:
+                self._send_refusal()
+        elif self.idle:
+            self._send_refusal()
+
+    def on_response_complete(self) -> None:
+        last = not self.pipeline
+        unread = self._head is not None and self._parsed is self._head and last
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if last and self._refusal is not None:
+            self._send_refusal()
+        elif unread and self._head is not None and self._head.expect_continue:
+            # It may send its body all the same, or not: where the next request begins is not known.
+            self.transport.close()
+
+    def _send_refusal(self) -> None:
+        assert self._refusal is not None
+        error, head = self._refusal
+        if self.transport.is_closing():
+            return
+        self._edge.cut(error.code)
+        self.transport.write(refusal(self._edge, error, head))
+        self._since = time.monotonic()
+        self._unset_keepalive_if_required()
+        self.transport.write_eof()  # As on the fast edge: closing now could lose the answer.
+
+    def evict(self) -> None:
+        self.transport.close()
+
+    # Time -----------------------------------------------------------------------------------------
 
     def enforce_times(self, now: float) -> None:
-        """Times of body and keep-alive are enforced by the routes and by uvicorn."""
+        """Times between a complete request and its answer are those of its route."""
+        limits, spent = self._edge.limits, now - self._since
         if self.streaming is not None:
             self.streaming.enforce_times(now)
-        elif self._in_head and now - self._head_since > self._edge.limits.head_seconds:
-            self._send(ApiError("request_timeout", "The headers did not arrive in time."))
+        elif self._stalled_since is not None:
+            if now - self._stalled_since > limits.write_seconds:
+                self._edge.cut("stalled")
+                self.transport.abort()
+        elif self._discarding:
+            if self.idle and spent > limits.linger_seconds:
+                self.transport.abort()
+        elif self._head is not None:
+            if spent > limits.body_seconds:
+                self._refuse(ApiError("request_timeout", "The body did not arrive in time."))
+        elif self._partial:
+            if spent > limits.head_seconds:
+                self._refuse(ApiError("request_timeout", "The headers did not arrive in time."))
+        elif self.cycle is None and spent > limits.head_seconds:
+            self._edge.cut("idle")
+            self.transport.close()
 
     def cut_short(self, error: ApiError) -> None:
         """The process ends: who still follows a stream is told."""
         if self.streaming is not None:
             self.streaming.cut_short(error)
 
-    def _too_large(self) -> bool:
-        return self._in_head and (
-            max(self._head_bytes, self._header_bytes) > MAX_HEAD_BYTES
-            or len(self.headers) > MAX_HEADERS
-        )
 
-    def _send(self, error: ApiError) -> None:
-        rendered = render(error, path="/v1", request_id=self._edge.new_id().decode())
-        headers = b"".join(b"%b: %b\r\n" % (n.encode(), v.encode()) for n, v in rendered.headers)
-        self.transport.write(
-            b"HTTP/1.1 %b\r\ncontent-length: %d\r\n%bconnection: close\r\n\r\n%b"
-            % (
-                _STATUS.get(rendered.status, _TOO_LARGE),
-                len(rendered.body),
-                headers,
-                rendered.body,
-            )
-        )
-        self.transport.close()
+def _plain(raw: bytes, head: Head) -> bytes:
+    """A head as uvicorn is to see it: what is asked for from its path on, and nothing to ignore.
+
+    An offer to upgrade may be ignored (RFC 9110 §7.8), but llhttp would stop reading at one.
+    """
+    line, rest = raw.split(b"\r\n", 1)
+    method, _, version = line.split(b" ")
+    target = b"/" if head.target == b"*" else head.target
+    rest = _UPGRADE.sub(b"", b"\r\n" + rest)
+    if not head.expect_continue:
+        rest = _EXPECT.sub(b"", rest)
+    return b"%b %b %b%b" % (method, target, version, rest)

@@ -3,7 +3,7 @@
 A keep-alive client sends the same head again and again, so parsing is a pure function of its bytes
 behind an LRU cache. llhttp (through httptools) judges the syntax and refuses every framing that two
 parsers could read differently; what it leaves open is refused here. Used by both edges:
-``protocol`` and the ordinary routes in ``control``.
+``protocol`` and ``fallback``.
 """
 
 import math
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import httptools
 
-from sluice_api import names
+from sluice_api import names, request_ids
 from sluice_api.call import Codec
 from sluice_api.errors import ApiError
 from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
@@ -26,9 +26,26 @@ MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
 
 V2_ROUTE: Final = V2_PREFIX + "{name}" + V2_SUFFIX
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_ONCE = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization"))
+_ONCE = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"authorization",
+        b"content-type",
+        b"idempotency-key",
+        b"inference-header-content-length",
+    )
+)
+_HOST = re.compile(rb"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
+_VISIBLE = re.compile(rb"[\x21-\x7e]{1,255}")
+_JSON = re.compile(
+    rb"application/(?:[a-z0-9.+-]+\+)?json(?P<parameters>(?:[ \t]*;[^;]*)*)", re.IGNORECASE
+)
+_CHARSET = re.compile(rb';[ \t]*charset[ \t]*=[ \t]*"?([^";]*)', re.IGNORECASE)
+_UTF8 = frozenset((b"utf-8", b"utf8", b"us-ascii", b"ascii"))
 
 
 class Route(NamedTuple):
@@ -40,6 +57,7 @@ class Route(NamedTuple):
 
 _ROUTES: Final = {path.encode(): Route(path, codec) for path, codec in POST_ROUTES.items()}
 _V2: Final = Route(V2_ROUTE, v2.CODEC)
+_BINARY: Final = names.INFERENCE_JSON_BYTES.encode()
 
 
 class Directives(NamedTuple):
@@ -66,14 +84,20 @@ class Head(NamedTuple):
     """What a request says before its body.
 
     Attributes:
+        target: what is asked for, from its path on.
         route: None when the path or the method is not an inference route's.
         model: the name in the path, for routes that carry it there.
         content_length: 0 as well when the body is chunked.
+        expect_continue: the client sends its body once it is told to.
         refusal: code and message of what is wrong with it beyond its framing.
         takes_chunks: an answer of unknown length may be framed in chunks; HTTP/1.0 knows none.
+        origin: the page that a browser sends this for.
+        idempotency_key: equal requests with the same key are one request.
+        json_bytes: how much of the body is JSON, where tensors follow it as bytes.
     """
 
     method: bytes
+    target: bytes
     path: str
     route: Route | None
     model: str | None
@@ -88,6 +112,9 @@ class Head(NamedTuple):
     directives: Directives
     refusal: tuple[str, str] | None
     takes_chunks: bool = True
+    origin: bytes | None = None
+    idempotency_key: bytes | None = None
+    json_bytes: int | None = None
 
 
 class _Collector:
@@ -117,8 +144,8 @@ class _Collector:
 def parse_head(raw: bytes) -> Head:
     """Parse a head, its final empty line included.
 
-    Raises ApiError ``bad_http`` or ``headers_too_large``; the connection must then be closed,
-    because where the next request begins cannot be trusted.
+    Raises ApiError ``bad_http``, ``headers_too_large`` or ``method_not_allowed``; the connection
+    must then be closed, because where the next request begins cannot be trusted.
     """
     collected = _Collector()
     parser = collected.parser
@@ -142,6 +169,8 @@ def parse_head(raw: bytes) -> Head:
     headers = _joined(collected.headers)
     if version == "1.1" and b"host" not in headers:
         raise ApiError("bad_http", "The Host header is missing.")
+    if not _HOST.fullmatch(headers.get(b"host", b"")):
+        raise ApiError("bad_http", "The Host header is not the name of a host.")
     chunked = b"transfer-encoding" in headers
     if chunked and (version == "1.0" or headers[b"transfer-encoding"].lower() != b"chunked"):
         raise ApiError("bad_http", "Transfer-Encoding must be chunked, in HTTP/1.1 only.")
@@ -166,35 +195,69 @@ def _head(
     chunked: bool,
 ) -> Head:
     method = collected.parser.get_method()
-    path, route, model = _route(method, collected.target)
+    target = _target(method, collected.target, headers.get(b"host"))
+    path, route, model = _route(method, target)
     request_id = headers.get(names.REQUEST_ID.encode())
-    if request_id is not None and not _REQUEST_ID.fullmatch(request_id):
+    if request_id is not None and not request_ids.harmless(request_id):
         request_id = None
     traceparent = headers.get(b"traceparent")
     if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = None
-    refusal = None
-    encoding = headers.get(b"content-encoding", b"identity").lower()
-    if encoding != b"identity":
-        refusal = ("unsupported_media_type", f"Got Content-Encoding {encoding.decode('latin-1')}.")
+    new = collected.parser.get_http_version() == "1.1"
+    # RFC 9110 §10.1.1: HTTP/1.0 knows no expectations.
+    expect = headers.get(b"expect", b"").lower() if new else b""
     deadline, problem = _deadline(headers.get(names.DEADLINE_MS.encode()))
     return Head(
         method=method,
+        target=target,
         path=path,
         route=route,
         model=model,
         content_length=int(headers.get(b"content-length", b"0")),
         chunked=chunked,
         keep_alive=collected.keep_alive,
-        expect_continue=headers.get(b"expect", b"").lower() == b"100-continue",
+        expect_continue=expect == b"100-continue",
         request_id=request_id,
         traceparent=traceparent,
         authorization=headers.get(b"authorization"),
         deadline_seconds=deadline,
         directives=_directives(headers.get(b"cache-control")),
-        refusal=refusal or problem,
-        takes_chunks=collected.parser.get_http_version() == "1.1",
+        refusal=_unmet(expect) or _medium(headers) or problem or _unfit_key(headers),
+        takes_chunks=new,
+        origin=headers.get(b"origin"),
+        idempotency_key=headers.get(names.IDEMPOTENCY_KEY.encode()),
+        json_bytes=_json_bytes(headers),
     )
+
+
+def _target(method: bytes, target: bytes, host: bytes | None) -> bytes:
+    """What is asked for, from its path on (RFC 9112 §3.2). Raises ApiError."""
+    if method == b"CONNECT":
+        raise ApiError("method_not_allowed", "This is no proxy: CONNECT is not served.")
+    if absolute := _ABSOLUTE.fullmatch(target):
+        authority, rest = absolute.groups()
+        if host is not None and authority.lower() != host.lower():
+            raise ApiError("bad_http", "The request line and the Host header name two hosts.")
+        target = rest if rest.startswith(b"/") else b"/" + rest
+    if not target.startswith(b"/") and (method, target) != (b"OPTIONS", b"*"):
+        raise ApiError("bad_http", "The request line names no path.")
+    if not target.isascii() or b"#" in target:
+        raise ApiError("bad_http", "The path must be ASCII, without a fragment.")
+    return target
+
+
+def routed(head: Head, path: str) -> Head:
+    """``head`` for the inference route at ``path``, whose escapes are resolved.
+
+    Raises ApiError ``route_not_found``.
+    """
+    route = _ROUTES.get(path.encode())
+    model = None
+    if route is None and path.startswith(V2_PREFIX) and path.endswith(V2_SUFFIX):
+        route, model = _V2, path[len(V2_PREFIX) : -len(V2_SUFFIX)]
+    if route is None:
+        raise ApiError("route_not_found", f"There is nothing at {path}.")
+    return head._replace(path=path, route=route, model=model)
 
 
 def _route(method: bytes, target: bytes) -> tuple[str, Route | None, str | None]:
@@ -212,14 +275,66 @@ def _route(method: bytes, target: bytes) -> tuple[str, Route | None, str | None]
     return path, None, None
 
 
+def _unmet(expect: bytes) -> tuple[str, str] | None:
+    if expect in (b"", b"100-continue"):
+        return None
+    return "expectation_failed", f"Got Expect: {_quoted(expect)}, which is not known here."
+
+
+def _medium(headers: dict[bytes, bytes]) -> tuple[str, str] | None:
+    """What is wrong with the form of the body, if anything is.
+
+    A body that does not say what it is, is taken for JSON. One that says it is something else must
+    not be: pages of any site may post texts and forms without asking, but not JSON.
+    """
+    encoding = headers.get(b"content-encoding", b"identity").lower()
+    if encoding != b"identity":
+        return "unsupported_media_type", f"Got Content-Encoding {_quoted(encoding)}."
+    kind = headers.get(b"content-type", b"")
+    if not kind or (b"octet-stream" in kind and _BINARY in headers):
+        return None
+    match = _JSON.fullmatch(kind)
+    if match is None:
+        return "unsupported_media_type", f"Got Content-Type {_quoted(kind)}."
+    charset = _CHARSET.search(match["parameters"])
+    if charset is not None and charset[1].strip().lower() not in _UTF8:
+        return "unsupported_media_type", f"Got the charset {_quoted(charset[1])}; JSON is UTF-8."
+    return None
+
+
+def _unfit_key(headers: dict[bytes, bytes]) -> tuple[str, str] | None:
+    key = headers.get(names.IDEMPOTENCY_KEY.encode())
+    if key is not None and not _VISIBLE.fullmatch(key):
+        return (
+            "invalid_field",
+            f"Idempotency-Key: got {_quoted(key)}, allowed 1 to 255 visible ASCII characters.",
+        )
+    if _BINARY in headers and _json_bytes(headers) is None:
+        return (
+            "invalid_field",
+            f"Inference-Header-Content-Length: got {_quoted(headers[_BINARY])}, "
+            "allowed how many bytes of the body are JSON.",
+        )
+    return None
+
+
+def _json_bytes(headers: dict[bytes, bytes]) -> int | None:
+    value = headers.get(_BINARY)
+    return int(value) if value is not None and value.isdigit() and len(value) < 12 else None
+
+
+def _quoted(value: bytes) -> str:
+    return repr(value[:80].decode("latin-1"))
+
+
 def _deadline(value: bytes | None) -> tuple[float | None, tuple[str, str] | None]:
     if value is None:
         return None, None
     if not value.isdigit() or not 0 < int(value[:12]) <= MAX_DEADLINE_MS:
-        shown = value[:40].decode("latin-1")
         return None, (
             "invalid_field",
-            f"{names.DEADLINE_MS}: got {shown!r}, needs milliseconds from 1 to {MAX_DEADLINE_MS}.",
+            f"{names.DEADLINE_MS}: got {_quoted(value)}, "
+            f"needs milliseconds from 1 to {MAX_DEADLINE_MS}.",
         )
     return int(value) / 1000, None
 

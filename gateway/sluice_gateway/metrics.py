@@ -131,11 +131,19 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._faults = exposition.counter(metric_names.GATEWAY_CACHE_FAULTS, self.registry)
+        self._cut = exposition.counter(metric_names.GATEWAY_CONNECTIONS_CUT, self.registry)
+        self._repeats = exposition.counter(metric_names.GATEWAY_REPEATS, self.registry)
         self.unrouted = ServiceSeries()
         """Requests that were refused before a service was found."""
 
     def cache_fault(self, cause: str) -> None:
         self._faults.labels(cause).inc()
+
+    def connection_cut(self, cause: str) -> None:
+        self._cut.labels(cause).inc()
+
+    def repeated(self, outcome: str) -> None:
+        self._repeats.labels(outcome).inc()
 
     def watch(self, samples: Callable[[], Iterable[Sample]]) -> None:
         """Collect the services' numbers through ``samples`` on each scrape."""

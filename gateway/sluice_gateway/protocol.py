@@ -9,26 +9,22 @@ answered one after the other; what a client sends ahead waits in a bounded buffe
 import asyncio
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from sluice_api.errors import ApiError, render
+from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
-from sluice_gateway.edge import Edge
-from sluice_gateway.exchange import Answer, Exchange, Request
+from sluice_gateway.edge import STATUS_LINES, Edge, refusal
+from sluice_gateway.exchange import Answer, Request
 from sluice_gateway.fallback import GuardedProtocol
 from sluice_gateway.head import MAX_HEAD_BYTES, Head, parse_head
+from sluice_gateway.idempotency import Pending
 
 MAX_AHEAD_BYTES: Final = 256 * 1024
 """What a connection may send beyond the request that is being answered."""
 
-_STATUS_LINES: Final = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
-    for status in HTTPStatus
-}
 HEARTBEAT_SECONDS: Final = 15.0
 """A stream that is silent for so long says that it lives, or proxies on the way would cut it."""
 HEARTBEAT: Final = b": still here\n\n"
@@ -57,8 +53,8 @@ class FastProtocol(asyncio.Protocol):
     __slots__ = (
         "_ahead", "_body", "_chunks", "_close_after",
         "_connections", "_discarding", "_edge", "_exchange",
-        "_fallback", "_handing", "_head", "_id", "_need", "_partial", "_paused", "_since", "_state",
-        "_streaming", "_transport", "_write_paused", "busy",
+        "_fallback", "_handing", "_head", "_held", "_id", "_need", "_partial", "_paused", "_since",
+        "_state", "_streaming", "_transport", "_used", "_write_paused", "busy",
     )  # fmt: skip
 
     def __init__(
@@ -71,10 +67,11 @@ class FastProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._ahead = b""  # not parsed yet
         self._head: Head | None = None  # of the request that is coming in or being answered
-        self._body: list[bytes] = []
+        self._body = bytearray()
         self._need = 0  # bytes of the body still to come
+        self._held = 0  # bytes of it that the edge counts
         self._chunks: ChunkedBody | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: Pending | None = None
         self._id = b""
         self._since = 0.0  # when the present phase began
         self._handing = False
@@ -84,6 +81,7 @@ class FastProtocol(asyncio.Protocol):
         self._discarding = False
         self._streaming = False  # the answer that is going out is a stream
         self._close_after = False
+        self._used = False  # a request has come in full
         self.busy = False
 
     def __repr__(self) -> str:
@@ -94,15 +92,24 @@ class FastProtocol(asyncio.Protocol):
     def idle(self) -> bool:
         return not self.busy and self._head is None
 
+    @property
+    def owing_since(self) -> float | None:
+        return None if self.busy or self._write_paused else self._since
+
     # asyncio.Protocol ----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
         self._since = time.monotonic()
+        if not self._edge.has_room():
+            self._reject(ApiError("too_many_connections", "There is no room.", retry_after=1.0))
+            self._transport.close()
+            return
         self._connections.add(self)
         self._edge.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._let_body_go()
         self._connections.discard(self)
         self._edge.connections.discard(self)
         if self._exchange is not None:
@@ -169,14 +176,14 @@ class FastProtocol(asyncio.Protocol):
         if head.route is None:
             self._hand_over(data)
             return b""
+        self._head = head
+        self._partial = False
         length = head.content_length
         if length > self._edge.limits.body_bytes:
             raise ApiError(
                 "body_too_large",
                 f"The body has {length} bytes, at most {self._edge.limits.body_bytes} are taken.",
             )
-        self._head = head
-        self._partial = False
         if not head.chunked and len(data) - end == length:  # The usual case: all of it, no more.
             self._complete(data[end:])
             return b""
@@ -189,6 +196,7 @@ class FastProtocol(asyncio.Protocol):
         else:
             self._need = length
         if head.expect_continue and len(data) == end:
+            self._edge.dispatcher.check(head)  # What is refused anyway need not be sent.
             self._transport.write(_CONTINUE)
         return data[end:]
 
@@ -204,6 +212,7 @@ class FastProtocol(asyncio.Protocol):
 
     def _take_body(self, data: bytes) -> bytes:
         if self._chunks is not None:
+            self._hold(len(data))
             self._chunks.feed(data, self._edge.limits.body_bytes)
             if not self._chunks.complete:
                 return b""
@@ -212,21 +221,34 @@ class FastProtocol(asyncio.Protocol):
             self._complete(body)
             return rest
         part = data[: self._need]
-        self._body.append(part)
+        self._hold(len(part))
+        self._body += part
         self._need -= len(part)
         if self._need == 0:
-            body = b"".join(self._body)
-            self._body = []
+            body = bytes(self._body)
+            self._body = bytearray()
             self._complete(body)
         return data[len(part) :]
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._edge.hold(size)
+
+    def _let_body_go(self) -> None:
+        """What has come of a body is of no more concern here."""
+        if self._held:
+            self._edge.buffered -= self._held
+            self._held = 0
 
     def _complete(self, body: bytes) -> None:
         """The request is here in full: dispatch it."""
         head = self._head
         assert head is not None
         edge = self._edge
+        if self._held:
+            self._let_body_go()
         self._id = head.request_id or edge.new_id()
-        self.busy = True
+        self.busy = self._used = True
         self._since = now = time.monotonic()
         self._handing = True
         exchange = edge.dispatcher.handle(Request(head, body, self, self._id, now))
@@ -255,16 +277,19 @@ class FastProtocol(asyncio.Protocol):
             return
         edge = self._edge
         closing = self._closing(head)
+        more = b"connection: close\r\n" if closing else b""
+        if edge.cors is not None:
+            more += edge.cors.lines(head.origin)
         transport.write(
             b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b"
             % (
-                _STATUS_LINES[answer.status],
+                STATUS_LINES[answer.status],
                 edge.date,
                 answer.content_type,
                 len(answer.body),
                 self._id,
                 answer.headers,
-                b"connection: close\r\n" if closing else b"",
+                more,
                 answer.body,
             )
         )
@@ -278,16 +303,20 @@ class FastProtocol(asyncio.Protocol):
             return False
         self._streaming = True
         closing = self._closing(head) or not head.takes_chunks
+        more = b"transfer-encoding: chunked\r\n" if head.takes_chunks else b""
+        if closing:
+            more += b"connection: close\r\n"
+        if self._edge.cors is not None:
+            more += self._edge.cors.lines(head.origin)
         self._transport.write(
-            b"%b%bcontent-type: %b\r\nx-request-id: %b\r\n%b%b%b\r\n"
+            b"%b%bcontent-type: %b\r\nx-request-id: %b\r\n%b%b\r\n"
             % (
-                _STATUS_LINES[answer.status],
+                STATUS_LINES[answer.status],
                 self._edge.date,
                 answer.content_type,
                 self._id,
                 answer.headers,
-                b"transfer-encoding: chunked\r\n" if head.takes_chunks else b"",
-                b"connection: close\r\n" if closing else b"",
+                more,
             )
         )
         self._close_after = closing
@@ -366,21 +395,11 @@ class FastProtocol(asyncio.Protocol):
 
     def _reject(self, error: ApiError) -> None:
         """Answer what is not a valid request, and close: what follows it cannot be trusted."""
-        path = self._head.path if self._head is not None else "/v1"
-        request_id = (self._head.request_id if self._head else None) or self._edge.new_id()
-        rendered = render(error, path=path, request_id=request_id.decode("latin-1"))
-        lines = b"".join(b"%b: %b\r\n" % (n.encode(), v.encode()) for n, v in rendered.headers)
-        self._transport.write(
-            b"%b%bcontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close\r\n\r\n%b"
-            % (
-                _STATUS_LINES[rendered.status],
-                self._edge.date,
-                len(rendered.body),
-                request_id,
-                lines,
-                rendered.body,
-            )
-        )
+        self._edge.cut(error.code)
+        self._transport.write(refusal(self._edge, error, self._head))
+        self._let_body_go()
+        self._body = bytearray()
+        self._chunks = None
         self._close_after = True
         self._head = None
         self._ahead = b""
@@ -389,6 +408,9 @@ class FastProtocol(asyncio.Protocol):
         self._discarding = True
         self._since = time.monotonic()
         self._transport.write_eof()
+
+    def evict(self) -> None:
+        self._transport.close()
 
     def cut_short(self, error: ApiError) -> None:
         """The process ends: whoever still waits is told."""
@@ -417,11 +439,13 @@ class FastProtocol(asyncio.Protocol):
         elif self._ahead:
             if spent > limits.head_seconds:
                 self._reject(ApiError("request_timeout", "The headers did not arrive in time."))
-        elif spent > limits.keep_alive_seconds:
+        elif spent > (limits.keep_alive_seconds if self._used else limits.head_seconds):
+            self._edge.cut("idle")
             self._transport.close()
 
     def _stalled(self) -> None:
         """The client has taken nothing for too long."""
+        self._edge.cut("stalled")
         if self._streaming and self._exchange is not None:
             self._exchange.cut_off("stalled")
         self._transport.abort()

@@ -5,6 +5,7 @@ looks at the environment.
 """
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,10 @@ from sluice_api.settings import (
 
 KUBERNETES: Final = "kubernetes"
 API_HOST: Final = "kubernetes.default.svc"
+EVERYBODY: Final = "*"
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?"
+)
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -36,6 +41,8 @@ class EdgeLimits:
     Attributes:
         linger_seconds: how long a refused client may go on sending before it is cut off.
         write_seconds: how long a client may take none of its answer.
+        connections: of clients, at one time.
+        buffered_bytes: of all bodies that are coming in, together.
     """
 
     body_bytes: int = names.MAX_BODY_BYTES
@@ -44,6 +51,8 @@ class EdgeLimits:
     keep_alive_seconds: float = 75.0
     write_seconds: float = 30.0
     linger_seconds: float = 2.0
+    connections: int = 8_192
+    buffered_bytes: int = 256 * MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,10 @@ class Settings:
         api_host, api_port: the API server, as Kubernetes tells every pod.
         service_account: folder with the ServiceAccount's ``token`` and ``ca.crt``.
         fd, admin_fd: listening sockets made by the parent process, instead of host and port.
+        cors_origins: whose pages may call from a browser; none: only the gateway's own.
+        cors_credentials: they may send cookies along.
+        repeats_seconds: how long the answer to an ``Idempotency-Key`` is remembered.
+        repeats_bytes: of all such answers together.
         drain_delay: seconds of going on, not ready any more, before the sockets close.
         drain_grace: seconds that requests in flight may take after that.
     """
@@ -78,6 +91,10 @@ class Settings:
     redis_url: str | None = None
     cache_secret: Path | None = None
     cache_bytes: int = 64 * MEBIBYTE
+    cors_origins: tuple[str, ...] = ()
+    cors_credentials: bool = False
+    repeats_seconds: float = 600.0
+    repeats_bytes: int = 16 * MEBIBYTE
     access_log: bool = False
     log_level: str = "info"
     drain_delay: float = 0.0
@@ -85,6 +102,11 @@ class Settings:
     limits: EdgeLimits = field(default_factory=EdgeLimits)
 
     def __post_init__(self) -> None:
+        if self.cors_credentials and (EVERYBODY in self.cors_origins or not self.cors_origins):
+            raise SettingsError(
+                "--cors-credentials lets pages send cookies along, so it needs --cors-origins with "
+                f"origins by name; got {','.join(self.cors_origins) or 'none'}."
+            )
         if not self.allow_anonymous_network:
             for host in (self.host, self.admin_host):
                 if not is_loopback(host):
@@ -116,6 +138,16 @@ def _discovery(value: str) -> str:
 
 def _words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    origins = _words(value)
+    for origin in origins:
+        if origin != EVERYBODY and not _ORIGIN.fullmatch(origin):
+            raise ValueError("origins such as https://app.example.com, or * for all")
+    if EVERYBODY in origins and len(origins) > 1:
+        raise ValueError("either * or origins by name")
+    return origins
 
 
 def _own(
@@ -242,6 +274,49 @@ OPTIONS: Final = (
     _own("head_seconds", "--head-timeout", "10s", _wait, "for a request's headers to arrive"),
     _own("body_seconds", "--body-timeout", "30s", _wait, "for a request's body to arrive"),
     _own("keep_alive_seconds", "--keep-alive", "75s", _wait, "an idle connection is kept"),
+    _own("write_seconds", "--write-timeout", "30s", _wait, "for a client that takes no answer"),
+    _own(
+        "connections",
+        "--max-connections",
+        "8192",
+        whole(1, 2**20),
+        "client connections at one time; beyond, the slowest client has to go",
+    ),
+    _own(
+        "buffered_bytes",
+        "--max-receiving-mib",
+        "256",
+        mebibytes(1, 2**20),
+        "mebibytes of all request bodies that are coming in at one time",
+    ),
+    _own(
+        "cors_origins",
+        "--cors-origins",
+        "",
+        _origins,
+        "origins whose pages may call from a browser, separated by commas; * for all",
+    ),
+    _own(
+        "cors_credentials",
+        "--cors-credentials",
+        "false",
+        switch,
+        "these pages may send cookies along, for a proxy on the way that reads them",
+    ),
+    _own(
+        "repeats_seconds",
+        "--idempotency-ttl",
+        "10m",
+        _wait,
+        "the answer to a request with an Idempotency-Key is remembered",
+    ),
+    _own(
+        "repeats_bytes",
+        "--idempotency-mib",
+        "16",
+        mebibytes(0, 2**20),
+        "mebibytes of all these answers in this process",
+    ),
     _own("access_log", "--access-log", "false", switch, "one JSON line per request"),
     _own(
         "log_level",
@@ -259,7 +334,15 @@ OPTIONS: Final = (
     ),
     _own("drain_grace", "--drain-grace", "30s", duration(0, 3600), "for requests in flight then"),
 )
-_LIMITS: Final = ("body_bytes", "head_seconds", "body_seconds", "keep_alive_seconds")
+_LIMITS: Final = (
+    "body_bytes",
+    "head_seconds",
+    "body_seconds",
+    "keep_alive_seconds",
+    "write_seconds",
+    "connections",
+    "buffered_bytes",
+)
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:

@@ -4,6 +4,7 @@ The good path is one msgspec call. Only when that fails is the body decoded a se
 able to name the field, the value it got and what it allows.
 """
 
+import json
 import re
 from typing import Any, TypeVar
 
@@ -18,6 +19,12 @@ T = TypeVar("T")
 
 MAX_SHOWN = 80
 """Characters of the caller's own that a message repeats."""
+MAX_DEPTH = 64
+"""How deep lists and objects may nest where a caller may nest as it likes, such as in a schema."""
+
+_MODEL = b'"model"'
+_LARGE = 64 * 1024
+_END = 1024
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`(?P<path>[^`]*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+|\.\.\.)\]")
@@ -33,7 +40,12 @@ _SURROGATES = re.compile(
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Decode ``body``. Raises :class:`ApiError` that names field, value and what is allowed."""
     try:
-        return decoder.decode(body)
+        value = decoder.decode(body)
+        # Of a member that is given twice the last counts. The one that decides who answers must not
+        # be read differently by anybody on the way; nobody else's need costs a search.
+        if body.count(_MODEL) > 1 if len(body) <= _LARGE else _ends(body).count(_MODEL) > 1:
+            _check_repeated(body)
+        return value
     except msgspec.ValidationError as error:
         raise explain(str(error), body, inspect.type_info(decoder.type)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -72,6 +84,35 @@ def explain(message: str, body: bytes, root: inspect.Type) -> ApiError:
     place = f"a name in {path}" if is_key else path
     allowed = f", allowed {type_words.one(kind)}" if kind else ""
     return ApiError("invalid_field", f"{place}: got {got}{allowed}.", param=path)
+
+
+def check_depth(value: Any, where: str) -> None:
+    """Raise ApiError if ``value``, as it was decoded, nests deeper than :data:`MAX_DEPTH`."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for entry in level:
+            if isinstance(entry, dict):
+                below += entry.values()
+            elif isinstance(entry, list):
+                below += entry
+        if not below:
+            return
+        level = below
+    if any(isinstance(entry, dict | list) for entry in level):
+        raise ApiError("invalid_field", f"{where}: nests deeper than {MAX_DEPTH}.", param=where)
+
+
+def _ends(body: bytes) -> bytes:
+    """Where members stand that are shorter than the long one that makes a body large."""
+    return body[:_END] + body[-_END:]
+
+
+def _check_repeated(body: bytes) -> None:
+    """Raise ApiError if the object that is ``body`` has ``model`` twice."""
+    members = json.loads(body, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
+    if members.count("model") > 1:
+        raise ApiError("invalid_field", "model: given twice; give it once.", param="model")
 
 
 def shown(value: Any) -> str:

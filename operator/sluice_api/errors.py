@@ -142,9 +142,39 @@ _KINDS: Final = (
     Kind(
         "unsupported_media_type",
         415,
-        "The body has an encoding that is not accepted",
-        "Bodies must be plain JSON, without Content-Encoding.",
+        "The body has a form that is not accepted",
+        "Bodies must be plain JSON in UTF-8: no form, no other charset, no Content-Encoding.",
         "Send uncompressed JSON with Content-Type: application/json.",
+    ),
+    Kind(
+        "expectation_failed",
+        417,
+        "The request expects what is not offered",
+        "The header Expect asks for something else than 100-continue.",
+        "Leave the header out, or send Expect: 100-continue.",
+    ),
+    Kind(
+        "origin_not_allowed",
+        403,
+        "Pages of this origin may not call",
+        "A browser asked on behalf of a page whose origin is not among those that may call.",
+        "Have the gateway's setting --cors-origins name the origin.",
+        openai_type="permission_error",
+    ),
+    Kind(
+        "idempotency_key_reused",
+        422,
+        "The Idempotency-Key stands for another request",
+        "The same key came with another route or another body a short while ago.",
+        "Use a new key for a new request, and the old one only to send the very same again.",
+    ),
+    Kind(
+        "idempotency_key_in_use",
+        409,
+        "The request with this Idempotency-Key is still running",
+        "Its stream has gone on for too long to be joined from the beginning.",
+        "Retry after the time in Retry-After, when it has ended.",
+        retryable=True,
     ),
     Kind(
         "bad_http",
@@ -203,6 +233,24 @@ _KINDS: Final = (
         "This server is shutting down",
         "The process received a signal to stop and takes no new work.",
         "Retry at once; another server answers.",
+        retryable=True,
+        openai_type="server_error",
+    ),
+    Kind(
+        "too_many_connections",
+        503,
+        "This server has too many connections",
+        "Every connection that it may have is in use, each with a request that is being answered.",
+        "Retry after the time in Retry-After; use connections for more than one request.",
+        retryable=True,
+        openai_type="server_error",
+    ),
+    Kind(
+        "receiving_too_much",
+        503,
+        "This server is receiving too much",
+        "The request bodies that are coming in together have more bytes than may wait.",
+        "Retry after the time in Retry-After; send each request at once.",
         retryable=True,
         openai_type="server_error",
     ),
@@ -316,7 +364,7 @@ def render(error: ApiError, *, path: str, request_id: str) -> Rendered:
             "param": error.param,
             "request_id": request_id,
         }
-        if path.startswith("/v2/"):
+        if path.startswith("/v2/") or path == "/v2":
             problem["error"] = problem["detail"]
         body = msgspec.json.encode(problem)
     return Rendered(kind.status, headers, body)

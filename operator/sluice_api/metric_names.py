@@ -129,6 +129,18 @@ GATEWAY_EJECTIONS = Metric(
     ("namespace", "service", "track"),
 )
 GATEWAY_CONNECTIONS = Metric("sluice_gateway_connections", "gauge", "Client connections open now.")
+GATEWAY_CONNECTIONS_CUT = Metric(
+    "sluice_gateway_connections_cut_total",
+    "counter",
+    "Client connections that the gateway ended, by cause: idle, stalled, evicted or an error code.",
+    ("cause",),
+)
+GATEWAY_REPEATS = Metric(
+    "sluice_gateway_idempotent_requests_total",
+    "counter",
+    "Requests with an Idempotency-Key, by outcome: first, joined, replayed or refused.",
+    ("outcome",),
+)
 GATEWAY_DISCOVERY_AGE = Metric(
     "sluice_gateway_discovery_age_seconds",
     "gauge",

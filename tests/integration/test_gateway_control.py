@@ -130,7 +130,7 @@ async def test_every_route_is_documented(document: dict[str, Any]) -> None:
     identities = []
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            assert "422" not in operation["responses"], path
+            assert "HTTPValidationError" not in str(operation), path
             assert len(operation["responses"]) >= 2, path
             named = {entry["name"] for entry in operation.get("parameters", [])}
             assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}

@@ -61,6 +61,7 @@ def tokens_of(text: Input) -> int:
     return len(text.split()) if isinstance(text, str) else len(text)
 
 
+_WRITTEN = {"text": "b", "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}
 STUB_ANSWERS: dict[Task, dict[str, Any]] = {
     Task.TOKEN_CLASSIFICATION: {
         "entities": [{"label": "X", "score": 0.5, "start": 0, "end": 1, "text": "a"}]
@@ -72,6 +73,8 @@ STUB_ANSWERS: dict[Task, dict[str, Any]] = {
     Task.QUESTION_ANSWERING: {"answers": [{"text": "a", "score": 0.5, "start": 0, "end": 1}]},
     Task.FILL_MASK: {"masks": [[{"token": 1, "text": "a", "score": 0.5}]]},
     Task.RERANK: {"relevance_score": 0.5},
+    Task.TRANSLATION: _WRITTEN,
+    Task.SUMMARIZATION: _WRITTEN,
 }
 """What the stub says to every input of these tasks."""
 

@@ -11,6 +11,7 @@ from functools import partial
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 
 from sluice_api import names
 from sluice_api.errors import ApiError
@@ -19,7 +20,9 @@ from sluice_gateway import exchange
 from sluice_gateway.control.streaming import EventStream, StreamCaller
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
-from sluice_gateway.head import Head, parse_head
+from sluice_gateway.fallback import CONNECTION
+from sluice_gateway.head import Head, routed
+from sluice_gateway.idempotency import Pending
 from sluice_gateway.service import Service
 
 
@@ -32,7 +35,7 @@ def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRo
     router = APIRouter()
 
     async def infer(request: Request) -> Response:
-        return await handle(request, request.scope["raw_path"])
+        return await handle(request, request.scope["path"])
 
     async def infer_named(request: Request, name: str) -> Response:
         return await infer(request)
@@ -40,19 +43,18 @@ def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRo
     async def infer_version(request: Request, name: str, version: str) -> Response:
         resolve(request, name + V2_VERSIONS + version)
         # What remains is the request without its version: same answers, same cache.
-        raw_path: bytes = request.scope["raw_path"]
-        return await handle(
-            request, raw_path.partition(V2_VERSIONS.encode())[0] + V2_SUFFIX.encode()
-        )
+        return await handle(request, V2_PREFIX + name + V2_SUFFIX)
 
-    async def handle(request: Request, path: bytes) -> Response:
-        head = parse_head(_raw_head(request, path))
-        body = await _body(request, head, edge)
+    async def handle(request: Request, path: str) -> Response:
+        head = routed(request.scope["extensions"][CONNECTION].head, path)
+        if head.expect_continue:
+            edge.dispatcher.check(head)  # What is refused anyway need not be sent.
+        body = await _body(request)
         request_id = head.request_id or edge.new_id()
         caller = StreamCaller()
         answer, handed = await _answer(request, edge.dispatcher, caller, head, body, request_id)
         headers = {names.REQUEST_ID: request_id.decode("latin-1")}
-        for line in answer.headers.decode("latin-1").splitlines():
+        for line in answer.headers.decode("latin-1").split("\r\n")[:-1]:
             name, _, value = line.partition(": ")
             headers[name] = value
         if edge.draining:
@@ -85,7 +87,7 @@ async def _answer(
     head: Head,
     body: bytes,
     request_id: bytes,
-) -> tuple[exchange.Answer, exchange.Exchange | None]:
+) -> tuple[exchange.Answer, Pending | None]:
     """Dispatch, and cancel the exchange when the client goes first.
 
     Returns the answer, and the exchange if that goes on: the answer is the head of a stream then.
@@ -110,30 +112,9 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _body(request: Request, head: Head, edge: Edge) -> bytes:
-    """The body, held to the edge's limits by what is received. Raises ApiError."""
-    limits = edge.limits
-    parts: list[bytes] = []
-    received = 0
+async def _body(request: Request) -> bytes:
+    """The body; the connection holds it to its limits. Raises ApiError."""
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for part in request.stream():
-                received += len(part)
-                if max(received, head.content_length) > limits.body_bytes:
-                    raise ApiError(
-                        "body_too_large", f"At most {limits.body_bytes} bytes are taken."
-                    )
-                parts.append(part)
-    except TimeoutError:
-        raise ApiError("request_timeout", "The body did not arrive in time.") from None
-    return b"".join(parts)
-
-
-def _raw_head(request: Request, path: bytes) -> bytes:
-    """The head as bytes again, so that one parser decides what it means on both edges."""
-    scope = request.scope
-    target = path + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-    lines = [b"%b: %b\r\n" % pair for pair in scope["headers"]]
-    version = scope["http_version"].encode()
-    method = request.method.encode()
-    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version, b"".join(lines))
+        return await request.body()
+    except ClientDisconnect:
+        raise ApiError("bad_http", "The client has gone.") from None  # Nobody will read it.

@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sluice_api.errors import ApiError
 from sluice_gateway.auth import Authenticator, Tenant
 from sluice_gateway.control import inference, models, openapi, problems, v2
+from sluice_gateway.control.answering import Answering
 from sluice_gateway.control.health import Health
 from sluice_gateway.control.models import VERSION
 from sluice_gateway.edge import Edge
@@ -27,31 +27,20 @@ def make_app(
     )
     problems.install(app, edge.new_id)
     identify = partial(_tenant, authenticator)
-    _add_models(app, services, identify)
-    v2.add_routes(app, services, identify, health)
-    _add_health(app, health)
+    # First, for among the paths of models are those below which they are asked.
     app.include_router(
         inference.make_router(
             edge, lambda request, path: v2.resolve(services, path, identify(request))
         )
     )
+    _add_models(app, services, identify)
+    v2.add_routes(app, services, identify, health)
+    _add_health(app, health)
     app.add_api_route("/", _front_page, include_in_schema=False)
     app.add_api_route("/docs", _docs_page(app), include_in_schema=False)
-    app.add_middleware(_HeadAsGet)
+    app.add_middleware(Answering, new_id=edge.new_id, cors=edge.cors)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
-
-
-class _HeadAsGet:
-    """HEAD is answered as GET is; uvicorn leaves the body out."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
-        await self._app(scope, receive, send)
 
 
 async def _front_page() -> JSONResponse:

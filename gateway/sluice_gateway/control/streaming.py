@@ -13,8 +13,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sluice_api.errors import ApiError
-from sluice_gateway.exchange import Answer, Exchange
+from sluice_gateway.exchange import Answer
 from sluice_gateway.fallback import CONNECTION, Connection
+from sluice_gateway.idempotency import Pending
 from sluice_gateway.protocol import HEARTBEAT, HEARTBEAT_SECONDS
 
 MAX_WAITING_BYTES: Final = 64 * 1024
@@ -76,7 +77,7 @@ class EventStream(Response):
     def __init__(
         self,
         caller: StreamCaller,
-        exchange: Exchange,
+        exchange: Pending,
         headers: dict[str, str],
         write_seconds: float,
     ) -> None:

@@ -7,10 +7,10 @@ the version is taken off a path's end here and not by the router.
 from collections.abc import Callable
 from typing import Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 
 from sluice_api.errors import ApiError
-from sluice_api.routes import V2_PREFIX, V2_VERSIONS
+from sluice_api.routes import V2_PREFIX, V2_SUFFIX, V2_VERSIONS
 from sluice_api.shapes.tensors import VIEWS
 from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant
@@ -30,7 +30,7 @@ def add_routes(
 
     @app.get("/v2", tags=["v2"], summary="What this server is")
     async def server_metadata() -> models.V2Server:
-        return models.V2Server(name="sluice", version=VERSION, extensions=[])
+        return models.V2Server(name="sluice", version=VERSION, extensions=["binary_tensor_data"])
 
     @app.get("/v2/health/live", tags=["v2"], summary="Whether the gateway runs")
     async def server_live() -> models.Live:
@@ -63,6 +63,8 @@ def add_routes(
     @app.get(V2_PREFIX + "{name:path}", tags=["v2"], summary="Inputs and outputs of a model")
     async def model_metadata(request: Request, name: str) -> models.V2Model:
         """The only version is the revision; `-1` stands for a size that is not fixed."""
+        if name.endswith(V2_SUFFIX):
+            raise HTTPException(405, headers={"Allow": "POST"})
         service = resolve(services, name, identify(request))
         return models.V2Model(
             name=full_name(service),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from sluice_api.call import Call, Input, Item
-from sluice_api.decode import decode, shown
+from sluice_api.decode import check_depth, decode, shown
 from sluice_api.errors import ApiError
 from sluice_api.shapes import generation
 from sluice_api.shapes.generation import (
@@ -333,6 +333,7 @@ def _set_tools(parameters: Parameters, request: ChatRequest) -> None:
         if names.index(name) != index:
             where = f"tools[{index}].function.name"
             raise ApiError("invalid_field", f"{where}: {name!r} is given twice.", param=where)
+        check_depth(request.tools[index].function.parameters, f"tools[{index}].function.parameters")
     if isinstance(choice, NamedTool):
         if choice.function.name not in names:
             where = "tool_choice.function.name"

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 import msgspec
 
 from sluice_api.call import Call, CanonicalCodec, Item, Stream
-from sluice_api.decode import shown
+from sluice_api.decode import check_depth, shown
 from sluice_api.errors import ApiError, render
 from sluice_api.tasks import Task
 
@@ -159,6 +159,7 @@ def _json_schema(given: ResponseFormat | None) -> str | None:
             "response_format.json_schema: required, because the type is json_schema.",
             param="response_format.json_schema",
         )
+    check_depth(given.json_schema.schema, "response_format.json_schema.schema")
     return msgspec.json.encode(given.json_schema.schema).decode()
 
 

@@ -14,6 +14,8 @@ token-classification   text                   one row an entity: input (its numb
 question-answering     question, context      the best answer: text, score, start, end ``[n]``
 fill-mask              text                   token, text, score ``[n, masks, k]``
 rerank                 query ``[1]``, text    relevance_score ``[n]``
+translation,           text                   text ``[n]``, finish_reason ``[n]``
+summarization
 =====================  =====================  ======================================================
 """
 
@@ -26,7 +28,7 @@ import msgspec
 
 from sluice_api.call import Input, Item
 from sluice_api.errors import ApiError
-from sluice_api.shapes import classify, embeddings, fill_mask, questions, rerank, tokens
+from sluice_api.shapes import classify, embeddings, fill_mask, questions, rerank, texts, tokens
 from sluice_api.tasks import Task
 
 Datatype = Literal["BYTES", "FP32", "INT64"]
@@ -47,6 +49,9 @@ class Values(NamedTuple):
     data: Sequence[Any]
 
 
+_read_written = msgspec.json.Decoder(texts.WrittenItem).decode
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """One task as tensors.
@@ -56,6 +61,7 @@ class View:
         canonical: from those, and the input tensors, to the call's own parameters.
         inputs_of: the call's inputs.
         write: the content of ``outputs``, in the same order.
+        sampled: whether those parameters have chance take part.
     """
 
     inputs: tuple[str, ...]
@@ -64,6 +70,7 @@ class View:
     inputs_of: Callable[[Texts], list[Input]]
     outputs: tuple[Output, ...]
     write: Callable[[list[Item]], list[Values]]
+    sampled: Callable[[Any], bool] = lambda parameters: False
 
 
 class EmbeddingsParameters(msgspec.Struct):
@@ -83,24 +90,32 @@ class RerankParameters(msgspec.Struct):
     raw_scores: bool = False
 
 
-def _members(parameters: msgspec.Struct, texts: Texts) -> dict[str, Any]:
+def _members(parameters: msgspec.Struct, given: Texts) -> dict[str, Any]:
     return msgspec.structs.asdict(parameters)
 
 
-def _classification(parameters: classify.ClassifyParameters, texts: Texts) -> dict[str, Any]:
+def _classification(parameters: classify.ClassifyParameters, given: Texts) -> dict[str, Any]:
     return classify.canonical(parameters)[1]
 
 
-def _answer(parameters: AnswerParameters, texts: Texts) -> dict[str, Any]:
+def _answer(parameters: AnswerParameters, given: Texts) -> dict[str, Any]:
     return {"top_k": 1, **msgspec.structs.asdict(parameters)}
 
 
-def _filling(parameters: fill_mask.FillMaskParameters, texts: Texts) -> dict[str, Any]:
+def _filling(parameters: fill_mask.FillMaskParameters, given: Texts) -> dict[str, Any]:
     return fill_mask.canonical(parameters)
 
 
-def _ranking(parameters: RerankParameters, texts: Texts) -> dict[str, Any]:
-    query = texts["query"]
+def _writing(parameters: texts.WritingParameters, given: Texts) -> dict[str, Any]:
+    return texts.canonical(parameters)[0]
+
+
+def _draws(parameters: texts.WritingParameters) -> bool:
+    return texts.canonical(parameters)[1]
+
+
+def _ranking(parameters: RerankParameters, given: Texts) -> dict[str, Any]:
+    query = given["query"]
     if len(query) != 1 or not query[0]:
         raise ApiError(
             "invalid_field",
@@ -110,12 +125,12 @@ def _ranking(parameters: RerankParameters, texts: Texts) -> dict[str, Any]:
     return {"query": query[0], "raw_scores": parameters.raw_scores}
 
 
-def _texts(texts: Texts) -> list[Input]:
-    return list(texts["text"])
+def _texts(given: Texts) -> list[Input]:
+    return list(given["text"])
 
 
-def _questions(texts: Texts) -> list[Input]:
-    asked, contexts = texts["question"], texts["context"]
+def _questions(given: Texts) -> list[Input]:
+    asked, contexts = given["question"], given["context"]
     if len(asked) != len(contexts):
         raise ApiError(
             "invalid_field",
@@ -153,6 +168,14 @@ def _entities(items: list[Item]) -> list[Values]:
         for e in tokens.read_item(item.json).entities
     ]
     return [Values([len(rows)], [row[column] for row in rows]) for column in range(6)]
+
+
+def _written(items: list[Item]) -> list[Values]:
+    read = [_read_written(item.json) for item in items]
+    return [
+        Values([len(read)], [item.text for item in read]),
+        Values([len(read)], [item.finish_reason for item in read]),
+    ]
 
 
 def _answers(items: list[Item]) -> list[Values]:
@@ -197,6 +220,20 @@ _CLASSIFICATION = View(
     ),
     _labels,
 )
+
+
+def _writes(parameters: type[texts.WritingParameters]) -> View:
+    """A task that answers each text with another one."""
+    return View(
+        ("text",),
+        parameters,
+        _writing,
+        _texts,
+        (Output("text", "BYTES", 1), Output("finish_reason", "BYTES", 1)),
+        _written,
+        _draws,
+    )
+
 
 VIEWS: dict[Task, View] = {
     Task.EMBEDDINGS: View(
@@ -253,4 +290,6 @@ VIEWS: dict[Task, View] = {
         (Output("relevance_score", "FP32", 1),),
         _relevance,
     ),
+    Task.TRANSLATION: _writes(texts.TranslateParameters),
+    Task.SUMMARIZATION: _writes(texts.SummarizeParameters),
 }

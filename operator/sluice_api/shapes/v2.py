@@ -13,7 +13,15 @@ import msgspec
 from sluice_api.call import Call, Codec, Item, check_inputs
 from sluice_api.decode import decode, shown
 from sluice_api.errors import ApiError
-from sluice_api.shapes import classify, embeddings, fill_mask, questions, tokens
+from sluice_api.shapes import (
+    classify,
+    embeddings,
+    fill_mask,
+    questions,
+    texts,
+    tokens,
+    v2_binary,
+)
 from sluice_api.shapes.tensors import VIEWS, Texts, View
 from sluice_api.tasks import Task
 
@@ -43,6 +51,8 @@ class V2Parameters(msgspec.Struct, forbid_unknown_fields=True):
             "question-answering",
             "fill-mask",
             "rerank",
+            "translation",
+            "summarization",
         ]
         | None
     ) = None
@@ -50,14 +60,25 @@ class V2Parameters(msgspec.Struct, forbid_unknown_fields=True):
     dimensions: embeddings.Dimensions | None = None
     hypothesis_template: str | None = None
     ignore_labels: list[str] | None = None
+    length_penalty: float | None = None
     labels: list[classify.Label] | dict[classify.Label, classify.Label] | None = None
     max_answer_tokens: questions.AnswerTokens | None = None
+    max_tokens: texts.Tokens | None = None
+    min_tokens: texts.Tokens | None = None
     multi_label: bool | None = None
     no_answer: bool | None = None
+    no_repeat_ngram_size: int | None = None
+    num_beams: int | None = None
     raw_scores: bool | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    source: texts.Language | None = None
     stride: tokens.Stride | None = None
+    target: texts.Language | None = None
     targets: list[fill_mask.Target] | None = None
+    temperature: float | None = None
     top_k: int | None = None
+    top_p: float | None = None
     truncate: bool | None = None
 
 
@@ -90,7 +111,8 @@ class V2Codec:
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)
-        texts = _texts(request)
+        _check_parameters(request)
+        given_texts = _texts(request)
         given = {
             k: v for k, v in msgspec.structs.asdict(request.parameters).items() if v is not None
         }
@@ -99,14 +121,14 @@ class V2Codec:
             codec=self,
             model=None,
             task=None,
-            inputs=check_inputs([*next(iter(texts.values()))], self.field),
-            parameters={"unsettled": _Unsettled(given, texts)},
+            inputs=check_inputs([*next(iter(given_texts.values()))], self.field),
+            parameters={"unsettled": _Unsettled(given, given_texts)},
             passthrough=False,
             options=V2Options(
                 request.id, [output.name for output in request.outputs] if request.outputs else None
             ),
         )
-        task = Task(named) if named is not None else _told(given, texts)
+        task = Task(named) if named is not None else _told(given, given_texts)
         return call if task is None else with_task(call, task)
 
     def render(self, call: Call, model: str, items: list[Item]) -> bytes:
@@ -148,20 +170,23 @@ def with_task(call: Call, *tasks: Task) -> Call:
     if set(unsettled.texts) != set(view.inputs):
         raise _other_inputs(list(unsettled.texts), f"for {task} {' and '.join(view.inputs)}")
     call.task = task
-    call.parameters = _parameters(unsettled, task, view)
+    parameters = _parameters(unsettled, task, view)
+    call.parameters = view.canonical(parameters, unsettled.texts)
+    call.sampled = view.sampled(parameters)
     call.inputs = check_inputs(view.inputs_of(unsettled.texts), call.codec.field)
     return call
 
 
-def _told(given: dict[str, Any], texts: Texts) -> Task | None:
+def _told(given: dict[str, Any], data: Texts) -> Task | None:
     """The task that parameters or inputs can only mean."""
     if "labels" in given:
         return Task.ZERO_SHOT
-    alone = [task for task, view in VIEWS.items() if set(view.inputs) == set(texts)]
+    alone = [task for task, view in VIEWS.items() if set(view.inputs) == set(data)]
     return alone[0] if len(alone) == 1 else None
 
 
-def _parameters(unsettled: _Unsettled, task: Task, view: View) -> dict[str, Any]:
+def _parameters(unsettled: _Unsettled, task: Task, view: View) -> Any:
+    """What was given, as the task's own parameters. Raises ApiError."""
     known = view.parameters.__struct_fields__
     for name in unsettled.given:
         if name not in known:
@@ -178,7 +203,7 @@ def _parameters(unsettled: _Unsettled, task: Task, view: View) -> dict[str, Any]
         )
     # Read once more, now with the bounds of the task.
     body = msgspec.json.encode({"parameters": unsettled.given})
-    return view.canonical(decode(_wrapped(view.parameters), body).parameters, unsettled.texts)
+    return decode(_wrapped(view.parameters), body).parameters
 
 
 @cache
@@ -197,6 +222,20 @@ def _chosen(outputs: list[dict[str, Any]], names: list[str]) -> list[dict[str, A
                 param=f"outputs[{index}].name",
             )
     return [known[name] for name in names]
+
+
+def _check_parameters(request: V2Request) -> None:
+    """Tensors have no parameters, but that they are not binary. Raises ApiError."""
+    tensors = [(f"inputs[{i}]", tensor.parameters) for i, tensor in enumerate(request.inputs)]
+    asked = request.outputs or []
+    tensors += [(f"outputs[{i}]", tensor.parameters) for i, tensor in enumerate(asked)]
+    for place, parameters in tensors:
+        for name, value in (parameters or {}).items():
+            if name != v2_binary.ASKED or value is not False:
+                where = f"{place}.parameters.{name}"
+                raise ApiError(
+                    "unknown_field", f"{where}: this parameter is not known.", param=where
+                )
 
 
 def _texts(request: V2Request) -> dict[str, list[str]]:
@@ -223,20 +262,28 @@ def _data(tensor: V2Input, number: int) -> list[str]:
             f"{place}.datatype: got {shown(tensor.datatype)}, allowed BYTES.",
             param=f"{place}.datatype",
         )
-    if not tensor.data or tensor.shape not in ([len(tensor.data)], [len(tensor.data), 1]):
+    data = _flat(tensor)
+    if not data or tensor.shape not in ([len(data)], [len(data), 1]):
         raise ApiError(
             "invalid_field",
-            f"{place}.shape: got {shown(tensor.shape)}, allowed [{len(tensor.data)}] for "
-            f"{len(tensor.data)} elements of data, of which one at least is needed.",
+            f"{place}.shape: got {shown(tensor.shape)}, allowed [{len(data)}] for "
+            f"{len(data)} elements of data, of which one at least is needed.",
             param=f"{place}.shape",
         )
-    for index, value in enumerate(tensor.data):
+    for index, value in enumerate(data):
         if not isinstance(value, str):
             raise ApiError(
                 "invalid_field",
                 f"{place}.data[{index}]: got {shown(value)}, allowed a text.",
                 param=f"{place}.data[{index}]",
             )
+    return data
+
+
+def _flat(tensor: V2Input) -> list[Any]:
+    """The elements in row-major order; rows may stand in lists of their own."""
+    if len(tensor.shape) == 2 and all(isinstance(row, list) for row in tensor.data):
+        return [value for row in tensor.data for value in row]
     return tensor.data
 
 

@@ -1,0 +1,300 @@
+"""``Idempotency-Key``: a request that is sent again with the same key gets the answer of the first.
+
+What the cache does for answers that follow from their input, this does for all others: a sampled
+text that was lost on its way is not written a second time. ``dispatch`` hands over requests that
+name a key. The first of them goes on with a :class:`Repeat` as its caller, which passes the answer
+to everybody who has sent the same meanwhile, and keeps it for a while.
+
+In one process only: a repetition that reaches another replica is computed there.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+from sluice_api import names
+from sluice_api.errors import ApiError
+from sluice_gateway.exchange import Answer, Caller, Request
+from sluice_gateway.keys import TenantScope
+from sluice_gateway.relay import Reader, Relay
+
+MAX_ANSWER_BYTES: Final = 1024 * 1024
+"""A larger answer is given to everybody who waits for it, but not kept."""
+_OVERHEAD: Final = 512
+"""Bytes that an entry takes beside its answer, about."""
+_REPLAYED: Final = f"{names.IDEMPOTENT_REPLAYED}: true\r\n".encode()
+
+Outcome = Literal["first", "joined", "replayed", "refused"]
+Id = tuple[TenantScope, bytes]
+
+
+class Pending(Protocol):
+    """What an edge may do with a request that is not answered yet."""
+
+    def cancel(self) -> None: ...
+
+    def fail(self, error: ApiError) -> None: ...
+
+    def cut_off(self, cause: str) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+Handle = Callable[[Request], Pending | None]
+
+
+class Repeats:
+    """What was answered to requests that named a key, and who waits for it.
+
+    Args:
+        seconds: how long an answer is kept.
+        limit_bytes: of all answers that are kept; the oldest go first.
+        counted: told what became of each request.
+    """
+
+    def __init__(
+        self, seconds: float, limit_bytes: int, counted: Callable[[Outcome], None]
+    ) -> None:
+        self._seconds = seconds
+        self._limit_bytes = limit_bytes
+        self._counted = counted
+        self._running: dict[Id, Repeat] = {}
+        self._kept: dict[Id, _Kept] = {}  # Oldest first.
+        self._bytes = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Repeats {len(self._running)} running, {len(self._kept)} kept, {self._bytes} bytes>"
+        )
+
+    def handle(
+        self, request: Request, scope: TenantScope, now: float, handle: Handle
+    ) -> Pending | None:
+        """Have ``request``, which names a key, answered as if it had been sent only once.
+
+        Args:
+            scope: whose key it is.
+            now: on the monotonic clock.
+            handle: answers the request if it is the first.
+
+        Raises:
+            ApiError: ``idempotency_key_reused`` when the key stands for something else;
+                ``idempotency_key_in_use`` when its stream cannot be joined any more.
+        """
+        key = request.head.idempotency_key
+        assert key is not None
+        self._forget_until(now)
+        identity = (scope, key)
+        kept, running = self._kept.get(identity), self._running.get(identity)
+        known = kept or running
+        print_ = _fingerprint(request)
+        if known is not None and known.fingerprint != print_:
+            self._counted("refused")
+            raise ApiError(
+                "idempotency_key_reused",
+                "This Idempotency-Key came before with another route or body.",
+                param="Idempotency-Key",
+            )
+        if kept is not None:
+            self._counted("replayed")
+            request.caller.answer(kept.answer)
+            return None
+        if running is not None:
+            seat = running.join(request.caller)
+            self._counted("joined")
+            return seat
+        self._counted("first")
+        repeat = self._running[identity] = Repeat(
+            print_, lambda answer: self._ended(identity, repeat, answer)
+        )
+        seat = repeat.join(request.caller)
+        shared = Request(request.head, request.body, repeat, request.id, request.received)
+        pending = handle(shared)
+        if repeat.done:
+            return None
+        repeat.pending = pending
+        return seat
+
+    def _ended(self, identity: Id, repeat: "Repeat", answer: Answer | None) -> None:
+        """Keep ``answer``; without one, the next request with the key is a new one."""
+        if self._running.get(identity) is repeat:
+            del self._running[identity]
+        if answer is None:
+            return
+        size = len(answer.body) + len(answer.headers) + _OVERHEAD
+        if size > min(MAX_ANSWER_BYTES, self._limit_bytes):
+            return
+        self._kept[identity] = _Kept(
+            repeat.fingerprint, answer, time.monotonic() + self._seconds, size
+        )
+        self._bytes += size
+        while self._bytes > self._limit_bytes:
+            self._forget(next(iter(self._kept)))
+
+    def _forget_until(self, now: float) -> None:
+        while self._kept:
+            identity, oldest = next(iter(self._kept.items()))
+            if oldest.expires > now:
+                return
+            self._forget(identity)
+
+    def _forget(self, identity: Id) -> None:
+        self._bytes -= self._kept.pop(identity).size
+
+
+class _Kept:
+    __slots__ = ("answer", "expires", "fingerprint", "size")
+
+    def __init__(self, fingerprint: bytes, answer: Answer, expires: float, size: int) -> None:
+        headers = answer.headers + _REPLAYED
+        self.answer = Answer(answer.status, answer.content_type, headers, answer.body)
+        self.fingerprint = fingerprint
+        self.expires = expires
+        self.size = size
+
+
+class Repeat:
+    """One request that is being answered, whoever sends it how often: the caller of its exchange.
+
+    Args:
+        on_end: told once of the answer if it may be kept, of None if not.
+    """
+
+    def __init__(self, fingerprint: bytes, on_end: Callable[[Answer | None], None]) -> None:
+        self.fingerprint = fingerprint
+        self.pending: Pending | None = None
+        self.done = False
+        self.head: Answer | None = None  # of a stream
+        self.broken = b""  # what a stream ends with that is not complete
+        self._on_end = on_end
+        self._seats: list[Seat] = []
+        self._relay: Relay | None = None
+        self._held = False
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def __repr__(self) -> str:
+        return f"<Repeat {'done' if self.done else 'running'} {len(self._seats)} seats>"
+
+    def join(self, caller: Caller) -> "Seat":
+        """One more who sent the same. Raises ApiError when it comes too late."""
+        if self._relay is not None and not self._relay.joinable:
+            raise ApiError(
+                "idempotency_key_in_use",
+                "The stream of this Idempotency-Key goes on, but its beginning is not kept.",
+                retry_after=1.0,
+            )
+        seat = Seat(self, caller)
+        self._seats.append(seat)
+        if self._relay is not None:
+            seat.reader = self._relay.join(seat)
+        return seat
+
+    def leave(self, seat: "Seat") -> None:
+        """Somebody is gone. A plain answer is finished: who sent a key is likely to ask again."""
+        if seat in self._seats:
+            self._seats.remove(seat)
+        if seat.reader is not None:
+            seat.reader.leave()
+        if not self._seats and self._relay is not None and not self.done:
+            self._end(None)
+            if self.pending is not None:
+                self.pending.cancel()
+
+    # What the exchange tells its caller -----------------------------------------------------------
+
+    def answer(self, answer: Answer) -> None:
+        self._end(answer if answer.status == 200 else None)
+        for seat in tuple(self._seats):
+            seat.caller.answer(answer)
+
+    def begin(self, answer: Answer) -> bool:
+        self.head = answer
+        self._relay = Relay(shared=True, hold=self._hold, now=time.monotonic())
+        for seat in tuple(self._seats):
+            seat.reader = self._relay.join(seat)
+        return self.send(answer.body)
+
+    def send(self, data: bytes) -> bool:
+        assert self._relay is not None
+        self._size += len(data)
+        if self._size <= MAX_ANSWER_BYTES:
+            self._parts.append(data)
+        else:
+            self._parts.clear()
+        self._relay.push(data, time.monotonic())
+        return not self._held
+
+    def end(self) -> None:
+        head = self.head
+        assert self._relay is not None
+        assert head is not None
+        whole = None
+        if self._size <= MAX_ANSWER_BYTES:
+            whole = Answer(head.status, head.content_type, head.headers, b"".join(self._parts))
+        self._end(whole)
+        self._relay.end()
+
+    def break_off(self, data: bytes) -> None:
+        assert self._relay is not None
+        self.broken = data
+        self._end(None)
+        self._relay.end(ApiError("upstream_failed", "The stream broke."))
+
+    def _end(self, answer: Answer | None) -> None:
+        if not self.done:
+            self.done = True
+            self._on_end(answer)
+
+    def _hold(self, hold: bool) -> None:
+        self._held = hold
+        if not hold and self.pending is not None:
+            self.pending.resume()
+
+
+class Seat:
+    """One sender of a request: what its connection may do, and what its stream is told."""
+
+    def __init__(self, repeat: Repeat, caller: Caller) -> None:
+        self._repeat = repeat
+        self.caller = caller
+        self.reader: Reader | None = None
+
+    # From its connection --------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        self._repeat.leave(self)
+
+    def fail(self, error: ApiError) -> None:
+        if self._repeat.pending is not None and not self._repeat.done:
+            self._repeat.pending.fail(error)
+
+    def resume(self) -> None:
+        if self.reader is not None:
+            self.reader.resume()
+
+    def cut_off(self, cause: str) -> None:
+        self._repeat.leave(self)
+        self.caller.break_off(b"")
+
+    # From the stream ------------------------------------------------------------------------------
+
+    def begin(self, data: bytes) -> bool:
+        head = self._repeat.head
+        assert head is not None
+        return self.caller.begin(Answer(head.status, head.content_type, head.headers, data))
+
+    def send(self, data: bytes) -> bool:
+        return self.caller.send(data)
+
+    def over(self, error: ApiError | None) -> None:
+        if error is None:
+            self.caller.end()
+        else:
+            self.caller.break_off(self._repeat.broken)
+
+
+def _fingerprint(request: Request) -> bytes:
+    path = request.head.path.encode()
+    return hashlib.sha256(b"%d\0%b%b" % (len(path), path, request.body)).digest()
