@@ -13,8 +13,19 @@ from sluice_gateway.settings import Settings
 
 
 def own_share(given: Settings) -> Settings:
-    """The settings of one child: memory for cached answers is what all have together."""
-    return replace(given, cache_bytes=given.cache_bytes // given.processes)
+    """The settings of one child: memory and connections are what all have together."""
+    count = given.processes
+    limits = replace(
+        given.limits,
+        connections=-(-given.limits.connections // count),
+        buffered_bytes=max(given.limits.buffered_bytes // count, given.limits.body_bytes),
+    )
+    return replace(
+        given,
+        cache_bytes=given.cache_bytes // count,
+        repeats_bytes=given.repeats_bytes // count,
+        limits=limits,
+    )
 
 
 def share_of(spec: wire.Service, processes: int) -> wire.Service:

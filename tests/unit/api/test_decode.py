@@ -99,7 +99,8 @@ def test_a_task_is_one_of_the_tasks() -> None:
     error = refusal(v2.CODEC, {"inputs": [], "parameters": {"task": "chat"}})
     assert error.message == (
         'parameters.task: got "chat", allowed "classification", "embeddings", "fill-mask", '
-        '"question-answering", "rerank", "token-classification" or "zero-shot".'
+        '"question-answering", "rerank", "summarization", "token-classification", "translation" '
+        'or "zero-shot".'
     )
 
 

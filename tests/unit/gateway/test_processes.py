@@ -242,6 +242,8 @@ def test_the_queue_is_shared_out(waiting: int, processes: int, share: int) -> No
 def test_memory_is_shared_out() -> None:
     given = Settings("static:x", processes=4, cache_bytes=1024)
     assert own_share(given).cache_bytes == 256
+    assert own_share(given).limits.connections == -(-given.limits.connections // given.processes)
+    assert own_share(given).limits.buffered_bytes >= given.limits.body_bytes
 
 
 def test_restarts_come_ever_later_up_to_a_bound() -> None:
