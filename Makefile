@@ -30,22 +30,12 @@ run: ## Serve the example model on http://127.0.0.1:8080 (options: ARGS="--port 
 .PHONY: check
 check: lint test ## Everything that CI runs
 
-# Tests that only compute share the cores, a file to each; those that wait for processes run one
-# after the other.
-COMPUTE := tests/arch tests/unit tests/property
-WAIT := tests/conformance tests/faults tests/integration tests/cluster
-SIDE_BY_SIDE := -n 2 --dist loadfile
-
-# These take minutes each, of pods that start and replicas that fall: `make test-cluster` has them.
-LONG := $(foreach name,docs faults scaling,--ignore=tests/cluster/test_$(name).py)
-
 .PHONY: test
 test: $(CACHED)-dev ## Run the tests (options: ARGS="tests/unit -k cache")
 	@.ci/system-packages redis-server
 	@.ci/system-packages --where-possible $(NODE)
 ifeq ($(strip $(ARGS)),)
-	$(PY) -m pytest $(SIDE_BY_SIDE) $(COMPUTE)
-	$(PY) -m pytest $(LONG) $(WAIT)
+	@.ci/test
 else
 	$(PY) -m pytest $(ARGS)
 endif
