@@ -19,6 +19,7 @@ from sluice_worker.engines.seq2seq.decoding import (
     read,
 )
 from sluice_worker.engines.seq2seq.engine import Seq2SeqEngine
+from sluice_worker.engines.seq2seq.reading import PackedReader
 from tests.support.writers import END, PAD, build_tiny_writer
 
 ARCHITECTURES = ("t5", "bart", "marian", "m2m_100", "mbart", "pegasus")
@@ -115,6 +116,7 @@ def test_greedy_and_beams_equal_generate_alone_and_among_others(model: Any) -> N
     units = [generation_unit(source(chance, model), each, 8) for each in rules]
     expected = [generated(model, unit.ids, unit.decoding) for unit in units]
     engine = engine_of(model)
+    assert isinstance(engine.reader, PackedReader)
     together = [list(read(array).ids) for array in engine.run(units)]
     assert together == expected
     alone = [list(read(engine.run([unit])[0]).ids) for unit in units[:4]]

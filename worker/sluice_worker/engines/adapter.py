@@ -8,6 +8,7 @@ measured when it is loaded (``engines.selection``).
 
 import copy
 import inspect
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -109,9 +110,7 @@ def _packed_attention(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """``[1, heads, T, size]`` each → ``[1, T, heads, size]``. Raises NotPackable."""
-    foreign = [name for name in _FOREIGN if others.get(name) not in (None, False)]
-    if attention_mask is not None or foreign or getattr(module, "is_causal", False):
-        raise NotPackable(f"its attention asks for {', '.join(foreign) or 'a mask'}")
+    refuse_foreign(module, attention_mask, others)
     output = attend(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
@@ -123,9 +122,16 @@ def _packed_attention(
     return output.unsqueeze(0), None
 
 
-def _no_mask(*ignored: Any, **unused: Any) -> None:
+def refuse_foreign(module: nn.Module, mask: Tensor | None, others: Mapping[str, Any]) -> None:
+    """Raises NotPackable for an attention that wants more than to look at its own text."""
+    foreign = [name for name in _FOREIGN if others.get(name) not in (None, False)]
+    if mask is not None or foreign or getattr(module, "is_causal", False):
+        raise NotPackable(f"its attention asks for {', '.join(foreign) or 'a mask'}")
+
+
+def no_mask(*ignored: Any, **unused: Any) -> None:
     """The layout of the batch says it all."""
 
 
 AttentionInterface.register(ATTENTION, _packed_attention)
-AttentionMaskInterface.register(ATTENTION, _no_mask)
+AttentionMaskInterface.register(ATTENTION, no_mask)

@@ -24,6 +24,7 @@ def attend(
     *,
     scale: float | None = None,
     window: int | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Every token looks at the tokens of its own text.
 
@@ -32,18 +33,20 @@ def attend(
         key, value: ``[T, key heads, size]``; ``heads`` is a multiple of ``key heads``.
         scale: None for ``size ** -0.5``.
         window: a token sees only those less than this many places away, on either side.
+        bias: added to the scores of the longest text, by which place looks at which,
+            ``[1, heads, length, length]``; of shorter texts, its beginning. Not with a window.
 
     Returns:
         ``[T, heads, size]``, contiguous.
     """
-    if query.is_cuda and query.dtype in _VARLEN_DTYPES:
+    if bias is None and query.is_cuda and query.dtype in _VARLEN_DTYPES:
         return _attend_varlen(query, key, value, batch, scale, window)
     output = torch.empty(
         (query.shape[0], query.shape[1], value.shape[2]), dtype=query.dtype, device=query.device
     )
     grouped_heads = query.shape[1] != key.shape[1]
     for group in batch.groups:
-        mask = None
+        mask = None if bias is None else bias[:, :, : group.length, : group.length]
         if window is not None and group.length > window:
             mask = _band(group.length, window, query.device)
         answer = scaled_dot_product_attention(

@@ -23,7 +23,7 @@ from sluice_worker.models.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 """Largest difference between two ways to compute the same, against the size of the answer."""
 
 _CLASSES: dict[Head, str] = {
@@ -85,7 +85,7 @@ def _adapted(
     padded = PaddedEngine(model, reading, device)
     probe = [*probe, _shorter(probe[-1])]  # Two of nearly one length: these share a padded batch.
     reference = [padded.run([unit])[0] for unit in probe]
-    if not difference(padded.run(probe), reference) <= _TOLERANCE[dtype]:
+    if not difference(padded.run(probe), reference) <= TOLERANCE[dtype]:
         padded = PaddedEngine(model, reading, device, padding=False)
         _check(difference(padded.run(probe), reference), dtype)
     usual_attention = model.config._attn_implementation
@@ -93,7 +93,7 @@ def _adapted(
         network = AdaptedNetwork(model, offset=offset)
         packed = PackedEngine(network, reading, device)
         found = difference(packed.run(probe), reference)
-        if found <= _TOLERANCE[dtype]:
+        if found <= TOLERANCE[dtype]:
             return packed
         reason = f"packed answers differ by {found:.1e}"
     except NotPackable as error:
@@ -112,7 +112,7 @@ def _shorter(unit: Unit) -> Unit:
 
 def _check(found: float, dtype: torch.dtype) -> None:
     """Refuse a model whose answers are not numbers, or depend on what else is in the batch."""
-    if not found <= _TOLERANCE[dtype]:  # NaN is never smaller.
+    if not found <= TOLERANCE[dtype]:  # NaN is never smaller.
         name = str(dtype).removeprefix("torch.")
         raise ModelRejected(
             f"The model's answers are not stable in {name} (difference {found:.1e} between a text "

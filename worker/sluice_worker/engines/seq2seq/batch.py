@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from sluice_worker.engines.seq2seq.positions import rows_at
+from sluice_worker.engines.seq2seq.positions import positions_at
 
 
 class Batch:
@@ -41,7 +41,7 @@ class Batch:
         arguments: dict[str, Any] = {}
         if self._ragged:
             arguments["decoder_attention_mask"] = self._written(self._width + 1)
-        with rows_at(self._lengths if self._ragged else None):
+        with positions_at(self._lengths.unsqueeze(1) if self._ragged else None):
             output = self._model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=self._hidden),
                 attention_mask=self._mask,

@@ -1,9 +1,9 @@
 """The engine for models that read one text and write another: BART, T5, Marian, M2M100 and kin.
 
-Encoders run in buckets of similar length; then all texts of a batch are written side by side, one
-token a step, with transformers' own decoder and caches. A text that is done, or that nobody waits
-for any more, leaves the batch at once, and a waiting one takes its place (``Feed``). Every text
-gets the tokens that it would get alone.
+Texts are read packed, without padding (``reading``); then all texts of a batch are written side by
+side, one token a step, with transformers' own decoder and caches. A text that is done, or that
+nobody waits for any more, leaves the batch at once, and a waiting one takes its place (``Feed``).
+Every text gets the tokens that it would get alone.
 """
 
 from collections import deque
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from sluice_worker.engines.base import Array, Feed, Unit
-from sluice_worker.engines.encoder import buckets
 from sluice_worker.engines.seq2seq.batch import Batch
 from sluice_worker.engines.seq2seq.decoding import GenerationUnit, write
 from sluice_worker.engines.seq2seq.positions import adapt
+from sluice_worker.engines.seq2seq.reading import reader_for
 from sluice_worker.engines.seq2seq.rules import processors
 from sluice_worker.engines.seq2seq.search import Next, Search, search_for
 
@@ -43,11 +43,12 @@ class Seq2SeqEngine:
         self._model = model
         self._device = device
         self._rows = rows
-        self._pad_id = model.config.pad_token_id or 0
+        self.reader = reader_for(model, device)
 
     def __repr__(self) -> str:
         kind = "refilled" if self.refills else "whole"
-        return f"<Seq2SeqEngine {type(self._model).__name__} on {self._device}, {kind} batches>"
+        name = type(self._model).__name__
+        return f"<Seq2SeqEngine {name} on {self._device}, read {self.reader!r}, {kind} batches>"
 
     def run(self, units: Sequence[Unit]) -> list[Array]:
         feed = _Given(units)
@@ -63,7 +64,11 @@ class Seq2SeqEngine:
 
     def start(self, units: Sequence[GenerationUnit]) -> Batch:
         """Read texts, and be ready for their first step."""
-        return Batch(self._model, *self._read(units))
+        texts = [unit.ids for unit in units]
+        hidden = self.reader.read(texts)
+        lengths = torch.tensor([len(ids) for ids in texts], device=self._device)
+        places = torch.arange(hidden.shape[1], device=self._device)
+        return Batch(self._model, hidden, (places < lengths[:, None]).long())
 
     def room(self, used: int, unit: GenerationUnit) -> bool:
         """Whether ``unit`` may be written beside ``used`` other rows."""
@@ -80,28 +85,6 @@ class Seq2SeqEngine:
         """What is written; where none may join, as if all were as long as the longest, so that the
         loop brings alike ones together."""
         return sum(lengths) if self.refills else len(lengths) * max(lengths)
-
-    def _read(self, units: Sequence[GenerationUnit]) -> tuple[Tensor, Tensor]:
-        """Encoder states ``[N, longest, hidden]`` and which of them are there ``[N, longest]``."""
-        lengths = [len(unit.ids) for unit in units]
-        hidden: Tensor | None = None
-        mask = torch.zeros((len(units), max(lengths)), dtype=torch.long, device=self._device)
-        for bucket in buckets(lengths):
-            width = lengths[bucket[-1]]
-            ids = torch.full((len(bucket), width), self._pad_id)
-            for row, index in enumerate(bucket):
-                ids[row, : lengths[index]] = torch.tensor(units[index].ids)
-                mask[index, : lengths[index]] = 1
-            places = torch.tensor(bucket, device=self._device)
-            states = self._model.get_encoder()(
-                input_ids=ids.to(self._device), attention_mask=mask[places, :width]
-            ).last_hidden_state
-            if hidden is None:
-                shape = (len(units), max(lengths), states.shape[-1])
-                hidden = torch.zeros(shape, dtype=states.dtype, device=self._device)
-            hidden[places, :width] = states
-        assert hidden is not None, "a batch holds at least one text"
-        return hidden, mask
 
 
 class _Live:

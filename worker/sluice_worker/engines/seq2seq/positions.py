@@ -1,9 +1,9 @@
-"""Absolute positions of a decoder's rows, told row by row.
+"""Absolute positions, told to a model's code token by token.
 
-Decoders of transformers count positions for a whole batch, from the length of its cache. Rows that
-joined later are younger than that, so the module that looks positions up is replaced by one that
-asks the calling context. Decoders without such a module (T5) know relative positions only, which
-need nothing.
+Encoders and decoders of transformers count positions for a whole batch, from the length of its
+cache. Rows that joined later are younger than that, and in a packed row many texts begin; so the
+module that looks positions up is replaced by one that asks the calling context. Where there is no
+such module (T5) positions are relative, which need nothing here.
 """
 
 from collections.abc import Iterator
@@ -13,35 +13,41 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_rows: ContextVar[Tensor | None] = ContextVar("position of each row", default=None)
+_told: ContextVar[Tensor | None] = ContextVar("position of each token", default=None)
 
 
 @contextmanager
-def rows_at(positions: Tensor | None) -> Iterator[None]:
-    """Within this context a decoder's step is at ``positions`` ``[rows]``; None lets it count."""
-    token = _rows.set(positions)
+def positions_at(places: Tensor | None) -> Iterator[None]:
+    """Within this context the tokens ``[rows, columns]`` of a call stand at ``places`` of the same
+    shape; None lets the model count."""
+    token = _told.set(places)
     try:
         yield
     finally:
-        _rows.reset(token)
+        _told.reset(token)
 
 
 def adapt(model: Any) -> bool:
     """Have ``model``'s decoder ask for positions; whether it can be told them."""
     decoder = model.get_decoder()
-    positions = getattr(decoder, "embed_positions", None)
-    if isinstance(positions, _RowPositions):
-        return True
-    if positions is None:
+    if getattr(decoder, "embed_positions", None) is None:
         return "t5" in model.config.model_type or model.config.model_type == "switch_transformers"
+    return tell_positions(decoder)
+
+
+def tell_positions(part: Any) -> bool:
+    """Have an encoder or a decoder ask for absolute positions; whether it can be told them."""
+    positions = getattr(part, "embed_positions", None)
+    if isinstance(positions, _ToldPositions):
+        return True
     table = _table(positions)
     if table is None:
         return False
-    decoder.embed_positions = _RowPositions(positions, *table)
+    part.embed_positions = _ToldPositions(positions, *table)
     return True
 
 
-class _RowPositions(nn.Module):
+class _ToldPositions(nn.Module):
     """Stands where the module ``usual`` was, which still answers whenever nobody says otherwise.
 
     Args:
@@ -56,12 +62,13 @@ class _RowPositions(nn.Module):
         self._first = first
 
     def forward(self, *arguments: Any, **named: Any) -> Tensor:
-        usual: Tensor = self.usual(*arguments, **named)  # May lengthen its table.
-        rows = _rows.get()
-        if rows is None:
-            return usual
-        vectors: Tensor = getattr(self.usual, self._table)[rows + self._first]
-        return vectors.unsqueeze(1).to(usual.dtype)
+        places = _told.get()
+        if places is None or places.shape[1] == 1:
+            counted: Tensor = self.usual(*arguments, **named)  # A step may lengthen its table.
+            if places is None:
+                return counted
+        vectors: Tensor = getattr(self.usual, self._table)[places + self._first]
+        return vectors
 
 
 def _table(positions: Any) -> tuple[str, int] | None:
