@@ -38,11 +38,13 @@ from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
 from sluice_gateway.fallback import make_guarded
 from sluice_gateway.idempotency import Repeats
+from sluice_gateway.invalidation import Invalidations
 from sluice_gateway.keys import Keyring
 from sluice_gateway.metrics import Metrics, Sample
 from sluice_gateway.precompute import Precompute
 from sluice_gateway.protocol import make_fast
-from sluice_gateway.redis_pipeline import RedisPipeline
+from sluice_gateway.redis_cluster import open_store
+from sluice_gateway.redis_store import Store
 from sluice_gateway.services import Services
 from sluice_gateway.settings import Settings
 from sluice_gateway.timers import TimerWheel
@@ -117,6 +119,7 @@ class Gateway:
             redis=self.redis,
             faults=self.metrics.cache_fault,
         )
+        self.invalidations = Invalidations(self.cache, self.redis, settings.unheard_seconds)
         self.flights = Flights()
         self.repeats = Repeats(
             settings.repeats_seconds, settings.repeats_bytes, self.metrics.repeated
@@ -146,6 +149,7 @@ class Gateway:
             self.metrics,
             self.status,
             make_readers(settings, api),
+            self.invalidations,
         )
         self._public: _Server | None = None
         self._loop = loop
@@ -153,7 +157,7 @@ class Gateway:
     def status(self) -> dict[str, str]:
         """One line about each part."""
         parts = (self.edge, self.services, self.cache, self.flights, self.wheel, self.discovery)
-        more = (self.feed, self.precompute, self.repeats)
+        more = (self.feed, self.precompute, self.repeats, self.invalidations)
         return {type(part).__name__: repr(part) for part in (*parts, *more)}
 
     async def serve(
@@ -177,6 +181,7 @@ class Gateway:
         parts = [
             self._loop.create_task(self.discovery.run(self.services), name="discovery"),
             self._loop.create_task(self.precompute.run(), name="precompute"),
+            self._loop.create_task(self.invalidations.run(), name="invalidations"),
         ]
         if self._feeds_itself:
             parts.append(self._loop.create_task(self.feed.run(), name="demand"))
@@ -292,6 +297,7 @@ class Gateway:
         for metric, read in (
             (metric_names.GATEWAY_CACHE_BYTES, lambda: self.cache.l1_bytes),
             (metric_names.GATEWAY_REDIS_UP, lambda: int(self.cache.redis_up)),
+            (metric_names.GATEWAY_CACHE_HEARING, lambda: int(self.invalidations.hearing)),
             (metric_names.GATEWAY_CONNECTIONS, lambda: len(self.edge.connections)),
             (
                 metric_names.GATEWAY_DISCOVERY_AGE,
@@ -360,10 +366,10 @@ def make_readers(settings: Settings, api: "ApiServer | None") -> admin.Readers |
     return TokenReaders(api, settings.demand_readers)
 
 
-def _redis(settings: Settings, metrics: Metrics) -> RedisPipeline | None:
+def _redis(settings: Settings, metrics: Metrics) -> Store | None:
     if settings.redis_url is None:
         return None
-    return RedisPipeline(settings.redis_url, faults=metrics.cache_fault)
+    return open_store(settings.redis_url, faults=metrics.cache_fault)
 
 
 async def _answering(host: str, port: int) -> None:

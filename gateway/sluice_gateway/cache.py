@@ -22,7 +22,8 @@ from sluice_gateway.epochs import Epochs
 from sluice_gateway.freshness import EARLY
 from sluice_gateway.keys import SECRET_BYTES, Keyring, TenantScope
 from sluice_gateway.local_cache import LocalCache
-from sluice_gateway.redis_pipeline import Failure, RedisPipeline
+from sluice_gateway.redis_link import Failure
+from sluice_gateway.redis_store import Store
 from sluice_gateway.sealing import Sealer
 
 MAX_TTL_SECONDS: Final = 30 * 86400.0
@@ -105,7 +106,7 @@ class ResponseCache:
         keyring: Keyring,
         *,
         l1_bytes: int,
-        redis: RedisPipeline | None,
+        redis: Store | None,
         faults: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -210,19 +211,19 @@ class ResponseCache:
                 continue  # Not there, or named and counted by the pipeline.
             entry = envelope.unseal(self._sealers[number], part, reply, now)
             if not isinstance(entry, Entry):
-                self._doubt(entry)
+                self._doubt(entry, part)
                 continue
             known = hits[index]
             if known is None or entry.fresh - now > known.ttl_seconds:
                 hits[index] = _hit(entry, now, "redis")
                 self._keep(lookup.keys[index], entry, now, lookup.owner)
 
-    def _doubt(self, fault: envelope.Fault) -> None:
+    def _doubt(self, fault: envelope.Fault, part: bytes) -> None:
         self._faults(fault)
         if fault == "not_proven" and self._redis is not None:
             # Either the value or the order of replies is not what it should be. The order would
             # stay wrong, so nothing more is read from this connection.
-            self._redis.distrust()
+            self._redis.distrust(_redis_key(part))
 
     def store(
         self,

@@ -36,12 +36,20 @@ class Epochs:
         """The part of a key that the epochs of a service and a tenant's scope are."""
         if not self._at:
             return b""
-        return b"%d.%d" % (self._last("service", service.encode()), self._last("tenant", scope))
+        service_at, tenant_at = self._last("service", service.encode()), self._last("tenant", scope)
+        # Without any, as if there were none at all: others' epochs change nothing here.
+        return b"%d.%d" % (service_at, tenant_at) if service_at or tenant_at else b""
 
     def fields(self, kind: Kind, name: bytes) -> list[bytes]:
         """Where its epoch stands, under each secret of the ring."""
         message = b"sluice epoch %b:%b" % (kind.encode(), name)
         return [hexlify(mac(message)) for mac in self._keyring.naming]
+
+    def advance(self, at: int, fields: list[bytes]) -> int:
+        """Raise all fields to one epoch, later than what any of them had; returns it."""
+        at = max([at, *(self._at.get(field, 0) + 1 for field in fields)])
+        self.raise_to(at, fields)
+        return at
 
     def raise_to(self, at: int, fields: Iterable[bytes]) -> bool:
         """Take over an epoch; False when none of the fields knew less."""

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from sluice_api import names
 from sluice_gateway import redis_commands
-from sluice_gateway.redis_address import Address, parse_address
+from sluice_gateway.redis_address import Address
 from sluice_gateway.redis_link import Failure, Link, OnReplies
+from sluice_gateway.redis_places import Cluster, Place, parse_place
 from sluice_gateway.redis_writes import WriteQueue
 
 __all__ = ["Failure", "OnReplies", "RedisPipeline"]
@@ -60,14 +61,19 @@ _OF_ONE_COMMAND: Final = {"ask", "moved", "noscript", "wrong_type"}
 _OF_WRITES: Final = {"misconf", "noreplicas", "oom", "readonly"}
 """Refusals after which reads still serve."""
 
-_PROBE: Final = redis_commands.command("GET", names.REDIS_CACHE_PREFIX + "probe")
+_ELSEWHERE: Final = {"ask", "clusterdown", "moved"}
+
+_ROLE: Final = redis_commands.command("ROLE")
+PROBE: Final = redis_commands.command("GET", names.REDIS_CACHE_PREFIX + "probe")
 
 
 class RedisPipeline:
-    """A shared store that answers within its budget or not at all.
+    """One server as a ``redis_store.Store``.
 
     Args:
-        url: see :func:`parse_address`.
+        place: where it is, or its URL (see :func:`parse_place`).
+        probe: a command that the server can answer if it can serve.
+        on_moved: told when the server says that something is elsewhere.
         faults: told the cause of every call that failed, and of every refused command.
         budget_seconds: how long a reply may take.
         pauses_seconds: before the first, second, … attempt to connect after a failure.
@@ -78,13 +84,17 @@ class RedisPipeline:
 
     def __init__(
         self,
-        url: str,
+        place: str | Place,
         *,
         faults: Callable[[str], None],
         budget_seconds: float = BUDGET_SECONDS,
         pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
+        probe: bytes = PROBE,
+        on_moved: Callable[[], None] | None = None,
     ) -> None:
-        self._address = parse_address(url)
+        self._place = _one(place) if isinstance(place, str) else place
+        self._probe = probe
+        self._on_moved = on_moved
         self._faults = faults
         self._budget = budget_seconds
         self._pauses = pauses_seconds
@@ -122,25 +132,9 @@ class RedisPipeline:
         return link is not None and link.usable and time.monotonic() >= self._writes_from
 
     def get(self, keys: list[bytes], on_replies: OnReplies) -> None:
-        """Read ``keys`` in one round trip.
-
-        Args:
-            on_replies: called once, within the budget or at once: with a value, None or a
-                :class:`Failure` per key, or with one failure for all.
-        """
         self._send(b"".join(map(redis_commands.get, keys)), len(keys), on_replies, write=False)
 
     def call(self, key: bytes, commands: list[bytes], on_replies: OnReplies) -> None:
-        """Run ``commands`` (see :func:`redis_commands.command`) in one round trip, in order.
-
-        They are no transaction, and may have been run although no reply came. A script that is
-        not there yet is a :class:`Failure` ``noscript``.
-
-        Args:
-            key: one that they are about; all their keys must be in its slot (in Redis Cluster, the
-                same ``{tag}``).
-            on_replies: as for :meth:`get`.
-        """
         self._send(b"".join(commands), len(commands), on_replies, write=True)
 
     def _send(self, commands: bytes, count: int, on_replies: OnReplies, *, write: bool) -> None:
@@ -155,17 +149,18 @@ class RedisPipeline:
             on_replies(Failure(cause))
 
     def set(self, key: bytes, value: bytes, ttl_seconds: float) -> None:
-        """Write without waiting. A write that does not fit is dropped and counted."""
         command = redis_commands.set_for(key, value, ttl_seconds)
         if self._writes is None or not self.takes_writes:
             self._faults("down")
         elif not self._writes.put(command):
             self._faults("busy")
 
-    def distrust(self) -> None:
-        """A reply was not what it should have been: drop the connection, and what it still owes."""
+    def distrust(self, key: bytes) -> None:
         if self._link is not None:
             self._link.drop("desync")
+
+    async def locate(self, key: bytes) -> Address:
+        return await self._place.locate()
 
     # Making links ---------------------------------------------------------------------------------
 
@@ -178,7 +173,7 @@ class RedisPipeline:
             if lived_seconds or failures == 1:
                 _log.warning(
                     "redis is down, answering without it",
-                    extra={"redis": self._address.shown, "cause": cause},
+                    extra={"redis": self._place.shown, "cause": cause},
                 )
             if failures:
                 pause = self._pauses[min(failures, len(self._pauses)) - 1]
@@ -198,9 +193,9 @@ class RedisPipeline:
         finally:
             self._tried.set()
         self._link, self._writes = link, WriteQueue(link)
-        _log.info("redis is up", extra={"redis": self._address.shown})
+        _log.info("redis is up", extra={"redis": self._place.shown})
         try:
-            cause = await _beat(link)
+            cause = await _beat(link, self._probe)
         finally:
             link.drop("closed")
             self._link = self._writes = None
@@ -208,8 +203,8 @@ class RedisPipeline:
 
     async def _connect(self) -> Link:
         """A link over which Redis has let us in and answered a read in time."""
-        loop = asyncio.get_running_loop()
-        address = self._address
+        loop, moves = asyncio.get_running_loop(), self._place.moves
+        address = await self._place.locate()
         make = partial(
             Link,
             budget_seconds=self._budget,
@@ -225,7 +220,10 @@ class RedisPipeline:
                     make, address.host, address.port, ssl=address.tls
                 )
         try:
-            await _ask(link, _greeting(address))
+            greeting = _greeting(address, self._probe)
+            replies = await _ask(link, [*greeting, _ROLE] if moves else greeting)
+            if moves and not _is_master(replies[-1]):
+                raise _Unusable("not_master")
         except BaseException:
             link.drop("unusable")
             raise
@@ -237,8 +235,12 @@ class RedisPipeline:
         if cause == "noscript":
             return Failure(cause)  # Its caller expects it, and sends the script.
         self._faults(cause)
+        if cause in _ELSEWHERE and self._on_moved is not None:
+            self._on_moved()
         if cause in _OF_ONE_COMMAND:
             pass
+        elif cause == "readonly" and self._place.moves and self._link is not None:
+            self._link.drop(cause)  # Another one is the master now.
         elif write or cause in _OF_WRITES:
             self._writes_from = time.monotonic() + WRITE_PAUSE_SECONDS
         elif self._link is not None:
@@ -246,42 +248,56 @@ class RedisPipeline:
         return Failure(cause)
 
     def __repr__(self) -> str:
-        return f"<RedisPipeline {self._address.shown} {self._link or 'down'}>"
+        return f"<RedisPipeline {self._place.shown} {self._link or 'down'}>"
 
 
 class _Unusable(Exception):
     """Redis is there but does not serve us; the argument is the cause."""
 
 
-async def _beat(link: Link) -> str:
+async def _beat(link: Link, probe: bytes) -> str:
     """Keep asking until the link is lost; returns why. Finds a stopped Redis before users do."""
     while True:
         await asyncio.wait([link.lost], timeout=HEARTBEAT_SECONDS)
         if link.lost.done():
             return link.lost.result()
-        link.send(_PROBE, 1, _ignore, write=False)
+        link.send(probe, 1, _ignore, write=False)
 
 
-def _greeting(address: Address) -> list[bytes]:
-    """What to say first; the last of it is the read that proves that Redis serves us."""
+def _greeting(address: Address, probe: bytes) -> list[bytes]:
+    """What to say first; the last of it proves that Redis serves us."""
     commands = []
     if address.password is not None:
         who = (address.username,) if address.username else ()
         commands.append(redis_commands.command("AUTH", *who, address.password))
     if address.db:
         commands.append(redis_commands.command("SELECT", str(address.db)))
-    return [*commands, redis_commands.command("CLIENT", "SETNAME", "sluice-gateway"), _PROBE]
+    return [*commands, redis_commands.command("CLIENT", "SETNAME", "sluice-gateway"), probe]
 
 
-async def _ask(link: Link, commands: list[bytes]) -> None:
+async def _ask(link: Link, commands: list[bytes]) -> list[Any]:
     """Send ``commands`` and wait for their replies. Raises :class:`_Unusable` on a refusal."""
     answer: asyncio.Future[list[Any] | Failure] = asyncio.get_running_loop().create_future()
     if not link.send(b"".join(commands), len(commands), answer.set_result, write=False):
         raise _Unusable("disconnected")
     replies = await answer
-    for reply in replies if isinstance(replies, list) else [replies]:
+    if isinstance(replies, Failure):
+        raise _Unusable(replies.cause)
+    for reply in replies:
         if isinstance(reply, Failure) and reply.cause not in _OF_ONE_COMMAND:
             raise _Unusable(reply.cause)
+    return replies
+
+
+def _is_master(role: object) -> bool:
+    return isinstance(role, list) and role[:1] == [b"master"]
+
+
+def _one(url: str) -> Place:
+    place = parse_place(url)
+    if isinstance(place, Cluster):
+        raise ValueError("A cluster is more than one server.")
+    return place
 
 
 def _ignore(replies: list[Any] | Failure) -> None:

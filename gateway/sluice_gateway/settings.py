@@ -70,6 +70,8 @@ class Settings:
         cors_credentials: they may send cookies along.
         repeats_seconds: how long the answer to an ``Idempotency-Key`` is remembered.
         repeats_bytes: of all such answers together.
+        unheard_seconds: how long answers in memory are used on while invalidations by other
+            gateways cannot be heard.
         drain_delay: seconds of going on, not ready any more, before the sockets close.
         drain_grace: seconds that requests in flight may take after that.
     """
@@ -95,6 +97,7 @@ class Settings:
     cors_credentials: bool = False
     repeats_seconds: float = 600.0
     repeats_bytes: int = 16 * MEBIBYTE
+    unheard_seconds: float = 30.0
     access_log: bool = False
     log_level: str = "info"
     drain_delay: float = 0.0
@@ -263,6 +266,13 @@ OPTIONS: Final = (
         "64",
         mebibytes(0, 2**20),
         "mebibytes of cached answers in this process",
+    ),
+    _own(
+        "unheard_seconds",
+        "--cache-unheard-for",
+        "30s",
+        duration(0, 3600),
+        "how long answers in memory are used while invalidations by others cannot be heard",
     ),
     _own(
         "body_bytes",

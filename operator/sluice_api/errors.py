@@ -271,6 +271,15 @@ _KINDS: Final = (
         "Leave only-if-cached out to have it computed.",
     ),
     Kind(
+        "cache_unreachable",
+        503,
+        "The shared cache cannot be reached",
+        "Redis did not answer in time, so the other gateways could not be told.",
+        "Repeat the request; it does no harm to do so.",
+        retryable=True,
+        openai_type="server_error",
+    ),
+    Kind(
         "deadline_exceeded",
         504,
         "The answer did not come in time",

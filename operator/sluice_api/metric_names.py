@@ -92,6 +92,11 @@ GATEWAY_CACHE_BYTES = Metric(
 GATEWAY_REDIS_UP = Metric(
     "sluice_gateway_redis_up", "gauge", "1 while Redis answers in time, 0 while it is avoided."
 )
+GATEWAY_CACHE_HEARING = Metric(
+    "sluice_gateway_cache_hearing",
+    "gauge",
+    "1 while invalidations by other gateways are heard, or there are none to be heard.",
+)
 GATEWAY_IN_FLIGHT = Metric(
     "sluice_gateway_in_flight",
     "gauge",

@@ -132,6 +132,7 @@ ENV_REDIS_URL: Final = "SLUICE_REDIS_URL"
 # Redis -------------------------------------------------------------------------------------------
 
 REDIS_CACHE_PREFIX: Final = "sluice:cache:"
+REDIS_EPOCHS_KEY: Final = "sluice:epochs"
 
 # Worker exit codes: the operator turns them into reasons, people read them in ``sluice up``. ------
 

@@ -18,14 +18,22 @@ from redis.retry import Retry
 class RedisServer:
     """A server without persistence. It can be stopped, killed and started anew in its place."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        config: Path | None = None,
+        sentinel: bool = False,
+    ) -> None:
         self.port = free_port()
         self.path = folder / "redis.sock"
         self._log = folder / "redis.log"
         self._command = [
             "redis-server",
+            *([str(config)] if config is not None else []),
             *("--port", str(self.port), "--bind", "127.0.0.1"),
-            *("--unixsocket", str(self.path), "--save", "", "--appendonly", "no"),
+            *("--unixsocket", str(self.path)),
+            *(["--sentinel"] if sentinel else ["--save", "", "--appendonly", "no"]),
             *("--dir", str(folder), "--logfile", str(self._log)),
             *options,
         ]

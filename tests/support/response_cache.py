@@ -10,7 +10,7 @@ from sluice_api.call import Item
 from sluice_api.wire import CacheRules
 from sluice_gateway.cache import Hits, ResponseCache
 from sluice_gateway.keys import Keyring, TenantScope, item_key
-from sluice_gateway.redis_pipeline import RedisPipeline
+from sluice_gateway.redis_cluster import open_store
 
 RING = Keyring(bytes(range(32)))
 ANNA = TenantScope.of("anna")
@@ -69,7 +69,7 @@ async def open_cache(
     redis = (
         None
         if url is None
-        else RedisPipeline(url, faults=count, budget_seconds=budget_seconds, **options)
+        else open_store(url, faults=count, budget_seconds=budget_seconds, **options)
     )
     cache = ResponseCache(ring, l1_bytes=l1_bytes, redis=redis, faults=count)
     await cache.start()

@@ -7,15 +7,19 @@ cluster whoever asks for it must show who it is.
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Protocol
 
-from fastapi import Depends, FastAPI, Header
+import msgspec
+from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from sluice_api import exposition
+from sluice_api import exposition, names
+from sluice_api.errors import ApiError
 from sluice_gateway.control import problems
 from sluice_gateway.control.health import Health
 from sluice_gateway.control.models import VERSION
 from sluice_gateway.demand import DemandFeed
 from sluice_gateway.edge import Edge
+from sluice_gateway.invalidation import Invalidations
+from sluice_gateway.keys import TenantScope
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.service import Service
 from sluice_gateway.services import Services
@@ -37,6 +41,7 @@ def make_app(
     metrics: Metrics,
     status: Callable[[], dict[str, str]],
     readers: Readers | None,
+    invalidations: Invalidations,
 ) -> FastAPI:
     """The application of the admin port.
 
@@ -73,7 +78,37 @@ def make_app(
         """Every service and worker as this gateway knows them."""
         return {"parts": status(), "services": [_service(s) for s in services.all()]}
 
+    @app.post("/internal/cache/invalidate", dependencies=[Depends(authorised)])
+    async def invalidate(request: Request) -> JSONResponse:
+        """Give no answer any more that was stored for a service or a tenant until now."""
+        asked = _invalidation(await request.body())
+        namespace = asked.namespace or names.DEFAULT_NAMESPACE
+        service = f"{namespace}/{asked.service}" if asked.service else ""
+        scope = TenantScope.of(asked.tenant).wire if asked.tenant else b""
+        await invalidations.throw_away(service=service, tenant=scope)
+        return JSONResponse({"invalidated": True})
+
     return app
+
+
+class _Invalidation(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to be thrown away; with both, everything of either."""
+
+    service: str = ""
+    namespace: str = ""
+    tenant: str = ""
+
+
+def _invalidation(body: bytes) -> _Invalidation:
+    try:
+        asked = msgspec.json.decode(body, type=_Invalidation)
+    except msgspec.DecodeError as error:
+        raise ApiError(
+            "invalid_field", f"Got {error}; needs an object with service, namespace, tenant."
+        ) from None
+    if not asked.service and not asked.tenant:
+        raise ApiError("missing_field", "service: missing, and so is tenant; needs one of them.")
+    return asked
 
 
 async def _lines(feed: DemandFeed) -> AsyncIterator[bytes]:

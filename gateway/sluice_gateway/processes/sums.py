@@ -13,6 +13,7 @@ from prometheus_client.utils import floatToGoString
 from sluice_api import metric_names
 
 COMMON_GAUGES: Final = {
+    metric_names.GATEWAY_CACHE_HEARING.name: min,
     metric_names.GATEWAY_ENDPOINTS.name: max,
     metric_names.GATEWAY_PRECOMPUTED.name: max,
     metric_names.GATEWAY_REDIS_UP.name: min,

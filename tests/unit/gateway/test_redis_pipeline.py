@@ -237,7 +237,7 @@ async def test_distrust_fails_what_is_pending_and_connects_anew(server: RedisSer
     async with connected(server.unix_url) as (pipeline, faults):
         heard: list[Replies] = []
         pipeline.get([b"a"], heard.append)
-        pipeline.distrust()
+        pipeline.distrust(b"a")
         assert heard == [Failure("desync")] and not pipeline.up
         await eventually(lambda: pipeline.up)
         assert faults == {"desync": 1}
