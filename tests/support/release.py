@@ -5,7 +5,7 @@ looks at installing itself.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from tests.support import chart, redis_image
 from tests.support.cluster.access import Access
 from tests.support.images.loading import load
+from tests.support.images.recipes import RECIPES
 
 INSTALL_SECONDS = 180.0
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
@@ -26,10 +27,14 @@ class Release:
     namespace: str = chart.NAMESPACE
     name: str = chart.RELEASE
 
-    def load_images(self, *names: str) -> None:
-        """Build and load the images of operator, gateway and Redis, and those that are named."""
-        load(self.cluster, "operator", "gateway", *names)
+    def load_images(self, *names: str) -> list[str]:
+        """Build and load the images of operator, gateway and Redis, and those that are named.
+
+        Returns those of ours that are other ones than before.
+        """
+        new = load(self.cluster, "operator", "gateway", *names)
         self.cluster.load(redis_image.archive())
+        return new
 
     def make_namespace(self) -> None:
         """The release's namespace, in which only restricted pods may run."""
@@ -67,6 +72,26 @@ class Release:
                 *("--timeout", f"{INSTALL_SECONDS:.0f}s", *arguments),
                 seconds=INSTALL_SECONDS + 30,
             ).stdout
+
+    def restart(self, images: Collection[str]) -> None:
+        """Have the pods of operator and gateways replaced that ran an earlier one of ``images``.
+
+        Their tag says nothing of it, so neither Helm nor Kubernetes does. Raises RuntimeError.
+        """
+        namespace = ("--namespace", self.namespace)
+        stale = [
+            f"deployment/sluice-{component}"
+            for component in ("operator", "gateway")
+            if RECIPES[component].reference in images
+        ]
+        if stale:
+            self.cluster.kubectl("rollout", "restart", *stale, *namespace)
+        for deployment in stale:
+            timeout = f"--timeout={INSTALL_SECONDS:.0f}s"
+            self.cluster.kubectl(
+                *("rollout", "status", deployment, *namespace, timeout),
+                seconds=INSTALL_SECONDS + 30,
+            )
 
     def helm(self, verb: str, *arguments: str) -> str:
         """`helm VERB RELEASE …` in its namespace. Raises RuntimeError."""

@@ -62,6 +62,10 @@ def install(given: argparse.Namespace) -> None:
 
 
 def end(given: argparse.Namespace) -> None:
+    leftovers.clean()  # of one that was killed nothing is left to end
+    if not leftovers.state_folder(given.name).exists():
+        print(f"there is no cluster {given.name}")
+        return
     _named(given).end()
 
 
@@ -86,9 +90,15 @@ def _named(given: argparse.Namespace) -> Cluster:
 
 def _install(cluster: Access) -> None:
     platform = Release(cluster)
+    was_there = platform.is_installed()
     platform.make_namespace()
-    platform.load_images("worker", "stub")
+    new = platform.load_images("worker", "stub")
     print(platform.install({"auth": {"publicAccess": True}}))
+    if was_there and new:
+        print(f"New: {', '.join(new)}. Operator and gateways are replaced; models keep their pods")
+        print("  until you restart them: kubectl rollout restart deployment --selector \\")
+        print("    app.kubernetes.io/component=worker --namespace NAMESPACE")
+        platform.restart(new)
     if isinstance(cluster, Cluster):
         print(f"The gateway answers at {platform.url}, for as long as the cluster lives.")
 

@@ -240,14 +240,17 @@ class Cluster(Access):
         Takes archives of `docker save` or OCI layouts; gives the names that were new. Raises
         RuntimeError if one is refused.
         """
-        stored = self._ctr("images", "ls")
         new: list[str] = []
         for archive in image_archives:
-            digest = archives.manifest_digest(archive)
-            if f"sluice.dev/archive={digest}" not in stored:
+            if not self.has(archive):
                 imported = self._ctr("images", "import", str(archive), seconds=600)
-                new += self._mark(imported, digest)
+                new += self._mark(imported, archives.manifest_digest(archive))
         return new
+
+    def has(self, archive: Path) -> bool:
+        """Whether the node has this very image already."""
+        digest = archives.manifest_digest(archive)
+        return f"sluice.dev/archive={digest}" in self._ctr("images", "ls")
 
     def _mark(self, imported: str, digest: str) -> list[str]:
         """Note where images came from, once the kubelet's side has seen them too."""

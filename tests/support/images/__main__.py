@@ -41,7 +41,8 @@ def _build(names: list[str], cluster: Path | None, docker: bool) -> int:
 
         from .loading import load
 
-        print("\n".join(load(Cluster.join(cluster), *names)))
+        load(Cluster.join(cluster), *names)
+        print("\n".join(RECIPES[name].reference for name in names))
     elif docker:
         print("\n".join(recipe.reference for recipe in builder.build_with_docker(names)))
     else:

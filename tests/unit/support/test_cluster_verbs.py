@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.support import release
 from tests.support.cluster import __main__ as verbs
-from tests.support.cluster import machine, options
+from tests.support.cluster import leftovers, machine, options
 from tests.support.cluster.options import Options, Site
+from tests.support.images.recipes import RECIPES
 
 GIVEN = argparse.Namespace(release="1.36", hpa_sync=2, control_plane_only=False, name="dev")
 
@@ -50,3 +52,58 @@ def test_a_short_name_of_a_service_is_searched_for_as_in_a_pod() -> None:
     lines = dict(line.split(" ", 1) for line in options.RESOLVER.splitlines())
     assert lines["nameserver"] == options.DNS_SERVICE_ADDRESS
     assert "svc.cluster.local" in lines["search"].split()
+
+
+def test_a_cluster_that_is_not_there_is_ended_already(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(leftovers.tempfile, "tempdir", str(tmp_path))
+    verbs.end(GIVEN)
+    assert capsys.readouterr().out == "there is no cluster dev\n"
+
+
+class Cluster:
+    """Notes what it is told to do."""
+
+    def __init__(self, *, installed: bool) -> None:
+        self.installed = installed
+        self.told: list[str] = []
+
+    def kubectl(self, *arguments: str, **_: Any) -> Any:
+        self.told.append(" ".join(arguments))
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
+
+    def helm(self, *arguments: str, **_: Any) -> Any:
+        done = 0 if self.installed or arguments[0] != "status" else 1
+        return SimpleNamespace(returncode=done, stdout="installed", stderr="")
+
+    def load(self, *_: Path) -> list[str]:
+        return []
+
+    @property
+    def restarted(self) -> str:
+        return next((line for line in self.told if line.startswith("rollout restart")), "")
+
+
+@pytest.mark.parametrize(
+    ("installed", "new", "restarted"),
+    [
+        (False, ["operator", "gateway", "worker"], []),
+        (True, [], []),
+        (True, ["worker"], []),
+        (True, ["gateway"], ["gateway"]),
+        (True, ["operator", "gateway"], ["operator", "gateway"]),
+    ],
+)
+def test_pods_that_run_older_code_under_the_same_tag_are_replaced(
+    installed: bool, new: list[str], restarted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = [RECIPES[name].reference for name in new]
+    monkeypatch.setattr(release, "load", lambda *_: references)
+    monkeypatch.setattr(release.redis_image, "archive", lambda: Path("redis.tar"))
+    cluster = Cluster(installed=installed)
+    verbs._install(cluster)  # type: ignore[arg-type]
+    for name in ("operator", "gateway"):
+        assert (f"deployment/sluice-{name}" in cluster.restarted) == (name in restarted)
+    waited = [line for line in cluster.told if line.startswith("rollout status")]
+    assert len(waited) == len(restarted)
