@@ -52,7 +52,7 @@ SECOND = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(RULES, st.booleans(), st.lists(SECOND, max_size=40))
 def test_whatever_is_reported(rules: Rules, proven: bool, seconds: list[dict]) -> None:  # type: ignore[type-arg]
     recommender = Recommender(rules, 0.0, proven=proven)
@@ -93,7 +93,7 @@ def steady(rate: int, *, capacity: float, hits: int = 0, seconds: int = 120) -> 
     return ordered
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 400), st.integers(0, 400), st.floats(1.0, 200.0))
 def test_more_demand_never_means_fewer_replicas(rate: int, more: int, capacity: float) -> None:
     few, many = steady(rate, capacity=capacity), steady(rate + more, capacity=capacity)
@@ -102,7 +102,7 @@ def test_more_demand_never_means_fewer_replicas(rate: int, more: int, capacity: 
     assert few <= rate / capacity / 0.7 + 1, "and not many more"
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 100), st.integers(0, 10_000))
 def test_cache_hits_do_not_count(rate: int, hits: int) -> None:
     assert steady(rate, capacity=20.0, hits=hits) == steady(rate, capacity=20.0)

@@ -12,6 +12,8 @@ UTILISATION = 0.8
 """How full a replica is planned to be."""
 DOWN_UTILISATION = 0.7
 """How full the remaining replicas may be after one has gone."""
+DRAIN_SHARE = 0.3
+"""How many more replicas a backlog may order than arrivals need."""
 HOLD_DOWN_SECONDS = (30.0, 300.0)
 """Least and longest time that demand must have been lower: three cold starts in between."""
 IDLE_SECONDS = (60.0, 1800.0)
@@ -33,11 +35,14 @@ def replicas_for(arrivals: float, held: int, capacity: float, drain_seconds: flo
     """Replicas that carry ``arrivals`` a second with room to spare and drain what is held.
 
     The drain adds at most as much as the arrivals themselves (or one replica), and may use
-    replicas to the full: it passes. ``capacity`` is requests a second of one replica.
+    replicas to the full: it passes. For the same reason it orders no more than ``DRAIN_SHARE`` of
+    what the arrivals need, or one. ``capacity`` is requests a second of one replica.
     """
-    carry = arrivals / (capacity * UTILISATION)
+    carry = math.ceil(arrivals / (capacity * UTILISATION) - 1e-9)
     drain = min(held / drain_seconds, max(arrivals, capacity))
-    return math.ceil(max(carry, (arrivals + drain) / capacity) - 1e-9)
+    both = math.ceil((arrivals + drain) / capacity - 1e-9)
+    most = carry + max(1, math.floor(carry * DRAIN_SHARE + 1e-9))
+    return max(carry, min(both, most))
 
 
 def replicas_foreseen(arrivals: float, capacity: float | None, *, asleep: bool) -> int:

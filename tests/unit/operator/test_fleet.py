@@ -1,5 +1,6 @@
 """The fleet: wakes at once, holds on what it does not know, explains, forgets, costs little."""
 
+import asyncio
 from typing import Any
 
 from sluice_api import wire
@@ -7,6 +8,7 @@ from sluice_operator.fleet import Fleet
 from sluice_operator.state import Key, Observed, Wanted
 from tests.support.demand_records import Gateway
 from tests.support.observed_services import observed, pod, spec_revision
+from tests.support.virtual_time import in_virtual_time
 
 KEY = Key("default", "minilm")
 REVISION = spec_revision()
@@ -398,3 +400,33 @@ def test_a_canary_has_no_season_of_its_own() -> None:
         watched.now += 600.0
         watched.fleet.tick(watched.now)
     assert watched.fleet.learnt(KEY).week == ""
+
+
+@in_virtual_time
+async def test_the_running_fleet_wakes_it_in_time_and_not_before() -> None:
+    _, week = weeks_of_mornings(3)
+    loop, wall = asyncio.get_running_loop(), 1_800_000_000 + 3 * 86_400.0 - 900.0
+    began, woken = loop.time(), asyncio.get_running_loop().create_future()
+
+    def changed(key: Key) -> None:
+        if not woken.done():
+            woken.set_result(loop.time() - began)
+
+    fleet = Fleet(changed, lambda _: None, loop.time, lambda: wall + loop.time() - began)
+    status = PROVEN | {"scaling": {"week": week}}
+    fleet.decide(observed(replicas={REVISION: 0}, status=status), loop.time())
+    gateway = Gateway()
+
+    async def speak() -> None:
+        while True:
+            record = gateway.record()
+            record.revision = REVISION
+            fleet.observe(record, loop.time())
+            await asyncio.sleep(3.0)
+
+    tasks = [asyncio.create_task(fleet.run()), asyncio.create_task(speak())]
+    # Ten seconds of a start that nobody has seen, a minute before, and at most ten of not looking.
+    assert 900 - 70 <= await woken <= 900 - 59
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

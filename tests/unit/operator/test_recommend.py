@@ -356,6 +356,8 @@ def test_the_backlog_is_drained_but_bounded() -> None:
     assert replicas_for(32.0, 100, 40.0, 10.0) == 2
     assert replicas_for(32.0, 100_000, 40.0, 10.0) == 2, "at most as much again"
     assert replicas_for(0.0, 100_000, 40.0, 10.0) == 1
+    assert replicas_for(310.0, 100_000, 40.0, 10.0) == 13, "three in ten more than 10"
+    assert replicas_for(90.0, 100_000, 40.0, 10.0) == 4, "or one more"
 
 
 def test_windows_follow_the_learnt_start_time() -> None:
