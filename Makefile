@@ -64,8 +64,9 @@ generate: $(CACHED)-dev ## Write the files that are made from code: CRD, referen
 	$(PY) -m tests.support.chart --write
 
 .PHONY: bench
-bench: $(CACHED)-dev ## Measure beside nginx, a Rust router and padded transformers (table and JSON)
+bench: $(CACHED)-dev ## Measure beside nginx, HAProxy, Varnish, Rust routers, LiteLLM … (ARGS="gateway cache streams")
 	@.ci/system-packages redis-server nginx wrk
+	@.ci/system-packages --where-possible haproxy varnish:varnishd
 	$(PY) bench $(ARGS)
 
 .PHONY: bench-cluster

@@ -1,8 +1,12 @@
-"""The response cache's parts: keys, the layer in process, and Redis beside redis-py.
+"""Answers from the cache, over HTTP beside nginx, Varnish and LiteLLM; then the parts alone.
 
-One process on a core of its own, Redis on the other, over a Unix socket. A Redis hit of ours is the
-whole of it: lookup, round trip, proof of the value, the answer handed over; redis-py's is a bare
-GET of a value of the same size. The clients take turns within a round; medians of the rounds.
+Over HTTP: one core for the subject, one request again and again, 32 connections (LiteLLM 4). nginx
+keys by the body of a POST, Varnish caches GET by URL, which is easier.
+
+The parts: keys, the layer in process, and Redis beside redis-py. One process on a core of its own,
+Redis on the other, over a Unix socket. A Redis hit of ours is the whole of it: lookup, round trip,
+proof of the value, the answer handed over; redis-py's is a bare GET of a value of the same size.
+The clients take turns within a round; medians of the rounds.
 """
 
 import argparse
@@ -15,6 +19,21 @@ from typing import Any
 import measure
 import redis.asyncio
 import uvloop
+from peers import rounds
+from peers.proxies import (
+    LITELLM,
+    SLUICE_OFF,
+    backends,
+    get,
+    litellm,
+    local_addresses,
+    nginx_cache,
+    same,
+    sluice,
+    varnish,
+)
+from peers.proxies import redis as redis_server
+from peers.rounds import Peer
 
 from sluice_api.call import Item
 from sluice_api.wire import CacheRules
@@ -40,19 +59,90 @@ VALUE = b"v" * 460
 Run = Callable[[int], Awaitable[None]]
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--count", type=int, default=40_000, help="operations per measurement")
+    parser.add_argument("--only", default="", help="measure peers whose name contains this")
     options = parser.parse_args(arguments)
+    hits = over_http(options.rounds, options.seconds, options.only)
+    affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {measure.SUBJECT_CORE})
-    local = in_process(options.rounds, options.count)
+    try:
+        local, remote = parts(options.rounds, options.count)
+    finally:
+        os.sched_setaffinity(0, affinity)
+    measure.save(
+        "cache",
+        {
+            "hits": [peer.told() for peer in hits],
+            "in_process_us": local,
+            "redis": remote,
+            "off": SLUICE_OFF,
+        },
+    )
+
+
+# Over HTTP --------------------------------------------------------------------------------------
+
+
+def over_http(count: int, seconds: float, only: str) -> list[Peer]:
+    workers = local_addresses(2)
+    with backends(workers), redis_server() as path:
+        url = f"unix://{path}"
+        chosen = [peer for peer in hit_peers(workers, url) if only in peer.name]
+        rounds.run(chosen, count, seconds)
+    measure.table(
+        "Hits over HTTP: one core, closed loop", rounds.HEADER, rounds.rows(chosen, "nginx")
+    )
+    return chosen
+
+
+def hit_peers(workers: list[str], url: str) -> list[Peer]:
+    def theirs(cache: dict[str, object]) -> Callable[[], Any]:
+        return lambda: litellm(workers, cache=cache)
+
+    return [
+        Peer("nginx", lambda: nginx_cache(workers), same),
+        Peer("Varnish (GET by URL)", lambda: varnish(workers), get),
+        Peer("Sluice, in process", lambda: sluice(workers, "--redis-url", url), same),
+        # No memory of its own, so that every hit really comes from Redis.
+        Peer(
+            "Sluice, in Redis",
+            lambda: sluice(workers, "--redis-url", url, "--cache-mib", "0"),
+            same,
+        ),
+        Peer(
+            f"{LITELLM}, in process",
+            theirs({"type": "local"}),
+            same,
+            rounds=1,
+            connections=4,
+            least_seconds=5,
+        ),
+        Peer(
+            f"{LITELLM}, in Redis",
+            theirs({"type": "redis", "url": url}),
+            same,
+            rounds=1,
+            connections=4,
+            least_seconds=5,
+        ),
+    ]
+
+
+# The parts --------------------------------------------------------------------------------------
+
+
+def parts(times: int, count: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    local = in_process(times, count)
     measure.table(
         "In process, µs of CPU per call",
         ["call", "µs"],
         [[k, f"{v:.2f}"] for k, v in local.items()],
     )
-    remote = uvloop.run(in_redis(options.rounds, options.count))
+    remote = uvloop.run(in_redis(times, count))
     measure.table(
         "In Redis: GET of a hit of about 500 bytes",
         ["client", "concurrent", "hits/s", "CPU µs", "× redis-py"],
@@ -62,7 +152,7 @@ def main(arguments: list[str]) -> None:
             for ratio in [f"{r['times_redis_py']:.1f}"]
         ],
     )
-    measure.save("cache", {"in_process_us": local, "redis": remote})
+    return local, remote
 
 
 # In process -------------------------------------------------------------------------------------
@@ -227,6 +317,4 @@ def _fail(cause: str) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    main()

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = Path(sys.prefix) / "peers"
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+PEERS = _CACHE / "sluice" / "bench-peers"
 
 SUBJECT_CORE, LOAD_CORE = 0, (1 if (os.cpu_count() or 1) > 1 else 0)
 """What is measured has a core to itself; load, backend and Redis share the other."""
@@ -159,18 +160,36 @@ def wrk(url: str, script: str, *, connections: int, seconds: float) -> Load:
     return Load(**json.loads(match[1]))
 
 
+class Unavailable(Exception):
+    """A peer cannot be had on this machine; the message says why and what to do."""
+
+
+def program(name: str) -> str:
+    """The path of an installed program. Raises :class:`Unavailable`."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise Unavailable(f"{name} is not installed; `make bench` installs it where it may")
+    return found
+
+
 def peer_venv(requirement: str) -> Path:
-    """A virtual environment of its own for a peer from the package index; made once."""
-    folder = PEERS / requirement.replace("==", "-")
+    """The programs of a virtual environment for a peer from the package index; made once.
+
+    Raises :class:`Unavailable`.
+    """
+    folder = PEERS / re.sub(r"[^a-zA-Z0-9.]+", "-", requirement)
     if not (folder / ".done").exists():
-        print(f"▸ installing {requirement} for comparison", file=sys.stderr)
+        print(f"▸ installing {requirement} for comparison, into {folder}", file=sys.stderr)
         uv = shutil.which("uv") or str(Path(sys.prefix) / "bin" / "uv")
-        subprocess.run([uv, "venv", "--quiet", "--clear", str(folder)], check=True)
-        subprocess.run(
+        environment = {**os.environ, "VIRTUAL_ENV": str(folder)}
+        for command in (
+            [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
             [uv, "pip", "install", "--quiet", requirement],
-            check=True,
-            env={**os.environ, "VIRTUAL_ENV": str(folder)},
-        )
+        ):
+            ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+            if ended.returncode:
+                why = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
+                raise Unavailable(f"{requirement} cannot be installed: {why}")
         (folder / ".done").touch()
     return folder / "bin"
 

@@ -1,42 +1,47 @@
-"""A streamed answer on its way: CPU time per event, beside nginx.
+"""A streamed answer on its way: CPU time per event, time to the first, gaps between them.
 
 Streams of 200 events, one each 10 ms, over keep-alive connections; the subject has a core to
 itself. Ours runs with everything it has (tenant, limits, metrics, request ids, usage taken out);
-the calls are sampled, so nothing is looked up, shared or stored. nginx passes bytes on unbuffered.
+the calls are sampled, so nothing is looked up, shared or stored. nginx and HAProxy pass bytes on
+unbuffered. LiteLLM gets 8 streams instead of 100, which is what it can carry.
 """
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import measure
-import msgspec
 import uvloop
-from gateway import DIGEST, REVISION, nginx
-from measure import LOAD_CORE, SUBJECT_CORE, Process, free_port, listening
+from measure import LOAD_CORE, Process, Unavailable, free_port, listening
+from peers.proxies import (
+    CHAT,
+    LITELLM,
+    SGLANG_ROUTER,
+    SLUICE_OFF,
+    VLLM_ROUTER,
+    Subject,
+    direct,
+    haproxy,
+    litellm,
+    nginx_stream,
+    readiness,
+    sglang_router,
+    sluice,
+    vllm_router,
+)
 
-from sluice_api import wire
 from sluice_api.tasks import Task
 
 EVENTS, PACE = 200, 0.01
-READY = msgspec.json.encode(
-    wire.Readiness(
-        phase=wire.Phase.READY,
-        model="file:///bench",
-        revision=REVISION,
-        answer_digest=DIGEST,
-        tasks=[Task.CHAT],
-        capacity=wire.Capacity(limit=100_000),
-    )
-)
 BODY = json.dumps(
     {
         "model": "bench",
@@ -44,86 +49,126 @@ BODY = json.dumps(
         "temperature": 1,
         "stream": True,
     }
-).encode()
-REQUEST = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 )
 
 
 @dataclass
 class Peer:
-    """One line of the table."""
+    """One line of the table; lists hold a value for each round, times in milliseconds.
+
+    Attributes:
+        streams: at once; 0: as many as asked for on the command line.
+    """
 
     name: str
-    start: Callable[[int, int], Any]
+    start: Callable[[], AbstractContextManager[Subject]]
+    streams: int = 0
+    rounds: int = 1_000
     costs: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    first_p50: list[float] = field(default_factory=list)
+    first_p99: list[float] = field(default_factory=list)
+    gap_p99: list[float] = field(default_factory=list)
     memory: float = 0
     broken: int = 0
+    missing: str = ""
+
+    def told(self) -> dict[str, Any]:
+        """For the file of results."""
+        return {
+            "name": self.name, "cpu_us": self.costs, "rates": self.rates,
+            "first_p50_ms": self.first_p50, "first_p99_ms": self.first_p99,
+            "gap_p99_ms": self.gap_p99, "memory_mib": self.memory, "broken": self.broken,
+            "missing": self.missing,
+        }  # fmt: skip
 
 
-@contextlib.contextmanager
-def nginx_proxy(backend: int, port: int) -> Iterator[Process]:
-    body = f"""
-  upstream workers {{ server 127.0.0.1:{backend}; keepalive 512; keepalive_requests 1000000000; }}
-  server {{ listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://workers; proxy_http_version 1.1; proxy_buffering off;
-      proxy_set_header Connection ""; }} }}"""
-    with nginx(body, port, SUBJECT_CORE) as process:
-        yield process
+class Seen:
+    """What all readers of one run have seen, from :meth:`begin` on."""
 
+    def __init__(self, request: bytes) -> None:
+        self.request = request
+        self.begin()
 
-@contextlib.contextmanager
-def sluice(backend: int, port: int) -> Iterator[Process]:
-    endpoint = wire.Endpoint(url=f"http://127.0.0.1:{backend}", revision=REVISION)
-    service = wire.Service(name="bench", revision=REVISION, public=True, endpoints=[endpoint])
-    with measure.folder() as folder:
-        table = folder / "services.yaml"
-        table.write_bytes(msgspec.json.encode(wire.ServiceTable(services=[service])))
-        command = [
-            sys.executable, "-m", "sluice_gateway", "--discovery", f"static:{table}",
-            "--port", str(port), "--admin-port", str(free_port()),
-        ]  # fmt: skip
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-        with Process(command, SUBJECT_CORE, environment) as process:
-            process.wait_for(listening(port))
-            yield process
+    def begin(self) -> None:
+        self.events = 0
+        self.broken = 0
+        self.first = array("d")
+        self.gaps = array("d")
 
 
 class Reader(asyncio.Protocol):
-    """Asks for one stream after the other and counts the events."""
+    """Asks for one stream after the other."""
 
-    events = 0
-    broken = 0
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        self.ask()
+
+    def ask(self) -> None:
         self.received = 0
-        transport.write(REQUEST)  # type: ignore[attr-defined]
+        self.last = time.perf_counter()
+        self.transport.write(self.seen.request)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
-        found = data.count(b"data: ")
+        seen, found = self.seen, data.count(b"data: ")
+        if found:
+            now = time.perf_counter()
+            (seen.gaps if self.received else seen.first).append(now - self.last)
+            self.last = now
         self.received += found
-        Reader.events += found
+        seen.events += found
         if data.endswith(b"0\r\n\r\n"):
-            Reader.broken += self.received != EVENTS + 1
-            self.received = 0
-            self.transport.write(REQUEST)  # type: ignore[attr-defined]
+            seen.broken += self.received < EVENTS
+            self.ask()
 
 
-async def load(process: Process, port: int, streams: int, seconds: float) -> tuple[float, float]:
-    """CPU microseconds per event, and events a second."""
+async def load(peer: Peer, subject: Subject, streams: int, seconds: float) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in subject.headers.items())
+    seen = Seen(
+        f"POST {CHAT} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n{lines}"
+        f"content-length: {len(BODY)}\r\n\r\n{BODY}".encode()
+    )
     loop = asyncio.get_running_loop()
-    made = [(await loop.create_connection(Reader, "127.0.0.1", port))[0] for _ in range(streams)]
+    made = []
+    for _ in range(streams):
+        made.append(await loop.create_connection(lambda: Reader(seen), "127.0.0.1", subject.port))
+        await asyncio.sleep(1.0 / streams)  # Not all ends and beginnings at one instant.
     await asyncio.sleep(1)
-    events, cpu, began = Reader.events, process.cpu_seconds(), time.monotonic()
+    seen.begin()
+    cpu, began = subject.process.cpu_seconds(), time.monotonic()
     await asyncio.sleep(seconds)
-    events, cpu = Reader.events - events, process.cpu_seconds() - cpu
-    spent = time.monotonic() - began
-    for transport in made:
+    cpu, spent = subject.process.cpu_seconds() - cpu, time.monotonic() - began
+    for transport, _ in made:
         transport.abort()
-    return cpu / max(1, events) * 1e6, events / spent
+    peer.costs.append(cpu / max(1, seen.events) * 1e6)
+    peer.rates.append(seen.events / spent)
+    peer.broken += seen.broken
+    if seen.first:
+        peer.first_p50.append(_share(seen.first, 0.50) * 1e3)
+        peer.first_p99.append(_share(seen.first, 0.99) * 1e3)
+    if seen.gaps:
+        peer.gap_p99.append(_share(seen.gaps, 0.99) * 1e3)
+
+
+def _share(values: "array[float]", share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def peers_of(worker: str) -> list[Peer]:
+    workers = [worker]
+    return [
+        Peer("direct", lambda: direct(workers)),
+        Peer("nginx, unbuffered", lambda: nginx_stream(workers)),
+        Peer("HAProxy, no delay", lambda: haproxy(workers)),
+        Peer("Sluice", lambda: sluice(workers, path=CHAT)),
+        Peer(f"{VLLM_ROUTER} (Rust)", lambda: vllm_router(workers)),
+        Peer(f"{SGLANG_ROUTER} (Rust)", lambda: sglang_router(workers)),
+        Peer(LITELLM, lambda: litellm(workers, CHAT), streams=8, rounds=1),
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -131,57 +176,71 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--streams", type=int, default=100)
+    parser.add_argument("--only", default="", help="measure peers whose name contains this")
     options = parser.parse_args(arguments)
-    peers = [Peer("nginx, unbuffered", nginx_proxy), Peer("sluice", sluice)]
+    affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {LOAD_CORE})
     server = Path(__file__).parent / "peers" / "event_server.py"
-    backend = free_port()
-    command = [sys.executable, str(server), str(backend), str(EVENTS), str(PACE), READY.decode()]
-    with Process(command, LOAD_CORE) as events:
-        events.wait_for(listening(backend))
-        for _ in range(options.rounds):
-            for peer in peers:
-                port = free_port()
-                with peer.start(backend, port) as process:
-                    Reader.broken = 0
-                    cost, rate = uvloop.run(load(process, port, options.streams, options.seconds))
-                    peer.costs.append(cost)
-                    peer.rates.append(rate)
-                    peer.broken += Reader.broken
-                    peer.memory = max(peer.memory, process.memory_mib())
-    base = measure.median(peers[0].costs)
+    port = free_port()
+    ready = readiness(Task.CHAT)
+    command = [sys.executable, str(server), str(port), str(EVENTS), str(PACE), ready]
+    chosen = [peer for peer in peers_of(f"127.0.0.1:{port}") if options.only in peer.name]
+    try:
+        with Process(command, LOAD_CORE) as events:
+            events.wait_for(listening(port))
+            _run(chosen, options.rounds, options.streams, options.seconds)
+    finally:
+        os.sched_setaffinity(0, affinity)
+    _tell(chosen, options.streams)
+    told = [peer.told() for peer in chosen]
+    measure.save("streams", {"peers": told, "streams": options.streams, "off": SLUICE_OFF})
+
+
+def _run(peers: list[Peer], rounds: int, streams: int, seconds: float) -> None:
+    for number in range(rounds):
+        for peer in peers:
+            if number >= peer.rounds or peer.missing:
+                continue
+            print(f"  · round {number + 1} of {rounds}: {peer.name}", file=sys.stderr)
+            try:
+                with peer.start() as subject:
+                    uvloop.run(load(peer, subject, peer.streams or streams, seconds))
+                    peer.memory = max(peer.memory, subject.process.memory_mib())
+            except Unavailable as why:
+                peer.missing = str(why)
+                print(f"▸ left out: {peer.name}: {why}", file=sys.stderr)
+
+
+def _tell(peers: list[Peer], streams: int) -> None:
+    had = [peer for peer in peers if peer.costs]
+    base = next((measure.median(p.costs) for p in had if p.name.startswith("nginx")), None)
+    gap = next((measure.median(p.gap_p99) for p in had if p.name == "direct" and p.gap_p99), None)
     measure.table(
-        f"Streams: one core, {options.streams} at once, an event each {PACE * 1000:.0f} ms",
-        ["path", "µs CPU/event", "range", "x nginx", "events/s", "MiB", "broken"],
+        f"Streams: one core, {streams} at once, an event each {PACE * 1000:.0f} ms",
+        [
+            "path", "µs CPU/event", "range", "× nginx", "events/s", "first p50/p99 ms",
+            "gap p99 ms", "added", "MiB", "broken",
+        ],
         [
             [
                 peer.name,
-                f"{measure.median(peer.costs):.1f}",
-                f"{min(peer.costs):.1f}-{max(peer.costs):.1f}",
-                f"{measure.median(peer.costs) / base:.2f}",
+                f"{measure.median(peer.costs):,.1f}",
+                f"{min(peer.costs):,.1f}–{max(peer.costs):,.1f}",
+                f"{measure.median(peer.costs) / base:.2f}" if base else "–",
                 f"{measure.median(peer.rates):,.0f}",
+                f"{_median(peer.first_p50)} / {_median(peer.first_p99)}",
+                _median(peer.gap_p99),
+                _median([value - gap for value in peer.gap_p99] if gap else []),
                 f"{peer.memory:.0f}",
                 peer.broken,
             ]
-            for peer in peers
+            for peer in had
         ],
-    )
-    measure.save(
-        "streams",
-        {
-            "peers": [
-                {
-                    "name": peer.name,
-                    "cpu_us": peer.costs,
-                    "rates": peer.rates,
-                    "memory_mib": peer.memory,
-                    "broken": peer.broken,
-                }
-                for peer in peers
-            ],
-            "off": ["authentication (API keys do not exist yet)", "TLS"],
-        },
-    )
+    )  # fmt: skip
+
+
+def _median(values: list[float]) -> str:
+    return f"{measure.median(values):.2f}" if values else "–"
 
 
 if __name__ == "__main__":
