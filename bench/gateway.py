@@ -141,18 +141,22 @@ def _growth(count: int, seconds: float) -> list[Peer]:
             rounds=1,
         ),
     ]
+    for peer in peers:
+        peer.warm_seconds = 3  # Every worker must have been connected to.
+        peer.idle_seconds = 2
     with backends(many):
         rounds.run(peers, count, seconds)
     base = measure.median(peers[0].costs)
     measure.table(
         "Sluice as workers and services become many, nothing looked up or stored",
-        ["", "µs CPU/req", "range", "× the first", "MiB"],
+        ["", "µs CPU/req above idle", "range", "× the first", "idle, % of the core", "MiB"],
         [
             [
                 peer.name,
                 f"{measure.median(peer.costs):.1f}",
                 f"{min(peer.costs):.1f}–{max(peer.costs):.1f}",
                 f"{measure.median(peer.costs) / base:.2f}",
+                f"{measure.median(peer.idle) * 100:.1f}",
                 f"{peer.memory:.0f}",
             ]
             for peer in peers

@@ -30,6 +30,9 @@ class Peer:
         script: for wrk, from the subject and a seed.
         rounds: fewer for those that take long to start and whose figure is far from the others'.
         least_seconds: for those that answer only a few requests a second.
+        warm_seconds: of load before the measurement.
+        idle_seconds: of rest before the load; what is used in them is no cost of requests, and is
+            told by itself as a share of the core.
         rate: of requests a second at which latency is measured as well; 0: not.
     """
 
@@ -41,12 +44,15 @@ class Peer:
     rate: int = 0
     connections: int = 32
     least_seconds: float = 0.0
+    warm_seconds: float = 1.0
+    idle_seconds: float = 0.0
     costs: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     p50: list[float] = field(default_factory=list)
     p99: list[float] = field(default_factory=list)
     paced_p50: list[float] = field(default_factory=list)
     paced_p99: list[float] = field(default_factory=list)
+    idle: list[float] = field(default_factory=list)
     memory: float = 0
     failed: int = 0
     missing: str = ""
@@ -56,7 +62,7 @@ class Peer:
         return {
             "name": self.name, "cpu_us": self.costs, "rates": self.rates, "p50_ms": self.p50,
             "p99_ms": self.p99, "paced_p50_ms": self.paced_p50, "paced_p99_ms": self.paced_p99,
-            "memory_mib": self.memory, "failed": self.failed, "missing": self.missing,
+            "idle_share": self.idle, "memory_mib": self.memory, "failed": self.failed, "missing": self.missing,
         }  # fmt: skip
 
 
@@ -78,11 +84,14 @@ def _measure(peer: Peer, subject: Subject, seconds: float, seed: int) -> None:
     url = f"http://127.0.0.1:{subject.port}{peer.path}"
     process, connections = subject.process, peer.connections
     seconds = max(seconds, peer.least_seconds)
-    measure.wrk(url, peer.script(subject, seed), connections=connections, seconds=1)
+    warm = peer.warm_seconds
+    measure.wrk(url, peer.script(subject, seed), connections=connections, seconds=warm)
+    idle = _idle(process, peer.idle_seconds)
     before = process.cpu_seconds()
     script = peer.script(subject, seed + 1)
     load = measure.wrk(url, script, connections=connections, seconds=seconds)
-    used = process.cpu_seconds() - before
+    used = process.cpu_seconds() - before - idle * load.seconds
+    peer.idle.append(idle)
     peer.costs.append(used / max(1, load.requests) * 1e6)
     peer.rates.append(load.requests / load.seconds)
     peer.p50.append(load.p50_ms)
@@ -94,6 +103,15 @@ def _measure(peer: Peer, subject: Subject, seconds: float, seed: int) -> None:
         peer.paced_p99.append(p99)
         peer.failed += failed
     peer.memory = max(peer.memory, process.memory_mib())
+
+
+def _idle(process: measure.Process, seconds: float) -> float:
+    """Share of a core that it takes without requests."""
+    if not seconds:
+        return 0.0
+    before = process.cpu_seconds()
+    time.sleep(seconds)
+    return (process.cpu_seconds() - before) / seconds
 
 
 def open_loop(
