@@ -62,7 +62,8 @@ class Peer:
         return {
             "name": self.name, "cpu_us": self.costs, "rates": self.rates, "p50_ms": self.p50,
             "p99_ms": self.p99, "paced_p50_ms": self.paced_p50, "paced_p99_ms": self.paced_p99,
-            "idle_share": self.idle, "memory_mib": self.memory, "failed": self.failed, "missing": self.missing,
+            "idle_share": self.idle, "memory_mib": self.memory, "failed": self.failed,
+            "missing": self.missing,
         }  # fmt: skip
 
 
