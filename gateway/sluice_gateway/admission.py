@@ -1,19 +1,21 @@
 """Who goes next: the queue in front of a service's workers.
 
-Requests are bound to a worker as late as possible. They wait here, first in first out, until an
-endpoint has room, and a freed slot or a newly ready endpoint takes the oldest at once. The queue is
-bounded, and a request that would wait past its deadline is refused when it comes. ``forward``
-submits; ``endpoints`` calls :meth:`Admission.pump` whenever room appears.
+Requests are bound to a worker as late as possible. They wait here, in the order of ``fair_queue``,
+until an endpoint has room, and a freed slot or a newly ready endpoint takes the next at once. The
+queue is bounded, and a request that would wait past its deadline is refused when it comes.
+``forward`` submits; ``endpoints`` calls :meth:`Admission.pump` whenever room appears.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Set
+from functools import partial
 from typing import Final, Protocol
 
 from sluice_api.errors import ApiError
 from sluice_api.wire import Failure, LimitRules
 from sluice_gateway.endpoints import EndpointSet, Holder, Lease
+from sluice_gateway.fair_queue import FairQueue, Queued
+from sluice_gateway.metrics import QueueSeries
 from sluice_gateway.timers import Timer, TimerWheel
 
 DEFAULT_START_SECONDS: Final = 5.0
@@ -21,7 +23,7 @@ _WEIGHT: Final = 0.1
 """Of a new observation in a learnt mean."""
 
 
-class Waiter(Holder, Protocol):
+class Waiter(Holder, Queued, Protocol):
     """What waits.
 
     Attributes:
@@ -45,6 +47,7 @@ class Admission:
 
     Attributes:
         failure: why no endpoint will become ready; nobody is held while it stands.
+        series: who waited how long, and who was refused.
 
     Args:
         on_first: called when the queue stops being empty.
@@ -63,9 +66,14 @@ class Admission:
         self._endpoints = endpoints
         self._wheel = wheel
         self._on_first = on_first
-        self._waiting: OrderedDict[Waiter, None] = OrderedDict()
+        self.series = QueueSeries()
+        self._waiting: FairQueue[Waiter] = FairQueue()
+        self._bounds: dict[Waiter, Timer] = {}
+        """What ends the waiting of those whose service bounds it."""
+        self._ready_since = 0.0
         self._turn_seconds = 0.0
         self._pumping = False
+        self._passed_over: list[Waiter] = []
         self._unblock: Timer | None = None
         self._was_ready = False
 
@@ -81,6 +89,11 @@ class Admission:
             return now - waiter.since
         return 0.0
 
+    @property
+    def waiting(self) -> FairQueue[Waiter]:
+        """Who waits; for those who show it."""
+        return self._waiting
+
     def submit(self, waiter: Waiter, now: float) -> None:
         """Grant ``waiter`` a lease now, or later in its turn. Raises ApiError when refused."""
         if not self._waiting:
@@ -88,25 +101,36 @@ class Admission:
             if lease is not None:
                 waiter.granted(lease)
                 return
-        self._check_room(waiter, now)
+        try:
+            self._check_room(waiter, now)
+        except ApiError:
+            self.series.refused(waiter.priority, "full")
+            raise
         first = not self._waiting
-        self._waiting[waiter] = None
+        self._waiting.add(waiter)
+        self._bound(waiter, now)
         if first:
             self._on_first()
+        elif self._endpoints.has_room(now):
+            self.pump()  # Those who wait may not go where this one may.
         self._wait_for_unblocking(now)
 
     def return_to_head(self, waiter: Waiter, now: float) -> None:
         """Queue a request again that had been granted before; it keeps its place in time."""
-        self._waiting[waiter] = None
-        self._waiting.move_to_end(waiter, last=False)
+        self._waiting.put_back(waiter)
+        self._bound(waiter, now)
         self.pump()
         self._wait_for_unblocking(now)
 
     def withdraw(self, waiter: Waiter) -> None:
-        self._waiting.pop(waiter, None)
+        if self._waiting.remove(waiter):
+            self._unbind(waiter)
+        elif waiter in self._passed_over:
+            self._passed_over.remove(waiter)
+            self._unbind(waiter)
 
     def pump(self) -> None:
-        """Give away whatever room there is, oldest first; refuse all when there will be none."""
+        """Give away whatever room there is, in turn; refuse all when there will be none."""
         if not self._waiting or self._pumping:
             return
         if error := self._hopeless():
@@ -115,21 +139,25 @@ class Admission:
             return
         self._pumping = True
         now = time.monotonic()
-        passed_over: list[Waiter] = []
+        passed_over = self._passed_over
         try:
-            while self._waiting:
-                waiter, _ = self._waiting.popitem(last=False)
-                lease = self._endpoints.choose(waiter, waiter.excluded, now)
-                if lease is not None:
-                    waiter.granted(lease)
+            while self._waiting and self._endpoints.has_room(now):
+                waiter = self._waiting.pop()
+                if waiter.deadline <= now:
+                    self._unbind(waiter)
+                    self._expire(waiter)
                     continue
-                passed_over.append(waiter)
-                if not waiter.excluded:
-                    break  # No room at all. Otherwise the next may go where this one may not.
+                lease = self._endpoints.choose(waiter, waiter.excluded, now)
+                if lease is None:
+                    passed_over.append(waiter)  # The next may go where this one may not.
+                    continue
+                self._unbind(waiter)
+                self.series.waited(waiter.priority, now - waiter.since)
+                waiter.granted(lease)
         finally:
             for waiter in reversed(passed_over):
-                self._waiting[waiter] = None
-                self._waiting.move_to_end(waiter, last=False)
+                self._waiting.put_back(waiter)
+            passed_over.clear()
             self._pumping = False
 
     def took(self, seconds: float) -> None:
@@ -145,12 +173,13 @@ class Admission:
             waited = self.oldest_seconds(now)
             if waited:
                 self.start_seconds += 0.5 * (waited - self.start_seconds)
+            self._ready_since = now
         self._was_ready = ready
         self.pump()
 
     def predicted_wait(self, position: int) -> float:
         """Seconds until the request at ``position`` of the queue gets its turn."""
-        return position * self._turn_seconds / max(1, self._endpoints.slots())
+        return position * self._turn_seconds / max(1, self._endpoints.slots)
 
     def retry_after(self, now: float) -> float:
         """Seconds after which another try is worth it."""
@@ -160,13 +189,61 @@ class Admission:
 
     def drain(self) -> list[Waiter]:
         """Empty the queue; the caller tells them."""
-        waiting = list(self._waiting)
-        self._waiting.clear()
-        return waiting
+        for timer in self._bounds.values():
+            timer.cancel()
+        self._bounds.clear()
+        return self._waiting.clear()
 
     def close(self) -> None:
         if self._unblock is not None:
             self._unblock.cancel()
+
+    # Bounds on waiting ----------------------------------------------------------------------------
+
+    def _bound(self, waiter: Waiter, now: float) -> None:
+        """End its waiting in time, where the service says how long that may be."""
+        longest = self.limits.queue_timeout_seconds
+        if longest is not None:
+            end = max(now, self._begun(waiter) + longest)
+            self._bounds[waiter] = self._wheel.at(end, partial(self._waited_enough, waiter))
+
+    def _unbind(self, waiter: Waiter) -> None:
+        if self._bounds and (timer := self._bounds.pop(waiter, None)) is not None:
+            timer.cancel()
+
+    def _begun(self, waiter: Waiter) -> float:
+        """Since when it waits for a place, and no longer for the service to start."""
+        return max(waiter.since, self._ready_since)
+
+    def _waited_enough(self, waiter: Waiter) -> None:
+        del self._bounds[waiter]
+        now, longest = time.monotonic(), self.limits.queue_timeout_seconds
+        if longest is None:
+            return
+        end = self._begun(waiter) + longest if self._endpoints.ready else now + longest
+        if now < end:
+            self._bounds[waiter] = self._wheel.at(end, partial(self._waited_enough, waiter))
+            return
+        self._waiting.remove(waiter)
+        self.series.refused(waiter.priority, "timeout")
+        waiter.refused(
+            ApiError(
+                "overloaded",
+                f"The request waited {longest:g} s for a worker, as long as limits.queueTimeout "
+                "of the service allows (phase: queue).",
+                retry_after=self.retry_after(now),
+            )
+        )
+
+    def _expire(self, waiter: Waiter) -> None:
+        """Nobody wants the answer any more: no worker is troubled with it."""
+        self.series.refused(waiter.priority, "expired")
+        waiter.refused(
+            ApiError(
+                "deadline_exceeded",
+                "The deadline of the request passed before a worker had room (phase: queue).",
+            )
+        )
 
     def _hopeless(self) -> ApiError | None:
         failure = self.failure
@@ -179,20 +256,37 @@ class Admission:
         if error := self._hopeless():
             raise error
         ready = bool(self._endpoints.ready)
-        if len(self._waiting) >= self.limits.waiting:
-            raise ApiError(
-                "overloaded" if ready else "starting",
-                f"{len(self._waiting)} requests are waiting for this model already.",
-                retry_after=self.retry_after(now),
-            )
         if ready:
-            wait = self.predicted_wait(len(self._waiting) + 1)
+            wait = self.predicted_wait(self._waiting.ahead_of(waiter) + 1)
             if now + wait > waiter.deadline:
                 raise ApiError(
                     "overloaded",
                     f"The request would wait for about {wait:.1f} s, longer than its deadline.",
                     retry_after=wait,
                 )
+        if len(self._waiting) >= self.limits.waiting:
+            self._make_room(waiter, now)
+
+    def _make_room(self, waiter: Waiter, now: float) -> None:
+        """Refuse who has the least right to wait. Raises ApiError when that is ``waiter``."""
+        displaced = self._waiting.displaced_by(waiter, self.limits.waiting)
+        code = "overloaded" if self._endpoints.ready else "starting"
+        if displaced is None:
+            raise ApiError(
+                code,
+                f"{len(self._waiting)} requests are waiting for this model already.",
+                retry_after=self.retry_after(now),
+            )
+        self.withdraw(displaced)
+        self.series.refused(displaced.priority, "displaced")
+        displaced.refused(
+            ApiError(
+                code,
+                "The queue for this model is full, and others have fewer requests in it or more "
+                "urgent ones.",
+                retry_after=self.retry_after(now),
+            )
+        )
 
     def _wait_for_unblocking(self, now: float) -> None:
         """Endpoints that refused are asked again when the time they named has passed."""

@@ -27,6 +27,7 @@ from sluice_api.errors import ApiError
 from sluice_gateway import descriptors
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Anonymous
+from sluice_gateway.balance import Rules
 from sluice_gateway.cache import ResponseCache
 from sluice_gateway.coalesce import Flights
 from sluice_gateway.control import admin, public
@@ -110,7 +111,8 @@ class Gateway:
         self.metrics = Metrics()
         self.feed = DemandFeed(identity(), lambda: self.services.tracks(), on_demand)
         self._feeds_itself = on_demand is None
-        self.services = Services(self.wheel, self.feed.urgent)
+        balancing = Rules(settings.zone, settings.slow_start, settings.connect_timeout)
+        self.services = Services(self.wheel, self.feed.urgent, balancing)
         keyring = Keyring.load(settings.cache_secret, make=not settings.in_cluster)
         self.redis = _redis(settings, self.metrics)
         self.cache = ResponseCache(

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from sluice_api import names
 from sluice_gateway.keys import TenantScope
+from sluice_gateway.priority import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,16 @@ class Tenant:
         namespace: where a bare model name is looked up.
         wire_hash: what workers are told instead of the name.
         scope: the part of cache keys that keeps tenants apart.
+        priority: the highest that its requests may claim.
+        weight: its share of a service's work against other tenants who wait, a whole number.
     """
 
     name: str
     namespace: str
     wire_hash: bytes
     scope: TenantScope
+    priority: Priority = Priority.NORMAL
+    weight: int = 1
 
 
 class Authenticator(Protocol):

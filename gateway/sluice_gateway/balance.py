@@ -1,11 +1,34 @@
-"""Which endpoint gets the next request: a pure function over a snapshot.
+"""Which endpoint gets the next request: pure functions over a snapshot of those with room.
 
-Called by ``admission`` for the oldest waiting request. Adding a policy is adding a function of the
-same shape here.
+``endpoints`` calls them for a request whose turn it is; ``room`` keeps the snapshots. Adding a
+policy is adding a function of the same shape here, and the line in ``EndpointSet`` that says when
+it is used. ``docs/balancing.md`` tells users.
 """
 
+import math
 from collections.abc import Callable, Sequence, Set
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+LOAD_BOUND: Final = 1.25
+"""How far above the mean load an endpoint may go for the sake of what it has in memory."""
+LEAST_WARMTH: Final = 0.1
+"""Share of its requests that an endpoint gets at the moment it becomes ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the gateway is told about balancing, for all services.
+
+    Attributes:
+        zone: the gateway's own; empty when unknown, and then no endpoint is nearer than another.
+        slow_start_seconds: until a fresh endpoint gets its full share; 0: at once.
+        connect_seconds: for a connection to an endpoint to be made.
+    """
+
+    zone: str = ""
+    slow_start_seconds: float = 10.0
+    connect_seconds: float = 1.0
 
 
 class Candidate(Protocol):
@@ -21,42 +44,92 @@ class Candidate(Protocol):
     limit: int
     incarnation: int
 
-    def has_room(self, now: float) -> bool: ...
+    def warmth(self, now: float) -> float:
+        """From nearly 0 when it is fresh to 1, where it stays."""
+        ...
 
 
 C = TypeVar("C", bound=Candidate)
+Random = Callable[[], float]
 
 
-def two_choices(
-    ready: Sequence[C], excluded: Set[int], now: float, random: Callable[[], float]
-) -> C | None:
-    """The less loaded of two endpoints drawn at random; None when none has room.
+def two_choices(roomy: Sequence[C], excluded: Set[int], now: float, random: Random) -> C | None:
+    """The less loaded of two endpoints drawn at random from those with room; None without any.
 
     Load is in-flight over limit, so a big worker gets its share. Where neither of the two will do,
-    the rest is searched from a random start, so room is found whenever there is some.
+    the rest is searched from a random start.
     (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.)
     """
-    count = len(ready)
+    count = len(roomy)
     if count == 0:
         return None
     index = int(random() * count)
-    first = ready[index]
-    best = first if _fits(first, excluded, now) else None
+    first = roomy[index]
+    best = first if first.incarnation not in excluded else None
     if count > 1:
-        second = ready[(index + 1 + int(random() * (count - 1))) % count]
-        # The load first: it is cheaper to compare than room is to ask for.
+        second = roomy[(index + 1 + int(random() * (count - 1))) % count]
         if (
             best is None or second.in_flight * best.limit < best.in_flight * second.limit
-        ) and _fits(second, excluded, now):
+        ) and second.incarnation not in excluded:
             best = second
         if best is None:
             start = int(random() * count)
             for offset in range(count):
-                other = ready[(start + offset) % count]
-                if _fits(other, excluded, now):
+                other = roomy[(start + offset) % count]
+                if other.incarnation not in excluded:
                     return other
     return best
 
 
-def _fits(candidate: Candidate, excluded: Set[int], now: float) -> bool:
-    return candidate.has_room(now) and candidate.incarnation not in excluded
+def slow_start(roomy: Sequence[C], excluded: Set[int], now: float, random: Random) -> C | None:
+    """Two choices, of which a fresh endpoint passes on more the fresher it is.
+
+    By chance and not by load: where little goes on, nearly all endpoints have a load of nothing.
+    What nobody warmer has room for, the fresh one gets.
+    """
+    chosen = two_choices(roomy, excluded, now, random)
+    if chosen is None:
+        return None
+    warmth = chosen.warmth(now)
+    if warmth < 1.0 and random() >= warmth:
+        others = excluded | {chosen.incarnation}
+        other = two_choices(roomy, others, now, random)
+        # Where others would have to wait for each other, warmth is no reason any more.
+        if other is not None and 2 * other.in_flight < other.limit and other.warmth(now) > warmth:
+            return other
+    return chosen
+
+
+def near_first(
+    near: Sequence[C],
+    roomy: Sequence[C],
+    excluded: Set[int],
+    now: float,
+    random: Random,
+    policy: Callable[[Sequence[C], Set[int], float, Random], C | None] = two_choices,
+) -> C | None:
+    """One of the gateway's own zone, unless that is half full and one elsewhere is less loaded.
+
+    An endpoint's limit is what it computes at once and as much again; up to half of it nobody
+    waits there, and nothing is gained by going further.
+    """
+    chosen = policy(near, excluded, now, random)
+    if chosen is not None and 2 * chosen.in_flight < chosen.limit:
+        return chosen
+    far = policy(roomy, excluded, now, random)
+    if chosen is None or far is None:
+        return chosen or far
+    return far if far.in_flight * chosen.limit < chosen.in_flight * far.limit else chosen
+
+
+def within_bound(home: Candidate, load: int, slots: int, now: float) -> bool:
+    """Whether ``home`` may take one more request for the sake of its memory.
+
+    Args:
+        load, slots: requests at all ready endpoints, and what they can hold.
+
+    (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016; by capacity
+    instead of by count. A fresh endpoint is bound to less.)
+    """
+    fair = LOAD_BOUND * (load + 1) * home.limit / max(1, slots)
+    return home.in_flight + 1 <= math.ceil(fair * home.warmth(now))

@@ -91,6 +91,7 @@ class Broadcast:
             on_answer=self._answered,
             on_error=self._failed,
         )
+        exchange.forward = self._forward
         if self._flights is not None:
             self._live[self._keys[0]] = self
         try:

@@ -17,6 +17,7 @@ from sluice_gateway.cache import ResponseCache
 from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.exchange import Exchange
 from sluice_gateway.forward import Forward, Job
+from sluice_gateway.hedging import make_forward
 from sluice_gateway.upstream import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller, refused_input
 
@@ -81,7 +82,10 @@ class Computation:
         self._wanted = len(self._indexes)
         self._whole = call.passthrough and self._wanted == len(call.inputs)
         exchange.count()
-        self._forward = Forward(self._service, self._job(), self._answered, self._failed)
+        self._forward = forward = make_forward(
+            self._service, self._job(), self._answered, self._failed
+        )
+        exchange.forward = forward
         try:
             self._forward.start(time.monotonic())
         except ApiError as error:

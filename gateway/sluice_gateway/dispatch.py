@@ -36,9 +36,10 @@ from sluice_gateway.exchange import (
     error_answer,
     hit_headers,
 )
-from sluice_gateway.forward import Forward, Rebound, deadline
+from sluice_gateway.forward import Rebound, deadline
 from sluice_gateway.freshness import Use, judge
 from sluice_gateway.head import PLAIN, Head
+from sluice_gateway.hedging import make_forward
 from sluice_gateway.idempotency import Pending, Repeats
 from sluice_gateway.keys import Keyring, item_keys
 from sluice_gateway.metrics import ServiceSeries
@@ -191,6 +192,7 @@ class Dispatcher:
             check_task(call, service.tasks, service.name)
         exchange = Exchange(request, tenant, service, call)
         exchange.on_done = self._ended
+        exchange.on_begun = self._begun
         return exchange
 
     # look up --------------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ class Dispatcher:
         path = request.head.path
         if request.head.model is not None:
             path = V2_PREFIX + quote(service.name) + V2_SUFFIX
-        forward = Forward(
+        forward = make_forward(
             service,
             exchange.job(
                 path.encode(), request.body, exchange.missing, partial(_to_be_counted, exchange)
@@ -276,6 +278,7 @@ class Dispatcher:
             partial(self._step, exchange, self._failed),
         )
         exchange.stops.append(forward.abort)
+        exchange.forward = forward
         exchange.count()
         forward.start(time.monotonic())
 
@@ -421,17 +424,28 @@ class Dispatcher:
             _deadline(exchange), partial(self._step, exchange, self._expired)
         )
 
+    def _begun(self, exchange: Exchange) -> None:
+        """Its stream has: the time to the next event may be shorter than that to the first."""
+        if exchange.timer is not None:
+            exchange.timer.cancel()
+        self._set_deadline(exchange)
+
     def _expired(self, exchange: Exchange) -> None:
         service, now = exchange.service, time.monotonic()
         if now < _deadline(exchange):
             # Its service became ready meanwhile, or stopped being so; or its stream goes on.
             self._set_deadline(exchange)
         elif service.endpoints.ready or exchange.began:
-            raise ApiError("deadline_exceeded", "The deadline of the request has passed.")
+            phase = _phase(exchange, now)
+            service.series.expired[phase] += 1
+            message = f"The deadline of the request has passed (phase: {phase})."
+            raise ApiError("deadline_exceeded", message)
         else:
+            service.series.expired["start"] += 1
+            why = service.trouble or "No worker became ready while the request could wait."
             raise ApiError(
                 "starting",
-                service.trouble or "No worker became ready while the request could wait.",
+                f"{why} (phase: start)",
                 retry_after=service.admission.retry_after(now),
             )
 
@@ -493,8 +507,24 @@ def _deadline(exchange: Exchange) -> float:
     """When it is given up, as things stand; a stream, when nothing more has come for too long."""
     service = exchange.service
     if exchange.began and exchange.relay is not None:
-        return min(exchange.relay.last + service.limits.timeout_seconds, exchange.cap)
+        limits = service.limits
+        pause = limits.token_timeout_seconds or limits.timeout_seconds
+        return min(exchange.relay.last + pause, _end_of_stream(exchange))
     return deadline(service, exchange.request.received, exchange.cap)
+
+
+def _end_of_stream(exchange: Exchange) -> float:
+    """When a stream must have ended, however steadily it comes."""
+    service = exchange.service
+    since = max(exchange.request.received, service.ready_since)
+    return min(since + service.limits.stream_timeout_seconds, exchange.cap)
+
+
+def _phase(exchange: Exchange, now: float) -> str:
+    """What it was waiting for when its time was over."""
+    if exchange.began:
+        return "total" if now >= _end_of_stream(exchange) else "between-tokens"
+    return exchange.forward.phase if exchange.forward is not None else "shared"
 
 
 def _to_be_counted(exchange: Exchange, body: bytes) -> list[Item]:

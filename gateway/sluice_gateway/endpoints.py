@@ -2,31 +2,48 @@
 
 Truth comes from three sides: the service table (who exists), the gateway's own probes (who says it
 is ready, with the right revision and digest), and what happened to requests (who fails). An
-endpoint that broke a connection must prove itself to a probe again before it gets more.
+endpoint that broke a connection must prove itself to a probe again before it gets more; one that
+fails too much is out for a while (its circuit breaker is open), and back on trial after a probe.
 ``probing`` and ``forward`` report here; ``admission`` takes leases.
 """
 
 import itertools
 import logging
 import random
-import time
+from collections import Counter
 from collections.abc import Callable, Set
 from enum import StrEnum
+from heapq import heappop, heappush
 from typing import Final, Protocol
 
 from sluice_api import wire
-from sluice_gateway.balance import two_choices
+from sluice_gateway.balance import (
+    LEAST_WARMTH,
+    Rules,
+    near_first,
+    slow_start,
+    two_choices,
+    within_bound,
+)
+from sluice_gateway.ring import Ring
+from sluice_gateway.room import Roster
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.upstream import Pool, UpstreamAnswer
 
 UNKNOWN_LIMIT: Final = 16
 """Requests given to a worker that does not tell its capacity."""
 FAILURES_TO_EJECT: Final = 3
+FORGIVEN: Final = 0.25
+"""Of a failure, by each success: one that fails more than a fifth of its requests is out as well,
+although the failures never come in a row."""
+MAX_BLOCK_SECONDS: Final = 5.0
+"""For which an endpoint that said it was full is left alone at most."""
 EJECT_SECONDS: Final = 1.0
 MAX_EJECT_SECONDS: Final = 30.0
 MAX_EJECTED_SHARE: Final = 0.5
 
 _incarnations = itertools.count(1)
+_RULES: Final = Rules()
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +59,14 @@ class State(StrEnum):
 
 
 class Holder(Protocol):
-    """Who holds a lease."""
+    """Who holds a lease, or wants one.
 
+    Attributes:
+        affinity: where on the ring its endpoint is best looked for; None when anywhere.
+    """
+
+    @property
+    def affinity(self) -> int | None: ...
     def endpoint_lost(self) -> None:
         """The endpoint does not react any more; whatever runs there will not come back."""
         ...
@@ -67,9 +90,12 @@ class Lease:
 class Endpoint:
     """One worker."""
 
-    def __init__(self, url: str, revision: str, owner: "EndpointSet", pool: Pool) -> None:
+    def __init__(
+        self, url: str, revision: str, owner: "EndpointSet", pool: Pool, zone: str = ""
+    ) -> None:
         self.url = url
         self.revision = revision
+        self.zone = zone
         self.pool = pool
         self.state = State.STARTING
         self.message = "not probed yet"
@@ -81,11 +107,15 @@ class Endpoint:
         self.in_flight = 0
         self.limit = UNKNOWN_LIMIT
         self.blocked_until = 0.0
+        """It said that it is full; 0 when it may be asked."""
         self.out_until = 0.0
         self.answered_at = 0.0
+        self.warm_since = 0.0
+        """When its slow start began."""
         self.nudge: Callable[[], None] = lambda: None
         """Have it probed at once; set by ``probing``."""
-        self._failures = 0
+        self._fresh = True  # Nothing that it may have had in memory is there any more.
+        self._failures = 0.0
         self._ejections = 0
         self._owner = owner
         self._leases: set[Lease] = set()
@@ -93,61 +123,103 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"<Endpoint {self.pool.address} {self.state} {self.in_flight}/{self.limit}>"
 
-    def has_room(self, now: float) -> bool:
-        return self.in_flight < self.limit and self.blocked_until <= now
+    @property
+    def has_room(self) -> bool:
+        return self.in_flight < self.limit and not self.blocked_until
+
+    @property
+    def awaited(self) -> bool:
+        """Somebody waits for an endpoint of the service to become ready."""
+        return self._owner.awaited()
+
+    def warmth(self, now: float) -> float:
+        """See :class:`~sluice_gateway.balance.Candidate`."""
+        ramp = self._owner.rules.slow_start_seconds
+        age = now - self.warm_since
+        return 1.0 if age >= ramp else max(LEAST_WARMTH, age / ramp)
 
     def lease(self, holder: Holder) -> Lease:
         lease = Lease(self, holder)
         self._leases.add(lease)
         self.in_flight += 1
+        self._owner.took(self)
         return lease
 
     def leave(self, lease: Lease) -> None:
         self._leases.discard(lease)
         self.in_flight -= 1
-        self._owner.on_room()
+        self._owner.gave_back(self)
 
     # What requests found --------------------------------------------------------------------------
 
     def heard(self, answer: UpstreamAnswer, now: float) -> None:
         """An answer came, whatever it says: take the capacity from it."""
         self.answered_at = now
-        if answer.limit is not None:
-            self.limit = answer.limit
+        if answer.limit is not None and answer.limit != self.limit:
+            self._resize(answer.limit)
 
     def succeeded(self) -> None:
-        self._failures = 0
-        self._ejections = 0
+        if self._failures or self._ejections:
+            self._failures = max(0.0, self._failures - FORGIVEN)
+            if not self._failures:
+                self._ejections = 0
 
     def full(self, retry_after: float, now: float) -> None:
         """It refused for lack of room; its word counts for more than our arithmetic."""
-        self.blocked_until = max(self.blocked_until, now + min(retry_after, 5.0))
+        until = now + min(retry_after, MAX_BLOCK_SECONDS)
+        if until > self.blocked_until:
+            self.blocked_until = until
+            self._owner.blocked(self)
 
-    def failed(self, now: float, reason: str, *, prove: bool) -> None:
-        """A request failed here. With ``prove``, it must pass a probe before it gets another."""
+    def unblock(self, now: float) -> None:
+        """For sets of endpoints: the time that it named may have passed."""
+        if self.blocked_until <= now:
+            self.blocked_until = 0.0
+            self._owner.refresh(self)
+
+    def failed(self, now: float, cause: str, *, prove: bool, message: str = "") -> None:
+        """A request failed here. With ``prove``, it must pass a probe before it gets another.
+
+        Args:
+            cause: one of few words; the metric of ejections has it.
+            message: more about it, for people.
+        """
         if self.state is State.EJECTED:
             return  # Requests that were still on their way; this has been judged.
         self._failures += 1
         if self._failures >= FAILURES_TO_EJECT and self._owner.may_eject():
-            self._failures = 0
+            self._failures = 0.0
             self._ejections += 1
             pause = min(EJECT_SECONDS * 2 ** (self._ejections - 1), MAX_EJECT_SECONDS)
             self.out_until = now + pause
-            self._enter(State.EJECTED, f"{reason}; out for {pause:g} s")
-            self._owner.ejections += 1
+            self._fresh = True
+            self._enter(State.EJECTED, f"{message or cause}; out for {pause:g} s")
+            self._owner.ejections[cause] += 1
         elif prove and self.state is State.READY:
-            self._enter(State.STARTING, reason)
+            self._enter(State.STARTING, message or cause)
             self.nudge()
+
+    def _resize(self, limit: int) -> None:
+        before, self.limit = self.limit, limit
+        self._owner.resized(self, before)
 
     # What probes found ----------------------------------------------------------------------------
 
     def proved(self, readiness: wire.Readiness, now: float) -> None:
         """It answered a probe with 200."""
         self.readiness = readiness
-        if readiness.capacity is not None:
-            self.limit = readiness.capacity.limit
-        if self.state is not State.EJECTED or now >= self.out_until:
-            self._owner.admit(self)
+        if readiness.capacity is not None and readiness.capacity.limit != self.limit:
+            self._resize(readiness.capacity.limit)
+        if self.state is State.EJECTED:
+            if now < self.out_until:
+                return
+            # On trial (half open): one more failure, and it is out again for twice as long.
+            self._failures = FAILURES_TO_EJECT - 1.0
+        if self._fresh:
+            self._fresh = False
+            self.warm_since = now
+            self._owner.warming(now)
+        self._owner.admit(self)
 
     def not_ready(self, message: str) -> None:
         """It answered that it is not ready: no new requests, those in flight go on."""
@@ -158,6 +230,7 @@ class Endpoint:
     def unresponsive(self, message: str) -> None:
         """It does not answer at all; requests in flight are taken back."""
         self.told = None
+        self._fresh = True
         self.not_ready(message)
         for lease in list(self._leases):
             if lease.holder is not None:
@@ -178,6 +251,8 @@ class Endpoint:
     def join(self, owner: "EndpointSet") -> None:
         """Belong to another set, as it stands."""
         self._owner = owner
+        if self.blocked_until:
+            owner.blocked(self)
 
     def retire(self) -> None:
         """Out of the table: nothing new, and no idle connection is kept."""
@@ -191,47 +266,144 @@ class EndpointSet:
     Args:
         on_change: called after any endpoint changed its state.
         on_room: called when a lease was given back.
+        awaited: whether anybody waits for an endpoint to become ready.
     """
 
     def __init__(
-        self, wheel: TimerWheel, on_change: Callable[[], None], on_room: Callable[[], None]
+        self,
+        wheel: TimerWheel,
+        on_change: Callable[[], None],
+        on_room: Callable[[], None],
+        rules: Rules = _RULES,
+        awaited: Callable[[], bool] = lambda: False,
     ) -> None:
         self.all: dict[str, Endpoint] = {}
         self.ready: list[Endpoint] = []
+        self.rules = rules
+        self.awaited = awaited
+        self.load = 0
+        """Requests at the ready endpoints."""
+        self.slots = 0
+        """Requests that they can hold together."""
         self.revision = ""
         self.answer_digest = ""
         self.digest_learnt = False
-        self.ejections = 0
+        self.ejections: Counter[str] = Counter()
+        self.prefixes: Counter[str] = Counter()
+        """Requests looked for on the ring: at home there, or beyond the bound on its load."""
         self.version = 0
         """Rises with every change of an endpoint's state."""
         self.on_room = on_room
         self._on_change = on_change
         self._applying = False
         self._wheel = wheel
+        self._roomy: Roster[Endpoint] = Roster()
+        self._near: Roster[Endpoint] = Roster()
+        self._blocked: list[tuple[float, int, Endpoint]] = []
+        self._warm_at = 0.0
+        self._ring: Ring[Endpoint] = Ring()
+        self._ring_version = -1
 
     def __repr__(self) -> str:
         return f"<EndpointSet {len(self.ready)} of {len(self.all)} ready>"
 
     def choose(self, holder: Holder, excluded: Set[int], now: float) -> Lease | None:
         """A lease on the endpoint that should get the next request, if one has room."""
-        ready = self.ready
-        if len(ready) == 1:
-            chosen: Endpoint | None = ready[0]
+        if not self.has_room(now):
+            return None
+        if len(self.ready) == 1:
+            chosen: Endpoint | None = self.ready[0]
             assert chosen is not None
-            if not chosen.has_room(now) or chosen.incarnation in excluded:
+            if chosen.incarnation in excluded:
                 return None
         else:
-            chosen = two_choices(ready, excluded, now, random.random)
+            chosen = self._at_home(holder, excluded, now) or self._least_loaded(excluded, now)
             if chosen is None:
                 return None
         return chosen.lease(holder)
 
-    def has_room(self, now: float) -> bool:
-        return any(endpoint.has_room(now) for endpoint in self.ready)
+    def _at_home(self, holder: Holder, excluded: Set[int], now: float) -> Endpoint | None:
+        """Where what the request begins with has been computed before, perhaps."""
+        key = holder.affinity
+        if key is None:
+            return None
+        if self._ring_version != self.version:
+            self._ring_version = self.version
+            self._ring.follow(self.ready)
+        home = self._ring.home(key)
+        if (
+            home is not None
+            and home in self._roomy
+            and home.incarnation not in excluded
+            and within_bound(home, self.load, self.slots, now)
+        ):
+            self.prefixes["home"] += 1
+            return home
+        self.prefixes["elsewhere"] += 1
+        return None
 
-    def slots(self) -> int:
-        """Requests the ready endpoints can hold together."""
-        return sum(endpoint.limit for endpoint in self.ready)
+    def _least_loaded(self, excluded: Set[int], now: float) -> Endpoint | None:
+        policy = two_choices if now >= self._warm_at else slow_start
+        roomy, near = self._roomy.members, self._near.members
+        if near and len(near) < len(roomy):
+            return near_first(near, roomy, excluded, now, random.random, policy)
+        return policy(roomy, excluded, now, random.random)
+
+    def has_room(self, now: float) -> bool:
+        """Whether any ready endpoint has."""
+        if self._blocked and self._blocked[0][0] <= now:
+            self._unblock(now)
+        return bool(self._roomy.members)
+
+    # What the endpoints tell their set ------------------------------------------------------------
+
+    def took(self, endpoint: Endpoint) -> None:
+        """It has one more request."""
+        self.load += 1
+        if endpoint.in_flight >= endpoint.limit:
+            self.refresh(endpoint)
+
+    def gave_back(self, endpoint: Endpoint) -> None:
+        """It has one less."""
+        if endpoint.state is State.READY:
+            self.load -= 1
+            if endpoint.in_flight == endpoint.limit - 1:
+                self.refresh(endpoint)
+        self.on_room()
+
+    def resized(self, endpoint: Endpoint, before: int) -> None:
+        """It can hold more than ``before``, or less."""
+        if endpoint.state is State.READY:
+            self.slots += endpoint.limit - before
+            self.refresh(endpoint)
+
+    def blocked(self, endpoint: Endpoint) -> None:
+        """It is left alone until the time that it named."""
+        heappush(self._blocked, (endpoint.blocked_until, next(_incarnations), endpoint))
+        self.refresh(endpoint)
+
+    def warming(self, now: float) -> None:
+        """One of them begins its slow start."""
+        self._warm_at = now + self.rules.slow_start_seconds
+
+    def refresh(self, endpoint: Endpoint) -> None:
+        """Have it among those with room exactly if it has some."""
+        near = self.rules.zone and endpoint.zone == self.rules.zone
+        if endpoint.state is State.READY and endpoint.has_room:
+            self._roomy.put(endpoint)
+            if near:
+                self._near.put(endpoint)
+        else:
+            self._roomy.drop(endpoint)
+            if near:
+                self._near.drop(endpoint)
+
+    def _unblock(self, now: float) -> None:
+        while self._blocked and self._blocked[0][0] <= now:
+            _, _, endpoint = heappop(self._blocked)
+            endpoint.unblock(now)
+
+    # What the table tells -------------------------------------------------------------------------
 
     def give_up(self, kept: list[wire.Endpoint], revision: str) -> dict[str, Endpoint]:
         """Take out all endpoints but those ``kept``; they go on until :meth:`apply` is called."""
@@ -258,14 +430,16 @@ class EndpointSet:
         for entry in wanted:
             url, endpoint_revision = entry.url, entry.revision or revision
             if url in self.all:
+                self.all[url].zone = entry.zone
                 continue
             if url in spare and spare[url].revision == endpoint_revision:
                 self.all[url] = endpoint = spare.pop(url)
+                endpoint.zone = entry.zone
                 endpoint.join(self)
                 continue
             host, port = split_url(url)
-            pool = Pool(host, port, self._wheel)
-            self.all[url] = endpoint = Endpoint(url, endpoint_revision, self, pool)
+            pool = Pool(host, port, self._wheel, self.rules.connect_seconds)
+            self.all[url] = endpoint = Endpoint(url, endpoint_revision, self, pool, entry.zone)
             came.append(endpoint)
         rolled_out = revision != self.revision
         self.revision, self.answer_digest = revision, answer_digest
@@ -333,13 +507,17 @@ class EndpointSet:
             return
         self.version += 1
         self.ready = [e for e in self.all.values() if e.state is State.READY]
+        self.load = sum(e.in_flight for e in self.ready)
+        self.slots = sum(e.limit for e in self.ready)
+        roomy = [e for e in self.ready if e.has_room]
+        self._roomy.replace(roomy)
+        zone = self.rules.zone
+        self._near.replace(e for e in roomy if zone and e.zone == zone)
         self._on_change()
 
     def unblocked_at(self) -> float | None:
         """When the first endpoint that said it was full may be asked again."""
-        now = time.monotonic()
-        moments = [e.blocked_until for e in self.ready if e.blocked_until > now]
-        return min(moments, default=None)
+        return self._blocked[0][0] if self._blocked else None
 
 
 def split_url(url: str) -> tuple[str, int]:

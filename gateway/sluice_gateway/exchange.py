@@ -18,10 +18,11 @@ from sluice_api.errors import ApiError, render
 from sluice_api.shapes.generation import GenerationCodec, error_event
 from sluice_gateway.auth import Tenant
 from sluice_gateway.cache import Hit
-from sluice_gateway.forward import Job
+from sluice_gateway.forward import Forward, Job
 from sluice_gateway.freshness import EARLY, Use, judge, renew_early
 from sluice_gateway.head import PLAIN, Head
 from sluice_gateway.metrics import ServiceSeries
+from sluice_gateway.priority import granted
 from sluice_gateway.relay import Reader, Relay
 from sluice_gateway.service import Binding, Service
 from sluice_gateway.timers import Timer
@@ -30,8 +31,6 @@ from sluice_gateway.upstream import EVENT_STREAM
 JSON: Final = b"application/json"
 STREAM_HEADERS: Final = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 """Proxies on the way must neither keep a stream nor gather it."""
-LONGEST_STREAM_SECONDS: Final = 3600.0
-"""Bound on a whole stream, where the caller names none: tokens may come as long as they come."""
 _CACHE_STATUS: Final = names.CACHE_STATUS.encode() + b": " + names.CACHE_NAME.encode()
 
 
@@ -118,11 +117,13 @@ class Exchange:
         slowest: what the slowest of the answers from the cache took to compute, in seconds.
         rescued: it is answered with stale answers, because of an error.
         began: the first bytes of a stream have gone to the caller.
+        on_begun: told of that; from then on other deadlines count.
         reader: its place in the stream that it follows.
         on_refused: told of a stream that failed before it began.
         leave: per coalesced input, how to stop waiting for it.
         led: indexes of the inputs whose computation this exchange started for all who wait.
         stops: stop what is computed for this caller alone.
+        forward: what is on its way to a worker for it; None where it waits for another's.
         expires: when the first of the items does, in seconds since the epoch.
     """
 
@@ -137,6 +138,7 @@ class Exchange:
         "done",
         "epoch",
         "expires",
+        "forward",
         "hits",
         "items",
         "kept",
@@ -145,6 +147,7 @@ class Exchange:
         "led",
         "missing",
         "oldest",
+        "on_begun",
         "on_done",
         "on_refused",
         "owner",
@@ -172,15 +175,17 @@ class Exchange:
         self.request = request
         self.tenant = tenant
         limits = service.spec.limits
-        longest = limits.start_timeout_seconds + limits.timeout_seconds
+        answering = limits.timeout_seconds
         if call.stream is not None:
-            longest = max(longest, LONGEST_STREAM_SECONDS)
+            answering = limits.stream_timeout_seconds
+        longest = limits.start_timeout_seconds + answering
         asked = request.head.deadline_seconds
         self.cap = request.received + (longest if asked is None or asked > longest else asked)
         self.call = call
         self.done = False
         self.counted: Service | None = None
         self.began = False
+        self.on_begun: Callable[[Exchange], None] | None = None
         self.on_done: Callable[[Exchange, int], None] | None = None
         self.on_refused: Callable[[Exchange, ApiError], None] | None = None
         self.timer: Timer | None = None
@@ -214,6 +219,7 @@ class Exchange:
         self.queue_seconds = 0.0
         self.worker_seconds: float | None = None
         self.led: list[int] = []
+        self.forward: Forward | None = None
         self.relay: Relay | None = None
         self.reader: Reader | None = None
 
@@ -237,12 +243,14 @@ class Exchange:
             body,
             units,
             request.id,
-            self.tenant.wire_hash,
+            self.tenant,
             request.head.traceparent,
             request.received,
             self.cap,
             read,
             headers,
+            granted(request.head.priority, self.tenant.priority),
+            self.call,
             background=request.background,
         )
 
@@ -397,6 +405,8 @@ class Exchange:
         series = self.service.series
         series.streams += 1
         series.first_events.took(time.monotonic() - self.request.received)
+        if self.on_begun is not None:
+            self.on_begun(self)
         return self.request.caller.begin(
             Answer(
                 200,
@@ -443,7 +453,7 @@ class Exchange:
         if self.timer is not None:
             self.timer.cancel()
         # Without these, what is left of an exchange would be cycles for the garbage collector.
-        self.timer = self.relay = self.on_refused = None
+        self.timer = self.relay = self.on_refused = self.forward = None
         self.stops.clear()
         if self.on_done is not None:
             self.on_done(self, status)

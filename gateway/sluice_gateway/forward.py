@@ -12,15 +12,21 @@ from collections.abc import Callable
 from typing import Final
 
 from sluice_api import names
-from sluice_api.call import Item
+from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
+from sluice_gateway.auth import Tenant
 from sluice_gateway.endpoints import Lease
-from sluice_gateway.service import Binding, Service
-from sluice_gateway.upstream import Connection, UpstreamAnswer
+from sluice_gateway.prefix import fingerprint
+from sluice_gateway.priority import Priority
+from sluice_gateway.service import WRITTEN, Binding, Service
+from sluice_gateway.upstream import Connection, Receiver, UpstreamAnswer
 from sluice_gateway.worker_errors import worker_error
 
 MAX_RETRIES: Final = 2
-_WAITABLE: Final = frozenset(("connect", "reset", "stale", "unresponsive", "not_ready"))
+SILENT_SHARE: Final = 0.5
+"""Of the service's timeout; a worker that had a request for so long, and nothing to say when nobody
+wanted to wait any longer, has failed it."""
+WAITABLE: Final = frozenset(("connect", "reset", "stale", "unresponsive", "not_ready"))
 """Causes after which the same worker may be asked again once it has proved itself anew."""
 
 _HEAD: Final = (
@@ -54,16 +60,20 @@ class Job:
         cap: moment after which nobody wants the answer, whatever the service's limits say.
         read: takes the items out of an answer; raises ValueError when it is not one.
         headers: more lines for the worker, each whole.
-        background: the gateway's own; scaling is not told of it.
+        background: the gateway's own; scaling is not told of it, and everybody else goes first.
+        call: what is asked, as it was understood.
     """
 
     __slots__ = (
+        "_affinity",
         "background",
         "binding",
         "body",
+        "call",
         "cap",
         "headers",
         "path",
+        "priority",
         "read",
         "request_id",
         "since",
@@ -78,16 +88,21 @@ class Job:
         body: bytes,
         units: int,
         request_id: bytes,
-        tenant: bytes,
+        tenant: Tenant,
         traceparent: bytes | None,
         since: float,
         cap: float,
         read: Callable[[bytes], list[Item]],
-        headers: bytes = b"",
+        headers: bytes,
+        priority: Priority,
+        call: Call,
         *,
         background: bool = False,
     ) -> None:
         self.background = background
+        self.priority = Priority.LOW if background else priority
+        self.call = call
+        self._affinity: int | None = None
         self.binding = binding
         self.path = path
         self.body = body
@@ -100,6 +115,13 @@ class Job:
         self.since = since
         self.cap = cap
         self.read = read
+
+    @property
+    def affinity(self) -> int | None:
+        """What its prompt begins with, for tasks whose engines remember that."""
+        if self._affinity is None and self.call.task in WRITTEN:
+            self._affinity = fingerprint(self.tenant.name, self.call)
+        return self._affinity
 
 
 def deadline(service: Service, since: float, cap: float) -> float:
@@ -174,9 +196,40 @@ class Forward:
         return self.deadline
 
     @property
+    def phase(self) -> str:
+        """What it waits for, as errors and metrics call it."""
+        if self._connection is not None:
+            return self._connection.phase
+        return "queue" if self._service.endpoints.ready else "start"
+
+    # What the queue and the balancer go by --------------------------------------------------------
+
+    @property
+    def tenant(self) -> bytes:
+        return self._job.tenant.wire_hash
+
+    @property
+    def weight(self) -> int:
+        return self._job.tenant.weight
+
+    @property
+    def priority(self) -> Priority:
+        return self._job.priority
+
+    @property
+    def units(self) -> int:
+        return self._job.units
+
+    @property
+    def affinity(self) -> int | None:
+        return self._job.affinity
+
+    @property
     def excluded(self) -> frozenset[int]:
         """Incarnations of the endpoints that have failed this job."""
         return self._tried
+
+    # ----------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
         """Raises ApiError when the job is refused at once."""
@@ -186,6 +239,8 @@ class Forward:
     def abort(self) -> None:
         """Nobody wants the answer any more. Nothing is called afterwards."""
         self._service.admission.withdraw(self)
+        if self._lease is not None:
+            self._judge_silence(self._lease, time.monotonic())
         self._let_go()
 
     # From admission and endpoints -----------------------------------------------------------------
@@ -200,19 +255,7 @@ class Forward:
         self.queue_seconds = now - job.since
         self._lease = lease
         self._service.background += job.background
-        pool = lease.endpoint.pool
-        left = int((self._worker_deadline - now) * 1000)
-        data = _HEAD % (
-            job.path,
-            pool.host_header,
-            len(job.body),
-            job.request_id,
-            left if left > 1 else 1,
-            job.tenant,
-            job.headers,
-            job.body,
-        )
-        self._connection = pool.send(self, data, job.request_id)
+        self._connection = self._send_to(lease, self, now)
 
     def endpoint_lost(self) -> None:
         self._failed("unresponsive")
@@ -220,6 +263,23 @@ class Forward:
     def refused(self, error: ApiError) -> None:
         """Waiting on is in vain."""
         self._on_error(error)
+
+    def _send_to(self, lease: Lease, receiver: Receiver, now: float) -> Connection:
+        """Ask a worker, and have ``receiver`` told."""
+        job, pool = self._job, lease.endpoint.pool
+        left = int((self._worker_deadline - now) * 1000)
+        data = _HEAD % (
+            job.path,
+            pool.host_header,
+            len(job.body),
+            job.request_id,
+            left if left > 1 else 1,
+            job.tenant.wire_hash,
+            job.headers,
+            job.body,
+        )
+        patience = self._service.limits.first_byte_timeout_seconds
+        return pool.send(receiver, data, job.request_id, patience)
 
     # From upstream --------------------------------------------------------------------------------
 
@@ -267,9 +327,11 @@ class Forward:
         assert self._lease is not None
         service, endpoint = self._service, self._lease.endpoint
         endpoint.succeeded()
-        expected = service.binding.answer_digest
+        # As it was when it was sent: since then the worker may have become another revision's.
+        expected = self._job.binding.answer_digest
         if answer.digest and expected and answer.digest != expected:
-            endpoint.failed(now, f"answers with digest {answer.digest}", prove=True)
+            message = f"answers with digest {answer.digest}"
+            endpoint.failed(now, "digest", prove=True, message=message)
         service.admission.took(now - self._sent)
         if not self._job.background:
             service.tally.completed(service_seconds, self._job.units)
@@ -302,10 +364,8 @@ class Forward:
         assert self._lease is not None
         now = time.monotonic()
         service, endpoint = self._service, self._lease.endpoint
-        waitable = cause in _WAITABLE
-        self._tried |= {endpoint.incarnation}
-        if cause != "not_ready":
-            endpoint.failed(now, cause, prove=waitable)
+        waitable = cause in WAITABLE
+        self._blame(cause, now)
         self._let_go()
         elsewhere = waitable or any(
             other.incarnation not in self._tried for other in service.endpoints.ready
@@ -324,10 +384,39 @@ class Forward:
                 "request_id": self._job.request_id.decode("latin-1"),
             },
         )
+        self._on_error(self._error_of(cause))
+
+    def _blame(self, cause: str, now: float) -> None:
+        """The endpoint has failed this job, and does not get it again."""
+        assert self._lease is not None
+        endpoint = self._lease.endpoint
+        self._tried |= {endpoint.incarnation}
+        if cause != "not_ready":
+            endpoint.failed(now, cause, prove=cause in WAITABLE)
+
+    def _error_of(self, cause: str) -> ApiError:
+        """What the caller is told when nothing else can be tried."""
         if cause == "connect":
-            self._on_error(ApiError("no_endpoint", "No worker can be reached.", retry_after=1.0))
-        else:
-            self._on_error(ApiError("upstream_failed", "The worker did not answer properly."))
+            message = "No worker can be reached (phase: connect)."
+            return ApiError("no_endpoint", message, retry_after=1.0)
+        if cause == "silent":
+            self._service.series.expired["first-byte"] += 1
+            message = (
+                "The worker sent nothing within limits.firstByteTimeout of the service"
+                " (phase: first-byte)."
+            )
+            return ApiError("deadline_exceeded", message)
+        if cause == "slow":
+            self._service.series.expired["answer"] += 1
+            message = "The worker's answer stopped coming halfway (phase: answer)."
+            return ApiError("upstream_failed", message)
+        return ApiError("upstream_failed", "The worker did not answer properly.")
+
+    def _judge_silence(self, lease: Lease, now: float) -> None:
+        """Nobody waits any longer: one that hangs must not attract more by being rid of this."""
+        silent = self._connection is not None and self._connection.phase != "answer"
+        if silent and now - self._sent >= SILENT_SHARE * self._service.limits.timeout_seconds:
+            lease.endpoint.failed(now, "silent", prove=False)
 
     def _may_retry(self, now: float) -> bool:
         if self._retries >= MAX_RETRIES or not self._service.retries.take(now):

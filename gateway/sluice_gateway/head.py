@@ -19,6 +19,7 @@ from sluice_api.call import Codec
 from sluice_api.errors import ApiError
 from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
 from sluice_api.shapes import v2
+from sluice_gateway.priority import WORDS, Priority
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
@@ -90,6 +91,7 @@ class Head(NamedTuple):
         content_length: 0 as well when the body is chunked.
         expect_continue: the client sends its body once it is told to.
         refusal: code and message of what is wrong with it beyond its framing.
+        priority: what it asks for; its tenant may be allowed less.
         takes_chunks: an answer of unknown length may be framed in chunks; HTTP/1.0 knows none.
         origin: the page that a browser sends this for.
         idempotency_key: equal requests with the same key are one request.
@@ -115,6 +117,7 @@ class Head(NamedTuple):
     origin: bytes | None = None
     idempotency_key: bytes | None = None
     json_bytes: int | None = None
+    priority: Priority = Priority.NORMAL
 
 
 class _Collector:
@@ -207,6 +210,7 @@ def _head(
     # RFC 9110 §10.1.1: HTTP/1.0 knows no expectations.
     expect = headers.get(b"expect", b"").lower() if new else b""
     deadline, problem = _deadline(headers.get(names.DEADLINE_MS.encode()))
+    priority, unknown = _priority(headers.get(names.PRIORITY.encode()))
     return Head(
         method=method,
         target=target,
@@ -222,11 +226,12 @@ def _head(
         authorization=headers.get(b"authorization"),
         deadline_seconds=deadline,
         directives=_directives(headers.get(b"cache-control")),
-        refusal=_unmet(expect) or _medium(headers) or problem or _unfit_key(headers),
+        refusal=_unmet(expect) or _medium(headers) or problem or unknown or _unfit_key(headers),
         takes_chunks=new,
         origin=headers.get(b"origin"),
         idempotency_key=headers.get(names.IDEMPOTENCY_KEY.encode()),
         json_bytes=_json_bytes(headers),
+        priority=priority,
     )
 
 
@@ -337,6 +342,18 @@ def _deadline(value: bytes | None) -> tuple[float | None, tuple[str, str] | None
             f"needs milliseconds from 1 to {MAX_DEADLINE_MS}.",
         )
     return int(value) / 1000, None
+
+
+def _priority(value: bytes | None) -> tuple[Priority, tuple[str, str] | None]:
+    if value is None:
+        return Priority.NORMAL, None
+    word = value.decode("latin-1")
+    priority = WORDS.get(word.lower())
+    if priority is None:
+        allowed = ", ".join(WORDS)
+        message = f"{names.PRIORITY}: got {word[:40]!r}, needs one of {allowed}."
+        return Priority.NORMAL, ("invalid_field", message)
+    return priority, None
 
 
 def _directives(value: bytes | None) -> Directives:

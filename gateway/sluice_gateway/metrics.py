@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from sluice_api import exposition, metric_names
+from sluice_gateway.priority import Priority
 
 
 class Durations:
@@ -56,6 +57,27 @@ class RouteSeries(Durations):
         self.took(seconds)
 
 
+class QueueSeries:
+    """Who waited for a worker and how long, and who was refused, by priority."""
+
+    __slots__ = ("refusals", "waits")
+
+    def __init__(self) -> None:
+        self.waits = {priority: Durations() for priority in Priority}
+        self.refusals: Counter[tuple[Priority, str]] = Counter()
+
+    def waited(self, priority: Priority, seconds: float) -> None:
+        self.waits[priority].took(seconds)
+
+    def refused(self, priority: Priority, cause: str) -> None:
+        self.refusals[priority, cause] += 1
+
+    def expired(self) -> Counter[str]:
+        """By phase, as :attr:`ServiceSeries.expired`."""
+        late = (n for (_, cause), n in self.refusals.items() if cause in ("timeout", "expired"))
+        return Counter(queue=sum(late))
+
+
 class ServiceSeries:
     """Everything counted of one service."""
 
@@ -63,9 +85,13 @@ class ServiceSeries:
         "bypassed",
         "collapsed",
         "ejections",
+        "expired",
         "first_events",
+        "hedges",
         "l1",
         "misses",
+        "prefixes",
+        "queue",
         "redis",
         "refused",
         "renewals",
@@ -81,7 +107,11 @@ class ServiceSeries:
     def __init__(self) -> None:
         self.routes: dict[str, RouteSeries] = {}
         self.retries: Counter[str] = Counter()
-        self.ejections = 0
+        self.ejections: Counter[str] = Counter()
+        self.expired: Counter[str] = Counter()
+        self.hedges: Counter[str] = Counter()
+        self.prefixes: Counter[str] = Counter()
+        self.queue = QueueSeries()
         self.l1 = 0
         self.redis = 0
         self.stale = 0
@@ -106,7 +136,7 @@ class ServiceSeries:
 class Sample:
     """One service at the moment of a scrape. ``labels``: namespace, service, track."""
 
-    __slots__ = ("endpoints", "in_flight", "labels", "precomputed", "series", "waiting")
+    __slots__ = ("endpoints", "in_flight", "labels", "precomputed", "series", "tenants", "waiting")
 
     def __init__(
         self,
@@ -116,6 +146,7 @@ class Sample:
         waiting: int,
         endpoints: dict[str, int],
         precomputed: dict[str, int],
+        tenants: int = 0,
     ) -> None:
         self.labels = labels
         self.series = series
@@ -123,6 +154,7 @@ class Sample:
         self.waiting = waiting
         self.endpoints = endpoints
         self.precomputed = precomputed
+        self.tenants = tenants
 
 
 class Metrics:
@@ -170,6 +202,7 @@ class _ServiceCollector(Collector):
         yield from _requests(samples)
         yield from _streams(samples)
         yield from _counters(samples)
+        yield from _queues(samples)
         yield from _gauges(samples)
 
 
@@ -220,6 +253,9 @@ def _counters(samples: list[Sample]) -> Iterator[Metric]:
     renewals = _counter(metric_names.GATEWAY_CACHE_RENEWALS)
     retries = _counter(metric_names.GATEWAY_RETRIES)
     ejections = _counter(metric_names.GATEWAY_EJECTIONS)
+    expired = _counter(metric_names.GATEWAY_EXPIRED)
+    hedges = _counter(metric_names.GATEWAY_HEDGES)
+    prefixes = _counter(metric_names.GATEWAY_PREFIXES)
     for sample in samples:
         series = sample.series
         for result, count in (
@@ -236,11 +272,33 @@ def _counters(samples: list[Sample]) -> Iterator[Metric]:
             renewals.add_metric((*sample.labels, outcome), count)
         for cause, count in series.retries.items():
             retries.add_metric((*sample.labels, cause), count)
-        ejections.add_metric(sample.labels, series.ejections)
+        for cause, count in series.ejections.items():
+            ejections.add_metric((*sample.labels, cause), count)
+        for phase, count in (series.expired + series.queue.expired()).items():
+            expired.add_metric((*sample.labels, phase), count)
+        for outcome, count in series.hedges.items():
+            hedges.add_metric((*sample.labels, outcome), count)
+        for result, count in series.prefixes.items():
+            prefixes.add_metric((*sample.labels, result), count)
+    yield from (expired, hedges, prefixes)
     yield cache
     yield renewals
     yield retries
     yield ejections
+
+
+def _queues(samples: list[Sample]) -> Iterator[Metric]:
+    waits = _histogram(metric_names.GATEWAY_QUEUE_WAIT)
+    refused = _counter(metric_names.GATEWAY_QUEUE_REFUSED)
+    tenants = _gauge(metric_names.GATEWAY_QUEUE_TENANTS)
+    for sample in samples:
+        labels, queue = sample.labels, sample.series.queue
+        for priority, waited in queue.waits.items():
+            waits.add_metric((*labels, priority.word), waited.cumulative(), waited.seconds)
+        for (priority, cause), count in queue.refusals.items():
+            refused.add_metric((*labels, priority.word, cause), count)
+        tenants.add_metric(labels, sample.tenants)
+    yield from (waits, refused, tenants)
 
 
 def _gauges(samples: list[Sample]) -> Iterator[Metric]:

@@ -17,6 +17,8 @@ from sluice_gateway.endpoints import Endpoint, State
 from sluice_gateway.upstream import UpstreamAnswer
 
 STARTING_SECONDS: Final = 0.05
+STARTING_CONNECT_SECONDS: Final = 0.2
+"""A pod whose address does not answer yet would hold a probe up for much longer than its pause."""
 PATIENT_SECONDS: Final = 0.5
 PATIENT_AFTER_SECONDS: Final = 120.0
 READY_SECONDS: Final = 1.0
@@ -50,7 +52,8 @@ async def probe(endpoint: Endpoint, timeout: float = TIMEOUT_SECONDS) -> Upstrea
     """``GET /readyz``. Raises :class:`ProbeFailed`."""
     request = b"GET /readyz HTTP/1.1\r\nhost: %b\r\n\r\n" % endpoint.pool.host_header
     receiver = _Probe()
-    connection = endpoint.pool.send(receiver, request, b"")
+    quick = None if endpoint.state is State.READY else STARTING_CONNECT_SECONDS
+    connection = endpoint.pool.send(receiver, request, b"", None, quick)
     try:
         async with asyncio.timeout(timeout):
             return await receiver.result
@@ -94,7 +97,7 @@ async def watch(endpoint: Endpoint) -> None:
 def _pause(endpoint: Endpoint, out_seconds: float) -> float:
     if endpoint.state in (State.READY, State.MISMATCH):
         seconds = READY_SECONDS
-    elif out_seconds < PATIENT_AFTER_SECONDS:
+    elif out_seconds < PATIENT_AFTER_SECONDS or endpoint.awaited:
         seconds = STARTING_SECONDS
     else:
         seconds = PATIENT_SECONDS

@@ -1,7 +1,8 @@
 """How many retries a service may cost: a share of its requests, never a storm.
 
 A retry helps when one worker of many is ill and hurts when all are; the budget tells the two
-apart. (Envoy's retry budget: a share of the active requests, with a floor.) Asked by ``forward``.
+apart. (Envoy's retry budget: a share of the active requests, with a floor.) Hedges take from the
+same budget, so that both together stay within it. Asked by ``forward`` and ``hedging``.
 """
 
 from typing import Final
@@ -31,12 +32,16 @@ class RetryBudget:
             self._turn(now)
         self._current[0] += 1
 
-    def take(self, now: float) -> bool:
-        """Whether one more retry is allowed; if so, it is counted."""
+    def take(self, now: float, share: float = SHARE) -> bool:
+        """Whether one more is allowed; if so, it is counted.
+
+        Args:
+            share: of the requests, that all of them together may be; less for what matters less.
+        """
         if now - self._started >= WINDOW_SECONDS:
             self._turn(now)
         requests, retries = self._sums()
-        if retries >= SHARE * requests + FLOOR_PER_SECOND * WINDOW_SECONDS:
+        if retries >= max(share * requests, FLOOR_PER_SECOND * WINDOW_SECONDS):
             return False
         self._current[1] += 1
         return True

@@ -20,9 +20,11 @@ from sluice_api.shapes.generation import is_sampled, leaves_open
 from sluice_api.tasks import DETERMINISM, Determinism, Task
 from sluice_gateway.admission import Admission, Waiter
 from sluice_gateway.auth import Tenant
+from sluice_gateway.balance import Rules
 from sluice_gateway.demand import Sighting, Tally
 from sluice_gateway.endpoints import Endpoint, EndpointSet, State
 from sluice_gateway.keys import TenantScope
+from sluice_gateway.latencies import Latencies
 from sluice_gateway.metrics import Sample, ServiceSeries
 from sluice_gateway.retries import RetryBudget
 from sluice_gateway.timers import TimerWheel
@@ -39,6 +41,7 @@ _REMOVED: Final = wire.Failure(
     reason="Removed", message="The model was removed", retry_after_seconds=1.0
 )
 _REVISION: Final = names.REVISION.encode()
+_RULES: Final = Rules()
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +107,7 @@ class Service:
         wheel: TimerWheel,
         urgent: "Callable[[Service], None]",
         stable: "Service | None" = None,
+        rules: Rules = _RULES,
     ) -> None:
         now = time.monotonic()
         self.spec = spec
@@ -111,11 +115,14 @@ class Service:
         self.name = spec.name
         self.stable = stable
         self.canary: Service | None = None
-        self.endpoints = EndpointSet(wheel, self._endpoints_changed, self._room)
+        self.endpoints = EndpointSet(
+            wheel, self._endpoints_changed, self._room, rules, lambda: bool(self.held)
+        )
         self.admission = Admission(self.endpoints, spec.limits, wheel, self._first_held)
         self.series = ServiceSeries()
         self.tally = Tally(now, lambda: urgent(self))
         self.retries = RetryBudget(now)
+        self.latencies = Latencies()
         self.removed = False
         self.background = 0
         """Requests of the gateway's own at workers now."""
@@ -280,7 +287,8 @@ class Service:
         if trial is None:
             self.canary = None
         elif before is None:
-            self.canary = Service(trial, self._wheel, self._urgent, stable=self)
+            rules = self.endpoints.rules
+            self.canary = Service(trial, self._wheel, self._urgent, stable=self, rules=rules)
         came = self._follow(spec, mine, spare)
         waiting: list[Waiter] = []
         if self.canary is not None and trial is not None:
@@ -304,9 +312,19 @@ class Service:
         for endpoint in self.endpoints.all.values():
             states[str(endpoint.state)] += 1
         self.series.ejections = self.endpoints.ejections
+        self.series.prefixes = self.endpoints.prefixes
+        self.series.queue = self.admission.series
         track = "stable" if self.stable is None else "canary"
         labels = (self.namespace, self.name, track)
-        return Sample(labels, self.series, self.in_flight, self.held, states, self.precomputed)
+        return Sample(
+            labels,
+            self.series,
+            self.in_flight,
+            self.held,
+            states,
+            self.precomputed,
+            self.admission.waiting.tenants(),
+        )
 
     # ---------------------------------------------------------------------------------------------
 
@@ -399,6 +417,8 @@ class Service:
             self._wheel.after(AGEING_SECONDS, self._ageing)
         else:
             self._wheel.after(GATHER_SECONDS, self._tell_of_the_held)
+            for endpoint in self.endpoints.all.values():
+                endpoint.nudge()  # Nobody may have asked them for a while.
 
     def _tell_of_the_held(self) -> None:
         if self.held:

@@ -15,12 +15,14 @@ from sluice_api.errors import ApiError
 from sluice_api.routes import USE_LABELS
 from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant, may_call
+from sluice_gateway.balance import Rules
 from sluice_gateway.endpoints import Endpoint
 from sluice_gateway.probing import watch
 from sluice_gateway.service import Changes, Service
 from sluice_gateway.timers import TimerWheel
 
 _REMOVED: Final = ("model_not_found", "The model was removed.")
+_RULES: Final = Rules()
 _TRIAL_OVER: Final = ("model_failed", "The revision on trial was removed.")
 
 log = logging.getLogger(__name__)
@@ -31,11 +33,15 @@ class Services:
 
     Args:
         urgent: told when a service's demand should be published at once.
+        rules: of balancing, the same for all.
     """
 
-    def __init__(self, wheel: TimerWheel, urgent: Callable[[Service], None]) -> None:
+    def __init__(
+        self, wheel: TimerWheel, urgent: Callable[[Service], None], rules: Rules = _RULES
+    ) -> None:
         self._wheel = wheel
         self._urgent = urgent
+        self._rules = rules
         self._by_name: dict[tuple[str, str], Service] = {}
         self._only: dict[tuple[str, Task | None], Service | tuple[str, str]] = {}
         self._probes: dict[Endpoint, asyncio.Task[None]] = {}
@@ -64,7 +70,9 @@ class Services:
         service = self._by_name.get(key)
         before = service.spec if service is not None else None
         if service is None:
-            service = self._by_name[key] = Service(spec, self._wheel, self._urgent)
+            service = self._by_name[key] = Service(
+                spec, self._wheel, self._urgent, rules=self._rules
+            )
         self._settle(service.update(spec), _TRIAL_OVER)
         if before is None or not _same_offer(before, spec):
             self._only.clear()

@@ -74,6 +74,9 @@ class Settings:
             gateways cannot be heard.
         drain_delay: seconds of going on, not ready any more, before the sockets close.
         drain_grace: seconds that requests in flight may take after that.
+        zone: where this gateway runs; workers in the same zone are preferred.
+        slow_start: seconds until a worker that is new, or back, gets its full share.
+        connect_timeout: seconds for a connection to a worker to be made.
     """
 
     discovery: str
@@ -102,6 +105,9 @@ class Settings:
     log_level: str = "info"
     drain_delay: float = 0.0
     drain_grace: float = 30.0
+    zone: str = ""
+    slow_start: float = 10.0
+    connect_timeout: float = 1.0
     limits: EdgeLimits = field(default_factory=EdgeLimits)
 
     def __post_init__(self) -> None:
@@ -343,6 +349,15 @@ OPTIONS: Final = (
         "from SIGTERM, not ready any more, until no connection is taken",
     ),
     _own("drain_grace", "--drain-grace", "30s", duration(0, 3600), "for requests in flight then"),
+    _own("zone", "--zone", "", str, "zone of this gateway; workers in the same one are preferred"),
+    _own(
+        "slow_start",
+        "--slow-start",
+        "10s",
+        duration(0, 3600),
+        "until a worker that is new, or back, gets its full share",
+    ),
+    _own("connect_timeout", "--connect-timeout", "1s", _wait, "for a connection to a worker"),
 )
 _LIMITS: Final = (
     "body_bytes",

@@ -146,6 +146,6 @@ class StreamForward(Forward):
             self._failed(f"status_{error.status}")
             return
         if error.code in _WORKERS_FAULT:
-            self._lease.endpoint.failed(time.monotonic(), "stream failed", prove=False)
+            self._lease.endpoint.failed(time.monotonic(), "stream", prove=False)
         self._let_go()
         self._on_error(error)

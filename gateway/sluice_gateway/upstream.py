@@ -22,6 +22,7 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = 128 * 1024 * 1024
 EVENT_STREAM: Final = b"text/event-stream"
 CONNECT_SECONDS: Final = 1.0
+"""Unless the pool is told otherwise."""
 COMPLETE_SECONDS: Final = 10.0
 """From an answer's first byte to its last."""
 IDLE_SECONDS: Final = 4.0
@@ -81,7 +82,8 @@ class Receiver(Protocol):
     def answered(self, answer: UpstreamAnswer) -> None: ...
 
     def broke(self, cause: str) -> None:
-        """``connect`` refused, ``stale`` idle connection, ``reset``, ``garbage`` or ``slow``."""
+        """``connect`` refused, ``stale`` idle connection, ``reset``, ``garbage``, ``slow`` in the
+        middle of the answer, or ``silent``: not within the time allowed for its first byte."""
         ...
 
 
@@ -110,6 +112,7 @@ class Connection(asyncio.Protocol):
     """One connection; at most one request at a time. Also the handle to abort that request."""
 
     __slots__ = (
+        "_awaiting",
         "_begun",
         "_body",
         "_body_bytes",
@@ -149,6 +152,7 @@ class Connection(asyncio.Protocol):
         self._expected_id = b""
         self._outgoing = b""
         self._timer: Timer | None = None
+        self._awaiting = False  # The timer is for the first byte.
         self._reused = False
         self._paused = False
         self.connecting: asyncio.Task[None] | None = None
@@ -174,10 +178,26 @@ class Connection(asyncio.Protocol):
         self._stream = None
         self._begun = False
 
-    def send(self, receiver: Receiver, data: bytes, request_id: bytes) -> None:
+    @property
+    def phase(self) -> str:
+        """What is waited for, as errors call it."""
+        if self._transport is None:
+            return "connect"
+        return "answer" if self._head_done or self._head_bytes else "first-byte"
+
+    def send(
+        self,
+        receiver: Receiver,
+        data: bytes,
+        request_id: bytes,
+        first_byte_seconds: float | None = None,
+    ) -> None:
         """Send one request. Before the connection stands, it is kept until it does."""
         self._receiver = receiver
         self._expected_id = request_id
+        if first_byte_seconds is not None:
+            self._awaiting = True
+            self._timer = self._pool.wheel.after(first_byte_seconds, self._silent)
         if self._transport is None:
             self._outgoing = data
         else:
@@ -187,6 +207,10 @@ class Connection(asyncio.Protocol):
     def serves(self, receiver: Receiver) -> bool:
         """Whether ``receiver``'s request is the one in progress."""
         return self._receiver is receiver
+
+    def hand_over(self, receiver: Receiver) -> None:
+        """Have ``receiver`` told of the request in progress instead."""
+        self._receiver = receiver
 
     def abort(self) -> None:
         """Give up on the request in progress: the worker sees the connection close."""
@@ -228,6 +252,8 @@ class Connection(asyncio.Protocol):
         if self._stream is not None and not self._surplus:
             self._pass_on(self._stream)
             return
+        if self._awaiting and self._head_done:
+            self._cancel_timer()
         if self._complete:
             if self._surplus:
                 self._break("garbage")
@@ -303,9 +329,12 @@ class Connection(asyncio.Protocol):
         """Hand over what has come of a stream, and its end. The receiver may abort at any point."""
         if not self._begun:
             self._begun = True
-            self._cancel_timer()  # A stream takes as long as it takes.
+            if not self._awaiting:
+                self._cancel_timer()  # A stream takes as long as it takes.
             stream.began(UpstreamAnswer(200, self._headers, b""))
         if self._body and self._receiver is stream:
+            if self._awaiting:
+                self._cancel_timer()  # Its head tells nothing: it comes before the first token.
             parts, self._body = self._body, []
             stream.part(parts[0] if len(parts) == 1 else b"".join(parts))
         if self._complete and self._receiver is stream:
@@ -335,6 +364,9 @@ class Connection(asyncio.Protocol):
     def _too_slow(self) -> None:
         self._break("slow")
 
+    def _silent(self) -> None:
+        self._break("silent")
+
     def _break(self, cause: str) -> None:
         receiver, self._receiver = self._receiver, None
         self._close()
@@ -347,6 +379,7 @@ class Connection(asyncio.Protocol):
         self._break("connect")
 
     def _cancel_timer(self) -> None:
+        self._awaiting = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -362,13 +395,20 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """The connections to one address. How many there are is bounded by the endpoint's leases."""
+    """The connections to one address. How many there are is bounded by the endpoint's leases.
 
-    def __init__(self, host: str, port: int, wheel: TimerWheel) -> None:
+    Args:
+        connect_seconds: for a connection to be made.
+    """
+
+    def __init__(
+        self, host: str, port: int, wheel: TimerWheel, connect_seconds: float = CONNECT_SECONDS
+    ) -> None:
         self.host = host
         self.port = port
         self.host_header = f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode()
         self.wheel = wheel
+        self.connect_seconds = connect_seconds
         self.retired = False
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
@@ -380,24 +420,37 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool {self.address} {len(self._all)} open {len(self._idle)} idle>"
 
-    def send(self, receiver: Receiver, data: bytes, request_id: bytes) -> Connection:
-        """Send a request on an idle connection, or on a new one; the result can abort it."""
+    def send(
+        self,
+        receiver: Receiver,
+        data: bytes,
+        request_id: bytes,
+        first_byte_seconds: float | None = None,
+        connect_seconds: float | None = None,
+    ) -> Connection:
+        """Send a request on an idle connection, or on a new one; the result can abort it.
+
+        Args:
+            first_byte_seconds: until the answer begins, or the first event of a stream.
+            connect_seconds: less than the pool's own, where waiting for it would be in vain.
+        """
         if self._idle:
             connection = self._idle.pop()
-            connection.send(receiver, data, request_id)
+            connection.send(receiver, data, request_id, first_byte_seconds)
             return connection
         connection = Connection(self)
         self._all.add(connection)
-        connection.send(receiver, data, request_id)
+        connection.send(receiver, data, request_id, first_byte_seconds)
         connection.connecting = asyncio.get_running_loop().create_task(
-            self._connect(connection), name=f"connect {self.address}"
+            self._connect(connection, connect_seconds or self.connect_seconds),
+            name=f"connect {self.address}",
         )
         return connection
 
-    async def _connect(self, connection: Connection) -> None:
+    async def _connect(self, connection: Connection, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(seconds):
                 await loop.create_connection(lambda: connection, self.host, self.port)
         except (OSError, TimeoutError):
             connection.refused()

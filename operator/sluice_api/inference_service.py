@@ -198,6 +198,17 @@ class Cache(Section):
     )
 
 
+class Hedge(Section):
+    """When a second replica is asked the same; the first answer counts, the other is stopped."""
+
+    after: Annotated[float | None, Duration("10ms", "1m", auto=True)] = Field(
+        default=None,
+        description="Time without an answer from the first; auto: what 95 of 100 of the last"
+        " answers took.",
+        examples=["200ms"],
+    )
+
+
 class Limits(Section):
     """What a caller can expect at worst."""
 
@@ -217,6 +228,35 @@ class Limits(Section):
         default=120.0,
         description="How long a request is held while the service wakes or starts, before 503.",
         examples=["5m"],
+    )
+    queue_timeout: Annotated[float | None, Duration("10ms", "1h", auto=True)] = Field(
+        default=None,
+        description="How long a request may wait for a place at a replica that is ready, before"
+        " 429; auto: as long as its deadline allows.",
+        examples=["2s"],
+    )
+    first_byte_timeout: Annotated[float | None, Duration("10ms", "1h", auto=True)] = Field(
+        default=None,
+        description="Time from sending a request to a replica until the answer begins, or the first"
+        " event of a streamed one; then another replica is asked, and this one is taken out if it"
+        " happens again. auto: as long as the request's deadline allows.",
+        examples=["5s"],
+    )
+    token_timeout: Annotated[float | None, Duration("100ms", "1h", auto=True)] = Field(
+        default=None,
+        description="Time from each event of a streamed answer to the next; auto: timeout.",
+        examples=["10s"],
+    )
+    stream_timeout: Annotated[float, Duration("1s", "24h")] = Field(
+        default=3600.0,
+        description="Time from the last byte of a request to the last byte of its streamed answer.",
+        examples=["10m"],
+    )
+    hedge: Hedge | None = Field(
+        default=None,
+        description="Has a second replica asked where the first is slow. Only for tasks whose"
+        " answers follow from the input alone, and for about 1 in 10 requests at most."
+        " Without it, never.",
     )
 
 

@@ -130,8 +130,52 @@ GATEWAY_RETRIES = Metric(
 GATEWAY_EJECTIONS = Metric(
     "sluice_gateway_ejections_total",
     "counter",
-    "Workers taken out after failures.",
+    "Workers taken out after failures, by cause of the last (connect, reset, unresponsive, garbage,"
+    " slow, silent, stream, digest, status_NNN).",
+    ("namespace", "service", "track", "cause"),
+)
+GATEWAY_QUEUE_WAIT = Metric(
+    "sluice_gateway_queue_wait_seconds",
+    "histogram",
+    "How long requests waited that could not be given to a worker at once, by priority (high,"
+    " normal, low).",
+    ("namespace", "service", "track", "priority"),
+    SECONDS,
+)
+GATEWAY_QUEUE_REFUSED = Metric(
+    "sluice_gateway_queue_refused_total",
+    "counter",
+    "Requests refused a place at a worker, by cause: full (the queue, or no turn before their"
+    " deadline), displaced (by one with more right to wait), timeout (limits.queueTimeout), expired"
+    " (their own deadline came first).",
+    ("namespace", "service", "track", "priority", "cause"),
+)
+GATEWAY_QUEUE_TENANTS = Metric(
+    "sluice_gateway_queue_tenants",
+    "gauge",
+    "Tenants who have requests waiting, counted once per priority.",
     ("namespace", "service", "track"),
+)
+GATEWAY_EXPIRED = Metric(
+    "sluice_gateway_expired_total",
+    "counter",
+    "Requests whose time ran out, by what they waited for (start, connect, first-byte, answer,"
+    " between-tokens, total, shared: an answer that another request had asked for).",
+    ("namespace", "service", "track", "phase"),
+)
+GATEWAY_HEDGES = Metric(
+    "sluice_gateway_hedges_total",
+    "counter",
+    "Second workers asked because the first was slow, by outcome (won, lost, failed), and those not"
+    " asked (no_budget, no_room).",
+    ("namespace", "service", "track", "outcome"),
+)
+GATEWAY_PREFIXES = Metric(
+    "sluice_gateway_prefix_choices_total",
+    "counter",
+    "Generations sent by what their prompt begins with: home (where its continuation will be looked"
+    " for), elsewhere (home was full or too far above the mean load).",
+    ("namespace", "service", "track", "result"),
 )
 GATEWAY_CONNECTIONS = Metric("sluice_gateway_connections", "gauge", "Client connections open now.")
 GATEWAY_CONNECTIONS_CUT = Metric(

@@ -61,7 +61,7 @@ def service_entry(
         delay: why there is no worker yet.
         canary: a second revision that gets a share.
     """
-    spec = service.spec
+    spec, hedge = service.spec, service.spec.limits.hedge
     return wire.Service(
         name=service.metadata.name,
         namespace=service.metadata.namespace,
@@ -82,6 +82,11 @@ def service_entry(
             waiting=spec.limits.max_waiting,
             timeout_seconds=spec.limits.timeout,
             start_timeout_seconds=spec.limits.start_timeout,
+            queue_timeout_seconds=spec.limits.queue_timeout,
+            first_byte_timeout_seconds=spec.limits.first_byte_timeout,
+            token_timeout_seconds=spec.limits.token_timeout,
+            stream_timeout_seconds=spec.limits.stream_timeout,
+            hedge=wire.HedgeRules(after_seconds=hedge.after) if hedge is not None else None,
         ),
         endpoints=list(endpoints),
         failure=failure,

@@ -114,6 +114,17 @@ class Precomputed(_Message, kw_only=True):
     body: dict[str, Any]
 
 
+class HedgeRules(_Message, kw_only=True):
+    """``spec.limits.hedge``, resolved.
+
+    Attributes:
+        after_seconds: without an answer, a second worker is asked; None: what 95 of 100 answers
+            took lately.
+    """
+
+    after_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
 class LimitRules(_Message, kw_only=True):
     """``spec.limits``, resolved.
 
@@ -122,11 +133,24 @@ class LimitRules(_Message, kw_only=True):
         timeout_seconds: from the last byte of the request to the last byte of the answer; of a
             stream, to its first event and from each to the next.
         start_timeout_seconds: how long a request is held for a sleeping or starting model.
+        queue_timeout_seconds: how long it waits for a place at a worker that is ready; None: as
+            long as its deadline allows.
+        first_byte_timeout_seconds: from sending it to a worker until the answer, or the first event
+            of a stream, begins to come; None: as long as its deadline allows.
+        token_timeout_seconds: from each event of a stream to the next; None: timeout_seconds.
+        stream_timeout_seconds: from the last byte of a request to the last byte of its stream; the
+            time that the service needs to start is not counted, as with timeout_seconds.
+        hedge: when a second worker is asked; None: never.
     """
 
     waiting: Annotated[int, msgspec.Meta(ge=0)] = 1000
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     start_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    queue_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    first_byte_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    token_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    stream_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    hedge: HedgeRules | None = None
 
 
 class Endpoint(_Message, kw_only=True):
@@ -135,6 +159,8 @@ class Endpoint(_Message, kw_only=True):
     url: str
     revision: str = ""
     """Empty: the service's own."""
+    zone: str = ""
+    """Where it runs; empty when nobody said."""
 
 
 class Failure(_Message, kw_only=True):

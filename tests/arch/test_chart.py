@@ -68,6 +68,7 @@ VALUE_SETS: dict[str, dict[str, Any]] = {
         }
         for component in ("operator", "gateway")
     },
+    "one zone": {"gateway": {"zone": "eu-1a"}},
     "slow drain": {"gateway": {"drainDelay": "1m30s", "drainGrace": "10m"}},
 }
 
@@ -499,6 +500,21 @@ def test_wrong_values_are_refused_by_name(values: dict[str, Any], message: str) 
 
 
 # The plain manifest -------------------------------------------------------------------------------
+
+
+def test_a_gateway_knows_its_zone_by_its_own_label_unless_it_is_told(
+    rendered: dict[str, Objects],
+) -> None:
+    for name, objects in rendered.items():
+        pod = one(objects, "Deployment", "sluice-gateway")["spec"]["template"]["spec"]
+        (zone,) = (e for e in pod["containers"][0]["env"] if e["name"] == "SLUICE_GATEWAY_ZONE")
+        label = "metadata.labels['topology.kubernetes.io/zone']"
+        told = {"value": "eu-1a"} if name == "one zone" else _field(label)
+        assert {key: value for key, value in zone.items() if key != "name"} == told
+
+
+def _field(path: str) -> dict[str, Any]:
+    return {"valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
 def test_the_plain_manifest_equals_the_chart() -> None:

@@ -169,6 +169,7 @@ class StubWorker:
         self.seen: list[Seen] = []
         self.inputs: Counter[str] = Counter()
         self.aborted = 0
+        self.probes = 0
         self.running = 0
         self.peak = 0
         self.events = 0
@@ -254,6 +255,7 @@ class StubWorker:
                     headers[name.lower()] = value.strip()
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             if method == "GET":
+                self.probes += 1
                 if self.behaviour.hang_probes:
                     await asyncio.sleep(3600)
                 writer.write(self._readiness())

@@ -51,6 +51,7 @@ class _Target(msgspec.Struct):
 
 class _Address(msgspec.Struct, rename="camel"):
     addresses: list[str]
+    zone: str | None = None
     conditions: _Conditions | None = None
     target_ref: _Target | None = None
 
@@ -283,5 +284,5 @@ def workers(read: _Slice) -> dict[str, wire.Endpoint]:
         host = f"[{address}]" if ":" in address else address
         url = f"http://{host}:{port}"
         pod = entry.target_ref.uid if entry.target_ref else ""
-        found[pod or url] = wire.Endpoint(url=url, revision=revision)
+        found[pod or url] = wire.Endpoint(url=url, revision=revision, zone=entry.zone or "")
     return found

@@ -4,6 +4,7 @@ Never exposed to applications. ``/internal/demand`` is the stream that scaling l
 cluster whoever asks for it must show who it is.
 """
 
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Protocol
 
@@ -132,6 +133,12 @@ def _track(service: Service) -> dict[str, Any]:
         "answerDigest": service.binding.answer_digest,
         "tasks": list(service.tasks),
         "waiting": service.held,
+        "waitingByPriority": {
+            priority.word: count for priority, count in service.admission.waiting.lengths().items()
+        },
+        "waitingTenants": service.admission.waiting.tenants(),
+        "startSeconds": round(service.admission.start_seconds, 3),
+        "latencies": repr(service.latencies),
         "retries": repr(service.retries),
         "precomputed": service.precomputed,
         "endpoints": [
@@ -142,6 +149,8 @@ def _track(service: Service) -> dict[str, Any]:
                 "message": endpoint.message,
                 "inFlight": endpoint.in_flight,
                 "limit": endpoint.limit,
+                "zone": endpoint.zone,
+                "warmth": round(endpoint.warmth(time.monotonic()), 2),
                 "connections": repr(endpoint.pool),
             }
             for endpoint in service.endpoints.all.values()

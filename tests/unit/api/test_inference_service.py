@@ -56,7 +56,15 @@ def test_defaults_are_all_written_down() -> None:
             "generation": "deterministic",
             "precompute": [],
         },
-        "limits": {"maxWaiting": 1000, "timeout": "30s", "startTimeout": "2m"},
+        "limits": {
+            "maxWaiting": 1000,
+            "timeout": "30s",
+            "startTimeout": "2m",
+            "queueTimeout": "auto",
+            "firstByteTimeout": "auto",
+            "tokenTimeout": "auto",
+            "streamTimeout": "1h",
+        },
         "rollout": {},
         "access": {"public": False, "tenants": []},
     }

@@ -24,6 +24,10 @@ def test_the_resource_and_the_wire_have_the_same_defaults() -> None:
     assert entry == wire.Service(name="minilm", revision=revision_of(service()))
 
 
+def test_a_hedge_without_a_time_learns_it() -> None:
+    assert service_entry(service(limits={"hedge": {}})).limits.hedge == wire.HedgeRules()
+
+
 def test_the_gateway_gets_everything() -> None:
     changed = service(
         metadata__namespace="search",
@@ -34,7 +38,16 @@ def test_the_gateway_gets_everything() -> None:
             "generation": "never",
             "precompute": [{"task": "chat", "body": {"messages": []}}],
         },
-        limits={"maxWaiting": 5, "timeout": "2s", "startTimeout": "3s"},
+        limits={
+            "maxWaiting": 5,
+            "timeout": "2s",
+            "startTimeout": "3s",
+            "queueTimeout": "4s",
+            "firstByteTimeout": "5s",
+            "tokenTimeout": "6s",
+            "streamTimeout": "7s",
+            "hedge": {"after": "80ms"},
+        },
         access={"tenants": ["a"]},
     )
     endpoint = wire.Endpoint(url="http://127.0.0.1:1", revision="r")
@@ -52,7 +65,16 @@ def test_the_gateway_gets_everything() -> None:
         cache=wire.CacheRules(
             enabled=False, ttl_seconds=3600.0, sharing="service", generation="never"
         ),
-        limits=wire.LimitRules(waiting=5, timeout_seconds=2.0, start_timeout_seconds=3.0),
+        limits=wire.LimitRules(
+            waiting=5,
+            timeout_seconds=2.0,
+            start_timeout_seconds=3.0,
+            queue_timeout_seconds=4.0,
+            first_byte_timeout_seconds=5.0,
+            token_timeout_seconds=6.0,
+            stream_timeout_seconds=7.0,
+            hedge=wire.HedgeRules(after_seconds=0.08),
+        ),
         endpoints=[endpoint],
         precompute=[wire.Precomputed(task=Task.CHAT, body={"messages": []})],
     )

@@ -10,6 +10,7 @@ from sluice_api import wire
 from sluice_api.errors import ApiError
 from sluice_gateway.admission import Admission
 from sluice_gateway.endpoints import EndpointSet, Lease
+from sluice_gateway.priority import Priority
 from sluice_gateway.timers import TimerWheel
 from tests.support.stub_worker import until
 
@@ -17,10 +18,20 @@ from tests.support.stub_worker import until
 class Waiting:
     """A request that waits."""
 
-    def __init__(self, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        deadline: float | None = None,
+        tenant: bytes = b"a",
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
         self.since = time.monotonic()
         self.deadline = self.since + 30 if deadline is None else self.since + deadline
         self.excluded: frozenset[int] = frozenset()
+        self.tenant = tenant
+        self.weight = 1
+        self.units = 1
+        self.affinity = None
+        self.priority = priority
         self.lease: Lease | None = None
         self.refusal: ApiError | None = None
 
@@ -67,8 +78,13 @@ class Queue:
             )
             endpoint.proved(readiness, time.monotonic())
 
-    def submit(self, deadline: float | None = None) -> Waiting:
-        waiting = Waiting(deadline)
+    def submit(
+        self,
+        deadline: float | None = None,
+        tenant: bytes = b"a",
+        priority: Priority = Priority.NORMAL,
+    ) -> Waiting:
+        waiting = Waiting(deadline, tenant, priority)
         self.admission.submit(waiting, time.monotonic())
         return waiting
 
@@ -176,3 +192,97 @@ async def test_nobody_is_held_for_a_model_that_failed(queue: Queue) -> None:
     assert (refused.value.code, refused.value.retry_after) == ("model_failed", 7)
     queue.worker(4)
     assert queue.submit().lease is not None
+
+
+async def test_a_place_goes_to_another_tenant_than_the_one_with_many(queue: Queue) -> None:
+    queue.worker(1)
+    flood = [queue.submit(tenant=b"flood") for _ in range(50)]
+    other = queue.submit(tenant=b"other")
+    turns = 0
+    while other.lease is None:
+        running = next(each for each in flood if each.lease and each.lease.holder)
+        assert running.lease is not None
+        running.lease.release()
+        turns += 1
+    assert turns <= 2
+
+
+async def test_a_full_queue_has_room_for_who_has_less_in_it(queue: Queue) -> None:
+    queue.worker(1)
+    queue.admission.limits = wire.LimitRules(waiting=10)
+    flood = [queue.submit(tenant=b"flood") for _ in range(11)]
+    other = queue.submit(tenant=b"other")
+    assert other.refusal is None
+    assert [each for each in flood if each.refusal] == flood[-1:], "its newest makes room"
+    refusal = flood[-1].refusal
+    assert refusal is not None and refusal.code == "overloaded" and refusal.retry_after
+    with pytest.raises(ApiError, match="10 requests are waiting"):
+        queue.submit(tenant=b"flood")
+    urgent = queue.submit(tenant=b"flood", priority=Priority.HIGH)
+    assert urgent.refusal is None and len(queue.admission) == 10
+    series = queue.admission.series
+    assert series.refusals == {
+        (Priority.NORMAL, "displaced"): 2,
+        (Priority.NORMAL, "full"): 1,
+    }
+
+
+async def test_who_may_go_nowhere_does_not_hold_up_who_comes_later(queue: Queue) -> None:
+    queue.worker(2)
+    (endpoint,) = queue.endpoints.ready
+    failed = Waiting()
+    failed.excluded = frozenset((endpoint.incarnation,))
+    queue.admission.return_to_head(failed, time.monotonic())
+    assert failed.lease is None
+    assert queue.submit().lease is not None
+    assert len(queue.admission) == 1
+
+
+async def test_expired_work_is_never_given_to_a_worker(queue: Queue) -> None:
+    queue.worker(1)
+    running, late, next_one = queue.submit(), queue.submit(), queue.submit()
+    late.deadline = time.monotonic() - 0.001
+    assert running.lease is not None
+    running.lease.release()
+    assert late.lease is None and next_one.lease is not None
+    assert late.refusal is not None and late.refusal.code == "deadline_exceeded"
+    assert "(phase: queue)" in late.refusal.message
+
+
+async def test_a_bound_on_waiting_counts_from_when_there_is_a_worker(queue: Queue) -> None:
+    queue.admission.limits = wire.LimitRules(queue_timeout_seconds=0.05)
+    first, second = queue.submit(), queue.submit()
+    passed: list[bool] = []
+    queue.wheel.after(0.06, lambda: passed.append(True))
+    await until(lambda: bool(passed))
+    assert len(queue.admission) == 2, "a model that starts is waited for with another bound"
+    queue.worker(1)
+    assert first.lease is not None and second.refusal is None
+    await until(lambda: second.refusal is not None)
+    assert second.refusal is not None and second.refusal.code == "overloaded"
+    assert "limits.queueTimeout" in second.refusal.message and second.refusal.retry_after
+    assert len(queue.admission) == 0
+    first.lease.release()
+    assert second.lease is None
+    assert queue.admission.series.refusals == {(Priority.NORMAL, "timeout"): 1}
+
+
+async def test_who_leaves_the_queue_is_not_timed_any_more(queue: Queue) -> None:
+    queue.admission.limits = wire.LimitRules(queue_timeout_seconds=0.05)
+    queue.worker(1)
+    running, served, gone = queue.submit(), queue.submit(), queue.submit()
+    queue.admission.withdraw(gone)
+    assert running.lease is not None
+    running.lease.release()
+    assert served.lease is not None
+    assert repr(queue.wheel) == "<TimerWheel 0 pending>"
+
+
+async def test_how_long_requests_waited_is_counted_by_priority(queue: Queue) -> None:
+    queue.worker(1)
+    running = queue.submit(priority=Priority.LOW)
+    queue.submit(priority=Priority.LOW)
+    assert running.lease is not None
+    running.lease.release()
+    counted = {each: sum(waits.buckets) for each, waits in queue.admission.series.waits.items()}
+    assert counted == {Priority.HIGH: 0, Priority.NORMAL: 0, Priority.LOW: 1}

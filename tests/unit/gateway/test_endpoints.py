@@ -3,16 +3,23 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sluice_api import wire
-from sluice_gateway.endpoints import Endpoint, EndpointSet, State, split_url
+from sluice_api import names, wire
+from sluice_gateway.balance import Rules
+from sluice_gateway.endpoints import Endpoint, EndpointSet, Lease, State, split_url
 from sluice_gateway.timers import TimerWheel
+from sluice_gateway.upstream import UpstreamAnswer
 
 NOW = 1000.0
 
 
 class Nobody:
     lost = 0
+
+    def __init__(self, affinity: int | None = None) -> None:
+        self.affinity = affinity
 
     def endpoint_lost(self) -> None:
         self.lost += 1
@@ -103,11 +110,11 @@ async def test_ejection_backs_off_and_spares_the_rest() -> None:
     assert one.state is State.EJECTED
     one.proved(ready(), one.out_until)
     assert one.state is State.READY
-    for _ in range(3):
-        one.failed(NOW + 10, "status_500", prove=False)
+    one.failed(NOW + 10, "status_500", prove=False)  # It was on trial: once is enough.
     assert one.out_until - (NOW + 10) == 2 * first
     one.proved(ready(), one.out_until)
-    one.succeeded()
+    for _ in range(8):
+        one.succeeded()
     for _ in range(3):
         one.failed(NOW + 20, "status_500", prove=False)
     assert one.out_until - (NOW + 20) == first
@@ -216,3 +223,200 @@ async def test_a_roll_out_has_the_new_endpoints_probed_at_once() -> None:
     assert not nudged
     follow(endpoints, table, "r2", "d")
     assert nudged
+
+
+# Room, load, circuit breaker, slow start, zones, prefixes -----------------------------------------
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["lease", "release", "proved", "gone"]), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["failed", "lost", "full", "heard"]), st.integers(0, 3)),
+        st.tuples(st.just("later"), st.integers(0, 3)),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+async def test_what_is_counted_by_steps_is_what_counting_anew_gives(
+    steps: list[tuple[str, int]],
+) -> None:
+    endpoints, all_of_them = await make(4)
+    now = NOW
+    leases: list[Lease] = []
+    for number, (step, which) in enumerate(steps):
+        endpoint = all_of_them[which]
+        if step == "lease" and (lease := endpoints.choose(Nobody(), frozenset(), now)):
+            leases.append(lease)
+        elif step == "release" and leases:
+            leases.pop(which % len(leases)).release()
+        elif step == "proved":
+            endpoint.proved(ready(limit=1 + number % 3), now)
+        elif step == "gone":
+            endpoint.not_ready("leaving")
+        elif step == "failed":
+            endpoint.failed(now, "status_500", prove=number % 2 == 0)
+        elif step == "lost":
+            endpoint.unresponsive("silent")
+        elif step == "full":
+            endpoint.full(0.5 + which, now)
+        elif step == "heard":
+            endpoint.heard(answer(limit=1 + number % 5), now)
+        elif step == "later":
+            now += which
+        found = {e for e in all_of_them if e.state is State.READY}
+        assert set(endpoints.ready) == found
+        assert endpoints.load == sum(e.in_flight for e in found)
+        assert endpoints.slots == sum(e.limit for e in found)
+        roomy = {e for e in found if e.in_flight < e.limit and e.blocked_until <= now}
+        assert endpoints.has_room(now) == bool(roomy)
+        chosen = endpoints.choose(Nobody(), frozenset(), now)
+        assert (chosen is not None) == bool(roomy)
+        if chosen is not None:
+            assert chosen.endpoint in roomy
+            chosen.release()
+
+
+def answer(limit: int) -> UpstreamAnswer:
+    header = wire.Capacity(limit=limit).header()
+    return UpstreamAnswer(200, {names.CAPACITY.encode(): header.encode()}, b"")
+
+
+async def test_one_that_fails_a_part_of_its_requests_is_out_as_well() -> None:
+    endpoints, (one, _) = await make(2)
+    one.proved(ready(), NOW)
+    for _ in range(20):
+        if one.state is State.EJECTED:
+            break
+        one.failed(NOW, "status_500", prove=False)
+        one.succeeded(), one.succeeded()  # Never two failures in a row.
+    assert one.state is State.EJECTED
+    assert endpoints.ejections == {"status_500": 1}
+
+
+async def test_rare_failures_put_nobody_out() -> None:
+    _, (one, _) = await make(2)
+    one.proved(ready(), NOW)
+    for _ in range(100):
+        one.failed(NOW, "status_500", prove=False)
+        for _ in range(5):
+            one.succeeded()
+    assert one.state is State.READY
+
+
+async def test_back_from_being_out_it_is_on_trial() -> None:
+    _, (one, _) = await make(2)
+    one.proved(ready(), NOW)
+    for _ in range(3):
+        one.failed(NOW, "status_500", prove=False)
+    pause = one.out_until - NOW
+    one.proved(ready(), NOW + pause)
+    assert one.warmth(NOW + pause) < 1.0
+    one.failed(NOW + pause, "reset", prove=False)
+    assert one.state is State.EJECTED and one.out_until - (NOW + pause) == 2 * pause
+    assert one.message == "reset; out for 2 s"
+
+
+async def test_full_endpoints_are_asked_again_at_the_time_that_they_named() -> None:
+    endpoints, (one, two) = await make(2)
+    for endpoint, seconds in ((one, 2.0), (two, 60.0)):
+        endpoint.proved(ready(), NOW)
+        endpoint.full(seconds, NOW)
+    one.full(0.5, NOW)  # Of two times, the later holds.
+    assert endpoints.unblocked_at() == NOW + 2
+    assert not endpoints.has_room(NOW + 1.9)
+    assert endpoints.has_room(NOW + 2)
+    assert endpoints.unblocked_at() == NOW + 5  # Nobody is left alone for a minute.
+    lease = endpoints.choose(Nobody(), frozenset((one.incarnation,)), NOW + 2)
+    assert lease is None
+
+
+async def test_a_fresh_endpoint_gets_its_share_over_time() -> None:
+    endpoints, (old, new) = await make(2)
+    old.proved(ready(limit=1000), NOW)
+    new.proved(ready(limit=1000), NOW + 100)
+    begin = share(endpoints, new, NOW + 100)
+    halfway = share(endpoints, new, NOW + 105)
+    assert begin < 0.1 < halfway < 0.4 < share(endpoints, new, NOW + 110) < 0.6
+
+
+async def test_one_that_lost_a_connection_is_not_fresh_but_one_that_was_away_is() -> None:
+    _, (one,) = await make(1)
+    one.proved(ready(), NOW)
+    one.failed(NOW + 100, "reset", prove=True)
+    one.proved(ready(), NOW + 100)
+    assert one.warmth(NOW + 100) == 1.0
+    one.unresponsive("the connection was refused")
+    one.proved(ready(), NOW + 101)
+    assert one.warmth(NOW + 101) == 0.1
+
+
+def share(endpoints: EndpointSet, endpoint: Endpoint, now: float) -> float:
+    """Of 1000 requests that come and go one by one."""
+    count = 0
+    for _ in range(1000):
+        lease = endpoints.choose(Nobody(), frozenset(), now)
+        assert lease is not None
+        count += lease.endpoint is endpoint
+        lease.release()
+    return count / 1000
+
+
+async def test_workers_of_the_own_zone_come_first_while_they_have_room() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    rules = Rules(zone="a", slow_start_seconds=0.0)
+    endpoints = EndpointSet(wheel, lambda: None, lambda: None, rules)
+    table = [
+        wire.Endpoint(url=f"http://127.0.0.1:{n}", revision="r", zone=zone)
+        for n, zone in enumerate("aabb", 1)
+    ]
+    follow(endpoints, table, "r", "d")
+    for endpoint in endpoints.all.values():
+        endpoint.proved(ready(limit=4), NOW)
+    zones = []
+    while lease := endpoints.choose(Nobody(), frozenset(), NOW):
+        zones.append(lease.endpoint.zone)
+    assert zones[:4] == ["a"] * 4, "up to half of what they hold"
+    assert "b" in zones[4:10] and len(zones) == 16
+    moved = [wire.Endpoint(url=entry.url, revision="r", zone="c") for entry in table]
+    follow(endpoints, moved, "r", "d")
+    assert {endpoint.zone for endpoint in endpoints.ready} == {"c"}
+
+
+async def test_a_prefix_has_a_home_up_to_the_bound() -> None:
+    endpoints, all_of_them = await make(4)
+    for endpoint in all_of_them:
+        endpoint.proved(ready(limit=100), NOW)
+    later = NOW + 60
+    first = endpoints.choose(Nobody(7), frozenset(), later)
+    assert first is not None
+    home = first.endpoint
+    first.release()
+    for _ in range(20):
+        lease = endpoints.choose(Nobody(7), frozenset(), later)
+        assert lease is not None and lease.endpoint is home
+        lease.release()
+    assert endpoints.prefixes == {"home": 21}
+    leases = [endpoints.choose(Nobody(7), frozenset(), later) for _ in range(100)]
+    assert all(leases)
+    most = max(endpoint.in_flight for endpoint in all_of_them)
+    assert home.in_flight == most <= 1.25 * 100 / 4 + 1
+    assert endpoints.prefixes["elsewhere"] > 50
+    failed = frozenset((home.incarnation,))
+    other = endpoints.choose(Nobody(7), failed, later)
+    assert other is not None and other.endpoint is not home
+
+
+async def test_a_home_that_leaves_is_looked_for_no_more() -> None:
+    endpoints, all_of_them = await make(3)
+    for endpoint in all_of_them:
+        endpoint.proved(ready(limit=100), NOW)
+    later = NOW + 60
+    first = endpoints.choose(Nobody(7), frozenset(), later)
+    assert first is not None
+    first.endpoint.not_ready("leaving")
+    for _ in range(20):
+        lease = endpoints.choose(Nobody(7), frozenset(), later)
+        assert lease is not None and lease.endpoint is not first.endpoint
+        lease.release()

@@ -4,6 +4,7 @@ import pytest
 
 from sluice_api.errors import ApiError
 from sluice_gateway.head import PLAIN, Directives, Head, parse_head
+from sluice_gateway.priority import Priority, granted
 
 
 def head(*lines: bytes, first: bytes = b"POST /v1/embeddings HTTP/1.1") -> Head:
@@ -113,3 +114,25 @@ def test_too_many_headers() -> None:
     with pytest.raises(ApiError) as refused:
         head(*[b"x: y"] * 101)
     assert refused.value.code == "headers_too_large"
+
+
+def test_priorities() -> None:
+    assert head().priority is Priority.NORMAL
+    assert head(b"X-Sluice-Priority: Low").priority is Priority.LOW
+    assert head(b"x-sluice-priority: high").priority is Priority.HIGH
+    refusal = head(b"x-sluice-priority: 9").refusal
+    assert refusal is not None and refusal[0] == "invalid_field"
+
+
+@pytest.mark.parametrize(
+    ("asked", "ceiling", "got"),
+    [
+        (Priority.HIGH, Priority.NORMAL, Priority.NORMAL),
+        (Priority.HIGH, Priority.HIGH, Priority.HIGH),
+        (Priority.NORMAL, Priority.HIGH, Priority.NORMAL),
+        (Priority.NORMAL, Priority.LOW, Priority.LOW),
+        (Priority.LOW, Priority.HIGH, Priority.LOW),
+    ],
+)
+def test_nobody_rises_above_the_ceiling(asked: Priority, ceiling: Priority, got: Priority) -> None:
+    assert granted(asked, ceiling) is got

@@ -83,6 +83,7 @@ SUMMED_GAUGES = {
     metric_names.GATEWAY_CACHE_BYTES.name,
     metric_names.GATEWAY_IN_FLIGHT.name,
     metric_names.GATEWAY_WAITING.name,
+    metric_names.GATEWAY_QUEUE_TENANTS.name,
     metric_names.GATEWAY_CONNECTIONS.name,
 }
 SUPERVISORS = {metric_names.GATEWAY_PROCESSES.name}
