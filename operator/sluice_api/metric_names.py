@@ -377,6 +377,12 @@ SCALING_HELD = Metric(
     "Requests that wait in gateways for a worker.",
     ("namespace", "service", "revision"),
 )
+SCALING_FORESEEN = Metric(
+    "sluice_scaling_foreseen_per_second",
+    "gauge",
+    "Requests a second that a climb or other days let expect; 0 for none.",
+    ("namespace", "service", "revision"),
+)
 SCALING_CHANGES = Metric(
     "sluice_scaling_changes_total",
     "counter",

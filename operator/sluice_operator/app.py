@@ -71,7 +71,9 @@ class Operator:
         self._watched = kinds.watched(settings.namespace, GATEWAY_ADMIN_SERVICE)
         self._preflight = Preflight(cluster, self._watched)
         self._fleet = Fleet(
-            lambda key: self._queue.add(key, urgent=True), lambda key: self._store.observe(key)
+            lambda key: self._queue.add(key, urgent=True),
+            lambda key: self._store.observe(key),
+            decided=lambda rule: scaling.changed(rule),
         )
         scaling = ScalingInstruments(instruments.registry, self._fleet.decisions)
         self._store = Store(on_gateways=lambda: self._demand.look())

@@ -90,6 +90,7 @@ class Fleet:
         observe: a service as the watches show it; None for one that is gone.
         clock: seconds, monotonic.
         wall: seconds since the epoch, for the time of day; never for intervals.
+        decided: told the rule of each number that is another than before.
     """
 
     def __init__(
@@ -98,11 +99,13 @@ class Fleet:
         observe: Callable[[Key], Observed | None],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        decided: Callable[[str], None] = lambda rule: None,
     ) -> None:
         self._changed = changed
         self._observe = observe
         self._clock = clock
         self._wall = wall
+        self._decided = decided
         self._season_due = 0.0
         self._members: dict[Key, _Member] = {}
         self._awake: set[Key] = set()
@@ -202,7 +205,10 @@ class Fleet:
         written = str((observed.resource.get("status") or {}).get("scaling", {}).get("week", ""))
         member.season.restore(written, self._wall())
         member.week = newest(member.week, written)
-        member.wanted = self._wanted(member, now)
+        before, member.wanted = member.wanted, self._wanted(member, now)
+        for name, wanted in member.wanted.items():
+            if name in before and before[name].desired != wanted.desired:
+                self._decided(wanted.rule)
         if _is_at_rest(member):
             self._awake.discard(key)
         else:

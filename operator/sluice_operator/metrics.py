@@ -34,6 +34,7 @@ class ScalingInstruments:
         readings(metric_names.SCALING_ARRIVALS, registry, self._arrivals)
         readings(metric_names.SCALING_CAPACITY, registry, self._capacity)
         readings(metric_names.SCALING_HELD, registry, self._held)
+        readings(metric_names.SCALING_FORESEEN, registry, self._foreseen)
 
     def changed(self, rule: str) -> None:
         """A number was decided that is another than before."""
@@ -65,6 +66,10 @@ class ScalingInstruments:
     def _held(self) -> Iterator[Reading]:
         for key, revision, decision in self._decisions():
             yield (*key, revision), decision.inputs.held
+
+    def _foreseen(self) -> Iterator[Reading]:
+        for key, revision, decision in self._decisions():
+            yield (*key, revision), max(decision.inputs.climb, decision.inputs.season)
 
 
 class MetricsApiInstruments:

@@ -27,7 +27,9 @@ class Watched:
             lambda key: self.seen,
             clock=lambda: self.now,
             wall=lambda: 1_800_000_000 + self.now,
+            decided=lambda rule: self.rules.append(rule),
         )
+        self.rules: list[str] = []
         self.gateway = Gateway()
         self.changes = changes
 
@@ -430,3 +432,16 @@ async def test_the_running_fleet_wakes_it_in_time_and_not_before() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_each_change_of_a_number_is_counted_once_with_its_rule() -> None:
+    watched = Watched()
+    watched.reconcile(status=PROVEN)
+    assert watched.rules == [], "what stood there before is no change"
+    watched.tell(held=1, arrivals=1, wake=True)
+    watched.reconcile({REVISION: 0}, status=PROVEN)
+    watched.reconcile({REVISION: 1}, status=PROVEN)
+    assert watched.rules == ["wake"]
+    watched.serve(200, 0)
+    watched.reconcile({REVISION: 1}, status=PROVEN)
+    assert watched.rules == ["wake", "idle"]
