@@ -468,12 +468,22 @@ def test_a_season_wakes_and_keeps_awake_for_what_comes_within_a_start() -> None:
         assert decision.desired == desired
     assert decision.rule is Rule.SEASON
     awake = WorkerCounts(1, ready=1)
-    running.recommender.decide(awake, running.now)
-    running.now += 100.0
-    running.recommender.observe(running.gateway.record(), running.now)
-    kept = running.recommender.decide(awake, running.now, usual=usual(1.1))
-    assert kept.desired == 1
-    assert running.recommender.decide(awake, running.now).rule is not Rule.SEASON
+    for _ in range(20):
+        running.now += 1.0
+        running.recommender.observe(running.gateway.record(), running.now)
+        assert running.recommender.decide(awake, running.now, usual=usual(1.1)).desired == 1
+    assert running.recommender.decide(awake, running.now).rule is Rule.IDLE
+
+
+def test_what_was_foreseen_stays_for_a_window_although_it_did_not_come() -> None:
+    running = Running(Rules(max_replicas=20))
+    running.seconds(60, rate=20)
+    workers = WorkerCounts(1, ready=1)
+    raised = running.recommender.decide(workers, running.now, usual=usual(100.0))
+    assert raised.desired == 4
+    running.ordered = 4
+    assert {decision.desired for decision in running.seconds(29, rate=20)} == {4}
+    assert running.seconds(5, rate=20)[-1].desired == 1
 
 
 def test_nothing_is_foreseen_while_a_share_is_unknown() -> None:
