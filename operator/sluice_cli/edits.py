@@ -1,4 +1,4 @@
-"""Plain edits of InferenceService files: what ``sluice promote`` and ``restart`` print. Pure.
+"""InferenceService files read and edited: what ``sluice promote`` and ``restart`` print. Pure.
 
 The command line reads a file or standard input and prints the whole text again, so that the same
 edit serves a repository and a pipe from ``kubectl get`` to ``kubectl replace``. Comments are lost:
@@ -33,16 +33,26 @@ def edited(text: str, source: str, edit: Edit, nothing: str) -> str:
 
     Raises SpecError.
     """
-    documents = [item for document in parse_documents(text, source) for item in _items(document)]
+    documents = _documents(text, source)
     changed = False
     for document in documents:
-        if isinstance(document, dict) and document.get("kind") == names.KIND:
+        if _is_service(document):
             parse_service(document, source)
             _as_written_by_people(document)
             changed |= edit(document)
     if not changed:
         raise SpecError([Problem(source, "", "", nothing)])
     return yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=100)
+
+
+def services_in(text: str, source: str) -> list[dict[str, Any]]:
+    """The InferenceServices of a text, as they stand. Raises SpecError where there is none."""
+    found = [document for document in _documents(text, source) if _is_service(document)]
+    if not found:
+        raise SpecError([Problem(source, "", "", f"holds no {names.KIND}.")])
+    for document in found:
+        parse_service(document, source)
+    return found
 
 
 def promote(resource: dict[str, Any]) -> bool:
@@ -73,6 +83,14 @@ def restart(now: datetime) -> Edit:
         return True
 
     return edit
+
+
+def _documents(text: str, source: str) -> list[Any]:
+    return [item for document in parse_documents(text, source) for item in _items(document)]
+
+
+def _is_service(document: Any) -> bool:
+    return isinstance(document, dict) and document.get("kind") == names.KIND
 
 
 def _items(document: Any) -> Iterator[Any]:

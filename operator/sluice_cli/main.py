@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so that ``sluice --help`` answers at o
 
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -187,14 +188,36 @@ def restart(file: File) -> None:
     _print_edited(file, restart(datetime.now(UTC)), f"holds no {names.KIND}.")
 
 
+@app.command()
+def explain(file: File) -> None:
+    """Say why a service has as many replicas as it has, and how it does.
+
+    In a cluster: kubectl get inf NAME -o yaml | sluice explain -
+    """
+    from sluice_cli.edits import services_in
+    from sluice_cli.explain import explained
+
+    def sentences(text: str, source: str) -> str:
+        lines = [line for each in services_in(text, source) for line in explained(each)]
+        return "".join(f"{line}\n" for line in lines)
+
+    _print_made(file, sentences)
+
+
 def _print_edited(file: Path, edit: "Edit", nothing: str) -> None:
-    from sluice_api.spec_errors import SpecError
     from sluice_cli.edits import edited
+
+    _print_made(file, lambda text, source: edited(text, source, edit, nothing))
+
+
+def _print_made(file: Path, make: Callable[[str, str], str]) -> None:
+    """Print what ``make`` makes of the file's text, or why it cannot."""
+    from sluice_api.spec_errors import SpecError
 
     source = "standard input" if str(file) == "-" else str(file)
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
-        print(edited(text, source, edit, nothing), end="")
+        print(make(text, source), end="")
     except (OSError, UnicodeDecodeError) as error:
         print(f"{source}: cannot be read: {error}.", file=sys.stderr)
         raise typer.Exit(1) from None
