@@ -546,3 +546,15 @@ def test_an_idle_time_that_was_asked_for_is_kept_whatever_comes_again() -> None:
         assert running.seconds(20)[-1].desired == 0
         running.seconds(60)
         running.decide(ready=0)
+
+
+@pytest.mark.parametrize("cold_start", [5.0, 60.0])
+def test_a_backlog_orders_no_fleet(cold_start: float) -> None:
+    def spike(now: float) -> float:
+        return 300.0 if 100 <= now < 115 else 20.0
+
+    replica = Replica(cold_start=cold_start)
+    arrivals = poisson_arrivals(spike, 300, 300.0, seed=5)
+    outcome = simulate(Recommended(Rules(max_replicas=100), replica), arrivals, 300, replica)
+    assert outcome.peak <= 13, "300 a second need 10"
+    assert outcome.unanswered == 0
