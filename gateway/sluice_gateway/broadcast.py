@@ -14,6 +14,8 @@ from sluice_api.errors import ApiError
 from sluice_gateway.cache import ResponseCache
 from sluice_gateway.coalesce import Flights
 from sluice_gateway.exchange import Exchange
+from sluice_gateway.forward import is_everybodys
+from sluice_gateway.lease import Leases
 from sluice_gateway.relay import Relay
 from sluice_gateway.stream_forward import WANTS_ITEM, StreamForward
 from sluice_gateway.upstream import UpstreamAnswer
@@ -43,6 +45,7 @@ class Broadcast:
         "_form",
         "_forward",
         "_keys",
+        "_leases",
         "_live",
         "_owner",
         "_series",
@@ -66,6 +69,7 @@ class Broadcast:
         self._flights = flights
         self._live = live
         self._forward: StreamForward | None = None
+        self._leases: Leases | None = None
         shared = flights is not None
         self.relay = Relay(shared=shared, hold=self._hold, now=exchange.request.received)
 
@@ -75,6 +79,14 @@ class Broadcast:
     def suits(self, exchange: Exchange) -> bool:
         """Whether ``exchange``, which asks the same, may be given these very bytes."""
         return self.relay.joinable and self._form == _form(exchange)
+
+    def lease(self, leases: Leases, seconds: float) -> None:
+        """Let other gateways know of it; not waited for, because its caller wants to see it live.
+
+        Plain requests there wait for its item; a stream does not wait for another one's end.
+        """
+        self._leases = leases
+        leases.take(self._keys, seconds, _ignore)
 
     def start(self) -> None:
         """Queue it. A refusal is a result like any other."""
@@ -102,6 +114,7 @@ class Broadcast:
     def stop(self) -> None:
         """Nobody wants it any more: the worker sees its connection close."""
         self._close()
+        self._let_go(None)
         if self._forward is not None:
             self._forward.abort()
             self._forward = None
@@ -122,6 +135,7 @@ class Broadcast:
         if not whole:
             log.warning("a worker's stream lacks its item", extra={"path": self._form[0]})
         self._series.tokens += sum(item.tokens for item in items)
+        self._service.took(time.monotonic() - self._began)
         storable = self._service.judge(self._call, items)
         binding, keys = self._binding, self._keys
         # Another digest than the key's would be found later as something that it is not.
@@ -135,6 +149,10 @@ class Broadcast:
                     seconds=time.monotonic() - self._began,
                     owner=self._owner,
                 )
+                if self._leases is not None:
+                    self._leases.done(key)
+        else:
+            self._let_go(None)
         if self._flights is not None and whole:
             self._flights.resolve(keys[0], items[0])
         elif self._flights is not None:
@@ -144,9 +162,15 @@ class Broadcast:
     def _failed(self, error: ApiError) -> None:
         self._forward = None
         self._close()
+        self._let_go(error)
         if self._flights is not None:
             self._flights.fail(self._keys[0], error)
         self.relay.end(error)
+
+    def _let_go(self, error: ApiError | None) -> None:
+        if self._leases is not None:
+            told = error if error is not None and is_everybodys(error) else None
+            self._leases.fail(self._keys[0], told)
 
     def _close(self) -> None:
         if self._flights is not None and self._live.get(self._keys[0]) is self:
@@ -157,6 +181,10 @@ def _form(exchange: Exchange) -> tuple[Any, ...]:
     """What the bytes of a stream depend on beside what is asked."""
     call = exchange.call
     return exchange.request.head.path, call.model, call.stream, call.options
+
+
+def _ignore(taken: list[bool | None]) -> None:
+    """It is computed here in any case."""
 
 
 def _no_items(body: bytes) -> list[Item]:

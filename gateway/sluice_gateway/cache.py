@@ -21,6 +21,7 @@ from sluice_gateway.envelope import Entry
 from sluice_gateway.epochs import Epochs
 from sluice_gateway.freshness import EARLY
 from sluice_gateway.keys import SECRET_BYTES, Keyring, TenantScope
+from sluice_gateway.lease import Leases
 from sluice_gateway.local_cache import LocalCache
 from sluice_gateway.redis_link import Failure
 from sluice_gateway.redis_store import Store
@@ -116,6 +117,8 @@ class ResponseCache:
         self._local: LocalCache[Entry | Refusal | Alias] = LocalCache(l1_bytes)
         self._redis = redis
         self._hears = True
+        self.leases = Leases(redis, self._sealers[0]) if redis is not None else None
+        """Who computes what, among all gateways; None where this one is alone."""
         self._faults = faults
         self._clock = clock
         self._random = random.Random().random  # noqa: S311 - spreads expiry, guards nothing

@@ -7,8 +7,9 @@ once nobody does any more.
 
 import time
 from collections.abc import Callable
+from copy import copy
 from functools import partial
-from typing import Final
+from typing import Final, Self
 
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
@@ -16,8 +17,9 @@ from sluice_api.routes import CANONICAL_ROUTES, canonical_body, canonical_call
 from sluice_gateway.cache import ResponseCache
 from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.exchange import Exchange
-from sluice_gateway.forward import Forward, Job
+from sluice_gateway.forward import Forward, Job, is_everybodys
 from sluice_gateway.hedging import make_forward
+from sluice_gateway.lease import Leases
 from sluice_gateway.upstream import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller, refused_input
 
@@ -40,10 +42,12 @@ class Computation:
         "_forward",
         "_indexes",
         "_keys",
+        "_leases",
         "_on_result",
         "_owner",
         "_scope",
         "_service",
+        "_started",
         "_stopped",
         "_wanted",
         "_whole",
@@ -67,18 +71,28 @@ class Computation:
         self._indexes = indexes
         self._cache = cache
         self._flights = flights
+        self._leases: Leases | None = None
         self._on_result = on_result
         self._wanted = 0
         self._whole = False
         self._stopped = False
+        self._started = 0.0
         self._forward: Forward | None = None
 
     def __repr__(self) -> str:
         return f"<Computation of {len(self._indexes)} inputs, {self._wanted} wanted>"
 
+    def part(self, indexes: list[int], leases: Leases) -> Self:
+        """Those inputs alone, of what this was made for; other gateways are told how it ends."""
+        part = copy(self)
+        part._indexes = indexes
+        part._leases = leases
+        return part
+
     def start(self) -> None:
         """Queue it. A refusal is a result like any other."""
         exchange, call = self._exchange, self._exchange.call
+        self._started = time.monotonic()
         self._wanted = len(self._indexes)
         self._whole = call.passthrough and self._wanted == len(call.inputs)
         exchange.count()
@@ -99,6 +113,9 @@ class Computation:
 
     def stop(self) -> None:
         self._stopped = True
+        if self._leases is not None:
+            for index in self._indexes:
+                self._leases.free(self._keys[index])
         if self._forward is not None:
             self._forward.abort()
             self._forward = None
@@ -115,7 +132,8 @@ class Computation:
             inputs = [call.inputs[index] for index in self._indexes]
             body = canonical_body(call, inputs)
             call = canonical_call(call, inputs)
-        return exchange.job(path, body, len(self._indexes), partial(call.codec.extract, call))
+        read = partial(call.codec.extract, call)
+        return exchange.job(path, body, len(self._indexes), read, binding=self._binding)
 
     def _answered(self, answer: UpstreamAnswer, items: list[Item]) -> None:
         """Store the items and hand them out."""
@@ -123,6 +141,7 @@ class Computation:
         exchange, flights = self._exchange, self._flights
         binding, keys = self._binding, self._keys
         now, ttl = time.time(), binding.cache.ttl_seconds
+        self._service.took(time.monotonic() - self._started)
         self._service.series.tokens += sum(item.tokens for item in items)
         # Another digest than the key's would be found later as something that it is not.
         storable = self._service.judge(exchange.call, items)
@@ -144,6 +163,8 @@ class Computation:
                     seconds=answer.service or 0.0,
                     owner=self._owner,
                 )
+            if self._leases is not None:
+                (self._leases.done if proven else self._leases.free)(keys[index])
             if flights is not None:
                 flights.resolve(keys[index], item)
             elif not self._stopped:
@@ -159,6 +180,8 @@ class Computation:
         if not self._whole:
             error = at_caller(error, exchange.call, self._indexes)
         for index in self._indexes:
+            if self._leases is not None:
+                self._leases.fail(keys[index], error if is_everybodys(error) else None)
             if self._flights is not None:
                 self._flights.fail(keys[index], error)
             elif not self._stopped:

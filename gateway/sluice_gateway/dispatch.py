@@ -26,6 +26,7 @@ from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Authenticator, Tenant
 from sluice_gateway.broadcast import Broadcast, Live
 from sluice_gateway.cache import Hit, ResponseCache
+from sluice_gateway.claim import NOT_MINE, Claim, life_seconds, worth_leasing
 from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.computation import Computation
 from sluice_gateway.exchange import (
@@ -49,9 +50,6 @@ from sluice_gateway.services import Services
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.upstream import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller
-
-NOT_MINE: Final = frozenset((400, 404, 413, 504))
-"""A leader's failure with one of these may come from its own inputs or its own deadline."""
 
 FALLS_BACK: Final = frozenset(
     ("overloaded", "starting", "model_failed", "no_endpoint", "draining", "upstream_failed")
@@ -86,7 +84,7 @@ class Dispatcher:
         self._cache = cache
         self._flights = flights
         self._live: Live = {}
-        self._renewals = Renewals(self.serve)
+        self._renewals = Renewals(self.serve, cache.leases)
         self._wheel = wheel
         self._unrouted = unrouted
         self._access_log = access_log
@@ -313,13 +311,13 @@ class Dispatcher:
     def _join_each(self, exchange: Exchange) -> None:
         """Join, for each missing input, who computes it, or compute it for all who join."""
         led: list[int] = []
-        computation = Computation(exchange, led, self._cache, self._flights, self._arrive)
+        work, abandon = self._work(exchange, led)
         for index, item in enumerate(exchange.items):
             if item is None:
                 leads, exchange.leave[index] = self._flights.join(
                     exchange.keys[index],
                     partial(self._arrive, exchange, index),
-                    computation.abandoned,
+                    abandon(index),
                 )
                 if leads:
                     led.append(index)
@@ -327,10 +325,23 @@ class Dispatcher:
         exchange.collapsed = exchange.missing - len(led)
         exchange.service.series.collapsed += exchange.collapsed
         if led:
-            computation.start()
+            work.start()
         for index in exchange.leave if self._live else ():
             if (live := self._live.get(exchange.keys[index])) is not None:
                 live.relay.hurry()
+
+    def _work(
+        self, exchange: Exchange, led: list[int]
+    ) -> tuple[Claim | Computation, Callable[[int], Callable[[], None]]]:
+        """Who computes the inputs at ``led``, and how it is told that one is not wanted."""
+        leases = self._cache.leases
+        if leases is not None and worth_leasing(exchange.service, exchange, leases):
+            claim = Claim(
+                exchange, led, self._cache, self._flights, leases, self._wheel, self._arrive
+            )
+            return claim, lambda index: partial(claim.abandoned, index)
+        computation = Computation(exchange, led, self._cache, self._flights, self._arrive)
+        return computation, lambda _: computation.abandoned
 
     def _join_stream(self, exchange: Exchange) -> None:
         """Follow the stream of who asks the same in the same form, or wait for what comes of it."""
@@ -345,6 +356,9 @@ class Dispatcher:
         )
         if leads:
             exchange.led = [0]
+            leases = self._cache.leases
+            if leases is not None and worth_leasing(exchange.service, exchange, leases):
+                broadcast.lease(leases, life_seconds(exchange.service))
             exchange.follow(broadcast.relay, self._refused)
             broadcast.start()
             return

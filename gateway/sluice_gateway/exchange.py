@@ -234,11 +234,17 @@ class Exchange:
         units: int,
         read: Callable[[bytes], list[Item]],
         headers: bytes = b"",
+        *,
+        binding: Binding | None = None,
     ) -> Job:
-        """What a worker is asked on behalf of this exchange."""
+        """What a worker is asked on behalf of this exchange.
+
+        Args:
+            binding: where it is not what the exchange is bound to by now.
+        """
         request = self.request
         return Job(
-            self.binding,
+            binding or self.binding,
             path,
             body,
             units,

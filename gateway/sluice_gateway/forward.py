@@ -49,6 +49,13 @@ class Rebound(ApiError):
         super().__init__("starting", "The model changed while the request waited.", retry_after=0.1)
 
 
+def is_everybodys(error: ApiError) -> bool:
+    """Whether it would meet anybody who asks for the same, at whichever gateway."""
+    if error.code == "deadline_exceeded" or isinstance(error, Rebound):
+        return False
+    return error.code == "overloaded" or error.status >= 500
+
+
 class Job:
     """What is to be computed, apart from by whom.
 

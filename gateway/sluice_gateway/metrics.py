@@ -89,6 +89,7 @@ class ServiceSeries:
         "first_events",
         "hedges",
         "l1",
+        "leases",
         "misses",
         "prefixes",
         "queue",
@@ -117,6 +118,7 @@ class ServiceSeries:
         self.stale = 0
         self.refused = 0
         self.renewals: Counter[str] = Counter()
+        self.leases: Counter[str] = Counter()
         self.collapsed = 0
         self.misses = 0
         self.bypassed = 0
@@ -251,6 +253,7 @@ def _streams(samples: list[Sample]) -> Iterator[Metric]:
 def _counters(samples: list[Sample]) -> Iterator[Metric]:
     cache = _counter(metric_names.GATEWAY_CACHE)
     renewals = _counter(metric_names.GATEWAY_CACHE_RENEWALS)
+    leases = _counter(metric_names.GATEWAY_CACHE_LEASES)
     retries = _counter(metric_names.GATEWAY_RETRIES)
     ejections = _counter(metric_names.GATEWAY_EJECTIONS)
     expired = _counter(metric_names.GATEWAY_EXPIRED)
@@ -270,6 +273,8 @@ def _counters(samples: list[Sample]) -> Iterator[Metric]:
             cache.add_metric((*sample.labels, result), count)
         for outcome, count in series.renewals.items():
             renewals.add_metric((*sample.labels, outcome), count)
+        for outcome, count in series.leases.items():
+            leases.add_metric((*sample.labels, outcome), count)
         for cause, count in series.retries.items():
             retries.add_metric((*sample.labels, cause), count)
         for cause, count in series.ejections.items():
@@ -283,6 +288,7 @@ def _counters(samples: list[Sample]) -> Iterator[Metric]:
     yield from (expired, hedges, prefixes)
     yield cache
     yield renewals
+    yield leases
     yield retries
     yield ejections
 

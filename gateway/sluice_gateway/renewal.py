@@ -6,7 +6,7 @@ worker is ready and nobody waits, and nobody's demand. What comes of it goes int
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from sluice_api.call import Call
@@ -15,12 +15,15 @@ from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant
 from sluice_gateway.exchange import Answer, Exchange, Request
 from sluice_gateway.head import Head, parse_head
+from sluice_gateway.lease import MAX_KEYS, Leases
 from sluice_gateway.service import Service
 
 MAX_RUNNING: Final = 32
 """Requests for renewal at once in one process; a further one is left to the next reader."""
-MAX_INPUTS: Final = 64
+MAX_INPUTS: Final = MAX_KEYS
 """Inputs of one request that are renewed together."""
+LEASE_SECONDS: Final = 10.0
+"""How long no other gateway renews the same, should this one not come to an end."""
 
 Serve = Callable[[Request, Tenant, Service], None]
 
@@ -30,10 +33,12 @@ class Renewals:
 
     Args:
         serve: answers a request of the gateway's own.
+        leases: by which only one of several gateways renews an answer.
     """
 
-    def __init__(self, serve: Serve) -> None:
+    def __init__(self, serve: Serve, leases: Leases | None) -> None:
         self._serve = serve
+        self._leases = leases
         self._keys: set[bytes] = set()
         self._running = 0
 
@@ -53,16 +58,35 @@ class Renewals:
         if not new:
             return
         chosen = dict(list(new.items())[:MAX_INPUTS])
-        call = exchange.call
-        assert call.task is not None
         self._keys.update(chosen)
         self._running += 1
+        start = partial(self._start, exchange, chosen, now)
+        if self._leases is not None and self._leases.available:
+            self._leases.take(list(chosen), LEASE_SECONDS, start)
+        else:
+            start([None] * len(chosen))
+
+    def _start(
+        self, exchange: Exchange, chosen: dict[bytes, int], now: float, taken: list[bool | None]
+    ) -> None:
+        """Renew what nobody else renews already."""
+        call, service = exchange.call, exchange.service
+        mine = [
+            index
+            for (index, leased) in zip(chosen.values(), taken, strict=True)
+            if leased is not False
+        ]
+        ended = partial(self._ended, service, chosen)
+        if not mine:
+            ended(None)
+            return
+        assert call.task is not None
         self._serve(
             Request(
                 _head(call.task),
-                _body(call, list(chosen.values())),
-                _Silent(lambda status: self._ended(service, chosen, status)),
-                request.id[:100] + b".renewal",
+                _body(call, mine),
+                _Silent(ended),
+                exchange.request.id[:100] + b".renewal",
                 now,
                 background=True,
             ),
@@ -70,10 +94,15 @@ class Renewals:
             service,
         )
 
-    def _ended(self, service: Service, keys: dict[bytes, int], status: int) -> None:
+    def _ended(self, service: Service, keys: dict[bytes, int], status: int | None) -> None:
+        """With the status of the answer; None where others renew it."""
         self._running -= 1
         self._keys.difference_update(keys)
-        service.series.renewals["done" if status == 200 else "failed"] += 1
+        if self._leases is not None:
+            for key in keys:
+                self._leases.done(key)
+        outcome = "skipped" if status is None else "done" if status == 200 else "failed"
+        service.series.renewals[outcome] += 1
 
 
 class _Silent:

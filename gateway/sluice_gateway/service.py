@@ -124,6 +124,8 @@ class Service:
         self.retries = RetryBudget(now)
         self.latencies = Latencies()
         self.removed = False
+        self.usual_seconds = 0.0
+        """What a computation lasts, with its wait for a worker; 0 before there was one."""
         self.background = 0
         """Requests of the gateway's own at workers now."""
         self.precomputed: dict[str, int] = {}
@@ -271,6 +273,11 @@ class Service:
         if leaves_open(call):
             self._draws = sampled
         return not sampled
+
+    def took(self, seconds: float) -> None:
+        """Learn how long a computation lasts, with its wait for a worker."""
+        usual = self.usual_seconds
+        self.usual_seconds = usual + 0.1 * (seconds - usual) if usual else seconds
 
     def update(self, spec: wire.Service) -> Changes:
         """Follow the table, and have the canary follow it."""

@@ -80,6 +80,13 @@ GATEWAY_CACHE_RENEWALS = Metric(
     "Answers computed anew behind their callers' backs, by outcome (done, failed, skipped).",
     ("namespace", "service", "track", "outcome"),
 )
+GATEWAY_CACHE_LEASES = Metric(
+    "sluice_gateway_cache_leases_total",
+    "counter",
+    "Inputs to be computed by one of all gateways, by outcome (led: by this one, followed: given"
+    " another's answer, failed: given another's failure, alone: computed here without a lease).",
+    ("namespace", "service", "track", "outcome"),
+)
 GATEWAY_CACHE_FAULTS = Metric(
     "sluice_gateway_cache_faults_total",
     "counter",

@@ -1,0 +1,182 @@
+"""Several gateways that are asked the same at once: one computes, the others wait, not for ever."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sluice_api.errors import ApiError
+from tests.support.gateway_process import GatewayProcess, Reply, request, service
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.stub_worker import Behaviour, StubWorker, until, vector_of
+
+PATH = "/v1/embeddings"
+LEASES = "sluice_gateway_cache_leases_total"
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[StubWorker]:
+    with StubWorker() as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@contextmanager
+def running(
+    folder: Path, name: str, worker: StubWorker, redis: RedisServer
+) -> Iterator[GatewayProcess]:
+    (folder / name).mkdir()
+    options = ("--redis-url", redis.tcp_url, "--cache-secret", str(folder / "secret"))
+    with GatewayProcess(folder / name, [service("emb", [worker.url])], *options) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def pair(
+    worker: StubWorker, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[GatewayProcess]]:
+    folder = tmp_path_factory.mktemp("pair")
+    with running(folder, "a", worker, redis) as one, running(folder, "b", worker, redis) as two:
+        yield [one, two]
+
+
+@pytest.fixture
+async def gateways(
+    pair: list[GatewayProcess], worker: StubWorker
+) -> AsyncIterator[list[GatewayProcess]]:
+    for gateway in pair:
+        await ready(gateway)
+    yield pair
+    worker.behaviour = Behaviour()
+
+
+async def ready(gateway: GatewayProcess) -> None:
+    await gateway.ready("emb", seconds=20)
+
+    async def up() -> bool:
+        return await gateway.metric("sluice_gateway_redis_up") == 1
+
+    await until(up, 20, "redis up")
+
+
+def fresh() -> str:
+    return f"text {next(_numbers)}"
+
+
+async def ask(gateway: GatewayProcess, text: str) -> Reply:
+    return await gateway.post(PATH, {"model": "emb", "input": text})
+
+
+def is_right(reply: Reply, text: str) -> bool:
+    return reply.status == 200 and reply.json()["data"][0]["embedding"] == list(vector_of(text))
+
+
+async def counted(gateway: GatewayProcess, outcome: str) -> float:
+    return await gateway.metric(LEASES, outcome=outcome)
+
+
+async def lead(gateway: GatewayProcess, worker: StubWorker, text: str) -> "asyncio.Task[Reply]":
+    """Ask, and return once the worker computes."""
+    before = len(worker.seen)
+    task = asyncio.create_task(ask(gateway, text))
+    await until(lambda: len(worker.seen) > before, 10, "the worker is asked")
+    return task
+
+
+async def test_what_one_gateway_computes_the_other_waits_for(
+    gateways: list[GatewayProcess], worker: StubWorker
+) -> None:
+    text = fresh()
+    worker.behaviour.delay = 2.0  # What it is known to last from now on.
+    leading = await lead(gateways[0], worker, text)
+    replies = await asyncio.gather(*(ask(gateways[1], text) for _ in range(10)))
+    assert all(is_right(reply, text) for reply in (await leading, *replies))
+    assert worker.inputs[text] == 1
+    assert all("; collapsed" in reply.headers["cache-status"] for reply in replies)
+    assert await counted(gateways[0], "led") >= 1
+    assert await counted(gateways[1], "followed") == 1
+    assert (await ask(gateways[1], text)).headers["cache-status"].startswith("Sluice; hit")
+
+
+async def test_the_leader_s_failure_is_everybody_s(
+    gateways: list[GatewayProcess], worker: StubWorker
+) -> None:
+    text = fresh()
+    worker.behaviour.delay = 1.0
+    worker.behaviour.refuse = ApiError("internal_error", "Broken.")
+    leading = await lead(gateways[0], worker, text)
+    reply = await ask(gateways[1], text)
+    assert (await leading).status == reply.status == 502
+    assert reply.json()["error"]["code"] == "upstream_failed"
+    assert await counted(gateways[1], "failed") == 1
+    asked = [seen for seen in worker.seen if text.encode() in seen.body]
+    assert len(asked) == 1
+
+
+async def test_a_leader_whose_caller_leaves_lets_the_others_go_on(
+    gateways: list[GatewayProcess], worker: StubWorker
+) -> None:
+    text = fresh()
+    worker.behaviour.hang = True
+    before = len(worker.seen)
+    async with await gateways[0].client() as client:
+        client.send(request(PATH, {"model": "emb", "input": text}))
+        await until(lambda: len(worker.seen) > before, 10, "the worker is asked")
+        following = asyncio.create_task(ask(gateways[1], text))
+        await asyncio.sleep(0)
+    worker.behaviour.hang = False
+    assert is_right(await following, text)
+
+
+async def test_a_refused_input_is_no_concern_of_the_others(
+    gateways: list[GatewayProcess], worker: StubWorker
+) -> None:
+    text = f"too long {fresh()}"
+    worker.behaviour.delay = 0.5
+    leading = await lead(gateways[0], worker, text)
+    reply = await ask(gateways[1], text)
+    assert (await leading).status == reply.status == 400
+    assert reply.json()["error"]["param"] == "input"
+
+
+async def test_a_dead_leader_is_waited_for_no_longer_than_is_usual(
+    gateways: list[GatewayProcess],
+    worker: StubWorker,
+    redis: RedisServer,
+    tmp_path: Path,
+) -> None:
+    text = fresh()
+    (tmp_path / "secret").write_text((gateways[0].folder.parent / "secret").read_text())
+    with running(tmp_path, "c", worker, redis) as mortal:
+        await ready(mortal)
+        worker.behaviour.hang = True
+        leading = await lead(mortal, worker, text)
+        assert mortal.process is not None
+        mortal.process.kill()
+        worker.behaviour.hang = False
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await leading
+        with redis.client() as client:
+            assert len(client.keys("*:lease")) == 1, "nobody has freed it"
+    assert is_right(await ask(gateways[1], text), text)
+    assert await counted(gateways[1], "alone") + await counted(gateways[1], "led") >= 1
+
+
+async def test_without_redis_everybody_computes(worker: StubWorker, tmp_path: Path) -> None:
+    text = fresh()
+    with running_redis() as redis, running(tmp_path, "d", worker, redis) as gateway:
+        await ready(gateway)
+        redis.freeze()
+        worker.behaviour.delay = 0.1
+        assert is_right(await ask(gateway, text), text)
+        redis.thaw()
+    worker.behaviour = Behaviour()
