@@ -152,7 +152,7 @@ async def test_a_hot_answer_is_renewed_before_its_end(
     async def renewed() -> bool:
         reply = await ask(gateway, "long", text)
         assert "; hit; ttl=-" not in status(reply), "too late: the machine stood still"
-        return worker.inputs[text] == 2
+        return worker.inputs[text] >= 2
 
     await until(renewed, 30, "renewed early")
 
