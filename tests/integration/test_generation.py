@@ -15,6 +15,7 @@ import pytest
 from sluice_api import names
 from sluice_api.shapes import chat, generation
 from sluice_worker.examples.chat import CITIES, WEATHER_QUESTION, data
+from tests.support import held_worker
 from tests.support.trained import Models
 from tests.support.worker_process import WorkerProcess, wait_for
 
@@ -40,8 +41,20 @@ def talker(trained_models: Models) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker(talker: Path) -> Iterator[WorkerProcess]:
-    with WorkerProcess(f"file://{talker}", *PATIENT, name="talker") as process:
+def hold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While this file exists, ``worker`` writes no text to its end."""
+    return tmp_path_factory.mktemp("hold") / "held"
+
+
+@pytest.fixture(scope="module")
+def worker(talker: Path, hold: Path) -> Iterator[WorkerProcess]:
+    with WorkerProcess(
+        f"file://{talker}",
+        *PATIENT,
+        name="talker",
+        environment={held_worker.HOLD: str(hold)},
+        program=(held_worker.__file__,),
+    ) as process:
         yield process.wait_ready()
 
 
@@ -392,26 +405,35 @@ async def read_into(parts: bytearray, answer: aiohttp.ClientResponse) -> None:
         parts += part
 
 
+@pytest.fixture
+def held(hold: Path) -> Iterator[None]:
+    hold.touch()
+    yield
+    hold.unlink()
+
+
+@pytest.mark.usefixtures("held")
 async def test_a_deadline_breaks_a_stream_and_says_so(worker: WorkerProcess) -> None:
     body = {"messages": user("Tell"), "temperature": 2, "stream": True, "logit_bias": {"0": -100}}
+    parts = bytearray()
     async with aiohttp.ClientSession() as session:
-        # A first answer tells how long one takes here, so that the deadline falls into the stream.
-        began = asyncio.get_running_loop().time()
-        async with session.post(f"{worker.url}/v1/chat/completions", json=body) as answer:
-            await answer.read()
-        whole = asyncio.get_running_loop().time() - began
-        headers = {names.DEADLINE_MS: str(int(whole * 500))}
-        async with session.post(
-            f"{worker.url}/v1/chat/completions", json=body, headers=headers
-        ) as answer:
-            parts = bytearray()
-            if answer.status != 200:
-                pytest.skip("the machine was too slow for a first token before the deadline")
-            with pytest.raises(aiohttp.ClientPayloadError):
-                await read_into(parts, answer)
-    last = parts.split(b"\n\n")[-2]
-    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "deadline_exceeded"
+        for seconds in (1, 4, 16, 64):  # On a slow machine nothing is written in a short one.
+            async with session.post(
+                f"{worker.url}/v1/chat/completions",
+                json=body,
+                headers={names.DEADLINE_MS: str(seconds * 1000)},
+            ) as answer:
+                if answer.status == 200:
+                    with pytest.raises(aiohttp.ClientPayloadError):
+                        await read_into(parts, answer)
+                    break
+                assert (await answer.json())["error"]["code"] == "deadline_exceeded"
+    written = parts.split(b"\n\n")
+    assert len(written) > 2, "it really came bit by bit"
+    last = json.loads(written[-2].removeprefix(b"data: "))
+    assert last["error"]["code"] == "deadline_exceeded"
     assert b"[DONE]" not in parts
+    await asyncio.to_thread(wait_for, lambda: worker.metric("sluice_worker_running") == 0)
 
 
 async def test_a_drain_waits_for_streams(talker: Path) -> None:

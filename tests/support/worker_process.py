@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,6 +44,7 @@ class WorkerProcess:
         model: its ``--model``.
         arguments: further flags. One thread computes unless they say otherwise.
         bound: bind both ports here and pass them on; otherwise ``arguments`` say where.
+        program: what is run; a test may put a worker there that it can hold.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class WorkerProcess:
         name: str = "minilm",
         environment: dict[str, str] | None = None,
         bound: bool = True,
+        program: Sequence[str] = ("-m", "sluice_worker"),
     ) -> None:
         # -P keeps the checkout off the path, so that `operator` stays Python's own module.
-        command = [sys.executable, "-P", "-m", "sluice_worker", "--model", model, "--name", name]
+        command = [sys.executable, "-P", *program, "--model", model, "--name", name]
         sockets = [listening_socket(), listening_socket()] if bound else []
         if bound:
             app, admin = sockets
