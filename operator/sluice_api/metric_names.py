@@ -277,6 +277,12 @@ WORKER_PREEMPTIONS = Metric(
     "counter",
     "Generations that gave their place back for a while, because keys and values filled it.",
 )
+WORKER_CAPTURES = Metric(
+    "sluice_worker_step_captures_total",
+    "counter",
+    "Steps captured for replay on a GPU, by outcome; after a failed one all run eagerly.",
+    ("outcome",),
+)
 WORKER_KV_USE = Metric(
     "sluice_worker_kv_use_ratio",
     "gauge",

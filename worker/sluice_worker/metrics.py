@@ -12,6 +12,7 @@ from sluice_api.tasks import Task
 V2_ROUTE = f"{V2_PREFIX}{{name}}{V2_SUFFIX}"
 OTHER_ROUTE = "other"
 REFUSALS = ("overloaded", "deadline_exceeded", "starting", "draining")
+CAPTURES = ("captured", "no_room", "failed")
 
 
 class Metrics:
@@ -33,6 +34,7 @@ class Metrics:
         self.written = counter(table.WORKER_WRITTEN, registry)
         self.found = counter(table.WORKER_FOUND, registry)
         self.preemptions = counter(table.WORKER_PREEMPTIONS, registry)
+        self.captures = counter(table.WORKER_CAPTURES, registry)
         self.kv_use = gauge(table.WORKER_KV_USE, registry)
         self.waiting = gauge(table.WORKER_WAITING, registry)
         self.running = gauge(table.WORKER_RUNNING, registry)
@@ -42,6 +44,8 @@ class Metrics:
         self.info = gauge(table.WORKER_INFO, registry)
         for route in (*POST_ROUTES, V2_ROUTE, OTHER_ROUTE):
             self.requests.labels(route, "200")
+        for outcome in CAPTURES:
+            self.captures.labels(outcome)
         for reason in REFUSALS:
             self.refused.labels(reason)
         for task in Task:

@@ -6,7 +6,7 @@ thread tells of each step once; everything here but tokenising runs on the event
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar, cast
@@ -141,6 +141,7 @@ class GenerationIntake:
         self._loop = asyncio.get_running_loop()
         self._touched: dict[Writing, Request] = {}
         self._preemptions = 0
+        self._captures: Mapping[str, int] = {}
         engine.on_step = self._stepped
 
     def __repr__(self) -> str:
@@ -351,6 +352,9 @@ class GenerationIntake:
         metrics.batch_tokens.observe(step.load.tokens)
         metrics.preemptions.inc(self.engine.scheduler.preemptions - self._preemptions)
         self._preemptions = self.engine.scheduler.preemptions
+        for outcome, count in self.engine.network.captures.items():
+            metrics.captures.labels(outcome).inc(count - self._captures.get(outcome, 0))
+        self._captures = dict(self.engine.network.captures)
         for sequence in step.sequences:
             if not sequence.began_at:
                 sequence.began_at = step.began

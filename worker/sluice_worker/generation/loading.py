@@ -17,7 +17,7 @@ from sluice_worker import device as hardware
 from sluice_worker.cost import CostModel, Load
 from sluice_worker.engines.decoder.attention import LayerShape
 from sluice_worker.engines.decoder.engine import DecoderEngine
-from sluice_worker.engines.decoder.network import CausalNetwork, rejected
+from sluice_worker.engines.decoder.network import CausalNetwork, StepNetwork, rejected
 from sluice_worker.engines.decoder.store import Row, Store
 from sluice_worker.engines.pretrained import load_pretrained
 from sluice_worker.generation.defaults import defaults_of
@@ -117,7 +117,30 @@ def build_engine(
     prove(network, store, [token % network.vocabulary for token in range(7, 7 + 3 * count, 3)])
     cost = CostModel()
     _warm_up(network, store, cost, min(64, most_tokens - 1))
-    return DecoderEngine(network, store, most_running=running, cost=cost, goal_seconds=goal_seconds)
+    stepping: StepNetwork = network
+    if device.type == "cuda":
+        stepping = _graphed(network, store, most_tokens, dtype)
+    return DecoderEngine(
+        stepping, store, most_running=running, cost=cost, goal_seconds=goal_seconds
+    )
+
+
+def _graphed(
+    network: CausalNetwork, store: Store, most_tokens: int, dtype: torch.dtype
+) -> StepNetwork:
+    """The network with its steps captured as they come up. Only a GPU's worker imports it."""
+    from sluice_worker.engines.decoder.graphs import GraphedNetwork, capture_cuda, cuda_has_room
+    from sluice_worker.engines.decoder.pages import PagedStore
+
+    assert isinstance(store, PagedStore), "what a GPU has"
+    return GraphedNetwork(
+        network,
+        store,
+        longest=most_tokens,
+        capture=capture_cuda,
+        has_room=cuda_has_room,
+        tolerance=_TOLERANCE[dtype],
+    )
 
 
 def prove(network: CausalNetwork, store: Store, ids: list[int]) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sluice_worker.cost import CostModel, Load
-from sluice_worker.engines.decoder.network import CausalNetwork
+from sluice_worker.engines.decoder.network import StepNetwork
 from sluice_worker.engines.decoder.sampling import Drawn, choose
 from sluice_worker.engines.decoder.scheduler import Scheduler, Work
 from sluice_worker.engines.decoder.sequence import Sequence
@@ -65,7 +65,7 @@ class DecoderEngine:
 
     def __init__(
         self,
-        network: CausalNetwork,
+        network: StepNetwork,
         store: Store,
         *,
         most_running: int,

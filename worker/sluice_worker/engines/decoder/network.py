@@ -5,18 +5,41 @@ a text is computed both ways (``generation.loading``).
 """
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sluice_worker.engines.decoder import attention
-from sluice_worker.engines.decoder.attention import ATTENTION, LayerShape, NotServed, Probe
+from sluice_worker.engines.decoder.attention import (
+    ATTENTION,
+    LayerShape,
+    NotServed,
+    Probe,
+    StepAttention,
+)
 from sluice_worker.engines.decoder.store import Row, Store
 from sluice_worker.models.errors import ModelRejected
 
 _PLAIN_LAYERS = ("full_attention", "sliding_attention")
+
+
+class StepNetwork(Protocol):
+    """What the engine needs of a network."""
+
+    @property
+    def captures(self) -> Mapping[str, int]:
+        """How often a whole step was captured for replay, by outcome: for whoever counts."""
+        ...
+
+    def step(self, store: Store, rows: Sequence[Row], ids: list[int], wanted: list[int]) -> Tensor:
+        """Compute the tokens of ``rows``, and the logits at the positions ``wanted`` of ``ids``.
+
+        Returns:
+            ``[wanted, vocabulary]``, to be read before the next step.
+        """
+        ...
 
 
 class CausalNetwork:
@@ -41,6 +64,7 @@ class CausalNetwork:
         self.model = model
         self.device: torch.device = model.device
         self.vocabulary = int(config.vocab_size)
+        self.captures: Mapping[str, int] = {}
         self._usual_attention = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION)
 
@@ -61,11 +85,7 @@ class CausalNetwork:
         return probe.shapes
 
     def step(self, store: Store, rows: Sequence[Row], ids: list[int], wanted: list[int]) -> Tensor:
-        """Compute the tokens of ``rows``, and the logits at the positions ``wanted`` of ``ids``.
-
-        Returns:
-            ``[wanted, vocabulary]``
-        """
+        """As :meth:`StepNetwork.step`."""
         positions = [row.start + at for row in rows for at in range(row.count)]
         return self._forward(ids, positions, wanted, store.step(rows))
 
@@ -83,20 +103,22 @@ class CausalNetwork:
         return logits
 
     def _forward(
-        self,
-        ids: list[int],
-        positions: list[int],
-        wanted: list[int],
-        step: attention.StepAttention,
+        self, ids: list[int], positions: list[int], wanted: list[int], step: StepAttention
     ) -> Tensor:
+        def row(values: list[int]) -> Tensor:
+            return torch.tensor(values, device=self.device)
+
+        return self.forward(row(ids)[None], row(positions)[None], row(wanted), step)
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, wanted: Tensor, step: StepAttention
+    ) -> Tensor:
+        """``[1, T]`` ids and positions in, logits ``[wanted, vocabulary]`` out."""
         token = attention.current.set(step)
         try:
             with torch.inference_mode():
                 output = self.model(
-                    input_ids=torch.tensor([ids], device=self.device),
-                    position_ids=torch.tensor([positions], device=self.device),
-                    logits_to_keep=torch.tensor(wanted, device=self.device),
-                    use_cache=False,
+                    input_ids=ids, position_ids=positions, logits_to_keep=wanted, use_cache=False
                 )
         finally:
             attention.current.reset(token)

@@ -2,7 +2,8 @@
 
 torch's ``varlen_attn`` reads a packed step straight from the pool by a table of pages, so prompts
 and single tokens are one call. The bookkeeping is tested with a stand-in for that kernel, which
-needs CUDA; **on a device this file has never run**.
+needs CUDA; **on a device this file has never run**. One page beyond the pool belongs to nobody:
+what fills a step up to a fixed size (``graphs``) writes there.
 """
 
 from collections import OrderedDict
@@ -40,15 +41,19 @@ class PagedStore:
         pages = max(1, room // page_tokens)
         self.page_tokens = page_tokens
         self.room = pages * page_tokens
+        self.nobodys = pages
+        """Number of the page that no place ever holds."""
         self.layers = {
             layer: LayerTensors(
-                torch.zeros(pages, page_tokens, s.heads, s.key_size, dtype=dtype, device=device),
-                torch.zeros(pages, page_tokens, s.heads, s.value_size, dtype=dtype, device=device),
+                *(
+                    torch.zeros(pages + 1, page_tokens, s.heads, size, dtype=dtype, device=device)
+                    for size in (s.key_size, s.value_size)
+                )
             )
             for layer, s in shapes.items()
         }
-        self._attend = attend
-        self._device = device
+        self.kernel = attend
+        self.device = device
         self._users = [0] * pages
         self._free = list(reversed(range(pages)))
         self._kept: OrderedDict[int, None] = OrderedDict()
@@ -123,40 +128,56 @@ class PagedStore:
                     self._free.append(page)
 
     def step(self, rows: Sequence[Row]) -> "PagedStep":
-        return PagedStep(self, rows, self._attend, self._device)
+        ends = [row.start + row.count for row in rows]
+        tables = [self.tables[row.place] for row in rows]
+        width = max(len(table) for table in tables)
+
+        def ints(values: Any, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=self.device)
+
+        return PagedStep(
+            self,
+            places=ints([at for row in rows for at in self.places(row)], torch.long),
+            table=ints([table + [0] * (width - len(table)) for table in tables]),
+            bounds=ints([*accumulate((row.count for row in rows), initial=0)]),
+            ends=ints(ends),
+            longest_query=max(row.count for row in rows),
+            longest=max(ends),
+        )
+
+    def places(self, row: Row) -> list[int]:
+        """Where in the pool the tokens of ``row`` stand."""
+        table, size = self.tables[row.place], self.page_tokens
+        return [
+            table[at // size] * size + at % size for at in range(row.start, row.start + row.count)
+        ]
 
 
 class PagedStep:
-    """Implements :class:`sluice_worker.engines.decoder.attention.StepAttention`."""
+    """Implements :class:`sluice_worker.engines.decoder.attention.StepAttention`.
+
+    Args:
+        places: where the new keys and values go, ``[T]``.
+        table: the pages of each row, ``[rows, width]``.
+        bounds: where each row begins among the tokens, and the end, ``[rows + 1]``.
+        ends: tokens that each row has, the new ones included, ``[rows]``.
+        longest_query, longest: no row has more new tokens, or more in all.
+    """
 
     def __init__(
         self,
         store: PagedStore,
-        rows: Sequence[Row],
-        attend: Callable[..., Any],
-        device: torch.device,
+        *,
+        places: Tensor,
+        table: Tensor,
+        bounds: Tensor,
+        ends: Tensor,
+        longest_query: int,
+        longest: int,
     ) -> None:
-        self._layers = store.layers
-        self._attend = attend
-        size = store.page_tokens
-        tables = [store.tables[row.place] for row in rows]
-        width = max(len(table) for table in tables)
-        ends = [row.start + row.count for row in rows]
-        bounds = [*accumulate((row.count for row in rows), initial=0)]
-        places = [
-            table[at // size] * size + at % size
-            for row, table in zip(rows, tables, strict=True)
-            for at in range(row.start, row.start + row.count)
-        ]
-
-        def ints(values: Any, dtype: torch.dtype = torch.int32) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
-
-        self._places = ints(places, torch.long)
-        self._table = ints([table + [0] * (width - len(table)) for table in tables])
-        self._bounds, self._ends = ints(bounds), ints(ends)
-        self._longest_query = max(row.count for row in rows)
-        self._longest = max(ends)
+        self._layers, self._attend = store.layers, store.kernel
+        self._places, self._table, self._bounds, self._ends = places, table, bounds, ends
+        self._longest_query, self._longest = longest_query, longest
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
         keys, values = self._layers[layer]
