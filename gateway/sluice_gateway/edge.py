@@ -78,8 +78,8 @@ class Connections:
         self.buffered = 0
         self.draining = False
         self.date = b""
-        prefix = secrets.token_hex(6)
-        self._ids = (b"%b-%x" % (prefix.encode(), number) for number in itertools.count(1))
+        self._id_prefix = secrets.token_hex(6).encode()
+        self._next = itertools.count(1).__next__
         self._sweeping: asyncio.TimerHandle | None = None
         self._date_second = 0
 
@@ -88,7 +88,7 @@ class Connections:
         return f"<{type(self).__name__} {len(self.connections)} connections{state}>"
 
     def new_id(self) -> bytes:
-        return next(self._ids)
+        return b"%b-%x" % (self._id_prefix, self._next())
 
     def has_room(self) -> bool:
         """Whether one more connection may be kept, after closing who has been slow for longest."""
