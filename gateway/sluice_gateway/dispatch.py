@@ -104,7 +104,7 @@ class Dispatcher:
                 code, message = request.head.refusal
                 raise ApiError(code, message)
             tenant = self._authenticator.identify(request.head.authorization)
-            if tensors.spoken(request):
+            if request.head.model is not None and tensors.spoken(request):
                 request = tensors.as_json(request)
             if request.head.idempotency_key is not None:
                 admit = partial(self._admit, tenant=tenant)
@@ -151,7 +151,9 @@ class Dispatcher:
         binding = known.binding
         assert isinstance(binding, Binding)
         service = binding.service
-        age = max(0.0, now - known.created)
+        age = now - known.created
+        if age < 0:
+            age = 0.0
         if service.binding is not binding or service.removed:
             return False
         epochs = self._cache.epochs

@@ -276,7 +276,7 @@ class FastProtocol(asyncio.Protocol):
             self._release()
             return
         edge = self._edge
-        closing = self._closing(head)
+        closing = self._close_after or edge.draining or not head.keep_alive
         more = b"connection: close\r\n" if closing else b""
         if edge.cors is not None:
             more += edge.cors.lines(head.origin)
@@ -364,7 +364,9 @@ class FastProtocol(asyncio.Protocol):
 
     def _answered(self, closing: bool) -> None:
         """The answer has been written whole: close, or go on with what was sent ahead."""
-        self._release()
+        self._head = None  # As in _release; every request ends here.
+        self._exchange = None
+        self._streaming = self.busy = False
         self._state.total_requests += 1
         if closing:
             self._close_after = True
