@@ -254,7 +254,9 @@ class Recommender:
         recent = self._needs.highest(patience, now) if seen >= patience else workers.ordered
         decision = choose(self.rules, inputs, peak, seen, self.proven)
         decision = bound(self.rules, give_back(decision, recent))
-        if decision.desired > workers.ordered and needed_at is not None:
+        # One that wakes for a lone request would idle for longer than that request waits.
+        alone = decision.desired == 1
+        if decision.desired > workers.ordered and needed_at is not None and not alone:
             self._returns.came_back(now - needed_at, now)
         self._note(decision)
         return decision

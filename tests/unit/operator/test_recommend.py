@@ -558,3 +558,12 @@ def test_a_backlog_orders_no_fleet(cold_start: float) -> None:
     outcome = simulate(Recommended(Rules(max_replicas=100), replica), arrivals, 300, replica)
     assert outcome.peak <= 13, "300 a second need 10"
     assert outcome.unanswered == 0
+
+
+def test_a_lone_request_now_and_then_is_no_habit_to_stay_awake_for() -> None:
+    running = Running(Rules(max_replicas=20))
+    running.recommender.started(2.0)
+    for _ in range(6):
+        assert running.second(rate=1).desired == 1
+        assert running.seconds(62)[-1].desired == 0
+        running.seconds(30)
