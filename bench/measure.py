@@ -16,6 +16,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -212,24 +213,20 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "cpu": model[1] if model else platform.processor(),
         "python": platform.python_version(),
+        "python_build": sysconfig.get_config_var("CONFIG_ARGS"),
         "kernel": platform.release(),
     }
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table as the pages of ``docs/`` have them."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+    lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+    lines.insert(1, " | ".join("-" * width for width in widths))
     print(f"\n{title}\n")
-    for number, row in enumerate(cells):
-        print(
-            "  "
-            + "  ".join(
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-        )
-        if number == 0:
-            print("  " + "  ".join("-" * width for width in widths))
+    for line in lines:
+        print(f"| {line} |")
 
 
 def save(name: str, result: dict[str, Any]) -> None:
