@@ -1,0 +1,136 @@
+"""What schemathesis makes of ``/openapi.json``: right bodies, nearly right ones, any path.
+
+Whatever it sends, nothing fails on our side, and each answer is of a status, a type and a shape
+that the document names. The examples are the same each time.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from sluice_api.errors import CATALOGUE
+from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
+from sluice_api.tasks import Task
+from tests.support.gateway_process import GatewayProcess, service
+from tests.support.stub_worker import STUB_ANSWERS, Behaviour, StubWorker
+
+EXAMPLES = 20
+"""Of each kind for each operation."""
+
+WRITES = [Task.TEXT_GENERATION, Task.CHAT]
+MODELS = {"/v1/completions": "gen", "/v1/chat/completions": "gen"} | dict.fromkeys(
+    ("/v1/embeddings", "/v1/classify", "/classify", "/predict"), "emb"
+)
+"""A model for each route, so that some of what is asked for is there; ``nlp`` for others."""
+
+FITTING: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "tool_choice": None},
+    "/v2/models/{name}/infer": {
+        "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["x"]}]
+    },
+}
+"""Members of a body that a schema alone is unlikely to get right."""
+
+ASKED_WITH_GET = (
+    *("/v1/models", "/v1/models/{model}", "/livez", "/readyz"),
+    *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}", "/v2/models/{name}/ready"),
+)
+V2_NAMED = V2_PREFIX + "{name}"
+POSTED = (*POST_ROUTES, V2_NAMED + V2_SUFFIX, V2_NAMED + V2_VERSIONS + "{version}" + V2_SUFFIX)
+
+pytestmark = pytest.mark.filterwarnings("default")  # Those of what schemathesis is built on.
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with (
+        StubWorker() as encoder,
+        StubWorker(Behaviour(tasks=list(STUB_ANSWERS))) as tasks,
+        StubWorker(Behaviour(tasks=WRITES)) as writer,
+    ):
+        workers = {"emb": encoder, "nlp": tasks, "gen": writer}
+        table = [service(name, [worker.url]) for name, worker in workers.items()]
+        with GatewayProcess(tmp_path_factory.mktemp("gateway"), table) as process:
+            for name in workers:
+                asyncio.run(process.ready(name))
+            yield process
+
+
+@pytest.fixture(scope="module")
+def document(gateway: GatewayProcess) -> Any:
+    return schemathesis.openapi.from_url(f"http://127.0.0.1:{gateway.port}/openapi.json")
+
+
+def check(case: Any, base: str, statuses: Counter[int]) -> None:
+    """Ask, and hold the answer against the document."""
+    response = case.call(base_url=base)
+    statuses[response.status_code] += 1
+    assert response.status_code < 500, (case.as_curl_command(), response.text[:500])
+    # A schema cannot say everything that makes a body wrong, such as that a text is not empty.
+    case.validate_response(response, excluded_checks=[positive_data_acceptance])
+    assert response.headers["x-request-id"]
+    if response.status_code >= 400:
+        told = response.json()
+        code = told["error"]["code"] if case.path.startswith("/v1/") else told["code"]
+        assert CATALOGUE[code].status == response.status_code
+
+
+def explore(strategy: Any, base: str, prepare: Any = lambda case: None) -> Counter[int]:
+    """Ask with examples of ``strategy``, the same each time. Returns how often which status."""
+    statuses: Counter[int] = Counter()
+
+    @hypothesis.settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=strategy)
+    def run(case: Any) -> None:
+        prepare(case)
+        check(case, base, statuses)
+
+    run()
+    return statuses
+
+
+@pytest.mark.parametrize("path", POSTED)
+def test_posting(gateway: GatewayProcess, document: Any, path: str) -> None:
+    base, operation = f"http://127.0.0.1:{gateway.port}", document[path]["POST"]
+    model = MODELS.get(path, "nlp")
+
+    def address(case: Any) -> None:
+        if "{name}" in path:
+            case.path_parameters["name"] = model
+        elif "model" in case.body:
+            case.body["model"] = model
+        case.body |= FITTING.get(path, {})
+
+    right = schemathesis.GenerationMode.POSITIVE
+    wrong = schemathesis.GenerationMode.NEGATIVE
+    statuses = explore(operation.as_strategy(generation_mode=right), base, address)
+    assert set(statuses) <= {200, 400, 404}
+    assert "{version}" in path or statuses[200], statuses
+    assert set(explore(operation.as_strategy(generation_mode=wrong), base)) <= {400, 404, 415}
+
+
+@pytest.mark.parametrize("path", ASKED_WITH_GET)
+def test_asking(gateway: GatewayProcess, document: Any, path: str) -> None:
+    base, operation = f"http://127.0.0.1:{gateway.port}", document[path]["GET"]
+    statuses = explore(operation.as_strategy(), base)
+    assert set(statuses) <= ({404} if "{" in path else {200})
+
+
+def test_every_operation_is_explored(document: Any) -> None:
+    labels = {result.ok().label for result in document.get_all_operations()}
+    asked = {f"GET {path}" for path in ASKED_WITH_GET}
+    assert labels == asked | {f"POST {path}" for path in POSTED}
