@@ -5,7 +5,7 @@ safe loader, made stricter in one point: a key that stands twice is an error, no
 """
 
 import difflib
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
-from sluice_api import names
+from sluice_api import names, strict_yaml
 from sluice_api.inference_service import InferenceService
 from sluice_api.section import Section
 from sluice_api.spec_errors import Problem, Refused, SpecError, shown
@@ -22,25 +22,8 @@ MAX_FILE_BYTES: Final = 1_048_576
 """As much as the API server stores in one object."""
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Hashable, int] = {}
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
-                continue
-            line = key_node.start_mark.line + 1
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"{key_node.value} stands twice, on lines {seen[key_node.value]} and {line}."
-                    " Keep one.",
-                    key_node.start_mark,
-                )
-            seen[key_node.value] = line
-        return super().construct_mapping(node, deep)
+class _Loader(strict_yaml.NoKeyTwice, yaml.SafeLoader):
+    pass
 
 
 def yaml_files(paths: Iterable[Path | str]) -> list[Path]:
@@ -151,7 +134,7 @@ def _documents_of_text(
         problems.append(Problem(name, "", "", "nests too deeply."))
         return
     except yaml.YAMLError as error:
-        problems.append(Problem(name, "", "", _yaml_message(error)))
+        problems.append(Problem(name, "", "", strict_yaml.told(error)))
         return
     found = [node for node in nodes if node is not None and not _is_empty(node)]
     if not found:
@@ -163,7 +146,7 @@ def _documents_of_text(
             loader = _Loader("")
             yield source, loader.construct_document(node)
         except yaml.YAMLError as error:
-            problems.append(Problem(source, "", "", _yaml_message(error)))
+            problems.append(Problem(source, "", "", strict_yaml.told(error)))
         except (ValueError, OverflowError) as error:  # such as a date that does not exist
             problems.append(Problem(source, "", "", f"is not valid YAML: {error}."))
 
@@ -178,14 +161,6 @@ def _read(path: Path) -> str:
 
 def _is_empty(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
-
-
-def _yaml_message(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        context = f"{error.context}, " if error.context else ""
-        return f"line {mark.line + 1}, column {mark.column + 1}: {context}{error.problem}"
-    return f"is not valid YAML: {error}"
 
 
 def _name_of(document: object) -> str:
