@@ -37,12 +37,14 @@ class AccessLog:
     def record(
         self, request: Request, service: tuple[str, str], status: int, seconds: float
     ) -> None:
-        route = request.head.route
+        route, tenant = request.head.route, request.tenant
         line = _encode(
             {
                 "time": round(time.time(), 3),
                 "event": "request",
                 "request_id": request.id.decode("latin-1"),
+                "tenant": tenant.name if tenant is not None else "",
+                "key": tenant.key if tenant is not None else "",
                 "namespace": service[0],
                 "service": service[1],
                 "route": route.path if route is not None else "",

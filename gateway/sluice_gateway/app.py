@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 from fastapi import FastAPI
 
-from sluice_api import metric_names, wire
+from sluice_api import metric_names, names, wire
 from sluice_api.errors import ApiError
 from sluice_gateway import descriptors
 from sluice_gateway.access_log import AccessLog
-from sluice_gateway.auth import Anonymous
+from sluice_gateway.auth import Anonymous, Authenticator
 from sluice_gateway.balance import Rules
 from sluice_gateway.cache import ResponseCache
 from sluice_gateway.coalesce import Flights
@@ -48,6 +48,8 @@ from sluice_gateway.redis_cluster import open_store
 from sluice_gateway.redis_store import Store
 from sluice_gateway.services import Services
 from sluice_gateway.settings import Settings
+from sluice_gateway.shared_limits import SharedLimits
+from sluice_gateway.tenants import Keys
 from sluice_gateway.timers import TimerWheel
 
 if TYPE_CHECKING:
@@ -127,7 +129,15 @@ class Gateway:
             settings.repeats_seconds, settings.repeats_bytes, self.metrics.repeated
         )
         self.access_log = AccessLog(1) if settings.access_log else None
-        authenticator = Anonymous(secrets.token_bytes(32))
+        self.limits = SharedLimits(
+            self.redis,
+            gateways=settings.limit_gateways,
+            identity=identity(),
+            hide=lambda words: keyring.naming[0](b"sluice limit\0" + words),
+            failed=self.metrics.limit_fault,
+        )
+        self.keys: Keys | None = None
+        authenticator = self._authenticator(keyring.naming[0](b"sluice tenant"))
         dispatcher = Dispatcher(
             authenticator=authenticator,
             services=self.services,
@@ -138,6 +148,7 @@ class Gateway:
             unrouted=self.metrics.unrouted,
             access_log=self.access_log,
             repeats=self.repeats,
+            denied=self.metrics.denied,
         )
         self.edge = self._edge(dispatcher)
         self.precompute = Precompute(dispatcher, self.services.tracks, self.edge.new_id)
@@ -159,8 +170,9 @@ class Gateway:
     def status(self) -> dict[str, str]:
         """One line about each part."""
         parts = (self.edge, self.services, self.cache, self.flights, self.wheel, self.discovery)
-        more = (self.feed, self.precompute, self.repeats, self.invalidations)
-        return {type(part).__name__: repr(part) for part in (*parts, *more)}
+        more = (self.feed, self.precompute, self.repeats, self.invalidations, self.limits)
+        keys = (self.keys,) if self.keys is not None else ()
+        return {type(part).__name__: repr(part) for part in (*parts, *more, *keys)}
 
     async def serve(
         self,
@@ -168,12 +180,14 @@ class Gateway:
         admin_socket: socket.socket | None,
         on_ready: Callable[[str], None] | None = None,
     ) -> None:
-        """Serve until a signal. Raises ``TableError`` when there is nothing to begin with.
+        """Serve until a signal. Raises ValueError when there is nothing to begin with.
 
         Args:
             admin_socket: None where somebody else serves the admin routes.
             on_ready: called with the address instead of printing it.
         """
+        if self.keys is not None:
+            self.keys.begin()
         self.discovery.begin(self.services)
         if self.access_log is not None:
             self.access_log.start()
@@ -185,6 +199,10 @@ class Gateway:
             self._loop.create_task(self.precompute.run(), name="precompute"),
             self._loop.create_task(self.invalidations.run(), name="invalidations"),
         ]
+        if self.keys is not None:
+            parts.append(self._loop.create_task(self.keys.run(), name="keys"))
+        if self.redis is not None:
+            parts.append(self._loop.create_task(self.limits.run(), name="limits"))
         if self._feeds_itself:
             parts.append(self._loop.create_task(self.feed.run(), name="demand"))
         admin: AdminPort | None = None
@@ -212,6 +230,25 @@ class Gateway:
 
     # ----------------------------------------------------------------------------------------------
 
+    def _authenticator(self, secret: bytes) -> Authenticator:
+        """Who knows callers, as the settings say."""
+        everybodys, path = self.settings.tenant_limits, self.settings.keys_file
+        if path is None:
+            return Anonymous(secret, self.limits.of(names.ANONYMOUS_TENANT, everybodys))
+
+        def changed(tenants: set[str]) -> None:
+            self.limits.keep(tenants)
+            self.services.rights_changed()
+
+        self.keys = Keys(
+            path,
+            secret=secret,
+            limits_of=lambda name, own: self.limits.of(name, everybodys if own is None else own),
+            changed=changed,
+            refused=self.metrics.keys_fault,
+        )
+        return self.keys
+
     def _stop_accepting(self) -> None:
         if self._public is not None:
             self._public.should_exit = True
@@ -237,6 +274,7 @@ class Gateway:
             tasks = [*tasks, admin[1]]
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.services.close()
+        await self.limits.close()
         await self.cache.close()
         self.edge.close()
         self.wheel.close()
@@ -300,6 +338,12 @@ class Gateway:
             (metric_names.GATEWAY_CACHE_BYTES, lambda: self.cache.l1_bytes),
             (metric_names.GATEWAY_REDIS_UP, lambda: int(self.cache.redis_up)),
             (metric_names.GATEWAY_CACHE_HEARING, lambda: int(self.invalidations.hearing)),
+            (metric_names.GATEWAY_LIMITS_SHARED, lambda: int(self.limits.sharing.is_up)),
+            (metric_names.GATEWAY_KEYS, lambda: len(self.keys) if self.keys else 0),
+            (
+                metric_names.GATEWAY_KEYS_AGE,
+                lambda: time.monotonic() - self.keys.read_at if self.keys else 0,
+            ),
             (metric_names.GATEWAY_CONNECTIONS, lambda: len(self.edge.connections)),
             (
                 metric_names.GATEWAY_DISCOVERY_AGE,

@@ -134,7 +134,9 @@ class Broadcast:
         whole = len(items) == len(self._call.inputs)
         if not whole:
             log.warning("a worker's stream lacks its item", extra={"path": self._form[0]})
-        self._series.tokens += sum(item.tokens for item in items)
+        tokens = sum(item.tokens for item in items)
+        self._series.tokens += tokens
+        self._exchange.use_tokens(tokens)
         self._service.took(time.monotonic() - self._began)
         storable = self._service.judge(self._call, items)
         binding, keys = self._binding, self._keys

@@ -142,7 +142,9 @@ class Computation:
         binding, keys = self._binding, self._keys
         now, ttl = time.time(), binding.cache.ttl_seconds
         self._service.took(time.monotonic() - self._started)
-        self._service.series.tokens += sum(item.tokens for item in items)
+        tokens = sum(item.tokens for item in items)
+        self._service.series.tokens += tokens
+        exchange.use_tokens(tokens)
         # Another digest than the key's would be found later as something that it is not.
         storable = self._service.judge(exchange.call, items)
         proven = storable and answer.digest == binding.answer_digest

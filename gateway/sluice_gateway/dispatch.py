@@ -1,6 +1,6 @@
 """The main path of every inference request, for both edges. Read this page first.
 
-    identify → resolve → check → look up → join → admit → choose → forward → store → answer
+    identify → limit → resolve → check → look up → join → admit → choose → forward → store → answer
 
 A streamed answer goes the same way, but from its first event on the caller follows it as it comes
 (``broadcast``, ``relay``).
@@ -8,7 +8,7 @@ A streamed answer goes the same way, but from its first event on the caller foll
 Nothing here awaits: each step decides, starts what must be waited for, and is called again when
 that has happened. An edge hands in a complete request and gets one answer through its caller, now
 or later. Waiting for a place and sending stand in ``forward``; the state of one request in
-``exchange``; who may see what in ``auth`` and ``services``.
+``exchange``; who may see what in ``auth`` and ``services``, and how much of it in ``limits``.
 """
 
 import logging
@@ -59,11 +59,22 @@ FALLS_BACK: Final = frozenset(
 RESCUED: Final = FALLS_BACK | {"deadline_exceeded"}
 """Failures in whose place a stale answer is given, where there is one and it is allowed."""
 
+ACCESS_CODES: Final = frozenset(("unauthorized", "rate_limited", "model_not_found"))
+"""What is counted by tenant when it is refused."""
+
 log = logging.getLogger(__name__)
 
 
+def _nobody(tenant: str, code: str) -> None:
+    """Nobody counts who may not do what."""
+
+
 class Dispatcher:
-    """One per process. Its parts belong to ``app``, which closes them."""
+    """One per process. Its parts belong to ``app``, which closes them.
+
+    Args:
+        denied: told tenant and code where somebody may not do what was asked.
+    """
 
     def __init__(
         self,
@@ -77,6 +88,7 @@ class Dispatcher:
         unrouted: ServiceSeries,
         access_log: AccessLog | None,
         repeats: Repeats,
+        denied: Callable[[str, str], None] = _nobody,
     ) -> None:
         self._authenticator = authenticator
         self._services = services
@@ -89,13 +101,22 @@ class Dispatcher:
         self._unrouted = unrouted
         self._access_log = access_log
         self._repeats = repeats
+        self._denied = denied
 
     def check(self, head: Head) -> None:
         """Raise the ApiError that a request would be refused with for its head alone."""
         if head.refusal is not None:
             code, message = head.refusal
             raise ApiError(code, message)
-        self._authenticator.identify(head.authorization)
+        self.check_caller(head)
+
+    def check_caller(self, head: Head) -> None:
+        """Refuse who may not call at all, before the body is read. Raises ApiError."""
+        try:
+            self._authenticator.identify(head.authorization)
+        except ApiError as error:
+            self._denied("", error.code)
+            raise
 
     def handle(self, request: Request) -> Pending | None:
         """Answer ``request``, now or later. Returns what can be cancelled, if it is later."""
@@ -103,7 +124,7 @@ class Dispatcher:
             if request.head.refusal is not None:
                 code, message = request.head.refusal
                 raise ApiError(code, message)
-            tenant = self._authenticator.identify(request.head.authorization)
+            tenant = self._identify(request)
             if request.head.model is not None and tensors.spoken(request):
                 request = tensors.as_json(request)
             if request.head.idempotency_key is not None:
@@ -136,7 +157,14 @@ class Dispatcher:
             return
         self._step(exchange, self._look_up)
 
-    # identify, resolve, check ---------------------------------------------------------------------
+    # identify, limit, resolve, check --------------------------------------------------------------
+
+    def _identify(self, request: Request) -> Tenant:
+        """The caller, who may ask once more. Raises ApiError."""
+        tenant = request.tenant = self._authenticator.identify(request.head.authorization)
+        if tenant.limits is not None:
+            request.limit_lines = tenant.limits.take_request(request.received)
+        return tenant
 
     def _answer_known_body(self, request: Request, tenant: Tenant) -> bool:
         """Exactly this body was answered before, by a service that has not changed since."""
@@ -148,13 +176,14 @@ class Dispatcher:
         known = self._cache.alias(head.path, tenant.scope, request.body, now)
         if known is None:
             return False
-        binding = known.binding
+        assert isinstance(known.binding, tuple)
+        binding, rights = known.binding
         assert isinstance(binding, Binding)
         service = binding.service
         age = now - known.created
         if age < 0:
             age = 0.0
-        if service.binding is not binding or service.removed:
+        if service.binding is not binding or service.removed or rights is not tenant.rights:
             return False
         epochs = self._cache.epochs
         if epochs and known.epoch != epochs.of(_full_name(service), tenant.scope.wire):
@@ -169,7 +198,11 @@ class Dispatcher:
             Answer(
                 200,
                 known.content_type,
-                hit_headers(known.expires - now, age, binding.header + known.headers),
+                hit_headers(
+                    known.expires - now,
+                    age,
+                    binding.header + known.headers + request.limit_lines,
+                ),
                 known.answer,
             )
         )
@@ -240,6 +273,7 @@ class Dispatcher:
             raise ApiError("not_cached", "No fresh answer is stored.")
         else:
             exchange.service.series.misses += exchange.missing
+            self._charge(exchange)
             self._set_deadline(exchange)
             self._join(exchange)
 
@@ -258,11 +292,19 @@ class Dispatcher:
             raise ApiError("not_cached", "Answers of this model are not stored.")
         exchange.reason = b"fwd=bypass; detail=" + detail
         service.series.bypassed += len(exchange.call.inputs)
+        self._charge(exchange)
         self._set_deadline(exchange)
         if exchange.call.stream is not None:
             self._stream_alone(exchange)
         else:
             self._pass_on(exchange)
+
+    def _charge(self, exchange: Exchange) -> None:
+        """Count what is to be computed against the caller's limits, once. Raises ApiError."""
+        limits = exchange.tenant.limits
+        if limits is not None and not exchange.charged and not exchange.request.background:
+            limits.take_inputs(exchange.missing, time.monotonic())
+            exchange.charged = True
 
     def _pass_on(self, exchange: Exchange) -> None:
         request, service = exchange.request, exchange.service
@@ -291,7 +333,9 @@ class Dispatcher:
         broadcast.start()
 
     def _passed(self, exchange: Exchange, answer: UpstreamAnswer, items: list[Item]) -> None:
-        exchange.service.series.tokens += sum(item.tokens for item in items)
+        tokens = sum(item.tokens for item in items)
+        exchange.service.series.tokens += tokens
+        exchange.use_tokens(tokens)
         exchange.raw = answer.body
         exchange.worker_seconds = answer.service
         exchange.answer_items("")
@@ -423,7 +467,7 @@ class Dispatcher:
                 exchange.tenant.scope,
                 exchange.request.body,
                 answer.body,
-                exchange.binding,
+                (exchange.binding, exchange.tenant.rights),
                 exchange.expires,
                 created=time.time() - exchange.oldest,
                 epoch=exchange.epoch,
@@ -488,6 +532,8 @@ class Dispatcher:
         elif error.code in RESCUED and exchange.rescue():
             self._answer(exchange)
         else:
+            if error.code == "rate_limited":
+                self._denied(exchange.tenant.name, error.code)
             exchange.fail(error)
 
     def _begin_again(self, exchange: Exchange, service: Service) -> None:
@@ -500,6 +546,8 @@ class Dispatcher:
         if not isinstance(error, ApiError):
             log.error("request failed", exc_info=error, extra={"request_id": request.id.decode()})
             error = _bug()
+        if error.code in ACCESS_CODES:
+            self._denied(request.tenant.name if request.tenant is not None else "", error.code)
         request.caller.answer(error_answer(error, request))
         self._count(request, self._unrouted, ("", ""), error.status)
 

@@ -78,9 +78,20 @@ class Request:
 
     Attributes:
         background: the gateway's own; it is no demand and in no count of requests.
+        tenant: who asks, once that is known.
+        limit_lines: headers that tell a caller with limits what is left of them.
     """
 
-    __slots__ = ("background", "body", "caller", "head", "id", "received")
+    __slots__ = (
+        "background",
+        "body",
+        "caller",
+        "head",
+        "id",
+        "limit_lines",
+        "received",
+        "tenant",
+    )
 
     def __init__(
         self,
@@ -98,6 +109,8 @@ class Request:
         self.caller = caller
         self.id = request_id
         self.received = received
+        self.tenant: Tenant | None = None
+        self.limit_lines = b""
 
 
 class Exchange:
@@ -106,6 +119,7 @@ class Exchange:
     Attributes:
         items: per input its answer, or None while it is missing.
         raw: a worker's answer that is the caller's answer byte for byte.
+        charged: its inputs were counted against its tenant's limits.
         cap: the last moment at which anybody could want the answer.
         cancel_lookup: stops the cache from calling back.
         counted: the service whose demand it has been counted as.
@@ -133,6 +147,7 @@ class Exchange:
         "call",
         "cancel_lookup",
         "cap",
+        "charged",
         "collapsed",
         "counted",
         "done",
@@ -183,6 +198,7 @@ class Exchange:
         self.cap = request.received + (longest if asked is None or asked > longest else asked)
         self.call = call
         self.done = False
+        self.charged = False
         self.counted: Service | None = None
         self.began = False
         self.on_begun: Callable[[Exchange], None] | None = None
@@ -350,6 +366,11 @@ class Exchange:
             self.counted = self.service
             self.service.tally.arrived()
 
+    def use_tokens(self, tokens: int) -> None:
+        """A worker computed so many for it."""
+        if self.tenant.limits is not None and not self.request.background:
+            self.tenant.limits.use_tokens(tokens)
+
     def put(self, index: int, item: Item) -> None:
         """Fill in one missing answer."""
         if self.items[index] is None:
@@ -417,7 +438,10 @@ class Exchange:
             Answer(
                 200,
                 EVENT_STREAM,
-                self._cache_status() + self.binding.header + STREAM_HEADERS,
+                self._cache_status()
+                + self.binding.header
+                + STREAM_HEADERS
+                + self.request.limit_lines,
                 data,
             )
         )
@@ -492,7 +516,7 @@ class Exchange:
                 total,
                 self.binding.header,
             )
-        return self._cache_status() + timing
+        return self._cache_status() + timing + self.request.limit_lines
 
     def _cache_status(self) -> bytes:
         """RFC 9211; ``detail`` says for lists how many of the inputs were found."""

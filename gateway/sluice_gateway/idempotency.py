@@ -110,6 +110,7 @@ class Repeats:
         )
         seat = repeat.join(request.caller)
         shared = Request(request.head, request.body, repeat, request.id, request.received)
+        shared.tenant = request.tenant  # Not what is left of its limits: that is no repetition.
         pending = handle(shared)
         if repeat.done:
             return None

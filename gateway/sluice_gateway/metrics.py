@@ -22,6 +22,9 @@ from prometheus_client.registry import Collector
 from sluice_api import exposition, metric_names
 from sluice_gateway.priority import Priority
 
+MAX_TENANTS = 1000
+"""Of the keys file, which have labels of their own; those beyond it are ``other``."""
+
 
 class Durations:
     """How long something took, in the buckets of all durations."""
@@ -169,6 +172,10 @@ class Metrics:
         self._faults = exposition.counter(metric_names.GATEWAY_CACHE_FAULTS, self.registry)
         self._cut = exposition.counter(metric_names.GATEWAY_CONNECTIONS_CUT, self.registry)
         self._repeats = exposition.counter(metric_names.GATEWAY_REPEATS, self.registry)
+        self._denials = exposition.counter(metric_names.GATEWAY_DENIALS, self.registry)
+        self._limit_faults = exposition.counter(metric_names.GATEWAY_LIMIT_FAULTS, self.registry)
+        self._keys_faults = exposition.counter(metric_names.GATEWAY_KEYS_FAULTS, self.registry)
+        self._tenants: set[str] = set()
         self.unrouted = ServiceSeries()
         """Requests that were refused before a service was found."""
 
@@ -180,6 +187,19 @@ class Metrics:
 
     def repeated(self, outcome: str) -> None:
         self._repeats.labels(outcome).inc()
+
+    def denied(self, tenant: str, code: str) -> None:
+        if tenant not in self._tenants:
+            if len(self._tenants) >= MAX_TENANTS:
+                tenant = "other"
+            self._tenants.add(tenant)
+        self._denials.labels(tenant, code).inc()
+
+    def limit_fault(self, cause: str) -> None:
+        self._limit_faults.labels(cause).inc()
+
+    def keys_fault(self) -> None:
+        self._keys_faults.inc()
 
     def watch(self, samples: Callable[[], Iterable[Sample]]) -> None:
         """Collect the services' numbers through ``samples`` on each scrape."""

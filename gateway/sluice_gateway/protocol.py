@@ -188,6 +188,7 @@ class FastProtocol(asyncio.Protocol):
             self._complete(data[end:])
             return b""
         self._since = time.monotonic()
+        self._edge.dispatcher.check_caller(head)  # Nobody unknown fills memory with a body.
         if head.chunked:
             self._chunks = ChunkedBody()
         elif length <= len(data) - end:

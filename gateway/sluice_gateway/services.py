@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from sluice_api import names, wire
+from sluice_api import wire
 from sluice_api.errors import ApiError
 from sluice_api.routes import USE_LABELS
 from sluice_api.tasks import Task
-from sluice_gateway.auth import Tenant, may_call
+from sluice_gateway.auth import Rights, Tenant, may_call
 from sluice_gateway.balance import Rules
 from sluice_gateway.endpoints import Endpoint
 from sluice_gateway.probing import watch
@@ -43,7 +43,7 @@ class Services:
         self._urgent = urgent
         self._rules = rules
         self._by_name: dict[tuple[str, str], Service] = {}
-        self._only: dict[tuple[str, Task | None], Service | tuple[str, str]] = {}
+        self._only: dict[tuple[Rights, str, Task | None], Service | tuple[str, str]] = {}
         self._probes: dict[Endpoint, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
@@ -96,20 +96,18 @@ class Services:
             return self._the_only(tenant, task)
         namespace, slash, name = model.rpartition("/")
         service = self._by_name.get((namespace if slash else tenant.namespace, name))
-        if service is None or not may_call(
-            tenant, public=service.spec.public, tenants=service.spec.tenants
-        ):
+        if service is None or not _may_call(tenant, service):
             raise ApiError("model_not_found", f"There is no model {model[:200]!r}.", param="model")
         return service
 
     def visible(self, tenant: Tenant) -> list[Service]:
         """What ``tenant`` may call, by name."""
-        found = [
-            service
-            for service in self._by_name.values()
-            if may_call(tenant, public=service.spec.public, tenants=service.spec.tenants)
-        ]
+        found = [service for service in self._by_name.values() if _may_call(tenant, service)]
         return sorted(found, key=lambda service: (service.namespace, service.name))
+
+    def rights_changed(self) -> None:
+        """What tenants may call is not what it was."""
+        self._only.clear()
 
     async def close(self) -> None:
         """End all probes and abort all connections to workers."""
@@ -121,7 +119,7 @@ class Services:
             endpoint.pool.close()
 
     def _the_only(self, tenant: Tenant, task: Task | None) -> Service:
-        key = (tenant.name, task)
+        key = (tenant.rights, tenant.name, task)
         found = self._only.get(key)
         if found is None:
             visible = self.visible(tenant)
@@ -129,7 +127,7 @@ class Services:
             # A reranker classifies too, if need be; the service that was made for it goes first.
             meant = [service for service in offers if service.tasks[:1] == [task]]
             offers = meant if len(meant) == 1 else offers
-            found = offers[0] if len(offers) == 1 else _no_choice(task, offers, visible)
+            found = offers[0] if len(offers) == 1 else _no_choice(task, offers, visible, tenant)
             if all(service.tasks for service in visible):  # Otherwise there is more to be learnt.
                 self._only[key] = found
         if isinstance(found, Service):
@@ -180,10 +178,17 @@ def _offers(service: Service, task: Task) -> bool:
     return not service.tasks or task in service.tasks
 
 
-def _no_choice(task: Task | None, offers: list[Service], visible: list[Service]) -> tuple[str, str]:
+def _may_call(tenant: Tenant, service: Service) -> bool:
+    spec = service.spec
+    return may_call(tenant, spec.namespace, spec.name, public=spec.public, tenants=spec.tenants)
+
+
+def _no_choice(
+    task: Task | None, offers: list[Service], visible: list[Service], tenant: Tenant
+) -> tuple[str, str]:
     """Why a request without a model cannot be served: an error's code and message."""
     if len(offers) > 1:
-        some = ", ".join(full_name(service) for service in offers[:3])
+        some = ", ".join(name_for(tenant, service) for service in offers[:3])
         more = " and others" if len(offers) > 3 else ""
         return "model_required", f"model: required, because {some}{more} do {task or 'this'}."
     hint = ""
@@ -192,8 +197,8 @@ def _no_choice(task: Task | None, offers: list[Service], visible: list[Service])
     return "task_not_supported", f"None of the services you may call does {task}{hint}."
 
 
-def full_name(service: Service) -> str:
-    """How the API names a service: bare in the default namespace, else ``namespace/name``."""
-    if service.namespace == names.DEFAULT_NAMESPACE:
+def name_for(tenant: Tenant, service: Service) -> str:
+    """How ``tenant`` names a service: bare in its own namespace, else ``namespace/name``."""
+    if service.namespace == tenant.namespace:
         return service.name
     return f"{service.namespace}/{service.name}"

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sluice_api import names
+from sluice_api.key_file import LIMIT_KINDS, Limits
+from sluice_api.rates import parse_rate
 from sluice_api.settings import (
     MEBIBYTE,
     Option,
@@ -26,6 +28,8 @@ from sluice_api.settings import (
 )
 
 KUBERNETES: Final = "kubernetes"
+AUTH_NONE: Final = "none"
+AUTH_KEYS: Final = "keys"
 API_HOST: Final = "kubernetes.default.svc"
 EVERYBODY: Final = "*"
 _ORIGIN = re.compile(
@@ -61,6 +65,9 @@ class Settings:
 
     Attributes:
         discovery: ``static:FILE`` or ``kubernetes``.
+        auth: ``none``: everybody is anonymous; ``keys``: callers show a key of ``keys_file``.
+        tenant_limits: of each tenant that has none of its own in the keys file.
+        limit_gateways: among how many gateways limits are divided while Redis cannot tell.
         namespaces: of the cluster, to be looked at; none for all.
         demand_readers: who may read ``/internal/``, by user name; in a cluster only.
         api_host, api_port: the API server, as Kubernetes tells every pod.
@@ -80,6 +87,10 @@ class Settings:
     """
 
     discovery: str
+    auth: str = AUTH_NONE
+    keys_file: Path | None = None
+    tenant_limits: Limits = field(default_factory=Limits)
+    limit_gateways: int = 1
     namespaces: tuple[str, ...] = ()
     demand_readers: frozenset[str] = frozenset()
     api_host: str = API_HOST
@@ -116,13 +127,28 @@ class Settings:
                 "--cors-credentials lets pages send cookies along, so it needs --cors-origins with "
                 f"origins by name; got {','.join(self.cors_origins) or 'none'}."
             )
+        if self.auth == AUTH_KEYS and self.keys_file is None:
+            raise SettingsError(
+                "--keys-file: required with --auth keys. `sluice keys create` makes such a file."
+            )
+        if self.auth == AUTH_NONE and self.keys_file is not None:
+            raise SettingsError(
+                "--keys-file: has no effect with --auth none. Add --auth keys, or leave it out."
+            )
         if not self.allow_anonymous_network:
-            for host in (self.host, self.admin_host):
+            for host in self._open_hosts():
                 if not is_loopback(host):
                     raise SettingsError(
                         f"Without authentication, listening on {host!r} lets everybody in who can "
                         "reach it. Use 127.0.0.1, or allow it with --allow-anonymous-network."
                     )
+
+    def _open_hosts(self) -> tuple[str, ...]:
+        """Addresses where nobody is asked who it is."""
+        if self.auth == AUTH_NONE:
+            return self.host, self.admin_host
+        # In a cluster the admin port asks too, for a token; keys are for applications.
+        return () if self.in_cluster else (self.admin_host,)
 
     @property
     def in_cluster(self) -> bool:
@@ -249,13 +275,59 @@ OPTIONS: Final = (
         switch,
         "serve callers without credentials on other addresses than loopback",
     ),
+    _own(
+        "auth",
+        "--auth",
+        AUTH_NONE,
+        choice(AUTH_NONE, AUTH_KEYS),
+        "who may call: none (everybody, as the tenant anonymous) or keys",
+    ),
+    _own(
+        "keys_file",
+        "--keys-file",
+        None,
+        Path,
+        "tenants and hashes of their keys, for --auth keys; read again whenever it changes",
+        optional=True,
+    ),
+    _own(
+        "requests",
+        "--limit-requests",
+        None,
+        parse_rate,
+        "requests of each tenant without limits of its own, such as 20/s or 600/m:50",
+        optional=True,
+    ),
+    _own(
+        "inputs",
+        "--limit-inputs",
+        None,
+        parse_rate,
+        "inputs computed for such a tenant",
+        optional=True,
+    ),
+    _own(
+        "tokens",
+        "--limit-tokens",
+        None,
+        parse_rate,
+        "tokens computed for such a tenant",
+        optional=True,
+    ),
+    _own(
+        "limit_gateways",
+        "--limit-gateways",
+        "1",
+        whole(1, 10_000),
+        "gateways among which limits are divided while Redis cannot tell",
+    ),
     Option(
         "redis_url",
         "--redis-url",
         names.ENV_REDIS_URL,
         None,
         text,
-        "shared response cache; without it each process has its own",
+        "shared response cache and limits; without it each process has its own",
         True,
     ),
     _own(
@@ -378,4 +450,5 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     description = "Serve many models under one address."
     values = read_options("sluice-gateway", description, OPTIONS, arguments, environment)
     limits = EdgeLimits(**{name: values.pop(name) for name in _LIMITS})
-    return Settings(**values, limits=limits)
+    tenant_limits = Limits(**{kind: values.pop(kind) for kind in LIMIT_KINDS})
+    return Settings(**values, limits=limits, tenant_limits=tenant_limits)

@@ -7,7 +7,7 @@ Gateway and worker raise :class:`ApiError` with a code from :data:`CATALOGUE`; t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -91,7 +91,7 @@ _KINDS: Final = (
         "unauthorized",
         401,
         "The caller is not known",
-        "No valid credentials came with the request.",
+        "No key came with the request, or one that is not known or not good any more.",
         "Send the header Authorization: Bearer KEY.",
         openai_type="authentication_error",
     ),
@@ -196,6 +196,15 @@ _KINDS: Final = (
         "The model is busy",
         "More work is waiting than can be answered in time.",
         "Retry after the time in Retry-After.",
+        retryable=True,
+        openai_type="rate_limit_error",
+    ),
+    Kind(
+        "rate_limited",
+        429,
+        "The caller has used what it may use",
+        "The limit of the caller's tenant on requests, inputs or tokens is used up for now.",
+        "Retry after the time in Retry-After, or ask the platform team for a higher limit.",
         retryable=True,
         openai_type="rate_limit_error",
     ),
@@ -309,16 +318,24 @@ class ApiError(Exception):
         message: what happened here: the field, what was given, what is allowed. Never internals.
         param: the path of the field at fault, if there is one.
         retry_after: seconds after which a retry is worth it; only for retryable codes.
+        headers: more that goes with it, names in lower case.
     """
 
     def __init__(
-        self, code: str, message: str, *, param: str | None = None, retry_after: float | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message)
         self.kind = CATALOGUE[code]
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.headers = headers
 
     @property
     def code(self) -> str:
@@ -349,6 +366,9 @@ def render(error: ApiError, *, path: str, request_id: str) -> Rendered:
         # Retry-After holds whole seconds; the OpenAI client reads the exact one as well.
         headers.append((names.RETRY_AFTER_MS, str(max(1, round(error.retry_after * 1000)))))
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
+    headers.extend(error.headers)
+    if kind.status == 401 and not error.headers:
+        headers.append(("www-authenticate", 'Bearer realm="sluice"'))
     if path.startswith("/v1/") or path == "/v1":
         headers.append(("content-type", "application/json"))
         body = msgspec.json.encode(

@@ -184,6 +184,35 @@ GATEWAY_PREFIXES = Metric(
     " for), elsewhere (home was full or too far above the mean load).",
     ("namespace", "service", "track", "result"),
 )
+GATEWAY_DENIALS = Metric(
+    "sluice_gateway_denials_total",
+    "counter",
+    "Requests refused because of who asked, by tenant (empty where that is not known, other beyond"
+    " a thousand) and code (unauthorized, model_not_found, rate_limited).",
+    ("tenant", "code"),
+)
+GATEWAY_KEYS = Metric("sluice_gateway_keys", "gauge", "API keys that are good now.")
+GATEWAY_KEYS_AGE = Metric(
+    "sluice_gateway_keys_age_seconds",
+    "gauge",
+    "Time since the keys file was last known to be good; rises while it cannot be used.",
+)
+GATEWAY_KEYS_FAULTS = Metric(
+    "sluice_gateway_keys_faults_total",
+    "counter",
+    "Keys files that could not be used, so that the last good one stayed.",
+)
+GATEWAY_LIMITS_SHARED = Metric(
+    "sluice_gateway_limits_shared",
+    "gauge",
+    "1 while Redis shares the tenants' limits among gateways, 0 while each has its part.",
+)
+GATEWAY_LIMIT_FAULTS = Metric(
+    "sluice_gateway_limit_faults_total",
+    "counter",
+    "Times the limits could not be settled with Redis, by cause; each gateway has its part then.",
+    ("cause",),
+)
 GATEWAY_CONNECTIONS = Metric("sluice_gateway_connections", "gauge", "Client connections open now.")
 GATEWAY_CONNECTIONS_CUT = Metric(
     "sluice_gateway_connections_cut_total",

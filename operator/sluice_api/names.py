@@ -135,6 +135,8 @@ ENV_REDIS_URL: Final = "SLUICE_REDIS_URL"
 
 REDIS_CACHE_PREFIX: Final = "sluice:cache:"
 REDIS_EPOCHS_KEY: Final = "sluice:epochs"
+REDIS_LIMITS_PREFIX: Final = "sluice:{limits}:"
+"""With a hash tag: what is settled together must lie on one server of a cluster."""
 
 # Worker exit codes: the operator turns them into reasons, people read them in ``sluice up``. ------
 

@@ -47,6 +47,7 @@ def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRo
 
     async def handle(request: Request, path: str) -> Response:
         head = routed(request.scope["extensions"][CONNECTION].head, path)
+        edge.dispatcher.check_caller(head)
         if head.expect_continue:
             edge.dispatcher.check(head)  # What is refused anyway need not be sent.
         body = await _body(request)

@@ -1,5 +1,6 @@
 """What applications find on the gateway beside inference: models, health, docs."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from sluice_gateway.control.health import Health
 from sluice_gateway.control.models import VERSION
 from sluice_gateway.edge import Edge
 from sluice_gateway.service import Service
-from sluice_gateway.services import Services, full_name
+from sluice_gateway.services import Services, name_for
 
 
 def make_app(
@@ -27,14 +28,15 @@ def make_app(
     )
     problems.install(app, edge.new_id)
     identify = partial(_tenant, authenticator)
+    charge = partial(_charged, authenticator)
     # First, for among the paths of models are those below which they are asked.
     app.include_router(
         inference.make_router(
             edge, lambda request, path: v2.resolve(services, path, identify(request))
         )
     )
-    _add_models(app, services, identify)
-    v2.add_routes(app, services, identify, health)
+    _add_models(app, services, charge)
+    v2.add_routes(app, services, charge, health)
     _add_health(app, health)
     app.add_api_route("/", _front_page, include_in_schema=False)
     app.add_api_route("/docs", _docs_page(app), include_in_schema=False)
@@ -54,21 +56,30 @@ def _tenant(authenticator: Authenticator, request: Request) -> Tenant:
     return authenticator.identify(header.encode("latin-1") if header is not None else None)
 
 
+def _charged(authenticator: Authenticator, request: Request) -> Tenant:
+    """The caller of a request that ``dispatch`` does not see, and so does not count."""
+    tenant = _tenant(authenticator, request)
+    if tenant.limits is not None:
+        tenant.limits.take_request(time.monotonic())
+    return tenant
+
+
 def _add_models(app: FastAPI, services: Services, identify: Callable[[Request], Tenant]) -> None:
     @app.get("/v1/models", tags=["models"], summary="The models this caller may use")
     async def list_models(request: Request) -> models.ModelList:
-        visible = services.visible(identify(request))
-        return models.ModelList(data=[_card(service) for service in visible])
+        tenant = identify(request)
+        return models.ModelList(data=[_card(tenant, each) for each in services.visible(tenant)])
 
     @app.get("/v1/models/{model:path}", tags=["models"], summary="One model and its state")
     async def get_model(request: Request, model: str) -> models.ModelCard:
         """By `name` or `namespace/name`."""
-        return _card(services.resolve(model, identify(request), None))
+        tenant = identify(request)
+        return _card(tenant, services.resolve(model, tenant, None))
 
 
-def _card(service: Service) -> models.ModelCard:
+def _card(tenant: Tenant, service: Service) -> models.ModelCard:
     return models.ModelCard(
-        id=full_name(service),
+        id=name_for(tenant, service),
         owned_by=service.namespace,
         tasks=list(service.tasks),
         revision=service.revision,

@@ -18,7 +18,7 @@ from sluice_gateway.control import models
 from sluice_gateway.control.health import Health
 from sluice_gateway.control.models import VERSION
 from sluice_gateway.service import Service
-from sluice_gateway.services import Services, full_name
+from sluice_gateway.services import Services, name_for
 
 UNKNOWN: Final = -1
 
@@ -55,19 +55,21 @@ def add_routes(
     )
     async def model_ready(request: Request, name: str, response: Response) -> models.ModelReady:
         """A model that is asleep is ready: it is woken by the request."""
-        service = resolve(services, name, identify(request))
+        tenant = identify(request)
+        service = resolve(services, name, tenant)
         ready = service.state not in ("starting", "failed")
         response.status_code = 200 if ready else 503
-        return models.ModelReady(name=full_name(service), ready=ready)
+        return models.ModelReady(name=name_for(tenant, service), ready=ready)
 
     @app.get(V2_PREFIX + "{name:path}", tags=["v2"], summary="Inputs and outputs of a model")
     async def model_metadata(request: Request, name: str) -> models.V2Model:
         """The only version is the revision; `-1` stands for a size that is not fixed."""
         if name.endswith(V2_SUFFIX):
             raise HTTPException(405, headers={"Allow": "POST"})
-        service = resolve(services, name, identify(request))
+        tenant = identify(request)
+        service = resolve(services, name, tenant)
         return models.V2Model(
-            name=full_name(service),
+            name=name_for(tenant, service),
             versions=[service.revision],
             platform="sluice",
             inputs=_inputs(service),

@@ -13,7 +13,10 @@ from sluice_gateway.settings import Settings
 
 
 def own_share(given: Settings) -> Settings:
-    """The settings of one child: memory and connections are what all have together."""
+    """The settings of one child: memory and connections are what all have together.
+
+    And each is a gateway of its own among those that share tenants' limits.
+    """
     count = given.processes
     limits = replace(
         given.limits,
@@ -24,6 +27,7 @@ def own_share(given: Settings) -> Settings:
         given,
         cache_bytes=given.cache_bytes // count,
         repeats_bytes=given.repeats_bytes // count,
+        limit_gateways=given.limit_gateways * count,
         limits=limits,
     )
 

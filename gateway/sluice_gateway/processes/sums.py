@@ -17,6 +17,9 @@ COMMON_GAUGES: Final = {
     metric_names.GATEWAY_ENDPOINTS.name: max,
     metric_names.GATEWAY_PRECOMPUTED.name: max,
     metric_names.GATEWAY_REDIS_UP.name: min,
+    metric_names.GATEWAY_LIMITS_SHARED.name: min,
+    metric_names.GATEWAY_KEYS.name: max,
+    metric_names.GATEWAY_KEYS_AGE.name: max,
 }
 """Every child sees the same workers; of their views the wider counts, and the worse of Redis."""
 OWN_GAUGES: Final = frozenset((metric_names.GATEWAY_DISCOVERY_AGE.name,))

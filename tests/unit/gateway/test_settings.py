@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from sluice_api import names
+from sluice_api.key_file import Limits
+from sluice_api.rates import parse_rate
 from sluice_api.settings import MEBIBYTE, SettingsError
 from sluice_gateway.settings import OPTIONS, Settings, is_loopback, read
 
 STATIC = ["--discovery", "static:x.yaml"]
+KEYS = [*STATIC, "--auth", "keys", "--keys-file", "k"]
 
 
 def test_defaults() -> None:
@@ -52,6 +55,13 @@ def test_units() -> None:
         ([*STATIC, "--head-timeout", "0s"], {}, "--head-timeout"),
         ([*STATIC, "--host", "0.0.0.0"], {}, "--allow-anonymous-network"),
         ([*STATIC, "--admin-host", "::"], {}, "--allow-anonymous-network"),
+        ([*STATIC, "--auth", "oidc"], {}, "--auth: got 'oidc', needs one of none, keys"),
+        ([*STATIC, "--auth", "keys"], {}, "--keys-file: required with --auth keys"),
+        ([*STATIC, "--keys-file", "k"], {}, "--keys-file: has no effect with --auth none"),
+        ([*KEYS, "--admin-host", "::"], {}, "--allow-anonymous-network"),
+        ([*STATIC, "--limit-requests", "many"], {}, "--limit-requests.*a rate such as 20/s"),
+        (STATIC, {"SLUICE_GATEWAY_LIMIT_INPUTS": "100/s:1"}, "LIMIT_INPUTS.*a burst of 10"),
+        ([*STATIC, "--limit-gateways", "0"], {}, "--limit-gateways"),
     ],
 )
 def test_refusals(options: list[str], environment: dict[str, str], told: str) -> None:
@@ -64,6 +74,19 @@ def test_network_must_be_allowed() -> None:
     assert settings.host == "0.0.0.0"
     assert is_loopback("127.8.8.8") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("10.0.0.1") and not is_loopback("example.com")
+
+
+def test_with_keys_the_network_needs_no_leave_but_the_admin_port_asks_nobody() -> None:
+    assert read([*KEYS, "--host", "0.0.0.0"], {}).keys_file == Path("k")
+    cluster = ["--discovery", "kubernetes", *KEYS[2:], "--host", "0.0.0.0", "--admin-host", "::"]
+    assert read(cluster, {}).admin_host == "::", "there it asks for a token"
+
+
+def test_limits() -> None:
+    assert read(STATIC, {}).tenant_limits == Limits()
+    options = ["--limit-requests", "20/s:100", "--limit-inputs", "600/m", "--limit-tokens", "9/h"]
+    found = read([*STATIC, *options], {}).tenant_limits
+    assert found == Limits(parse_rate("20/s:100"), parse_rate("600/m"), parse_rate("9/h"))
 
 
 def test_the_workers_variables_are_not_the_gateways() -> None:

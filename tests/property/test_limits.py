@@ -1,0 +1,206 @@
+"""Limits that gateways share are kept, whatever is asked for where, and whenever they settle.
+
+Gateways and Redis in virtual time. What was admitted must have come out of one strict bucket whose
+burst is larger by what is promised: the parts of the other gateways, once.
+"""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sluice_api.rates import SHORTEST_BURST_SECONDS, Rate
+from sluice_gateway.limits import SETTLE_LAG_SECONDS, Bucket, Sharing
+
+
+class Common:
+    """The bucket in Redis, as the script of ``shared_limits`` has it; tests/faults compares."""
+
+    def __init__(self, rate: Rate) -> None:
+        self.rate = rate
+        self.level = float(rate.burst)
+        self.at = 0.0
+
+    def settle(self, taken: float, now: float) -> float:
+        if now > self.at:
+            self.level = min(self.rate.burst, self.level + (now - self.at) * self.rate.per_second)
+            self.at = now
+        self.level -= taken
+        return self.level
+
+
+@dataclass
+class Fleet:
+    """Some gateways, each with its bucket; replies of Redis come when the test says so."""
+
+    rate: Rate
+    count: int
+    now: float = 0.0
+    admitted: list[tuple[float, int]] = field(default_factory=list)
+    replies: dict[int, float | None] = field(default_factory=dict)
+    is_up: bool = True
+
+    def __post_init__(self) -> None:
+        self.common = Common(self.rate)
+        self.sharings = [Sharing(self.count) for _ in range(self.count)]
+        self.buckets = [Bucket(self.rate, sharing, 0.0) for sharing in self.sharings]
+
+    def take(self, gateway: int, count: int) -> float:
+        wait = self.buckets[gateway].take(count, self.now)
+        if not wait:
+            self.admitted.append((self.now, count))
+        return wait
+
+    def ask(self, gateway: int) -> None:
+        """Begin to settle, unless that is under way."""
+        if gateway not in self.replies:
+            taken = self.buckets[gateway].settle(self.now)
+            self.replies[gateway] = self.common.settle(taken, self.now) if self.is_up else None
+
+    def reply(self, gateway: int) -> None:
+        if gateway in self.replies:
+            told = self.replies.pop(gateway)
+            self.sharings[gateway].is_up = told is not None
+            if told is None:
+                self.buckets[gateway].not_told()
+            else:
+                self.buckets[gateway].told(told, self.now)
+
+    def settle(self) -> None:
+        for gateway in range(self.count):
+            self.ask(gateway)
+            self.reply(gateway)
+
+    def overshoot(self) -> float:
+        """By how much a bucket with the limit's burst would have been overdrawn at worst."""
+        level, at, worst = float(self.rate.burst), 0.0, 0.0
+        for when, count in self.admitted:
+            level = min(self.rate.burst, level + (when - at) * self.rate.per_second) - count
+            at = when
+            worst = max(worst, -level)
+        return worst
+
+
+def flood(fleet: Fleet, seconds: float, among: int) -> None:
+    """Ask every millisecond, one after another of so many gateways, and settle every 20."""
+    for step in range(round(seconds * 1000)):
+        fleet.take(step % among, 1)
+        fleet.now += 0.001
+        if step % 20 == 0:
+            fleet.settle()
+
+
+def parts_of_others(fleet: Fleet) -> float:
+    return (fleet.count - 1) * max(1.0, fleet.rate.burst / fleet.count)
+
+
+rates = st.builds(
+    lambda per_second, burst: Rate("", per_second, burst),
+    st.floats(0.01, 1000),
+    st.integers(1, 500),
+)
+gateways = st.integers(0, 5)
+takes = st.tuples(st.just("take"), gateways, st.integers(1, 40))
+settles = st.tuples(st.sampled_from(["ask", "reply"]), gateways, st.just(0))
+pauses = st.tuples(st.just("pass"), st.floats(0.0001, 5), st.just(0))
+floods = st.tuples(st.just("flood"), gateways, st.integers(1, 30))
+outages = st.tuples(st.sampled_from(["down", "up"]), st.just(0), st.just(0))
+Step = tuple[str, float, int]
+
+
+def run(fleet: Fleet, steps: list[Step], *, size: int = 1) -> None:
+    """Take the steps; a ``take`` asks that many times for ``size``."""
+    for what, value, count in steps:
+        gateway = int(value) % fleet.count
+        match what:
+            case "take":
+                for _ in range(count):
+                    fleet.take(gateway, size)
+            case "ask":
+                fleet.ask(gateway)
+            case "reply":
+                fleet.reply(gateway)
+            case "pass":
+                fleet.now += value
+            case "flood":
+                flood(fleet, count * 0.02, gateway + 1)
+            case _:
+                fleet.is_up = what == "up"
+
+
+@given(rates, st.integers(1, 6), st.lists(st.one_of(takes, settles, pauses, floods), max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_no_window_admits_more_than_burst_and_rate_and_the_parts_of_others(
+    rate: Rate, count: int, steps: list[Step]
+) -> None:
+    fleet = Fleet(rate, count)
+    run(fleet, steps)
+    assert fleet.overshoot() <= parts_of_others(fleet) + 1e-6
+
+
+@given(
+    rates,
+    st.integers(1, 6),
+    st.lists(st.one_of(takes, settles, pauses), max_size=60),
+    st.integers(2, 30),
+)
+@settings(max_examples=100, deadline=None)
+def test_large_requests_overdraw_by_one_of_them_at_each_gateway(
+    rate: Rate, count: int, steps: list[Step], size: int
+) -> None:
+    fleet = Fleet(rate, count)
+    run(fleet, steps, size=size)
+    assert fleet.overshoot() <= parts_of_others(fleet) + fleet.count * size + 1e-6
+
+
+@given(rates, st.integers(1, 6), st.lists(st.one_of(takes, settles, pauses, outages), max_size=120))
+@settings(max_examples=100, deadline=None)
+def test_each_outage_of_redis_adds_a_burst_at_most(
+    rate: Rate, count: int, steps: list[Step]
+) -> None:
+    fleet = Fleet(rate, count)
+    run(fleet, steps)
+    times = sum(what == "down" for what, _, _ in steps)
+    allowed = parts_of_others(fleet) + times * max(rate.burst, count)
+    assert fleet.overshoot() <= allowed + 1e-6
+
+
+@given(rates, st.integers(1, 6), st.lists(st.one_of(takes, pauses), max_size=120))
+@settings(max_examples=100, deadline=None)
+def test_without_redis_the_parts_are_no_more_than_the_whole(
+    rate: Rate, count: int, steps: list[Step]
+) -> None:
+    fleet = Fleet(rate, count)
+    run(fleet, steps)
+    # A part holds one at least, so more gateways than burst hold more than it.
+    assert fleet.overshoot() <= max(0, count - rate.burst) + 1e-6
+
+
+@given(st.integers(1, 5), st.sampled_from([5.0, 50.0, 200.0]), st.integers(1, 100), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_what_is_allowed_is_given_wherever_it_is_asked_for(
+    count: int, per_second: float, burst: int, at_one: bool
+) -> None:
+    burst = max(burst, int(per_second * SHORTEST_BURST_SECONDS))
+    fleet = Fleet(Rate("", per_second, burst), count)
+    flood(fleet, 4.0, 1 if at_one else count)
+    admitted = len(fleet.admitted)
+    wanted = burst + per_second * 4
+    # A gateway that has nothing may have to wait for the next settling, every 20 ms here.
+    assert 0.8 * wanted - count - 1 <= admitted <= wanted + parts_of_others(fleet) + 1
+
+
+@given(rates, st.lists(st.one_of(takes, settles, pauses), max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_who_waits_as_long_as_told_is_let_in(rate: Rate, steps: list[Step]) -> None:
+    """Where nobody else takes it first, and Redis is asked in time."""
+    fleet = Fleet(rate, 3)
+    run(fleet, steps)
+    for gateway in range(3):
+        fleet.reply(gateway)
+    fleet.settle()
+    if wait := fleet.take(0, 1):
+        fleet.now += wait - SETTLE_LAG_SECONDS / 2
+        fleet.settle()
+        fleet.now += SETTLE_LAG_SECONDS / 2
+        assert fleet.take(0, 1) == 0
