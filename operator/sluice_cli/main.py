@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that ``sluice --help`` answers at o
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sluice_api import names
-from sluice_cli.up.settings import LogLevel
+from sluice_cli.up.settings import Auth, LogLevel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sluice_cli.edits import Edit
 
 app = typer.Typer(
@@ -37,6 +40,25 @@ File = Annotated[
     typer.Argument(
         metavar="FILE", help="An InferenceService file; - for standard input.", show_default=False
     ),
+]
+
+
+keys_app = typer.Typer(
+    help="Make, list and revoke the keys that callers show a gateway with --auth keys.",
+    no_args_is_help=True,
+)
+app.add_typer(keys_app, name="keys")
+
+KeysFile = Annotated[
+    Path, typer.Option("--file", envvar="SLUICE_KEYS_FILE", help="The keys file; hashes only.")
+]
+_KEYS_FILE = Path("keys.yaml")
+PrintedSecret = Annotated[
+    str | None,
+    typer.Option(help="Print a Secret of this name with the file, for kubectl apply -f -."),
+]
+SecretNamespace = Annotated[
+    str, typer.Option("--secret-namespace", help="Its namespace: that of the gateways.")
 ]
 
 
@@ -82,6 +104,20 @@ def up(
             help="Port for metrics, health and demand, on 127.0.0.1 only.",
         ),
     ] = names.ADMIN_PORT,
+    auth: Annotated[
+        Auth,
+        typer.Option(
+            envvar="SLUICE_AUTH",
+            help="keys: callers show a key of the --keys file; none: everybody may call.",
+        ),
+    ] = Auth.NONE,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SLUICE_KEYS_FILE",
+            help="The keys file, as `sluice keys` writes it; taken over when it changes.",
+        ),
+    ] = None,
     redis_url: Annotated[
         str | None,
         typer.Option(
@@ -138,6 +174,8 @@ def up(
                 host=host,
                 port=port,
                 admin_port=admin_port,
+                auth=auth,
+                keys_file=keys if auth is Auth.KEYS else None,
                 redis_url=redis_url or None,
                 state_dir=state_dir or default_folder(),
                 live=live,
@@ -223,6 +261,114 @@ def _print_made(file: Path, make: Callable[[str, str], str]) -> None:
         raise typer.Exit(1) from None
     except SpecError as error:
         print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@keys_app.command("create")
+def create_key(
+    tenant: Annotated[str, typer.Argument(help="Whose key it is; made if it is new.")],
+    file: KeysFile = _KEYS_FILE,
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Whose services are the tenant's own; again for more. A bare model name is looked"
+            " up in the first. Required for a new tenant.",
+        ),
+    ] = None,
+    service: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Bounds what it may call: NAME, NAMESPACE/NAME or NAMESPACE/*; again for more.",
+            show_default="everything that services let it",
+        ),
+    ] = None,
+    requests: Annotated[str, typer.Option(help="Limit, such as 20/s or 600/m:50.")] = "",
+    inputs: Annotated[str, typer.Option(help="Limit on inputs that are computed.")] = "",
+    tokens: Annotated[str, typer.Option(help="Limit on tokens that are computed.")] = "",
+    name: Annotated[str, typer.Option(help="For people: what the key is for.")] = "",
+    expires: Annotated[
+        str,
+        typer.Option(help="90d, 12h, a day or a moment.", show_default="never"),
+    ] = "",
+    secret: PrintedSecret = None,
+    into: SecretNamespace = "sluice-system",
+) -> None:
+    """Make a key for a tenant. It is printed once; the file keeps its hash only.
+
+    With --secret the Secret is printed to stdout and the key to stderr:
+    sluice keys create search --namespace search --secret sluice-keys | kubectl apply -f -
+    """
+    from datetime import UTC, datetime
+
+    from sluice_api.api_keys import make_key
+    from sluice_cli import keys
+
+    now, key = datetime.now(UTC), make_key()
+    with _told_errors():
+        end = keys.parse_expiry(expires, now) if expires else None
+        rates = {"requests": requests, "inputs": inputs, "tokens": tokens}
+        content = keys.load(file, may_be_missing=True)
+        content = keys.with_tenant(content, tenant, namespace or [], service or [], rates)
+        content = keys.with_key(content, tenant, key, name, end)
+        keys.save(file, content)
+    until = f"until {end:%Y-%m-%dT%H:%M:%SZ}" if end is not None else "until it is revoked"
+    print(f"key {key.id} of {tenant}, good {until}; it is shown only now:", file=sys.stderr)
+    print(key.text, file=sys.stderr if secret else sys.stdout)
+    if secret:
+        print(keys.secret_manifest(file.read_text(), secret, into), end="")
+
+
+@keys_app.command("list")
+def list_keys(file: KeysFile = _KEYS_FILE) -> None:
+    """Show every key: tenant, id, state, end and name, but no key."""
+    from datetime import UTC, datetime
+
+    from sluice_cli import keys
+
+    with _told_errors():
+        print(keys.table(keys.load(file), datetime.now(UTC)))
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="As `sluice keys list` shows it.")],
+    file: KeysFile = _KEYS_FILE,
+    secret: PrintedSecret = None,
+    into: SecretNamespace = "sluice-system",
+) -> None:
+    """Take a key out of the file. Gateways refuse it as soon as they see the new file."""
+    from sluice_cli import keys
+
+    with _told_errors():
+        keys.save(file, keys.load(file).without_key(identity))
+    print(f"key {identity} is revoked", file=sys.stderr)
+    if secret:
+        print(keys.secret_manifest(file.read_text(), secret, into), end="")
+
+
+@keys_app.command("secret")
+def print_secret(
+    name: Annotated[str, typer.Argument(help="Name of the Secret.")],
+    file: KeysFile = _KEYS_FILE,
+    into: SecretNamespace = "sluice-system",
+) -> None:
+    """Check the file and print the Secret that carries it, for kubectl apply -f -."""
+    from sluice_cli import keys
+
+    with _told_errors():
+        keys.load(file)
+        print(keys.secret_manifest(file.read_text(), name, into), end="")
+
+
+@contextmanager
+def _told_errors() -> "Iterator[None]":
+    """Print what is wrong with a keys file, and end."""
+    from sluice_api.key_file import KeyFileError
+
+    try:
+        yield
+    except KeyFileError as error:
+        print(f"sluice keys: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

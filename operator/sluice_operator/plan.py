@@ -87,8 +87,12 @@ def refusals(service: InferenceService) -> Iterator[tuple[str, str]]:
         )
 
 
-def notes(service: InferenceService) -> list[str]:
-    """What a reader of the file might expect and will not get, one sentence each."""
+def notes(service: InferenceService, *, with_keys: bool = False) -> list[str]:
+    """What a reader of the file might expect and will not get, one sentence each.
+
+    Args:
+        with_keys: callers are known by keys, so that there are tenants.
+    """
     spec = service.spec
     found = []
     if spec.scaling.idle_after is not None and spec.scaling.min_replicas > 0:
@@ -104,12 +108,12 @@ def notes(service: InferenceService) -> list[str]:
         found.append(
             "spec.model.credentials is not used: a local run takes HF_TOKEN from its environment."
         )
-    if not spec.access.public:
+    if not spec.access.public and not with_keys:
         found.append(
             "spec.access.public is false: without authentication nobody can call the service."
         )
-    if spec.access.tenants:
-        found.append("spec.access.tenants is not used: a local run knows no tenants.")
+    if spec.access.tenants and not with_keys:
+        found.append("spec.access.tenants is not used: without --auth keys there are no tenants.")
     if service.metadata.labels or service.metadata.annotations:
         found.append("metadata.labels and metadata.annotations are not used by a local run.")
     return found

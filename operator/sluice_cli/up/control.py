@@ -73,7 +73,8 @@ class Control:
             on_problem=lambda text: view.problem("gateway", text),
             on_change=self._wake.set,
         )
-        self._quickstart = Quickstart(self._gateway.url, view.say)
+        with_keys = settings.keys_file is not None
+        self._quickstart = Quickstart(self._gateway.url, view.say, with_keys=with_keys)
 
     def __repr__(self) -> str:
         return f"<Control {self._gateway!r} {[*self._services.values()]}>"
@@ -239,7 +240,7 @@ class Control:
                 continue
             else:
                 service.change(spec, self._turned_at)
-            for note in notes(spec):
+            for note in notes(spec, with_keys=self._settings.keys_file is not None):
                 self._view.event(service.label, f"note: {note}")
         for key, service in self._services.items():
             if key not in specs and service.template is not None:

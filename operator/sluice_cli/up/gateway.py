@@ -35,6 +35,8 @@ def gateway_arguments(settings: Settings, state: StateFolder) -> list[str]:
         *("--cache-secret", str(state.secret_path)),
         *("--host", settings.host),  # It listens on our sockets; this is what it is judged by.
     ]
+    if settings.keys_file is not None:
+        arguments += ["--auth", "keys", "--keys-file", str(settings.keys_file.absolute())]
     if settings.allow_anonymous_network:
         arguments.append("--allow-anonymous-network")
     return arguments

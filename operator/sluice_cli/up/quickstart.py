@@ -31,16 +31,22 @@ _EXAMPLES: dict[Task, tuple[str, dict[str, Any]]] = {
 """Route and body for tasks whose requests fit every model of theirs."""
 
 
+_CONTENT = "-H 'Content-Type: application/json'"
+_WITH_KEY = f'-H "Authorization: Bearer $SLUICE_API_KEY" {_CONTENT}'
+
+
 class Quickstart:
     """Says once that the first answer can be given, and how each service is asked.
 
     Args:
         url: of the gateway.
         say: prints a line for people and for scripts.
+        with_keys: callers need one, and whoever has it sees what its tenant may call.
     """
 
-    def __init__(self, url: str, say: Callable[[str], None]) -> None:
+    def __init__(self, url: str, say: Callable[[str], None], *, with_keys: bool = False) -> None:
         self._url = url
+        self._with_keys = with_keys
         self._say = say
         self._announced = False
         self._hinted: set[str] = set()
@@ -57,7 +63,8 @@ class Quickstart:
             self._announced = True
             self._say(f"ready {self._url}")
         for service in services:
-            if service.spec.spec.access.public and (service.answers or service.settled):
+            callable_here = self._with_keys or service.spec.spec.access.public
+            if callable_here and (service.answers or service.settled):
                 self._introduce(service)
 
     def _introduce(self, service: LocalService) -> None:
@@ -65,8 +72,10 @@ class Quickstart:
             return
         if tasks := _tasks(service):
             self._introduced.add(service.key)
-            for line in curl_lines(self._url, service.label, tasks):
-                self._say(line)
+            # With its namespace every tenant means the same.
+            model = service.key if self._with_keys else service.label
+            for line in curl_lines(self._url, model, tasks):
+                self._say(line.replace(_CONTENT, _WITH_KEY) if self._with_keys else line)
         elif service.settled and service.key not in self._hinted:
             self._hinted.add(service.key)
             self._say(
@@ -105,4 +114,4 @@ def curl_lines(url: str, model: str, tasks: Sequence[Task]) -> list[str]:
 
 def _curl(url: str, body: dict[str, Any]) -> str:
     text = shlex.quote(json.dumps(body))
-    return f"curl -s {url} -H 'Content-Type: application/json' -d {text}"
+    return f"curl -s {url} {_CONTENT} -d {text}"

@@ -22,12 +22,22 @@ class LogLevel(StrEnum):
     """Only what went wrong."""
 
 
+class Auth(StrEnum):
+    """Who may call."""
+
+    NONE = "none"
+    """Everybody who reaches the port; services with ``access.public`` only."""
+    KEYS = "keys"
+    """Whoever shows a key of the keys file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Raises :class:`UpError` when the options contradict each other.
 
     Attributes:
         files: InferenceService files, and folders of them.
+        keys_file: of ``auth`` keys.
         redis_url: of the shared cache; None keeps answers in the gateway's memory only.
         live: a live table; False prints plain lines; None decides by the terminal.
     """
@@ -41,12 +51,21 @@ class Settings:
     live: bool | None = None
     log_level: LogLevel = LogLevel.INFO
     allow_anonymous_network: bool = False
+    auth: Auth = Auth.NONE
+    keys_file: Path | None = None
 
     def __post_init__(self) -> None:
-        if not is_loopback(self.host) and not self.allow_anonymous_network:
+        anonymous = self.auth is Auth.NONE and not self.allow_anonymous_network
+        if anonymous and not is_loopback(self.host):
             raise UpError(
                 f"--host: got {self.host!r}, which other machines can reach, and callers need no "
-                "credentials. Use 127.0.0.1, or add --allow-anonymous-network if that is meant."
+                "credentials. Use 127.0.0.1, give them keys with --auth keys, or add "
+                "--allow-anonymous-network if that is meant."
+            )
+        if self.auth is Auth.KEYS and self.keys_file is None:
+            raise UpError(
+                "--keys: required with --auth keys. Make one: "
+                "sluice keys create me --namespace default --file keys.yaml"
             )
         _check_redis_url(self.redis_url)
         if self.port == self.admin_port and self.port != 0:

@@ -49,6 +49,8 @@ def test_every_option_of_up_has_a_variable_and_is_documented() -> None:
         "SLUICE_PORT",
         "SLUICE_ADMIN_PORT",
         "SLUICE_REDIS_URL",
+        "SLUICE_AUTH",
+        "SLUICE_KEYS_FILE",
         "SLUICE_STATE_DIR",
         "SLUICE_LIVE",
         "SLUICE_LOG_LEVEL",

@@ -139,6 +139,17 @@ def test_a_service_that_sleeps_from_the_start_tells_how_it_is_asked(state: State
     assert len(said) == 6
 
 
+def test_with_keys_every_service_is_introduced_by_its_full_name(state: StateFolder) -> None:
+    said: list[str] = []
+    private = _service(
+        state, "secret", scaling=ASLEEP, access={"public": False}, task="classification"
+    )
+    Quickstart(URL, said.append, with_keys=True).turn([private])
+    assert len(said) == 3
+    assert all('-H "Authorization: Bearer $SLUICE_API_KEY"' in line for line in said[1:])
+    assert all('"default/secret"' in line for line in said[1:])
+
+
 def test_a_service_that_nobody_here_may_call_is_not_introduced(state: StateFolder) -> None:
     said: list[str] = []
     service = _service(state, "secret", scaling=ASLEEP, access={"public": False})

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sluice_cli.up.errors import UpError
-from sluice_cli.up.settings import Settings
+from sluice_cli.up.settings import Auth, Settings
 from sluice_gateway.redis_address import parse_address
 
 
@@ -26,6 +26,13 @@ def test_a_network_address_needs_the_flag(host: str) -> None:
     with pytest.raises(UpError, match="--allow-anonymous-network"):
         _settings(host=host)
     assert _settings(host=host, allow_anonymous_network=True).host == host
+
+
+def test_keys_make_the_flag_unnecessary_and_need_their_file(tmp_path: Path) -> None:
+    with pytest.raises(UpError, match="--keys: required with --auth keys"):
+        _settings(auth=Auth.KEYS)
+    found = _settings(host="0.0.0.0", auth=Auth.KEYS, keys_file=tmp_path / "keys.yaml")
+    assert not found.allow_anonymous_network
 
 
 @pytest.mark.parametrize(
