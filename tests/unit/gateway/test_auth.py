@@ -7,7 +7,7 @@ from sluice_gateway.keys import TenantScope
 
 
 def tenant(name: str, rights: Rights = NO_RIGHTS) -> Tenant:
-    return Tenant(name, "home", b"", TenantScope.of(name), rights)
+    return Tenant(name, "home", b"", TenantScope.of(name), rights=rights)
 
 
 def test_everybody_is_anonymous() -> None:
