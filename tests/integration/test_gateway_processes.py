@@ -181,6 +181,26 @@ async def test_the_admin_port_knows_the_supervisor_and_every_process(
     assert len(heads) == len(set(heads))
 
 
+async def test_what_one_process_is_told_on_the_admin_port_all_do(gateway: GatewayProcess) -> None:
+    await ready(gateway)
+    async with spread(gateway) as clients:
+        one_each = list({server_of(gateway, client): client for client in clients}.values())
+        assert len(one_each) > 1
+
+        async def hits() -> list[bool]:
+            replies = [await client.post(PATH, body("kept")) for client in one_each]
+            return ["; hit" in reply.headers["cache-status"] for reply in replies]
+
+        await hits()
+        assert all(await hits())
+        async with await Client.open(gateway.admin_port) as admin:
+            told = await admin.post("/internal/cache/invalidate", {"service": "emb"})
+            assert told.status == 200, told.body
+            refused = await admin.post("/internal/cache/invalidate", {})
+            assert refused.status == 400 and b"missing_field" in refused.body
+        assert not any(await hits())
+
+
 async def test_a_killed_process_takes_its_own_connections_along_and_nothing_else(
     gateway: GatewayProcess,
 ) -> None:
