@@ -121,13 +121,14 @@ class Dispatcher:
     def handle(self, request: Request) -> Pending | None:
         """Answer ``request``, now or later. Returns what can be cancelled, if it is later."""
         try:
-            if request.head.refusal is not None:
-                code, message = request.head.refusal
+            head = request.head
+            if head.refusal is not None:
+                code, message = head.refusal
                 raise ApiError(code, message)
             tenant = self._identify(request)
-            if request.head.model is not None and tensors.spoken(request):
+            if head.model is not None and tensors.spoken(request):
                 request = tensors.as_json(request)
-            if request.head.idempotency_key is not None:
+            if head.idempotency_key is not None:
                 admit = partial(self._admit, tenant=tenant)
                 return self._repeats.handle(request, tenant.scope, time.monotonic(), admit)
         except Exception as error:

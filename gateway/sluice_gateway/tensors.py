@@ -15,9 +15,8 @@ _SIGN: Final = b'"binary_data'
 
 
 def spoken(request: Request) -> bool:
-    """Whether the request has tensors as bytes, or asks for some."""
-    head = request.head
-    return head.model is not None and (head.json_bytes is not None or _SIGN in request.body)
+    """Whether the request, of a route with tensors, has some as bytes or asks for some."""
+    return request.head.json_bytes is not None or _SIGN in request.body
 
 
 def as_json(request: Request) -> Request:

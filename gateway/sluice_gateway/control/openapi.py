@@ -10,9 +10,11 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from sluice_api import names
 from sluice_api.errors import CATALOGUE
 from sluice_api.routes import POST_ROUTES, SHAPES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS, Shape
 from sluice_api.shapes import answers
+from sluice_gateway.head import MAX_DEADLINE_MS
 from sluice_gateway.upstream import EVENT_STREAM
 
 V2_INFER: Final = V2_PREFIX + "{name}" + V2_SUFFIX
@@ -40,6 +42,7 @@ def document(app: FastAPI) -> dict[str, Any]:
             operation["responses"].pop("422", None)
             if path in _BY_PATH:
                 operation.update(_inference(path, _BY_PATH[path]))
+                operation["parameters"] = [*operation.get("parameters", ()), *_HEADERS]
             else:
                 operation["responses"]["default"] = _error(path, "An error of the catalogue")
     return found
@@ -49,7 +52,7 @@ def _inference(path: str, shape: Shape) -> dict[str, Any]:
     answer = {"description": "The answer", **_content(shape.answer)}
     if path in _STREAMED:
         answer["description"] = "The answer, or with `stream` the events that it comes in"
-        answer["content"][EVENT_STREAM.decode()] = {"schema": {"type": "string"}}
+        answer["content"][EVENT_STREAM.decode()] = {"schema": _EVENT}
     responses = {"200": answer}
     for kind in sorted(CATALOGUE.values(), key=lambda kind: kind.status):
         if kind.code in _NOT_INFERENCE:
@@ -60,6 +63,31 @@ def _inference(path: str, shape: Shape) -> dict[str, Any]:
         told = f"{before['description']}. {line}" if before is not None else line
         responses[status] = _error(path, told)
     return {"requestBody": {"required": True, **_content(shape.request)}, "responses": responses}
+
+
+def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    """A header that a request may have."""
+    return {"name": name, "in": "header", "schema": schema, "description": description}
+
+
+_EVENT: Final = {
+    "type": "object",
+    "description": "One event; the last one's data is `[DONE]`.",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
+_HEADERS: Final = (
+    _header(
+        "Idempotency-Key",
+        {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        "Equal requests with the same key are one request.",
+    ),
+    _header(
+        names.DEADLINE_MS.title(),
+        {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
+        "Milliseconds that the caller will wait.",
+    ),
+)
 
 
 def _error(path: str, description: str) -> dict[str, Any]:

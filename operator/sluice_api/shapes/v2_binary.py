@@ -161,7 +161,8 @@ def _pack(datatype: str, data: list[Any]) -> bytes:
     if datatype == "BYTES":
         encoded = [text.encode() for text in data]
         return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
-    values = array(_TYPES[datatype], data)
+    # JSON has no name for what is no number; a model that overflows answers null there.
+    values = array(_TYPES[datatype], [math.nan if value is None else value for value in data])
     if sys.byteorder == "big":
         values.byteswap()
     return values.tobytes()

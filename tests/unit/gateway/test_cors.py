@@ -1,0 +1,58 @@
+"""Which pages may call, and how that is said; how many connections there can be."""
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from sluice_gateway import descriptors
+from sluice_gateway.cors import EXPOSED, Cors
+
+PAGE = b"https://app.example.com"
+EVIL = b"https://app.example.com.evil.example.com"
+
+
+def test_named_origins_are_echoed_and_others_are_not() -> None:
+    cors = Cors((PAGE.decode(), "http://localhost:3000"))
+    assert cors.lines(PAGE) == (
+        b"vary: Origin\r\naccess-control-allow-origin: https://app.example.com\r\n"
+        b"access-control-expose-headers: %b\r\n" % ", ".join(EXPOSED).encode()
+    )
+    for other in (EVIL, b"null", b"", PAGE.upper(), PAGE + b":443", None):
+        assert cors.lines(other) == b"vary: Origin\r\n"
+
+
+def test_everybody_is_not_told_of_by_name_and_gets_no_credentials() -> None:
+    cors = Cors(("*",), credentials=True)
+    for origin in (PAGE, b"null"):
+        assert cors.lines(origin).startswith(b"access-control-allow-origin: *\r\n")
+        assert b"credentials" not in cors.lines(origin)
+    assert cors.lines(None) == b""
+
+
+def test_credentials_only_for_who_is_named() -> None:
+    cors = Cors((PAGE.decode(),), credentials=True)
+    assert b"access-control-allow-credentials: true\r\n" in cors.lines(PAGE)
+    assert b"credentials" not in cors.lines(EVIL)
+
+
+def test_no_line_can_be_slipped_in() -> None:
+    for cors in (Cors(("*",)), Cors((PAGE.decode(),))):
+        assert b"evil" not in cors.lines(PAGE + b"\r\nset-cookie: evil")
+
+
+@pytest.fixture
+def files() -> Iterator[tuple[int, int]]:
+    """The bounds of this process, given back afterwards."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield before
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_as_many_connections_as_files_may_be_open(files: tuple[int, int]) -> None:
+    hard = files[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    wanted = min(1000, (hard - descriptors.KEPT) // 2)
+    assert descriptors.connections(wanted) == wanted
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 2 * wanted + descriptors.KEPT
+    assert descriptors.connections(10**7) <= (hard - descriptors.KEPT) // 2

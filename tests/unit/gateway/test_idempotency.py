@@ -1,0 +1,312 @@
+"""Requests that name a key: who computes, who waits, what is kept and for how long."""
+
+from typing import Any, cast
+
+import pytest
+
+from sluice_api.errors import ApiError
+from sluice_gateway.exchange import Answer, Request
+from sluice_gateway.head import parse_head
+from sluice_gateway.idempotency import MAX_ANSWER_BYTES, Pending, Repeats
+from sluice_gateway.keys import TenantScope
+from sluice_gateway.relay import KEPT_BYTES
+
+ME, OTHER = TenantScope.of("me"), TenantScope.of("other")
+STREAM = Answer(200, b"text/event-stream", b"x: y\r\n", b"data: 1\n\n")
+
+
+class Caller:
+    """One sender: what it was told, and whether it takes more."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.parts: list[bytes] = []
+        self.ended = False
+        self.broken: bytes | None = None
+        self.takes = True
+
+    def answer(self, answer: Answer) -> None:
+        self.answers.append(answer)
+
+    def begin(self, answer: Answer) -> bool:
+        assert not self.answers
+        self.answers.append(answer)
+        return self.send(answer.body)
+
+    def send(self, data: bytes) -> bool:
+        self.parts.append(data)
+        return self.takes
+
+    def end(self) -> None:
+        self.ended = True
+
+    def break_off(self, data: bytes) -> None:
+        self.broken = data
+
+    @property
+    def text(self) -> bytes:
+        return b"".join(self.parts)
+
+
+class Exchange:
+    """What the main path does with the one request that goes on."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.cancelled = 0
+        self.resumed = 0
+        self.failed: list[ApiError] = []
+        self.at_once: Answer | None = None
+
+    def handle(self, request: Request) -> Pending | None:
+        self.requests.append(request)
+        if self.at_once is not None:
+            request.caller.answer(self.at_once)
+            return None
+        return self
+
+    @property
+    def caller(self) -> Any:
+        return self.requests[-1].caller
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+    def fail(self, error: ApiError) -> None:
+        self.failed.append(error)
+
+    def cut_off(self, cause: str) -> None: ...
+
+    def resume(self) -> None:
+        self.resumed += 1
+
+
+class Bench:
+    """Repeats, what became of each request, and the time."""
+
+    def __init__(self, limit_bytes: int = 1_000_000) -> None:
+        self.outcomes: list[str] = []
+        self.exchange = Exchange()
+        self.repeats = Repeats(60.0, limit_bytes, self.outcomes.append)
+        self.now = 0.0
+
+    def send(
+        self,
+        body: bytes = b"{}",
+        key: bytes = b"k",
+        scope: TenantScope = ME,
+        path: bytes = b"/predict",
+    ) -> tuple[Caller, Any]:
+        caller = Caller()
+        head = parse_head(
+            b"POST %b HTTP/1.1\r\nhost: t\r\nidempotency-key: %b\r\n\r\n" % (path, key)
+        )
+        request = Request(head, body, cast(Any, caller), b"id", self.now)
+        return caller, self.repeats.handle(request, scope, self.now, self.exchange.handle)
+
+
+def answer(body: bytes = b"yes", status: int = 200) -> Answer:
+    return Answer(status, b"application/json", b"a: b\r\n", body)
+
+
+def test_all_who_wait_get_the_one_answer_and_later_ones_a_copy() -> None:
+    bench = Bench()
+    first, _ = bench.send()
+    second, seat = bench.send()
+    assert seat is not None and len(bench.exchange.requests) == 1
+    bench.exchange.caller.answer(answer())
+    assert first.answers == second.answers and first.answers[0].body == b"yes"
+    third, nothing = bench.send()
+    assert nothing is None and third.answers[0].body == b"yes"
+    assert third.answers[0].headers == b"a: b\r\nidempotent-replayed: true\r\n"
+    assert bench.outcomes == ["first", "joined", "replayed"]
+
+
+def test_an_answer_at_once_leaves_nothing_to_cancel() -> None:
+    bench = Bench()
+    bench.exchange.at_once = answer()
+    first, pending = bench.send()
+    assert pending is None and first.answers[0].body == b"yes"
+    assert bench.send()[0].answers[0].body == b"yes" and len(bench.exchange.requests) == 1
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("other", [{"body": b"[]"}, {"path": b"/classify"}])
+def test_a_key_stands_for_one_request(done: bool, other: dict[str, Any]) -> None:
+    bench = Bench()
+    bench.send()
+    if done:
+        bench.exchange.caller.answer(answer())
+    with pytest.raises(ApiError) as refused:
+        bench.send(**other)
+    assert (refused.value.code, refused.value.status) == ("idempotency_key_reused", 422)
+    assert bench.outcomes == ["first", "refused"]
+
+
+def test_keys_belong_to_a_tenant() -> None:
+    bench = Bench()
+    bench.exchange.at_once = answer(b"mine")
+    bench.send()
+    bench.exchange.at_once = answer(b"theirs")
+    assert bench.send(scope=OTHER)[0].answers[0].body == b"theirs"
+    assert bench.send()[0].answers[0].body == b"mine"
+
+
+@pytest.mark.parametrize("status", [400, 429, 500, 503])
+def test_failures_are_told_to_all_and_not_kept(status: int) -> None:
+    bench = Bench()
+    callers = [bench.send()[0] for _ in range(3)]
+    bench.exchange.caller.answer(answer(status=status))
+    assert {caller.answers[0].status for caller in callers} == {status}
+    bench.send()
+    assert bench.outcomes[-1] == "first"
+
+
+def test_answers_are_kept_for_a_time() -> None:
+    bench = Bench()
+    bench.exchange.at_once = answer()
+    bench.send()
+    kept = bench.repeats._kept[ME, b"k"]
+    bench.now = kept.expires - 1
+    bench.send()
+    bench.now = kept.expires
+    bench.send()
+    assert bench.outcomes == ["first", "replayed", "first"]
+
+
+def test_the_oldest_answers_make_room() -> None:
+    bench = Bench(limit_bytes=10_000)
+    for number in range(50):
+        bench.exchange.at_once = answer(b"x" * 1000)
+        bench.send(key=b"k%d" % number)
+        assert bench.repeats._bytes <= 10_000
+    assert bench.repeats._bytes == sum(kept.size for kept in bench.repeats._kept.values())
+    bench.send(key=b"k49")
+    bench.send(key=b"k0")
+    assert bench.outcomes[-2:] == ["replayed", "first"]
+
+
+def test_an_answer_that_is_too_large_is_given_and_not_kept() -> None:
+    bench = Bench(limit_bytes=10 * MAX_ANSWER_BYTES)
+    bench.exchange.at_once = answer(b"x" * MAX_ANSWER_BYTES)
+    assert bench.send()[0].answers
+    bench.send()
+    assert bench.outcomes == ["first", "first"]
+
+
+def test_a_plain_answer_is_finished_when_everybody_has_left() -> None:
+    bench = Bench()
+    _, seat = bench.send()
+    seat.cancel()
+    assert bench.exchange.cancelled == 0
+    bench.exchange.caller.answer(answer())
+    assert bench.send()[0].answers[0].body == b"yes"
+
+
+def test_the_end_of_the_process_is_told_once() -> None:
+    bench = Bench()
+    (_, one), (_, two) = bench.send(), bench.send()
+    error = ApiError("draining", "Over.")
+    one.fail(error)
+    assert bench.exchange.failed == [error]
+    bench.exchange.caller.answer(answer(status=503))
+    two.fail(error)
+    assert bench.exchange.failed == [error]
+
+
+# Streams ------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_joined_from_its_beginning_and_replayed_whole() -> None:
+    bench = Bench()
+    first, _ = bench.send()
+    stream = bench.exchange.caller
+    assert stream.begin(STREAM) and stream.send(b"data: 2\n\n")
+    second, _ = bench.send()
+    assert second.text == first.text == b"data: 1\n\ndata: 2\n\n"
+    assert second.answers[0].headers == STREAM.headers
+    stream.send(b"data: 3\n\n")
+    stream.end()
+    assert first.ended and second.ended and first.text == second.text
+    third, _ = bench.send()
+    (whole,) = third.answers
+    assert whole.body == first.text and whole.content_type == b"text/event-stream"
+    assert b"idempotent-replayed: true" in whole.headers
+
+
+def test_a_stream_that_nobody_follows_is_stopped_and_forgotten() -> None:
+    bench = Bench()
+    (_, one), (_, two) = bench.send(), bench.send()
+    bench.exchange.caller.begin(STREAM)
+    one.cancel()
+    assert bench.exchange.cancelled == 0
+    two.cancel()
+    assert bench.exchange.cancelled == 1
+    bench.send()
+    assert bench.outcomes == ["first", "joined", "first"]
+
+
+def test_a_stream_that_breaks_breaks_for_all_and_is_not_kept() -> None:
+    bench = Bench()
+    callers = [bench.send()[0] for _ in range(2)]
+    bench.exchange.caller.begin(STREAM)
+    bench.exchange.caller.break_off(b"data: error\n\n")
+    assert [caller.broken for caller in callers] == [b"data: error\n\n"] * 2
+    assert not any(caller.ended for caller in callers)
+    bench.send()
+    assert bench.outcomes[-1] == "first"
+
+
+def test_a_stream_is_held_up_only_while_all_are_slow() -> None:
+    bench = Bench()
+    (first, one), (second, two) = bench.send(), bench.send()
+    stream = bench.exchange.caller
+    stream.begin(STREAM)
+    first.takes = False
+    assert stream.send(b"a")
+    second.takes = False
+    assert not stream.send(b"b")
+    second.takes = True
+    two.resume()
+    assert bench.exchange.resumed == 1 and stream.send(b"c")
+    first.takes = True
+    one.resume()
+    assert first.text == second.text == STREAM.body + b"abc"
+
+
+def test_who_comes_when_the_beginning_is_gone_is_told_to_wait() -> None:
+    bench = Bench()
+    bench.send()
+    stream = bench.exchange.caller
+    stream.begin(STREAM)
+    for _ in range(3):
+        stream.send(b"x" * KEPT_BYTES)
+    with pytest.raises(ApiError) as refused:
+        bench.send()
+    assert (refused.value.code, refused.value.status) == ("idempotency_key_in_use", 409)
+    assert refused.value.retry_after
+    stream.end()
+    assert bench.send()[0].answers, "what is kept whole is replayed"
+
+
+def test_who_lags_behind_what_is_kept_is_cut_off_alone() -> None:
+    bench = Bench()
+    (slow, _), (fast, _) = bench.send(), bench.send()
+    stream = bench.exchange.caller
+    stream.begin(STREAM)
+    slow.takes = False
+    for _ in range(4):
+        stream.send(b"x" * KEPT_BYTES)
+    assert slow.broken == b"" and fast.broken is None
+    stream.end()
+    assert fast.ended and not slow.ended
+
+
+def test_one_who_takes_nothing_is_cut_off_without_the_others() -> None:
+    bench = Bench()
+    (slow, one), (fast, _) = bench.send(), bench.send()
+    bench.exchange.caller.begin(STREAM)
+    one.cut_off("stalled")
+    assert slow.broken == b""
+    bench.exchange.caller.end()
+    assert fast.ended and not slow.ended
