@@ -44,7 +44,7 @@ def members(kind: inspect.Type) -> list[str]:
 
 def one(kind: inspect.Type) -> str:
     """A value of this type: ``a whole number from 1 to 65536``."""
-    return _either([_one(part) for part in _parts(kind)])
+    return _either([_one(part) for part in _parts(kind)] or ["null"])
 
 
 def _one(kind: inspect.Type) -> str:

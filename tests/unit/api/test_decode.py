@@ -95,6 +95,13 @@ def test_a_field_says_what_it_got_and_what_it_takes(
     assert refusal(codec, {"input": "a"} | more).message == message
 
 
+@pytest.mark.parametrize("member", ["function_call", "audio"])
+def test_a_member_that_may_only_be_null(member: str) -> None:
+    message = {"role": "user", "content": "x", member: 5}
+    error = refusal(chat.CODEC, {"messages": [message]})
+    assert error.message == f"messages[0].{member}: got 5, allowed null."
+
+
 def test_a_task_is_one_of_the_tasks() -> None:
     error = refusal(v2.CODEC, {"inputs": [], "parameters": {"task": "chat"}})
     assert error.message == (
