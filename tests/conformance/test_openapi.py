@@ -125,7 +125,8 @@ def test_posting(gateway: GatewayProcess, document: Any, path: str) -> None:
     statuses = explore(operation.as_strategy(generation_mode=right), base, address)
     assert set(statuses) <= {200, 400, 404, 504}
     assert "{version}" in path or statuses[200], statuses
-    assert set(explore(operation.as_strategy(generation_mode=wrong), base)) <= {400, 404, 415, 422, 504}
+    statuses = explore(operation.as_strategy(generation_mode=wrong), base)
+    assert set(statuses) <= {400, 404, 415, 422, 504}
 
 
 @pytest.mark.parametrize("path", ASKED_WITH_GET)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sluice_api import routes
 from sluice_api.call import Codec
 from sluice_api.errors import ApiError
-from sluice_api.shapes import classify, embeddings, fill_mask, v2
+from sluice_api.shapes import chat, classify, embeddings, fill_mask, v2
 from tests.support.request_bodies import bodies
 
 CODECS = [*routes.POST_ROUTES.values(), v2.CODEC]
