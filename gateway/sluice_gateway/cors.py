@@ -14,6 +14,7 @@ MAX_AGE_SECONDS: Final = 600
 """How long a browser may remember that it may call."""
 
 METHODS: Final = "GET, HEAD, POST, OPTIONS"
+_RATE: Final = ("limit", "remaining", "reset")
 EXPOSED: Final = (
     names.REQUEST_ID,
     names.CACHE_STATUS,
@@ -25,6 +26,7 @@ EXPOSED: Final = (
     names.REVISION,
     names.IDEMPOTENT_REPLAYED,
     names.INFERENCE_JSON_BYTES,
+    *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in _RATE),
 )
 """What a page may read of an answer beside its body."""
 

@@ -130,7 +130,7 @@ class Dispatcher:
                 request = tensors.as_json(request)
             if head.idempotency_key is not None:
                 admit = partial(self._admit, tenant=tenant)
-                return self._repeats.handle(request, tenant.scope, time.monotonic(), admit)
+                return self._repeats.handle(request, tenant, time.monotonic(), admit)
         except Exception as error:
             self._refuse(request, error)
             return None

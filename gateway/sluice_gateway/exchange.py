@@ -45,6 +45,12 @@ class Answer:
         self.headers = headers
         self.body = body
 
+    def beside(self, lines: bytes) -> "Answer":
+        """The same answer with more headers."""
+        if not lines:
+            return self
+        return Answer(self.status, self.content_type, self.headers + lines, self.body)
+
 
 class Caller(Protocol):
     """The edge's side of a request."""

@@ -15,6 +15,7 @@ from typing import Final, Literal, Protocol
 
 from sluice_api import names
 from sluice_api.errors import ApiError
+from sluice_gateway.auth import Rights, Tenant
 from sluice_gateway.exchange import Answer, Caller, Request
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import Reader, Relay
@@ -26,7 +27,8 @@ _OVERHEAD: Final = 512
 _REPLAYED: Final = f"{names.IDEMPOTENT_REPLAYED}: true\r\n".encode()
 
 Outcome = Literal["first", "joined", "replayed", "refused"]
-Id = tuple[TenantScope, bytes]
+Id = tuple[TenantScope, Rights, bytes]
+"""Rights too: keys of one tenant may differ in what they may call."""
 
 
 class Pending(Protocol):
@@ -69,12 +71,12 @@ class Repeats:
         )
 
     def handle(
-        self, request: Request, scope: TenantScope, now: float, handle: Handle
+        self, request: Request, tenant: Tenant, now: float, handle: Handle
     ) -> Pending | None:
         """Have ``request``, which names a key, answered as if it had been sent only once.
 
         Args:
-            scope: whose key it is.
+            tenant: whose key it is.
             now: on the monotonic clock.
             handle: answers the request if it is the first.
 
@@ -85,7 +87,7 @@ class Repeats:
         key = request.head.idempotency_key
         assert key is not None
         self._forget_until(now)
-        identity = (scope, key)
+        identity = (tenant.scope, tenant.rights, key)
         kept, running = self._kept.get(identity), self._running.get(identity)
         known = kept or running
         print_ = _fingerprint(request)
@@ -98,18 +100,19 @@ class Repeats:
             )
         if kept is not None:
             self._counted("replayed")
-            request.caller.answer(kept.answer)
+            request.caller.answer(kept.answer.beside(request.limit_lines))
             return None
         if running is not None:
-            seat = running.join(request.caller)
+            seat = running.join(request.caller, request.limit_lines)
             self._counted("joined")
             return seat
         self._counted("first")
         repeat = self._running[identity] = Repeat(
             print_, lambda answer: self._ended(identity, repeat, answer)
         )
-        seat = repeat.join(request.caller)
+        seat = repeat.join(request.caller, request.limit_lines)
         shared = Request(request.head, request.body, repeat, request.id, request.received)
+        shared.tenant = request.tenant  # What is left of its limits is told to each for itself.
         shared.tenant = request.tenant  # Not what is left of its limits: that is no repetition.
         pending = handle(shared)
         if repeat.done:
@@ -178,15 +181,15 @@ class Repeat:
     def __repr__(self) -> str:
         return f"<Repeat {'done' if self.done else 'running'} {len(self._seats)} seats>"
 
-    def join(self, caller: Caller) -> "Seat":
-        """One more who sent the same. Raises ApiError when it comes too late."""
+    def join(self, caller: Caller, lines: bytes) -> "Seat":
+        """One more who sent the same, and headers of its own. Raises ApiError if it is too late."""
         if self._relay is not None and not self._relay.joinable:
             raise ApiError(
                 "idempotency_key_in_use",
                 "The stream of this Idempotency-Key goes on, but its beginning is not kept.",
                 retry_after=1.0,
             )
-        seat = Seat(self, caller)
+        seat = Seat(self, caller, lines)
         self._seats.append(seat)
         if self._relay is not None:
             seat.reader = self._relay.join(seat)
@@ -208,7 +211,7 @@ class Repeat:
     def answer(self, answer: Answer) -> None:
         self._end(answer if answer.status == 200 else None)
         for seat in tuple(self._seats):
-            seat.caller.answer(answer)
+            seat.caller.answer(answer.beside(seat.lines))
 
     def begin(self, answer: Answer) -> bool:
         self.head = answer
@@ -257,9 +260,10 @@ class Repeat:
 class Seat:
     """One sender of a request: what its connection may do, and what its stream is told."""
 
-    def __init__(self, repeat: Repeat, caller: Caller) -> None:
+    def __init__(self, repeat: Repeat, caller: Caller, lines: bytes) -> None:
         self._repeat = repeat
         self.caller = caller
+        self.lines = lines
         self.reader: Reader | None = None
 
     # From its connection --------------------------------------------------------------------------
@@ -284,7 +288,8 @@ class Seat:
     def begin(self, data: bytes) -> bool:
         head = self._repeat.head
         assert head is not None
-        return self.caller.begin(Answer(head.status, head.content_type, head.headers, data))
+        headers = head.headers + self.lines
+        return self.caller.begin(Answer(head.status, head.content_type, headers, data))
 
     def send(self, data: bytes) -> bool:
         return self.caller.send(data)

@@ -5,13 +5,21 @@ from typing import Any, cast
 import pytest
 
 from sluice_api.errors import ApiError
+from sluice_gateway.auth import Rights, Tenant
 from sluice_gateway.exchange import Answer, Request
 from sluice_gateway.head import parse_head
 from sluice_gateway.idempotency import MAX_ANSWER_BYTES, Pending, Repeats
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import KEPT_BYTES
 
-ME, OTHER = TenantScope.of("me"), TenantScope.of("other")
+RIGHTS = Rights(frozenset(), None)
+
+
+def tenant(name: str, rights: Rights = RIGHTS) -> Tenant:
+    return Tenant(name, "default", b"", TenantScope.of(name), rights=rights)
+
+
+ME, OTHER = tenant("me"), tenant("other")
 STREAM = Answer(200, b"text/event-stream", b"x: y\r\n", b"data: 1\n\n")
 
 
@@ -89,12 +97,13 @@ class Bench:
         self.exchange = Exchange()
         self.repeats = Repeats(60.0, limit_bytes, self.outcomes.append)
         self.now = 0.0
+        self.lines = b""
 
     def send(
         self,
         body: bytes = b"{}",
         key: bytes = b"k",
-        scope: TenantScope = ME,
+        who: Tenant = ME,
         path: bytes = b"/predict",
     ) -> tuple[Caller, Any]:
         caller = Caller()
@@ -102,7 +111,8 @@ class Bench:
             b"POST %b HTTP/1.1\r\nhost: t\r\nidempotency-key: %b\r\n\r\n" % (path, key)
         )
         request = Request(head, body, cast(Any, caller), b"id", self.now)
-        return caller, self.repeats.handle(request, scope, self.now, self.exchange.handle)
+        request.limit_lines = self.lines
+        return caller, self.repeats.handle(request, who, self.now, self.exchange.handle)
 
 
 def answer(body: bytes = b"yes", status: int = 200) -> Answer:
@@ -148,8 +158,37 @@ def test_keys_belong_to_a_tenant() -> None:
     bench.exchange.at_once = answer(b"mine")
     bench.send()
     bench.exchange.at_once = answer(b"theirs")
-    assert bench.send(scope=OTHER)[0].answers[0].body == b"theirs"
+    assert bench.send(who=OTHER)[0].answers[0].body == b"theirs"
     assert bench.send()[0].answers[0].body == b"mine"
+
+
+def test_keys_of_a_tenant_that_may_call_less_find_no_more() -> None:
+    bench = Bench()
+    bench.exchange.at_once = answer(b"secret")
+    bench.send()
+    bench.exchange.at_once = answer(status=404)
+    less = tenant("me", Rights(frozenset(), frozenset()))
+    assert bench.send(who=less)[0].answers[0].status == 404
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_each_is_told_what_is_left_of_its_own_limits(streamed: bool) -> None:
+    bench = Bench()
+    callers = []
+    for number in range(2):
+        bench.lines = b"left: %d\r\n" % number
+        callers.append(bench.send()[0])
+    assert bench.exchange.requests[0].limit_lines == b""
+    if streamed:
+        bench.exchange.caller.begin(STREAM)
+        bench.exchange.caller.end()
+    else:
+        bench.exchange.caller.answer(answer())
+    bench.lines = b"left: 2\r\n"
+    callers.append(bench.send()[0])
+    for number, caller in enumerate(callers):
+        assert caller.answers[0].headers.endswith(b"left: %d\r\n" % number)
+        assert caller.answers[0].headers.count(b"left") == 1
 
 
 @pytest.mark.parametrize("status", [400, 429, 500, 503])
@@ -166,7 +205,7 @@ def test_answers_are_kept_for_a_time() -> None:
     bench = Bench()
     bench.exchange.at_once = answer()
     bench.send()
-    kept = bench.repeats._kept[ME, b"k"]
+    kept = bench.repeats._kept[ME.scope, RIGHTS, b"k"]
     bench.now = kept.expires - 1
     bench.send()
     bench.now = kept.expires
