@@ -5,7 +5,7 @@ the order they came, a hand walks from old to new, spares what was hit since it 
 takes the first that was not. A scan of entries that are never asked for again passes through
 without driving out what is in use, and a hit costs one flag instead of a move in a list.
 
-Each owner has a ring of entries of its own, and room is made in the largest: one alone may fill
+Each owner has a ring of entries of its own, and room is made in a large one: one alone may fill
 everything, but nobody drives out who holds less than a fair share.
 """
 
@@ -19,8 +19,9 @@ ENTRY_OVERHEAD: Final = 248
 
 _MAX_STEPS: Final = 1000
 """Entries the hand may spare in a row; bounds the time one ``put`` can take to about 50 µs."""
-_COMPARE_EVERY: Final = 64
-"""Evictions from one ring after which the rings are compared anew."""
+_FAIR: Final = 0.9
+"""Share of what owners hold on average below which nobody is driven; comparing all of them for
+every entry would cost more."""
 
 
 class LocalCache(Generic[V]):
@@ -37,7 +38,6 @@ class LocalCache(Generic[V]):
         self._nodes: dict[Hashable, _Node[V]] = {}
         self._rings: dict[Hashable, _Ring[V]] = {}
         self._largest: _Ring[V] | None = None
-        self._compare_in = 0
 
     def get(self, key: Hashable, now: float) -> V | None:
         """The value of ``key``, or None when it is absent or expired."""
@@ -96,12 +96,12 @@ class LocalCache(Generic[V]):
             self._remove(node)
 
     def _evict(self, now: float) -> None:
-        if self._compare_in <= 0 or self._largest is None:
-            self._largest = max(self._rings.values(), key=lambda ring: ring.used_bytes)
-            self._compare_in = _COMPARE_EVERY
-        self._compare_in -= 1
+        largest, fair = self._largest, _FAIR * self.used_bytes / len(self._rings)
+        if largest is None or largest.used_bytes < fair:
+            largest = max(self._rings.values(), key=lambda ring: ring.used_bytes)
+            self._largest = largest
         self.evictions += 1
-        self._remove(self._largest.victim(now))
+        self._remove(largest.victim(now))
 
     def _remove(self, node: "_Node[V]") -> None:
         ring = node.ring

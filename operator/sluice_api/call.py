@@ -74,9 +74,20 @@ class Call:
     @property
     def reusable(self) -> bool:
         """Whether the answer follows from the call, so that it may be stored and shared."""
+        return self.determinism in (Determinism.PURE, Determinism.GENERATION)
+
+    @property
+    def determinism(self) -> Determinism:
+        """How far the answer follows from the call, by the call itself.
+
+        A model may still sample where the call leaves that open; the gateway learns which do.
+        """
         if self.task is None:
-            return False
-        return DETERMINISM[self.task] is Determinism.PURE or not self.sampled
+            return Determinism.NEVER
+        of_task = DETERMINISM[self.task]
+        if of_task is Determinism.GENERATION and self.sampled:
+            return Determinism.SAMPLED
+        return of_task
 
     def canonical_parameters(self) -> bytes:
         """The parameters as bytes: equal meaning, equal bytes."""

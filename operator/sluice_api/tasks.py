@@ -21,12 +21,19 @@ class Task(StrEnum):
 
 
 class Determinism(StrEnum):
-    """How far an answer to a task follows from its input alone; decides what may be cached."""
+    """How far an answer follows from its input alone; decides what may be cached.
+
+    A task is of one of the first two classes; a call of it (``Call.determinism``) of any.
+    """
 
     PURE = "pure"
-    """Same revision, parameters and input: same answer."""
+    """Same revision, parameters and input: same answer. Kept."""
     GENERATION = "generation"
-    """Like pure, unless chance has a part in the answer: ``Call.reusable`` says."""
+    """Like pure, unless chance has a part in it. Kept, unless the service's owner says never."""
+    SAMPLED = "sampled"
+    """Drawn by chance, with a seed too: another call may get another answer. Not kept."""
+    NEVER = "never"
+    """Nobody knows what it follows from. Neither kept nor shared."""
 
 
 DETERMINISM: dict[Task, Determinism] = {

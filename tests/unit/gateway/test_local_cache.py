@@ -1,6 +1,11 @@
 """The map in memory: bounded, honest about time, and not swept clean by a scan."""
 
+import itertools
+import random
 import tracemalloc
+from collections import OrderedDict
+
+import pytest
 
 from sluice_gateway.local_cache import ENTRY_OVERHEAD, LocalCache
 
@@ -106,3 +111,95 @@ def test_says_what_it_holds() -> None:
     cache: LocalCache[str] = LocalCache(8 * ONE)
     put(cache, "a")
     assert repr(cache) == "<LocalCache 1 entries of 1 owners, 1000 of 8000 bytes, 0 evicted>"
+
+
+# Against a scan -----------------------------------------------------------------------------------
+
+
+class Lru:
+    """The plainest LRU of as many entries."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.entries: OrderedDict[object, None] = OrderedDict()
+
+    def get(self, key: object) -> bool:
+        if key not in self.entries:
+            return False
+        self.entries.move_to_end(key)
+        return True
+
+    def put(self, key: object) -> None:
+        self.entries[key] = None
+        while len(self.entries) > self.capacity:
+            self.entries.popitem(last=False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_scan_drives_out_little_of_what_is_in_use(seed: int) -> None:
+    """Half of the lookups are for a few popular keys, half go once through many others."""
+    rng, scan = random.Random(seed), itertools.count()
+    sieve: LocalCache[str] = LocalCache(100 * ONE)
+    lru = Lru(100)
+    kept = {"sieve": 0, "lru": 0}
+    asked = 0
+    for _ in range(10_000):
+        for _ in range(3):  # Three keys of the scan for each popular one.
+            once = ("scan", next(scan))
+            put(sieve, once)
+            lru.put(once)
+        popular = ("popular", int(rng.paretovariate(1)) % 80)
+        asked += 1
+        if sieve.get(popular, 0.0) is not None:
+            kept["sieve"] += 1
+        else:
+            put(sieve, popular)
+        if lru.get(popular):
+            kept["lru"] += 1
+        else:
+            lru.put(popular)
+    missed = {name: 1 - hits / asked for name, hits in kept.items()}
+    assert missed["sieve"] < 0.5 * missed["lru"], missed
+
+
+# Owners -------------------------------------------------------------------------------------------
+
+
+def test_one_owner_alone_may_fill_everything() -> None:
+    cache: LocalCache[str] = LocalCache(100 * ONE)
+    for number in range(300):
+        cache.put(number, "v", SIZE, 1e9, 0.0, owner="anna")
+    assert cache.share("anna") == 100 * ONE
+
+
+def test_a_flood_by_one_drives_out_its_own() -> None:
+    cache: LocalCache[str] = LocalCache(100 * ONE)
+    for number in range(20):
+        cache.put(("bert", number), "v", SIZE, 1e9, 0.0, owner="bert")
+    for number in range(10_000):
+        cache.put(("anna", number), "v", SIZE, 1e9, 0.0, owner="anna")
+    assert all(cache.get(("bert", number), 0.0) for number in range(20))
+    assert cache.share("anna") == 80 * ONE
+
+
+def test_who_comes_later_gets_a_fair_share() -> None:
+    cache: LocalCache[str] = LocalCache(120 * ONE)
+    for number in range(200):
+        cache.put(("anna", number), "v", SIZE, 1e9, 0.0, owner="anna")
+    for number in range(2000):
+        owner = ("bert", "cleo")[number % 2]
+        cache.put((owner, number), "v", SIZE, 1e9, 0.0, owner=owner)
+    shares = {owner: cache.share(owner) for owner in ("anna", "bert", "cleo")}
+    assert sum(shares.values()) == 120 * ONE
+    assert all(34 * ONE <= share <= 48 * ONE for share in shares.values()), shares
+
+
+def test_what_is_gone_leaves_no_owner_behind() -> None:
+    cache: LocalCache[str] = LocalCache(100 * ONE)
+    for number in range(50):
+        cache.put(number, "v", SIZE, 5.0, 0.0, owner=number)
+    assert "50 entries of 50 owners" in repr(cache)
+    assert all(cache.get(number, 6.0) is None for number in range(25))
+    cache.clear()
+    assert repr(cache).startswith("<LocalCache 0 entries of 0 owners, 0 of")
+    assert put(cache, "a") and cache.get("a", 0.0) == "v"
