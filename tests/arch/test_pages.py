@@ -10,6 +10,7 @@ import yaml
 
 from sluice_api import errors
 from sluice_api.service_status import REASONS
+from sluice_api.tasks import DETERMINISM
 from tests.support.chart import CHART
 from tests.support.images.recipes import RECIPES
 
@@ -31,6 +32,13 @@ def test_every_error_code_that_is_named_exists() -> None:
     for status, codes in rows:
         for code in re.findall(r"`(\w+)`", codes):
             assert known[code] == int(status), code
+
+
+def test_the_page_about_the_cache_has_every_task_in_its_class() -> None:
+    page = (DOCS / "caching.md").read_text()
+    table = page.partition("| task | class |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| (\w+) \|", table, re.MULTILINE)
+    assert rows == [(str(task), str(of_task)) for task, of_task in DETERMINISM.items()]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/platform-team.md"])
