@@ -1,7 +1,7 @@
 """A streamed answer on its way: CPU time per event, time to the first, gaps between them.
 
 Streams of 200 events, one each 10 ms, over keep-alive connections; the subject has a core to
-itself. Ours runs with everything it has (tenant, limits, metrics, request ids, usage taken out);
+itself. Ours runs with everything it has (key, limits, metrics, request ids, usage taken out);
 the calls are sampled, so nothing is looked up, shared or stored. nginx and HAProxy pass bytes on
 unbuffered. LiteLLM gets 8 streams instead of 100, which is what it can carry.
 """

@@ -22,7 +22,10 @@ import yaml
 from measure import LOAD_CORE, SUBJECT_CORE, Process, free_port, listening
 
 from sluice_api import names, wire
+from sluice_api.api_keys import make_key
 from sluice_api.digests import answer_digest
+from sluice_api.key_file import KeyEntry, KeyFile, Limits, TenantEntry, write_key_file
+from sluice_api.rates import parse_rate
 from sluice_api.tasks import Task
 
 REVISION = "0123456789"
@@ -349,12 +352,27 @@ def sluice(
 
 
 def access_options(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Who may call: the options of the gateway, and what callers send."""
-    return [], {}
+    """Keys and limits on: the options of the gateway, and what callers send.
+
+    The limits are never reached; what is measured is asking them.
+    """
+    rate = parse_rate("1000000/s")
+    key = make_key()
+    tenant = TenantEntry(
+        "bench",
+        (names.DEFAULT_NAMESPACE,),
+        limits=Limits(requests=rate, inputs=rate, tokens=rate),
+        keys=(KeyEntry(key.id, key.sha256),),
+    )
+    path = folder / "keys.yaml"
+    path.write_text(write_key_file(KeyFile((tenant,))))
+    headers = {"Authorization": f"Bearer {key.text}"}
+    return ["--auth", "keys", "--keys-file", str(path)], headers
 
 
-SLUICE_OFF = ["authentication (API keys do not exist yet)", "TLS"]
-"""What is not on in the runs of ours; everything else is: limits, metrics, request ids, demand."""
+SLUICE_OFF = ["TLS"]
+"""What is not on in the runs of ours. On are: API keys, limits of the tenant's requests, inputs and
+tokens, metrics, request ids, demand; of the cache what the line of a table says."""
 
 
 def _all_ready(admin: int, count: int) -> Callable[[], bool]:
