@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--count", type=int, default=40_000, help="operations per measurement")
+    parser.add_argument("--count", type=int, default=20_000, help="operations per measurement")
     parser.add_argument("--only", default="", help="measure peers whose name contains this")
     options = parser.parse_args(arguments)
     hits = over_http(options.rounds, options.seconds, options.only)

@@ -38,6 +38,7 @@ from peers.proxies import (
 from peers.rounds import Peer
 
 RATE = 1_000
+GROWTH_ROUNDS = 2
 MANY_WORKERS, MANY_SERVICES, MEMORY_SERVICES = 1_000, 5_000, 200
 
 
@@ -145,7 +146,7 @@ def _growth(count: int, seconds: float) -> list[Peer]:
         peer.warm_seconds = 3  # Every worker must have been connected to.
         peer.idle_seconds = 2
     with backends(many):
-        rounds.run(peers, count, seconds)
+        rounds.run(peers, min(count, GROWTH_ROUNDS), seconds)
     base = measure.median(peers[0].costs)
     measure.table(
         "Sluice as workers and services become many, nothing looked up or stored",
