@@ -267,7 +267,7 @@ class Access(Section):
 
     public: Annotated[bool, Flag()] = Field(
         default=False,
-        description="Open to every caller, with or without credentials.",
+        description="Open to every caller; where keys are asked for, to everybody who has one.",
         examples=[True],
     )
     tenants: Annotated[

@@ -47,6 +47,8 @@ VALUE_SETS: dict[str, dict[str, Any]] = {
     "ingress": {**EXPOSED, "ingress": {"enabled": True, "host": "ai.example", "tlsSecret": "ai"}},
     "route": {**EXPOSED, "httpRoute": {"enabled": True, "parentRefs": [{"name": "edge"}]}},
     "load balancer": {**EXPOSED, "gateway": {"service": {"type": "LoadBalancer"}}},
+    "keys": {"auth": {"mode": "keys", "existingSecret": "mine"}, "ingress": {"enabled": True}},
+    "limits": {"auth": {"limits": {"requests": "20/s:100", "inputs": "600/m", "tokens": "9/h"}}},
     "no CRD": {"crds": {"install": False}},
     "leaves nothing": {"crds": {"keep": False}},
     "labelled": {"labels": {"team": "platform"}, "annotations": {"cost": "shared"}},
@@ -341,6 +343,32 @@ def test_the_gateway_of_a_shared_cache_has_its_secret(objects: Objects) -> None:
     assert asked <= made | given
 
 
+def test_keys_are_mounted_as_a_folder_that_follows_its_secret(
+    rendered: dict[str, Objects],
+) -> None:
+    settings = gateway_settings.read([], environment(rendered["keys"], "gateway"))
+    assert (settings.auth, settings.allow_anonymous_network) == ("keys", False)
+    spec = one(rendered["keys"], "Deployment", "sluice-gateway")["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in spec["volumes"] if volume["name"] == "keys")
+    assert volume["secret"]["secretName"] == "mine"
+    (mount,) = (m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "keys")
+    assert mount["readOnly"] is True and "subPath" not in mount
+    assert str(settings.keys_file) == f"{mount['mountPath']}/keys.yaml"
+    one(rendered["keys"], "Ingress", "sluice-gateway")
+    default = gateway_settings.read([], environment(rendered["default"], "gateway"))
+    assert (default.auth, default.limit_gateways) == ("none", 2)
+
+
+def test_limits_are_told_to_gateways(rendered: dict[str, Objects]) -> None:
+    settings = gateway_settings.read([], environment(rendered["limits"], "gateway"))
+    found = settings.tenant_limits
+    assert [rate and rate.text for rate in (found.requests, found.inputs, found.tokens)] == [
+        "20/s:100",
+        "600/m",
+        "9/h",
+    ]
+
+
 # What it grants -----------------------------------------------------------------------------------
 
 
@@ -475,7 +503,11 @@ def test_every_value_is_described_and_every_description_has_a_value() -> None:
     [
         ({"gatewy": {}}, "additional properties 'gatewy' not allowed"),
         ({"gateway": {"replica": 3}}, "at '/gateway': additional properties 'replica' not allowed"),
-        ({"auth": {"mode": "keys"}}, "at '/auth/mode': value must be 'none'"),
+        ({"auth": {"mode": "oidc"}}, "at '/auth/mode': value must be one of 'none', 'keys'"),
+        ({"auth": {"mode": "keys"}}, "auth.mode is keys, which needs auth.existingSecret"),
+        ({"auth": {"existingSecret": "k"}}, "auth.existingSecret has no effect with auth.mode no"),
+        ({"auth": {"limits": {"requests": "fast"}}}, "at '/auth/limits/requests'"),
+        ({"auth": {"limits": {"request": "1/s"}}}, "additional properties 'request' not allowed"),
         ({"gateway": {"replicas": 0}}, "at '/gateway/replicas'"),
         ({"gateway": {"replicas": "two"}}, "at '/gateway/replicas': got string, want integer"),
         ({"gateway": {"drainDelay": "5"}}, "at '/gateway/drainDelay'"),

@@ -12,7 +12,7 @@ import pytest
 from tests.support import chart
 
 SECRETS = {
-    "good": {"cache-secret": "aGk=", "redis-url": "aGk="},
+    "good": {"cache-secret": "aGk=", "redis-url": "aGk=", "keys.yaml": "aGk="},
     "empty": {},
     "pull": {".dockerconfigjson": "e30="},
 }
@@ -77,8 +77,9 @@ def connected() -> Iterator[list[str]]:
         server.shutdown()
 
 
-def given(cache: str = "", redis: str = "", pull: str = "") -> dict[str, Any]:
+def given(cache: str = "", redis: str = "", pull: str = "", keys: str = "") -> dict[str, Any]:
     return {
+        "auth": {"mode": "keys" if keys else "none", "existingSecret": keys},
         "cache": {"existingSecret": cache},
         "redis": {"enabled": not redis, "existingSecret": redis},
         "image": {"pullSecrets": [pull] if pull else []},
@@ -92,6 +93,8 @@ def given(cache: str = "", redis: str = "", pull: str = "") -> dict[str, Any]:
         (given(cache="empty"), 'the Secret "empty" in namespace "sluice-system" has no key cache-'),
         (given(redis="nope"), "make it first, with the key redis-url."),
         (given(redis="pull"), "has no key redis-url"),
+        (given(keys="nope"), "make it first, with the key keys.yaml."),
+        (given(keys="empty"), "has no key keys.yaml"),
         (given(pull="nope"), 'image.pullSecrets: there is no Secret "nope"'),
     ],
 )
@@ -105,7 +108,7 @@ def test_a_secret_that_is_missing_is_named(
 
 @pytest.mark.parametrize(
     "values",
-    [given("good", "good", "pull"), given("nope") | {"redis": {"enabled": False}}],
+    [given("good", "good", "pull", "good"), given("nope") | {"redis": {"enabled": False}}],
     ids=["there", "unused"],
 )
 def test_secrets_that_are_there_or_that_nobody_reads_pass(

@@ -37,6 +37,13 @@ def until_answered(url: str) -> None:
 gateway = sys.argv[1]
 until_answered(f"{gateway}/readyz")
 
+if sys.argv[2] == "keys":
+    status, body = get(f"{gateway}/v1/models")
+    if status != 401 or json.loads(body)["error"]["code"] != "unauthorized":
+        sys.exit(f"/v1/models without a key: status {status}, {body!r}")
+    print(f"{gateway} answers, and lets nobody in without a key")
+    sys.exit()
+
 status, body = get(f"{gateway}/v1/models")
 models = json.loads(body)
 if status != 200 or models["object"] != "list":

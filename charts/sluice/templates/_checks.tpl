@@ -22,8 +22,14 @@
 {{- if .Values.ingress.enabled }}{{ $exposed = append $exposed "ingress.enabled" }}{{ end -}}
 {{- if .Values.httpRoute.enabled }}{{ $exposed = append $exposed "httpRoute.enabled" }}{{ end -}}
 {{- if ne .Values.gateway.service.type "ClusterIP" }}{{ $exposed = append $exposed (printf "gateway.service.type: %s" .Values.gateway.service.type) }}{{ end -}}
-{{- if and $exposed (not .Values.auth.publicAccess) -}}
-{{- fail (printf "\n\nauth.mode is none, and %s opens the gateway to callers outside the cluster: whoever reaches it could use every service with access.public.\nIf that is meant, set auth.publicAccess: true." (join " and " $exposed)) -}}
+{{- if and (eq .Values.auth.mode "keys") (not .Values.auth.existingSecret) -}}
+{{- fail (printf "\n\nauth.mode is keys, which needs auth.existingSecret: a Secret with the tenants and the hashes of their keys. Make one:\nsluice keys create TENANT --namespace NAMESPACE --secret sluice-keys --secret-namespace %s | kubectl apply -f -" .Release.Namespace) -}}
+{{- end -}}
+{{- if and (ne .Values.auth.mode "keys") .Values.auth.existingSecret -}}
+{{- fail "\n\nauth.existingSecret has no effect with auth.mode none: set auth.mode: keys, or leave it out." -}}
+{{- end -}}
+{{- if and $exposed (eq .Values.auth.mode "none") (not .Values.auth.publicAccess) -}}
+{{- fail (printf "\n\nauth.mode is none, and %s opens the gateway to callers outside the cluster: whoever reaches it could use every service with access.public.\nGive callers keys with auth.mode: keys. If that is meant, set auth.publicAccess: true." (join " and " $exposed)) -}}
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: the Gateway that the route belongs to." -}}
@@ -48,6 +54,7 @@
 {{- $wanted = append $wanted (list "cache.existingSecret" .Values.cache.existingSecret "cache-secret") -}}
 {{- end -}}
 {{- $wanted = append $wanted (list "redis.existingSecret" .Values.redis.existingSecret "redis-url") -}}
+{{- $wanted = append $wanted (list "auth.existingSecret" .Values.auth.existingSecret "keys.yaml") -}}
 {{- range .Values.image.pullSecrets -}}
 {{- $wanted = append $wanted (list "image.pullSecrets" . "") -}}
 {{- end -}}
