@@ -157,7 +157,8 @@ def errors_page() -> str:
         "Routes below `/v1` answer in OpenAI's error shape, all others as"
         " `application/problem+json` (RFC 9457). Both carry the code and the request id. An error"
         f" that is worth a retry says so in `{names.SHOULD_RETRY}`, `{names.RETRY_AFTER_MS}` and"
-        " `Retry-After`, which the OpenAI client obeys.",
+        " `Retry-After`, which the OpenAI client obeys. Who may call what, and how much:"
+        " [access.md](access.md).",
         "",
     ]
     for kind in CATALOGUE.values():

@@ -5,6 +5,7 @@ What is asked of time is asked by what came before what, never by a clock.
 
 import asyncio
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -125,6 +126,24 @@ async def test_nobody_without_a_key(site: Site, method: str, path: str, header: 
     assert reply.headers["www-authenticate"].startswith('Bearer realm="sluice"')
     assert ("error=" in reply.headers["www-authenticate"]) == (header is not None)
     assert reply.headers["x-should-retry"] == "false"
+
+
+OPEN = {"/livez", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready"}
+"""Routes of the document that nobody needs a key for. A new one must be put here, or ask."""
+
+
+async def test_every_route_but_these_asks_for_a_key(site: Site) -> None:
+    paths = (await site.one.get("/openapi.json")).json()["paths"]
+    assert paths.keys() >= OPEN
+    for path, methods in paths.items():
+        for method in methods:
+            target = re.sub(r"\{\w+(:path)?\}", "stub", path)
+            async with await site.one.client() as client:
+                if method == "post":
+                    reply = await client.post(target, {})
+                else:
+                    reply = await client.get(target, method.upper())
+            assert (reply.status != 401) == (path in OPEN), (method, path, reply)
 
 
 @pytest.mark.parametrize(

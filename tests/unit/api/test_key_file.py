@@ -1,7 +1,9 @@
 """The keys file: what it says, and every mistake with line, field and fix, never with a key."""
 
 import json
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +50,16 @@ def test_everything_that_can_be_said() -> None:
         ),
     )
     assert (support.services, support.limits, support.keys) == (("*",), None, ())
+
+
+def test_the_example_of_the_page_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
+    (example,) = re.findall(r"^```yml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tenant,) = read_key_file(example.encode(), "docs/access.md").tenants
+    assert tenant.limits == Limits(
+        parse_rate("20/s:100"), parse_rate("6000/m"), parse_rate("100000/m")
+    )
+    assert len(tenant.keys) == 1 and tenant.namespaces == ("search", "search-dev")
 
 
 def test_json_says_the_same() -> None:
