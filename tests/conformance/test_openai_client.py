@@ -49,7 +49,8 @@ def writer() -> Iterator[StubWorker]:
 def gateway(
     encoder: StubWorker, writer: StubWorker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GatewayProcess]:
-    table = [service("emb", [encoder.url]), service("gen", [writer.url])]
+    asleep = service("asleep", [], tasks=[Task.EMBEDDINGS])
+    table = [service("emb", [encoder.url]), service("gen", [writer.url]), asleep]
     with GatewayProcess(tmp_path_factory.mktemp("gateway"), table) as process:
         asyncio.run(process.ready("emb"))
         asyncio.run(process.ready("gen"))
@@ -180,7 +181,7 @@ MODELS = "GET /v1/models"
 
 @case(MODELS, "lists them")
 def _(client: Client, worker: StubWorker) -> None:
-    assert [model.id for model in client.models.list()] == ["emb", "gen"]
+    assert [model.id for model in client.models.list()] == ["asleep", "emb", "gen"]
 
 
 @case(MODELS, "shows one")
@@ -201,7 +202,7 @@ case(MODELS, "refuses an unknown one")(
 
 @async_case(MODELS, "lists them")
 async def _(client: AsyncClient, worker: StubWorker) -> None:
-    assert [model.id async for model in client.models.list()] == ["emb", "gen"]
+    assert [model.id async for model in client.models.list()] == ["asleep", "emb", "gen"]
 
 
 # Chat ---------------------------------------------------------------------------------------------
@@ -617,6 +618,111 @@ def _(client: Client, worker: StubWorker) -> None:
     recovery.start()
     assert _chat(client.with_options(max_retries=20), extra_headers=headers).choices
     recovery.join()
+
+
+# Errors as the client's own classes ---------------------------------------------------------------
+
+_RAISED: tuple[tuple[str, Callable[[Client], Any], type[openai.APIStatusError]], ...] = (
+    ("BadRequestError", _embed(input=[]), openai.BadRequestError),
+    ("NotFoundError", _embed(model="none"), openai.NotFoundError),
+    (
+        "InternalServerError",
+        lambda client: client.embeddings.create(
+            model="asleep", input="x", extra_headers={"X-Sluice-Deadline-Ms": "50"}
+        ),
+        openai.InternalServerError,
+    ),
+    (
+        "UnprocessableEntityError",
+        lambda client: [
+            client.embeddings.create(
+                model="emb", input=text(), extra_headers={"Idempotency-Key": "openai-422"}
+            )
+            for _ in range(2)
+        ],
+        openai.UnprocessableEntityError,
+    ),
+)
+for _name, _call, _class in _RAISED:
+
+    @case(EMBEDDINGS, f"raises {_name}")
+    def _(
+        client: Client,
+        worker: StubWorker,
+        call: Callable[[Client], Any] = _call,
+        kind: type[openai.APIStatusError] = _class,
+    ) -> None:
+        with pytest.raises(kind) as raised:
+            call(client)
+        error = raised.value
+        assert error.code and error.type and error.message
+        assert error.request_id == error.response.headers["x-request-id"]
+
+
+@case(EMBEDDINGS, "says what is not worth another try, and the client heeds it")
+def _(client: Client, worker: StubWorker) -> None:
+    asked: list[Any] = []
+    http = openai.DefaultHttpxClient(event_hooks={"request": [asked.append]})
+    eager = Client(base_url=client.base_url, api_key="k", max_retries=3, http_client=http)
+    with eager, pytest.raises(openai.BadRequestError):
+        eager.embeddings.create(model="emb", input="")
+    assert len(asked) == 1
+
+
+@case(EMBEDDINGS, "is tried again by the client while the model wakes")
+def _(client: Client, worker: StubWorker) -> None:
+    asked: list[Any] = []
+    http = openai.DefaultHttpxClient(event_hooks={"request": [asked.append]})
+    headers = {"X-Sluice-Deadline-Ms": "50"}
+    eager = Client(base_url=client.base_url, api_key="k", max_retries=1, http_client=http)
+    with eager, pytest.raises(openai.InternalServerError):
+        eager.embeddings.create(model="asleep", input="x", extra_headers=headers)
+    assert len(asked) == 2
+
+
+@case(CHAT, "is sent again with a key")
+def _(client: Client, worker: StubWorker) -> None:
+    headers, messages = {"Idempotency-Key": text()}, user(text())
+    seen = len(worker.seen)
+    answers = [
+        _chat(client, messages=messages, temperature=1, extra_headers=headers) for _ in range(2)
+    ]
+    assert answers[0].choices == answers[1].choices and len(worker.seen) == seen + 1
+
+
+@case(CHAT, "is sent again with a key, as a stream")
+def _(client: Client, worker: StubWorker) -> None:
+    headers, messages = {"Idempotency-Key": text()}, user(text())
+    seen = len(worker.seen)
+    streams = [
+        list(_chat(client, messages=messages, temperature=1, stream=True, extra_headers=headers))
+        for _ in range(2)
+    ]
+    assert streams[0] == streams[1] and len(worker.seen) == seen + 1
+
+
+@async_case(CHAT, "is cancelled")
+async def _(client: AsyncClient, worker: StubWorker) -> None:
+    worker.behaviour.hang = True
+    create = client.chat.completions.create(model="gen", messages=user(text()), temperature=0)
+    asking = asyncio.create_task(create)
+    await until(lambda: worker.running == 1)
+    asking.cancel()
+    await until(lambda: worker.running == 0, what="the worker goes on")
+    worker.behaviour.hang = False
+
+
+@async_case(CHAT, "many at once, each its own")
+async def _(client: AsyncClient, worker: StubWorker) -> None:
+    async def ask(length: int) -> str:
+        answer = await client.chat.completions.create(
+            model="gen", messages=user("x" * length), temperature=0
+        )
+        return str(answer.choices[0].message.content)
+
+    answers = await asyncio.gather(*[ask(length) for length in range(1, 31)])
+    lengths = [int(answer.split(" ")[0]) for answer in answers]
+    assert len(set(lengths)) == 30 and lengths == sorted(lengths)
 
 
 @pytest.mark.parametrize(("route", "behaviour"), CASES, ids=str)
