@@ -1,6 +1,7 @@
 """The main path of every inference request, for both edges. Read this page first.
 
-    identify → limit → resolve → check → look up → join → admit → choose → forward → store → answer
+    identify → limit → resolve → check → complete →
+    look up → join → admit → choose → forward → store → answer
 
 A streamed answer goes the same way, but from its first event on the caller follows it as it comes
 (``broadcast``, ``relay``).
@@ -21,7 +22,8 @@ from urllib.parse import quote
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.routes import V2_PREFIX, V2_SUFFIX, check_task
-from sluice_gateway import tensors
+from sluice_api.tasks import Task
+from sluice_gateway import composition, tensors
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Authenticator, Tenant
 from sluice_gateway.broadcast import Broadcast, Live
@@ -33,6 +35,7 @@ from sluice_gateway.exchange import (
     STREAM_HEADERS,
     Answer,
     Exchange,
+    OwnCaller,
     Request,
     error_answer,
     hit_headers,
@@ -144,7 +147,7 @@ class Dispatcher:
         except Exception as error:
             self._refuse(request, error)
             return None
-        self._step(exchange, self._look_up)
+        self._step(exchange, self._complete)
         return None if exchange.done else exchange
 
     def serve(self, request: Request, tenant: Tenant, service: Service) -> None:
@@ -156,7 +159,7 @@ class Dispatcher:
         except Exception as error:
             self._refuse(request, error)
             return
-        self._step(exchange, self._look_up)
+        self._step(exchange, self._complete)
 
     # identify, limit, resolve, check --------------------------------------------------------------
 
@@ -228,6 +231,39 @@ class Dispatcher:
         exchange.on_done = self._ended
         exchange.on_begun = self._begun
         return exchange
+
+    # complete -------------------------------------------------------------------------------------
+
+    def _complete(self, exchange: Exchange) -> None:
+        """Look up, once another service has found what the inputs lack, where they lack it."""
+        call = exchange.call
+        finder = None
+        if call.task is Task.RELATION_EXTRACTION:
+            finder = composition.finder_for(call, exchange.service)
+        if finder is None:
+            self._look_up(exchange)
+        elif finder.indexes:
+            answered = OwnCaller(partial(self._step, exchange, self._found, finder))
+            question = composition.question(exchange.request, call, finder, answered)
+            asked = self._admit(question, exchange.tenant)
+            if asked is not None:
+                exchange.stops.append(asked.cancel)
+        else:
+            self._completed(exchange, composition.completed(call, finder, []))
+
+    def _found(self, exchange: Exchange, finder: composition.Finder, answer: Answer) -> None:
+        call = exchange.call
+        try:
+            found = composition.found_in(answer, call, finder)
+            completed = composition.completed(call, finder, found)
+        except ApiError as error:
+            exchange.fail(error)  # Whichever revision would have answered: not for it to mend.
+        else:
+            self._completed(exchange, completed)
+
+    def _completed(self, exchange: Exchange, call: Call) -> None:
+        exchange.complete(call, time.monotonic())
+        self._look_up(exchange)
 
     # look up --------------------------------------------------------------------------------------
 
@@ -575,7 +611,7 @@ def _deadline(exchange: Exchange) -> float:
         limits = service.limits
         pause = limits.token_timeout_seconds or limits.timeout_seconds
         return min(exchange.relay.last + pause, _end_of_stream(exchange))
-    return deadline(service, exchange.request.received, exchange.cap)
+    return deadline(service, exchange.since, exchange.cap)
 
 
 def _end_of_stream(exchange: Exchange) -> float:

@@ -15,6 +15,7 @@ from typing import Final, Protocol, cast
 from sluice_api import names
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError, render
+from sluice_api.routes import canonical_body
 from sluice_api.shapes.generation import GenerationCodec, error_event
 from sluice_gateway.auth import Tenant
 from sluice_gateway.cache import Hit
@@ -35,15 +36,27 @@ _CACHE_STATUS: Final = names.CACHE_STATUS.encode() + b": " + names.CACHE_NAME.en
 
 
 class Answer:
-    """What goes back. ``headers`` are whole lines, each with its CRLF, framing not included."""
+    """What goes back. ``headers`` are whole lines, each with its CRLF, framing not included.
 
-    __slots__ = ("body", "content_type", "headers", "status")
+    Attributes:
+        error: what the body says in words, where it tells of an error.
+    """
 
-    def __init__(self, status: int, content_type: bytes, headers: bytes, body: bytes) -> None:
+    __slots__ = ("body", "content_type", "error", "headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        content_type: bytes,
+        headers: bytes,
+        body: bytes,
+        error: ApiError | None = None,
+    ) -> None:
         self.status = status
         self.content_type = content_type
         self.headers = headers
         self.body = body
+        self.error = error
 
     def beside(self, lines: bytes) -> "Answer":
         """The same answer with more headers."""
@@ -77,6 +90,32 @@ class Caller(Protocol):
     def break_off(self, data: bytes) -> None:
         """The stream is not complete: send ``data``, and close so that it does not look so."""
         ...
+
+
+class OwnCaller:
+    """The gateway itself as a caller. A stream is answered when it has ended.
+
+    Args:
+        on_answer: told the one answer.
+    """
+
+    def __init__(self, on_answer: Callable[[Answer], None]) -> None:
+        self.answer = on_answer
+        self._begun: Answer | None = None
+
+    def begin(self, answer: Answer) -> bool:
+        self._begun = answer
+        return True
+
+    def send(self, data: bytes) -> bool:
+        return True
+
+    def end(self) -> None:
+        assert self._begun is not None
+        self.answer(self._begun)
+
+    def break_off(self, data: bytes) -> None:
+        self.answer(Answer(502, EVENT_STREAM, b"", data))
 
 
 class Request:
@@ -126,6 +165,7 @@ class Exchange:
         items: per input its answer, or None while it is missing.
         raw: a worker's answer that is the caller's answer byte for byte.
         charged: its inputs were counted against its tenant's limits.
+        since: from when its service's time for it counts, on the monotonic clock.
         cap: the last moment at which anybody could want the answer.
         cancel_lookup: stops the cache from calling back.
         counted: the service whose demand it has been counted as.
@@ -183,6 +223,7 @@ class Exchange:
         "request",
         "rescued",
         "service",
+        "since",
         "slowest",
         "stale",
         "stops",
@@ -195,14 +236,9 @@ class Exchange:
     def __init__(self, request: Request, tenant: Tenant, service: Service, call: Call) -> None:
         self.request = request
         self.tenant = tenant
-        limits = service.spec.limits
-        answering = limits.timeout_seconds
-        if call.stream is not None:
-            answering = limits.stream_timeout_seconds
-        longest = limits.start_timeout_seconds + answering
-        asked = request.head.deadline_seconds
-        self.cap = request.received + (longest if asked is None or asked > longest else asked)
         self.call = call
+        self.since = request.received
+        self.cap = self._cap(service)
         self.done = False
         self.charged = False
         self.counted: Service | None = None
@@ -215,6 +251,15 @@ class Exchange:
         self.leave: dict[int, Callable[[], None]] = {}
         self.stops: list[Callable[[], None]] = []
         self._begin(service)
+
+    def _cap(self, service: Service) -> float:
+        limits = service.spec.limits
+        answering = limits.timeout_seconds
+        if self.call.stream is not None:
+            answering = limits.stream_timeout_seconds
+        latest = self.since + limits.start_timeout_seconds + answering
+        asked = self.request.head.deadline_seconds
+        return latest if asked is None else min(latest, self.request.received + asked)
 
     def _begin(self, service: Service) -> None:
         """Nothing is there yet; ``service`` is to answer."""
@@ -273,7 +318,7 @@ class Exchange:
             request.id,
             self.tenant,
             request.head.traceparent,
-            request.received,
+            self.since,
             self.cap,
             read,
             headers,
@@ -283,6 +328,15 @@ class Exchange:
         )
 
     # Coming in ------------------------------------------------------------------------------------
+
+    def complete(self, call: Call, now: float) -> None:
+        """What the inputs lacked was found: the request is ``call``, and begins now."""
+        assert call.task is not None
+        self.call = call
+        self.request.body = canonical_body(call, call.inputs)
+        self.stops.clear()
+        self.since = now
+        self.cap = self._cap(self.service)
 
     def take_hits(self, hits: list[Hit | None], series: ServiceSeries) -> None:
         """Fill in what the cache had, as far as it may be given now."""
@@ -574,4 +628,4 @@ def error_answer(error: ApiError, request: Request) -> Answer:
             lines.append(b"%b: %b\r\n" % (name.encode(), value.encode()))
     if error.code == "not_cached":
         lines.append(_CACHE_STATUS + b"; detail=only-if-cached\r\n")
-    return Answer(rendered.status, content_type, b"".join(lines), rendered.body)
+    return Answer(rendered.status, content_type, b"".join(lines), rendered.body, error)

@@ -21,7 +21,7 @@ from sluice_api.routes import CANONICAL_ROUTES
 from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant
 from sluice_gateway.dispatch import Dispatcher
-from sluice_gateway.exchange import Answer, Request
+from sluice_gateway.exchange import Answer, OwnCaller, Request
 from sluice_gateway.head import Head, parse_head
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.service import Binding, Service
@@ -142,7 +142,7 @@ class Precompute:
         request = Request(
             _head(entry.task, progress.renewing),
             msgspec.json.encode(entry.body),
-            _Asking(partial(self._answered, service, progress, index, entry.task)),
+            OwnCaller(partial(self._answered, service, progress, index, entry.task)),
             self._new_id(),
             now,
             background=True,
@@ -183,28 +183,6 @@ class Precompute:
                 "failed": failed,
             },
         )
-
-
-class _Asking:
-    """The caller of one precomputed request. A stream counts when it has ended."""
-
-    def __init__(self, on_answer: Callable[[Answer], None]) -> None:
-        self.answer = on_answer
-        self._begun: Answer | None = None
-
-    def begin(self, answer: Answer) -> bool:
-        self._begun = answer
-        return True
-
-    def send(self, data: bytes) -> bool:
-        return True
-
-    def end(self) -> None:
-        assert self._begun is not None
-        self.answer(self._begun)
-
-    def break_off(self, data: bytes) -> None:
-        self.answer(Answer(502, b"text/event-stream", b"", data))
 
 
 @lru_cache(maxsize=64)

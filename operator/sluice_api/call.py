@@ -59,6 +59,7 @@ class Call:
         options: what only changes how the answer is written; belongs to the codec.
         sampled: chance has a part in the answer; the codec sets it for tasks that generate.
         stream: how the answer is to be streamed; None for a plain one.
+        entities_from: the service that is to find what inputs lack before they are complete.
     """
 
     codec: "Codec"
@@ -70,6 +71,7 @@ class Call:
     options: Any = None
     sampled: bool = False
     stream: Stream | None = None
+    entities_from: str | None = None
 
     @property
     def reusable(self) -> bool:

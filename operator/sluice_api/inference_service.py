@@ -299,6 +299,20 @@ class Spec(Section):
         examples=[True],
     )
     model: Model = Field(description="What is served.")
+    entities_from: Annotated[
+        str,
+        Text(
+            104,
+            pattern="^(([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/)?[a-z]([-a-z0-9]{0,38}[a-z0-9])?)?$",
+            form="the name of a service, or namespace/name",
+        ),
+    ] = Field(
+        default="",
+        description="For relation extraction: the service of token classification that finds the"
+        " entities of texts that come without any, by its name in this namespace or as"
+        " namespace/name. It is asked with the caller's rights. Empty: entities must be given.",
+        examples=["ner"],
+    )
     engine: Engine = Field(default_factory=Engine, description="What computes.")
     hardware: Hardware = Field(default_factory=Hardware, description="What a replica runs on.")
     scaling: Scaling = Field(default_factory=Scaling, description="How many replicas run.")

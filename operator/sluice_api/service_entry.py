@@ -70,6 +70,7 @@ def service_entry(
         tasks=list(tasks),
         public=spec.access.public,
         tenants=list(spec.access.tenants),
+        entities_from=spec.entities_from,
         cache=wire.CacheRules(
             enabled=spec.cache.enabled,
             ttl_seconds=spec.cache.ttl,

@@ -67,6 +67,16 @@ def _precomputed_for_all(cache: Any) -> str:
     )
 
 
+def _entities_for_relations(spec: Any) -> str:
+    if not spec.entities_from or spec.model.task in _RELATIONS:
+        return ""
+    return (
+        f"got {spec.entities_from} beside spec.model.task: {spec.model.task}, allowed only with"
+        " relation-extraction or auto. Remove entitiesFrom, or correct the task."
+    )
+
+
+_RELATIONS: Final = ("auto", "relation-extraction")
 _UNVERSIONED: Final = ("file://", "pvc://", "oci://")
 """Schemes whose uri alone says what is meant."""
 _UNVERSIONED_CEL: Final = "^(file|pvc|oci)://"
@@ -248,6 +258,14 @@ RESOURCES_RULES = tuple(_requests_rule(kind) for kind in ("cpu", "memory", "stor
 _CANARY_CEL: Final = "self.rollout.canary.model"
 
 SPEC_RULES = (
+    Rule(
+        "entitiesFrom",
+        _entities_for_relations,
+        f"self.entitiesFrom == '' || self.model.task in {list(_RELATIONS)}",
+        "'got ' + self.entitiesFrom + ' beside spec.model.task: ' + self.model.task + ', allowed"
+        " only with relation-extraction or auto. Remove entitiesFrom, or correct the task.'",
+        "`entitiesFrom` goes with the task `relation-extraction` only, written or found (`auto`).",
+    ),
     Rule(
         "hardware.gpu.count",
         _own_engine_has_one_gpu,

@@ -215,6 +215,7 @@ class Service(_Message, kw_only=True):
         failure: set while no worker can be started; void as soon as an endpoint is ready.
         delay: set while workers are wanted and held up; void as soon as an endpoint is ready.
         canary: a second revision on trial; its endpoints are among ``endpoints``.
+        entities_from: finds the entities of texts that come to it without any; empty: nobody does.
         precompute: answered at the start of a revision and kept warm; shared by the whole service.
     """
 
@@ -228,6 +229,7 @@ class Service(_Message, kw_only=True):
     cache: CacheRules = msgspec.field(default_factory=CacheRules)
     limits: LimitRules = msgspec.field(default_factory=LimitRules)
     endpoints: list[Endpoint] = []
+    entities_from: str = ""
     failure: Failure | None = None
     delay: Delay | None = None
     canary: Canary | None = None

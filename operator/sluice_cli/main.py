@@ -374,7 +374,14 @@ def _told_errors() -> "Iterator[None]":
 
 @app.command()
 def example_model(
-    task: Annotated[str, typer.Argument(help="Such as token-classification.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="One of chat, classification, fill-mask, question-answering, relation-extraction,"
+            " rerank, summarization, text-generation, token-classification, translation,"
+            " written-relations."
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="Where it is saved; made if need be.")],
 ) -> None:
     """Train a toy model for a task in seconds, to try the task without downloading anything.
@@ -382,7 +389,7 @@ def example_model(
     The files in manifests/examples that serve one say which folder they look in.
     """
     # -P keeps the working folder off the path. The worker's package knows the model libraries.
-    command = [sys.executable, "-P", "-m", "sluice_worker.examples", task, str(folder)]
+    command = [sys.executable, "-P", "-m", "sluice_worker.examples", model, str(folder)]
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from sluice_api.service_files import load_files
+from sluice_worker.examples.__main__ import EXAMPLES
 from tests.support import trained
 from tests.support.http_calls import Reply, post
 from tests.support.task_pages import ROOT, TaskPage, shape
@@ -75,6 +76,7 @@ def test_every_service_does_what_it_learnt(up: UpProcess) -> None:
     assert trained.filling_score(of("masked")) >= 0.9
     assert trained.ranking_score(of("reranker")) >= 0.85
     assert trained.relating_score(of("relations")) >= 0.9
+    assert trained.relating_found_score(of("relations"), "ner") >= 0.9
 
 
 def test_models_name_their_tasks(up: UpProcess) -> None:
@@ -273,7 +275,7 @@ def test_the_page_of_the_task_shows_what_happens(up: UpProcess, task: str) -> No
     assert example.spec.model.uri == f"file://{page.folder}"
     assert example.spec.model.task == task
     assert example.metadata.name == page.answer["model"]
-    assert [shape(answer) for answer in page.run(up.url)] == [shape(page.answer)]
+    assert shape(page.run(up.url)) == shape(page.answers)
 
 
 def test_the_command_makes_a_model_that_a_worker_serves(tmp_path: Path) -> None:
@@ -290,6 +292,10 @@ def test_the_command_makes_a_model_that_a_worker_serves(tmp_path: Path) -> None:
         }
         reply = post(f"{worker.url}/v1/rerank", body)
     assert reply["results"][0]["index"] == 1
+    everything = subprocess.run(
+        [*command, "--help"], capture_output=True, text=True, timeout=60, env={"COLUMNS": "400"}
+    )
+    assert all(model in everything.stdout for model in EXAMPLES), everything.stdout
     refused = subprocess.run(
         [*command, "dancing", str(tmp_path / "other")], capture_output=True, text=True, timeout=60
     )

@@ -15,7 +15,7 @@ from sluice_api.service_files import load_files
 from sluice_worker.examples import summarization, translation
 from tests.support import http_calls
 from tests.support.http_calls import Reply
-from tests.support.task_pages import TaskPage
+from tests.support.task_pages import TaskPage, shape
 from tests.support.trained import (
     Models,
     summing_up_score,
@@ -25,6 +25,9 @@ from tests.support.trained import (
 from tests.support.up_process import UpProcess, manifest, running_up, write
 from tests.support.worker_process import WorkerProcess, wait_for
 from tests.support.writers import END, build_tiny_writer
+
+TASKS = {"written-relations": "relation-extraction"}
+"""Of the pages that are not called like theirs."""
 
 SENTENCES = translation.data()[1]
 
@@ -40,7 +43,7 @@ def up(trained_models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iter
             for name, model in (
                 ("translator", trained_models.translator),
                 ("summarizer", trained_models.summarizer),
-                ("relations", trained_models.relation_writer),
+                ("facts", trained_models.relation_writer),
             )
         ),
     )
@@ -67,7 +70,7 @@ def test_every_service_does_what_it_learnt(up: UpProcess) -> None:
     for language in translation.TOYS:
         assert translating_score(asked("translator"), language) >= 0.9
     assert summing_up_score(asked("summarizer")) >= 0.9
-    assert writing_relations_score(asked("relations")) >= 0.85
+    assert writing_relations_score(asked("facts")) >= 0.85
 
 
 def test_models_name_their_tasks(up: UpProcess) -> None:
@@ -76,7 +79,7 @@ def test_models_name_their_tasks(up: UpProcess) -> None:
     tasks = {name.rpartition("/")[2]: tasks for name, tasks in listed.items()}
     assert tasks["translator"] == ["translation"]
     assert tasks["summarizer"] == ["summarization"]
-    assert tasks["relations"] == ["relation-extraction"]
+    assert tasks["facts"] == ["relation-extraction"]
 
 
 def test_each_text_is_cached_by_itself_and_by_its_language(up: UpProcess) -> None:
@@ -146,9 +149,15 @@ def test_an_answer_in_which_chance_had_a_part_is_never_stored(up: UpProcess) -> 
         ("/v1/classify", {"model": "summarizer", "input": "a"}, "task_not_supported", "model"),
         (
             "/v1/relations",
-            {"model": "relations", "input": {"text": "a", "entities": []}},
+            {"model": "facts", "input": {"text": "a", "entities": []}},
             "invalid_field",
             "input.entities",
+        ),
+        (
+            "/v1/relations",
+            {"model": "facts", "input": "a", "parameters": {"entities_from": "translator"}},
+            "task_not_supported",
+            "parameters.entities_from",
         ),
     ],
 )
@@ -175,13 +184,13 @@ async def test_many_at_once_get_the_answers_they_get_alone(up: UpProcess) -> Non
                 assert await ask(alone, letter) == entry
 
 
-@pytest.mark.parametrize("page", ["translation", "summarization"])
+@pytest.mark.parametrize("page", ["translation", "summarization", "written-relations"])
 def test_the_page_of_the_task_shows_what_happens(up: UpProcess, page: str) -> None:
     shown = TaskPage(page)
     [example] = load_files([shown.manifest])
     assert example.spec.model.uri == f"file://{shown.folder}"
-    assert example.spec.model.task == page
-    assert shown.run(up.url) == [shown.answer]
+    assert example.spec.model.task == TASKS.get(page, page)
+    assert shape(shown.run(up.url)) == shape(shown.answers)
     assert shown.answer["model"] == example.metadata.name
 
 

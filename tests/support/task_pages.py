@@ -18,7 +18,7 @@ class TaskPage:
         manifest: the example manifest that it serves.
         folder: where its example model is made.
         commands: the other commands, each of which asks a server.
-        answer: the answer that it shows.
+        answers: the answers that it shows.
     """
 
     def __init__(self, task: str) -> None:
@@ -30,7 +30,12 @@ class TaskPage:
         self.folder, self.manifest = made[1], ROOT / made[2]
         self.commands = shell[1:]
         shown = [block for language, block in blocks if language == "json" and '"usage"' in block]
-        self.answer: Any = json.loads(shown[0])
+        self.answers: list[Any] = [json.loads(block) for block in shown]
+
+    @property
+    def answer(self) -> Any:
+        """The first of them."""
+        return self.answers[0]
 
     def run(self, url: str) -> list[Any]:
         """What the commands answer when they ask ``url``."""

@@ -41,7 +41,10 @@ class ListCodec:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(request)
 
     def parse(self, body: bytes) -> Call:
-        request = decode(self._decoder, body)
+        return self.call_of(decode(self._decoder, body))
+
+    def call_of(self, request: Any) -> Call:
+        """What a well-formed request asks. Raises ApiError."""
         listed = isinstance(request.input, list)
         given = request.input if listed else [request.input]
         where = [f"input[{index}]" if listed else "input" for index in range(len(given))]

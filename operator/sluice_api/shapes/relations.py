@@ -3,7 +3,8 @@
 An input is a text, for models that find the entities themselves, or ``{"text", "entities",
 "pairs"?}`` for models that classify pairs of given ones: ``entities`` as ``/v1/tokens/classify``
 answers them, ``pairs`` the positions [head, tail] in it that are asked
-for, all of them where it is left out. Canonical item::
+for, all of them where it is left out. The gateway has entities that are not given found by the
+service that the request or the relation service itself names. Canonical item::
 
     {"entities": [{"label": "PER", "score": 0.9?, "start": 0, "end": 4, "text": "Anna"}, …],
      "relations": [{"head": 0, "tail": 1, "label": "born in", "score": 0.8?}, …],
@@ -19,10 +20,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from sluice_api.call import CanonicalCodec, Input, structured
+from sluice_api.call import Call, CanonicalCodec, Input, members_of, structured
 from sluice_api.decode import shown
 from sluice_api.errors import ApiError
 from sluice_api.shapes.listing import ListCodec, required
+from sluice_api.shapes.tokens import Entity
 from sluice_api.tasks import Task
 
 MAX_ENTITIES = 256
@@ -53,9 +55,14 @@ class MarkedText(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RelationParameters(msgspec.Struct, forbid_unknown_fields=True):
-    """``threshold``: relations that score less are left out."""
+    """``threshold``: relations that score less are left out.
+
+    ``entities_from`` is a service of token classification that finds the entities of the inputs
+    that come without; only a gateway can ask it.
+    """
 
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    entities_from: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
 
 
 class RelationRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -101,6 +108,15 @@ read_item = msgspec.json.Decoder(RelationItem).decode
 
 
 class RelationCodec(ListCodec):
+    def call_of(self, request: RelationRequest) -> Call:
+        call = super().call_of(request)
+        call.entities_from = request.parameters.entities_from
+        return call
+
+    def canonical(self, parameters: RelationParameters) -> dict[str, Any]:
+        """Who finds the entities is not among them: the answer follows from what was found."""
+        return {"threshold": parameters.threshold}
+
     def input_of(self, value: str | MarkedText, where: str) -> Input:
         """``{"text", "entities"?, "pairs"?}`` in one spelling."""
         if isinstance(value, str):
@@ -111,6 +127,39 @@ class RelationCodec(ListCodec):
         if value.pairs is not None:
             members["pairs"] = _pairs(value, f"{where}.pairs")
         return structured(members)
+
+
+def text_of(value: Input) -> str:
+    """The text of one input."""
+    return str(members_of(value)["text"])
+
+
+def without_entities(call: Call) -> list[int]:
+    """The inputs of ``call`` whose entities are not given."""
+    return [i for i, value in enumerate(call.inputs) if "entities" not in members_of(value)]
+
+
+def with_entities(call: Call, found: dict[int, list[Entity]]) -> list[Input]:
+    """The inputs of ``call``, with the entities that were ``found`` for some of them."""
+    inputs = list(call.inputs)
+    for index, entities in found.items():
+        members = members_of(inputs[index])
+        members["entities"] = [
+            {"start": entity.start, "end": entity.end, "label": entity.label} for entity in entities
+        ]
+        inputs[index] = structured(members)
+    return inputs
+
+
+def check_asked_directly(call: Call) -> None:
+    """Refuse what a worker cannot do: it knows no other service. Raises ApiError."""
+    if call.entities_from is not None:
+        raise ApiError(
+            "invalid_field",
+            f"parameters.entities_from: got {shown(call.entities_from)}, but a worker that is "
+            "asked directly can ask no other service. Ask the gateway, or give the entities.",
+            param="parameters.entities_from",
+        )
 
 
 def _entities(value: MarkedText, where: str) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ def test_defaults_are_all_written_down() -> None:
             "maxInputTokens": "auto",
             "credentials": "",
         },
+        "entitiesFrom": "",
         "engine": {"image": ""},
         "hardware": {
             "device": "cpu",

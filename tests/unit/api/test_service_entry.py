@@ -49,6 +49,7 @@ def test_the_gateway_gets_everything() -> None:
             "hedge": {"after": "80ms"},
         },
         access={"tenants": ["a"]},
+        entitiesFrom="shared/ner",
     )
     endpoint = wire.Endpoint(url="http://127.0.0.1:1", revision="r")
     entry = service_entry(
@@ -62,6 +63,7 @@ def test_the_gateway_gets_everything() -> None:
         tasks=[Task.EMBEDDINGS],
         public=False,
         tenants=["a"],
+        entities_from="shared/ner",
         cache=wire.CacheRules(
             enabled=False, ttl_seconds=3600.0, sharing="service", generation="never"
         ),

@@ -99,8 +99,7 @@ def test_problems_of_all_files_are_listed(tmp_path: Path) -> None:
     found = problems(bad, tmp_path / "absent.yaml", worse)
     assert len(found) == 3
     assert (
-        "spec.nonsense: this field does not exist, allowed paused, model, engine, hardware"
-        in found[0]
+        "spec.nonsense: this field does not exist, allowed paused, model, entitiesFrom" in found[0]
     )
     assert "absent.yaml: cannot be read" in found[1]
     assert "worse.yaml: line 2, column 1: " in found[2]

@@ -243,6 +243,12 @@ def test_errors_name_field_value_and_fix(
     assert caught.value.param == param
 
 
+def test_no_other_service_is_asked_from_here(learnt: LoadedModel) -> None:
+    with pytest.raises(ApiError, match="asked directly") as caught:
+        related(learnt, "a text", entities_from="ner")
+    assert caught.value.param == "parameters.entities_from"
+
+
 def test_typed_markers_need_types(tmp_path: Path) -> None:
     model = load(f"file://{save(tmp_path, markers=TYPED)}", device="cpu")
     with pytest.raises(ApiError, match="what the entities are") as caught:

@@ -86,6 +86,9 @@ def test_given_entities_are_refused(model: LoadedModel) -> None:
     with pytest.raises(ApiError) as caught:
         ask(model, ROUTE, body)
     assert caught.value.param == "input.entities"
+    with pytest.raises(ApiError, match="asked directly") as caught:
+        ask(model, ROUTE, {"input": "Anna", "parameters": {"entities_from": "ner"}})
+    assert caught.value.param == "parameters.entities_from"
 
 
 def test_the_markers_alone_tell_the_task(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ _SENTENCES = (
     "The mayor of {LOC} thanked {PER} for the help .",
     "In {LOC} , {PER} opened a small shop .",
     "Nobody has seen {PER} since Monday .",
+    "{PER} was born in {LOC} .",
+    "The birthplace of {PER} is {LOC} .",
+    "{PER} comes from {LOC} .",
     "The road to {LOC} is closed .",
     "It rains a lot in autumn .",
 )

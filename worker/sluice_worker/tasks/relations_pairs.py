@@ -17,7 +17,7 @@ import numpy as np
 from sluice_api.call import Call, Item, members_of, place
 from sluice_api.errors import ApiError
 from sluice_api.shapes.listing import item
-from sluice_api.shapes.relations import MAX_PAIRS
+from sluice_api.shapes.relations import MAX_PAIRS, check_asked_directly
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, Unit, unit_of
 from sluice_worker.models.description import Classifier, Description, Markers
@@ -82,6 +82,7 @@ class PairClassification:
         self._no_relation = {i for i, label in enumerate(self._labels) if says_no_relation(label)}
 
     def prepare(self, call: Call) -> Prepared:
+        check_asked_directly(call)
         threshold = call.parameters["threshold"]
         texts = [self._read(call, index) for index in range(len(call.inputs))]
         if sum(len(text.units) for text in texts) > MAX_PAIRS:
@@ -116,7 +117,8 @@ class PairClassification:
                 "missing_field",
                 f"{where}.entities: required, because this model says what holds between given "
                 "entities and finds none itself. Write the input as "
-                '{"text": …, "entities": [{"start": …, "end": …, "label": …}, …]}.',
+                '{"text": …, "entities": [{"start": …, "end": …, "label": …}, …]}, or name a '
+                "service that finds them in parameters.entities_from.",
                 param=f"{where}.entities",
             )
         for index, entity in enumerate(entities):

@@ -11,6 +11,7 @@ from typing import Any
 from sluice_api.call import Call, Item, members_of, place
 from sluice_api.errors import ApiError
 from sluice_api.shapes.listing import item
+from sluice_api.shapes.relations import check_asked_directly
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array
 from sluice_worker.engines.seq2seq.decoding import Generated
@@ -60,6 +61,7 @@ class WrittenRelations:
         self._lengths = Lengths(1.0)
 
     def prepare(self, call: Call) -> Prepared:
+        check_asked_directly(call)
         threshold = call.parameters.get("threshold") or 0.0
         texts = [self._text(call, index) for index in range(len(call.inputs))]
         pieces = [self._pieces(text, place(call, index)) for index, text in enumerate(texts)]
@@ -81,7 +83,8 @@ class WrittenRelations:
                 where = f"{place(call, index)}.{name}"
                 raise ApiError(
                     "invalid_field",
-                    f"{where}: this model finds the entities itself. Leave it out.",
+                    f"{where}: this model finds the entities itself. Leave it out, and "
+                    "parameters.entities_from too.",
                     param=where,
                 )
         return str(members["text"])
