@@ -13,7 +13,7 @@ from sluice_api.call import Call
 from sluice_api.routes import CANONICAL_ROUTES, canonical_body
 from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant
-from sluice_gateway.exchange import Answer, Exchange, Request
+from sluice_gateway.exchange import Exchange, OwnCaller, Request
 from sluice_gateway.head import Head, parse_head
 from sluice_gateway.lease import MAX_KEYS, Leases
 from sluice_gateway.service import Service
@@ -85,7 +85,7 @@ class Renewals:
             Request(
                 _head(call.task),
                 _body(call, mine),
-                _Silent(ended),
+                OwnCaller(lambda answer: ended(answer.status)),
                 exchange.request.id[:100] + b".renewal",
                 now,
                 background=True,
@@ -103,28 +103,6 @@ class Renewals:
                 self._leases.done(key)
         outcome = "skipped" if status is None else "done" if status == 200 else "failed"
         service.series.renewals[outcome] += 1
-
-
-class _Silent:
-    """The caller of a renewal, who only wants to know how it went."""
-
-    def __init__(self, on_status: Callable[[int], None]) -> None:
-        self._on_status = on_status
-
-    def answer(self, answer: Answer) -> None:
-        self._on_status(answer.status)
-
-    def begin(self, answer: Answer) -> bool:
-        return True
-
-    def send(self, data: bytes) -> bool:
-        return True
-
-    def end(self) -> None:
-        self._on_status(200)
-
-    def break_off(self, data: bytes) -> None:
-        self._on_status(502)
 
 
 def _body(call: Call, indexes: list[int]) -> bytes:

@@ -96,13 +96,13 @@ def test_every_column_points_at_a_field() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_fit_models_schema_and_rules(path: Path) -> None:
-    [service] = load_files([path])
-    resource = yaml.safe_load(path.read_text())
-    jsonschema.validate(resource, SCHEMA, cls=jsonschema.Draft202012Validator)
-    complete = with_defaults(SCHEMA, resource)
-    assert list(broken_rules(SCHEMA, complete)) == []
-    # The API server and we fill in the same defaults.
-    assert complete["spec"] == service.to_dict()["spec"]
+    resources = list(yaml.safe_load_all(path.read_text()))
+    for service, resource in zip(load_files([path]), resources, strict=True):
+        jsonschema.validate(resource, SCHEMA, cls=jsonschema.Draft202012Validator)
+        complete = with_defaults(SCHEMA, resource)
+        assert list(broken_rules(SCHEMA, complete)) == []
+        # The API server and we fill in the same defaults.
+        assert complete["spec"] == service.to_dict()["spec"]
 
 
 def test_there_are_examples() -> None:
