@@ -79,6 +79,6 @@ def build(folder: Path, *, shuffled: bool = False, seed: int = 0) -> Path:
         labels=("relevant",),
         problem_type="multi_label_classification",  # So it learns a probability, not a number.
     )
-    fit(model, examples, epochs=10, rate=3e-3, seed=seed)
+    fit(model, examples, epochs=16, rate=1e-3, seed=seed)
     model.save_pretrained(folder)
     return folder

@@ -46,6 +46,12 @@ def save_tokenizer(
         vocab_size=vocabulary, special_tokens=special, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    # Training deals the ids out anew each time; a model comes out the same only with the same ones.
+    order = [*special, *sorted(tokenizer.get_vocab().keys() - set(special))]
+    tokenizer.model = models.WordPiece(
+        {name: index for index, name in enumerate(order)},
+        unk_token="[UNK]",  # noqa: S106
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
