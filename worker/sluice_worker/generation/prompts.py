@@ -14,6 +14,7 @@ from sluice_api.tasks import Task
 from sluice_worker.engines.decoder.sampling import Sampler
 from sluice_worker.generation.defaults import Defaults
 from sluice_worker.generation.grammar import SchemaGrammar, Vocabulary, schema_of
+from sluice_worker.generation.quoting import Quoting
 from sluice_worker.generation.template import ChatTemplate
 from sluice_worker.generation.tools import ToolParser, parser_for
 from sluice_worker.models.tokenizer import CHARACTERS_PER_TOKEN, Tokenizer
@@ -68,6 +69,7 @@ class PromptMaker:
         self.defaults = defaults
         self.template = template
         self.most_tokens = most_tokens
+        self._quoting = Quoting(tokenizer.markers())
 
     def __repr__(self) -> str:
         return f"<PromptMaker of at most {self.most_tokens} tokens, {self.template!r}>"
@@ -109,8 +111,8 @@ class PromptMaker:
             assert self.template is not None, "else the task is not offered"
             tools = None if parameters.tool_choice == "none" else parameters.tools
             (conversation,) = call.inputs
-            text = self.template.render(str(conversation), tools)
-            return [self._rendered(text)]
+            parts = self.template.render(str(conversation), tools, self._quoting)
+            return [self._rendered(parts)]
         return [self._encoded(call, index) for index in range(len(call.inputs))]
 
     def _encoded(self, call: Call, index: int) -> list[int]:
@@ -121,11 +123,12 @@ class PromptMaker:
             encoded = self.tokenizer.accept(value, where=where, truncate=False)
         return list(encoded.ids)
 
-    def _rendered(self, text: str) -> list[int]:
+    def _rendered(self, parts: list[str]) -> list[int]:
         """The tokens of a rendered conversation, in which special tokens are spelled out."""
-        if len(text) > self.most_tokens * CHARACTERS_PER_TOKEN:
-            raise self._too_long("messages", f"{len(text)} characters")
-        return self.tokenizer.spelled(text)
+        characters = sum(map(len, parts))
+        if characters > self.most_tokens * CHARACTERS_PER_TOKEN:
+            raise self._too_long("messages", f"{characters} characters")
+        return [token for part in parts for token in self.tokenizer.spelled(part)]
 
     def _room(self, ids: list[int], parameters: Parameters, call: Call, index: int) -> int:
         """How many tokens may follow ``ids``. Raises ApiError when that is too few."""

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sluice_api.errors import ApiError
+from sluice_worker.generation.quoting import Quoting
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
 
@@ -33,16 +34,21 @@ class ChatTemplate:
     def __repr__(self) -> str:
         return f"<ChatTemplate of {len(self.source)} characters>"
 
-    def render(self, messages: str, tools: str | None) -> str:
+    def render(self, messages: str, tools: str | None, quoting: Quoting) -> list[str]:
         """The text for a conversation and tools, both canonical JSON.
+
+        Returns it in parts that are to be tokenised one by one (see ``quoting``): mostly one.
 
         Raises:
             ApiError: the template refuses the conversation, with its own words.
         """
+        told = _with_objects(msgspec.json.decode(messages))
+        offers = None if tools is None else msgspec.json.decode(tools)
+        (told, offers), mark = quoting.marked([told, offers])
         try:
             rendered: Any = render_jinja_template(
-                conversations=[_with_objects(msgspec.json.decode(messages))],
-                tools=None if tools is None else msgspec.json.decode(tools),
+                conversations=[told],
+                tools=offers,
                 chat_template=self.source,
                 add_generation_prompt=True,
                 **self._special,
@@ -53,7 +59,7 @@ class ChatTemplate:
                 f"messages: the model's chat template does not take them: {str(error)[:200]}.",
                 param="messages",
             ) from None
-        return str(rendered[0][0])
+        return [part for part in str(rendered[0][0]).split(mark) if part]
 
 
 def load_template(manifest: Manifest) -> ChatTemplate | None:

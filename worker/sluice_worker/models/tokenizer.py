@@ -144,6 +144,11 @@ class Tokenizer:
         """Tokens beside the vocabulary, special ones among them."""
         return {token.content for token in self._fast.get_added_tokens_decoder().values()}
 
+    def markers(self) -> list[tuple[str, bool]]:
+        """The same, and whether each is called special."""
+        decoder = self._fast.get_added_tokens_decoder()
+        return [(token.content, token.special) for token in decoder.values()]
+
     @property
     def marks_subwords(self) -> bool:
         """Whether a token's spelling shows that it goes on with a word."""
