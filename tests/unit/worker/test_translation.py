@@ -107,6 +107,9 @@ def test_languages_the_model_does_not_know_are_refused_with_those_it_does(
     error = refused(translator, target="fr")
     assert (error.code, error.param) == ("invalid_field", "parameters.target")
     assert error.message == "parameters.target: got 'fr', this model knows bo, en, ka."
+    error = refused(translator, target="en")
+    assert "there is nothing to translate" in error.message
+    assert error.param == "parameters.target"
     error = refused(translator, target="bo", source="xx")
     assert (error.code, error.param) == ("invalid_field", "parameters.source")
     error = refused(translator)

@@ -66,6 +66,8 @@ class _Tokens:
     def choose(self, source: str | None, target: str | None) -> Direction:
         here = _named("source", source or self._source, self._ids)
         there = _named("target", target or self._target, self._ids)
+        if here == there and (source or target) is not None:
+            raise _same(here, given=target is not None)
         token = self._ids[there]
         return Direction(
             here,
@@ -177,6 +179,17 @@ def _named(field: str, given: str | None, known: Iterable[str]) -> str:
     if len(short) == 1:
         return short[0]
     raise _unknown(field, given, sorted(short or codes))
+
+
+def _same(language: str, *, given: bool) -> ApiError:
+    field, other = ("target", "source") if given else ("source", "target")
+    return ApiError(
+        "invalid_field",
+        f"parameters.{field}: got {language!r}, which is the {other} as well; there is nothing to "
+        f"translate. Say the language of the text in parameters.source and another in "
+        "parameters.target.",
+        param=f"parameters.{field}",
+    )
 
 
 def _unknown(field: str, given: str, known: list[str]) -> ApiError:

@@ -15,13 +15,15 @@ _LINE = re.compile(r"[^\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？؟।]+[」』”’»)\]]*")
 _WORD = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*\Z")
 _ABBREVIATION = re.compile(
-    "adj|adm|al|approx|art|bd|bzw|ca|capt|cf|chap|cie|co|col|corp|dept|dipl|dr|ed|eds|esp|est"
-    "|evtl|excl|fig|figs|gal|gen|ggf|hr|inc|incl|ing|jr|ltd|max|min|mio|mme|mr|mrs|ms|mt|nr|num"
-    "|prof|proz|rd|ref|resp|rev|sen|sgt|sr|st|str|tel|usw|vgl|vol|vs"
+    "abbr|adj|adm|al|approx|art|assn|assoc|bd|bzw|ca|capt|cf|chap|cie|co|col|comm|corp|dept|dipl|dist|dr|ed|eds|esp|est"
+    "|evtl|excl|fig|figs|gal|gen|ggf|hr|inc|incl|ing|inst|jr|ltd|max|min|mio|mme|mr|mrs|ms|mt|nr|num"
+    "|prof|proz|rd|ref|resp|rev|sen|sgt|sr|st|str|tech|tel|univ|usw|vgl|vol|vs"
     r"|[^\W\d_](\.[^\W\d_])*",
     re.IGNORECASE,
 )
 """What seldom ends a sentence with its dot: initials, and words of languages much translated."""
+_LONGER_THAN_ABBREVIATIONS = 4
+"""Letters; those that are as long stand above."""
 
 
 class Counts(Protocol):
@@ -102,15 +104,21 @@ def _sentence_ends(text: str, start: int, stop: int, cased: bool) -> Iterator[in
 def _goes_on(text: str, dot: int, end: int, cased: bool) -> bool:
     """The mark at ``dot`` does not end a sentence: an abbreviation, or a small letter follows.
 
-    In a text without capitals (not ``cased``) a small letter says nothing.
+    In a text without capitals (not ``cased``) a small letter says nothing, and not everybody who
+    writes some begins each sentence with one: after a word that is too long to be short for
+    another, or after a bare ``?`` or ``!``, it says nothing either.
     """
     following = text[end:].lstrip()[:1] if end < len(text) else ""
-    if cased and following.islower():
-        return True
-    if text[dot:end] != ".":
-        return False
+    mark = text[dot:end]
     word = _WORD.search(text, max(0, dot - 16), dot)
-    return word is not None and _ABBREVIATION.fullmatch(word[0]) is not None
+    if mark == "." and word is not None and _ABBREVIATION.fullmatch(word[0]):
+        return True
+    if not cased or not following.islower():
+        return False
+    if mark == ".":
+        # A dot inside makes it an address or the like, which says as little.
+        return word is None or "." in word[0] or len(word[0]) < _LONGER_THAN_ABBREVIATIONS
+    return mark not in ("?", "!")
 
 
 def _boundary(text: str, start: int, limit: int) -> int:
