@@ -10,13 +10,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import yaml
 from pydantic import ValidationError
 
 from sluice_api import names, strict_yaml
+from sluice_api.errors import ApiError
 from sluice_api.inference_service import InferenceService
+from sluice_api.routes import CANONICAL_ROUTES
 from sluice_api.section import Section
 from sluice_api.spec_errors import Problem, Refused, SpecError, shown
+from sluice_api.tasks import Task
 
 MAX_FILE_BYTES: Final = 1_048_576
 """As much as the API server stores in one object."""
@@ -53,6 +57,7 @@ def load_files(paths: Iterable[Path | str]) -> list[InferenceService]:
             except SpecError as error:
                 problems.extend(error.problems)
                 continue
+            problems.extend(_unanswerable(service, source))
             if service.key in services:
                 message = (
                     f"got {service.metadata.name}, which {sources[service.key]} defines already."
@@ -90,6 +95,19 @@ def parse_service(document: object, source: str) -> InferenceService:
         found = chain(_problems(error), _broken_rules(InferenceService, written, []))
         problems = [Problem(source, name, ".".join(path), message) for path, message in found]
         raise SpecError(problems) from None
+
+
+def _unanswerable(service: InferenceService, source: str) -> Iterator[Problem]:
+    """Requests to be precomputed that the route of their task would refuse."""
+    for index, entry in enumerate(service.spec.cache.precompute):
+        try:
+            CANONICAL_ROUTES[Task(entry["task"])].codec.parse(msgspec.json.encode(entry["body"]))
+        except ApiError as error:
+            field = f"spec.cache.precompute[{index}].body"
+            if error.param is not None:
+                field = f"{field}.{error.param}"
+            message = error.message.removeprefix(f"{error.param}: ")
+            yield Problem(source, service.key, field, message)
 
 
 def parse_documents(text: str, source: str) -> list[Any]:

@@ -169,3 +169,17 @@ def test_long_values_are_shortened_in_messages(tmp_path: Path) -> None:
     [problem] = problems(write(tmp_path, service_text("a" * 500)))
     assert len(problem) < 300 + len(str(tmp_path)) + 500  # the name of the service stays whole
     assert "a" * 77 + "..." in problem
+
+
+def test_requests_to_be_precomputed_are_read_as_their_route_reads_them(tmp_path: Path) -> None:
+    cache = """  cache:
+    sharing: service
+    precompute:
+    - {task: embeddings, body: {input: hello}}
+    - {task: embeddings, body: {inputs: hello}}
+    - {task: fill-mask, body: {input: "[MASK]", parameters: {top_k: many}}}
+"""
+    found = problems(write(tmp_path, service_text("a", cache), "a.yaml"))
+    assert len(found) == 2
+    assert "spec.cache.precompute[1].body.inputs: this field is not known" in found[0]
+    assert 'spec.cache.precompute[2].body.parameters.top_k: got "many", allowed a whole' in found[1]
