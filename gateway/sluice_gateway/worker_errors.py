@@ -47,13 +47,14 @@ def _read(body: bytes) -> ApiError | None:
         told = inner if isinstance(inner, dict) else told
         kind = CATALOGUE[told["code"]]
         message, param = told.get("message") or told["detail"], told.get("param")
-        if not isinstance(message, str):
+        fix = told.get("fix", kind.fix)  # In the words of the worker's version, not of ours.
+        if not isinstance(message, str) or not isinstance(fix, str):
             return None
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
         return None
     return ApiError(
         kind.code,
-        message.removesuffix(kind.fix).rstrip(),
+        message.removesuffix(fix).rstrip(),
         param=param if isinstance(param, str) else None,
     )
 

@@ -358,8 +358,13 @@ class Rendered:
     body: bytes
 
 
-def render(error: ApiError, *, path: str, request_id: str) -> Rendered:
-    """Write ``error`` in the shape that callers of ``path`` expect, with its retry headers."""
+def render(error: ApiError, *, path: str, request_id: str, with_fix: bool = False) -> Rendered:
+    """Write ``error`` in the shape that callers of ``path`` expect, with its retry headers.
+
+    Args:
+        with_fix: repeat the fix in a member of its own, for a gateway of perhaps another version,
+            which puts its own words in the place of it.
+    """
     kind = error.kind
     headers = [(names.SHOULD_RETRY, "true" if kind.retryable else "false")]
     if error.retry_after is not None:
@@ -371,17 +376,16 @@ def render(error: ApiError, *, path: str, request_id: str) -> Rendered:
         headers.append(("www-authenticate", 'Bearer realm="sluice"'))
     if path.startswith("/v1/") or path == "/v1":
         headers.append(("content-type", "application/json"))
-        body = msgspec.json.encode(
-            {
-                "error": {
-                    "message": f"{error.message} {kind.fix}",
-                    "type": kind.openai_type,
-                    "param": error.param,
-                    "code": kind.code,
-                    "request_id": request_id,
-                }
-            }
-        )
+        inner: dict[str, object] = {
+            "message": f"{error.message} {kind.fix}",
+            "type": kind.openai_type,
+            "param": error.param,
+            "code": kind.code,
+            "request_id": request_id,
+        }
+        if with_fix:
+            inner["fix"] = kind.fix
+        body = msgspec.json.encode({"error": inner})
     else:
         headers.append(("content-type", "application/problem+json"))
         problem: dict[str, object] = {
@@ -395,5 +399,7 @@ def render(error: ApiError, *, path: str, request_id: str) -> Rendered:
         }
         if path.startswith("/v2/") or path == "/v2":
             problem["error"] = problem["detail"]
+        if with_fix:
+            problem["fix"] = kind.fix
         body = msgspec.json.encode(problem)
     return Rendered(kind.status, headers, body)

@@ -97,7 +97,7 @@ def head_of(scope: Message, now: float) -> Head:
 
 def refusal(error: ApiError, head: Head) -> Response:
     """The answer that tells the caller of ``error``."""
-    rendered = render(error, path=head.path, request_id=head.request_id)
+    rendered = render(error, path=head.path, request_id=head.request_id, with_fix=True)
     return Response(rendered.status, rendered.body, rendered.headers)
 
 

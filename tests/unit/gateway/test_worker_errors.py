@@ -22,6 +22,15 @@ def test_error_survives_the_wire(path: str) -> None:
     assert (found.code, found.message, found.param) == (error.code, error.message, error.param)
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/classify", "/v2/models/m/infer"])
+def test_the_fix_of_another_version_is_not_said_beside_ours(path: str) -> None:
+    error = ApiError("input_too_long", "input: has 9 tokens, at most 8.", param="input")
+    body = render(error, path=path, request_id="x", with_fix=True).body
+    others = body.replace(error.kind.fix.encode(), b"Make it fit, as it was once said.")
+    assert others != body
+    assert worker_error(answered(400, others)).message == error.message
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
