@@ -69,6 +69,8 @@ def explain(message: str, body: bytes, root: inspect.Type) -> ApiError:
         return _syntax_error(error, body)
     except RecursionError:
         return _too_deep()
+    if "..." in steps and not is_key:
+        steps, path = _settled(steps, value, kind)
     if is_key and kind is not None:
         kind = type_words.key_type(kind)
     if unknown := _UNKNOWN.search(what):
@@ -174,6 +176,17 @@ def _dotted(steps: list[Step]) -> str:
         else:
             text += f".{step}" if text else step
     return text
+
+
+def _settled(steps: list[Step], value: Any, kind: inspect.Type | None) -> tuple[list[Step], str]:
+    """Steps and path with the name of the value that is no ``kind``, where the last says "any"."""
+    *before, last = steps
+    holder = _lookup(value, before)
+    if last == "..." and kind is not None and isinstance(holder, dict):
+        for name, each in holder.items():
+            if not type_words.fits(kind, each):
+                return [*before, name], f"{_dotted(before)}[{shown(name)}]"
+    return steps, _dotted(steps)
 
 
 def _lookup(value: Any, steps: list[Step]) -> Any:

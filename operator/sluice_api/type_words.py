@@ -42,6 +42,18 @@ def members(kind: inspect.Type) -> list[str]:
     return [field.encode_name for struct in structs for field in struct.fields]
 
 
+def fits(kind: inspect.Type, value: object) -> bool:
+    """Whether ``value`` can be of this type, as far as texts tell; True for all other types."""
+    texts = [part for part in _parts(kind) if isinstance(part, inspect.StrType)]
+    if not texts or len(texts) < len(_parts(kind)):
+        return True
+    if not isinstance(value, str):
+        return False
+    return any(
+        (part.min_length or 0) <= len(value) <= (part.max_length or len(value)) for part in texts
+    )
+
+
 def one(kind: inspect.Type) -> str:
     """A value of this type: ``a whole number from 1 to 65536``."""
     return _either([_one(part) for part in _parts(kind)] or ["null"])

@@ -51,7 +51,7 @@ class ClassifyParameters(msgspec.Struct, forbid_unknown_fields=True):
 class ClassifyRequest(msgspec.Struct, forbid_unknown_fields=True):
     input: str | list[str]
     model: str | None = None
-    parameters: ClassifyParameters = msgspec.field(default_factory=ClassifyParameters)
+    parameters: ClassifyParameters | None = None
 
 
 _decoder = msgspec.json.Decoder(ClassifyRequest)
@@ -64,7 +64,7 @@ class ClassifyCodec:
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)
         texts = [request.input] if isinstance(request.input, str) else request.input
-        task, parameters = canonical(request.parameters)
+        task, parameters = canonical(request.parameters or ClassifyParameters())
         return Call(
             codec=self,
             model=request.model,

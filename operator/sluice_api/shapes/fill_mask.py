@@ -33,7 +33,7 @@ class FillMaskParameters(msgspec.Struct, forbid_unknown_fields=True):
 class FillMaskRequest(msgspec.Struct, forbid_unknown_fields=True):
     input: str | list[str]
     model: str | None = None
-    parameters: FillMaskParameters = msgspec.field(default_factory=FillMaskParameters)
+    parameters: FillMaskParameters | None = None
 
 
 class Candidate(msgspec.Struct):
@@ -68,4 +68,6 @@ def canonical(parameters: FillMaskParameters) -> dict[str, Any]:
     return plain
 
 
-CODEC: CanonicalCodec = FillMaskCodec("fill-mask", Task.FILL_MASK, FillMaskRequest)
+CODEC: CanonicalCodec = FillMaskCodec(
+    "fill-mask", Task.FILL_MASK, FillMaskRequest, FillMaskParameters
+)

@@ -27,17 +27,25 @@ class ListCodec:
 
     Args:
         request: a struct with the members ``input``, ``model`` and ``parameters``.
+        parameters: the struct of the last of them.
         structured: inputs are objects, which a call carries as ``call.structured`` writes them.
     """
 
     field = "input"
 
     def __init__(
-        self, name: str, task: Task, request: type[msgspec.Struct], *, structured: bool = False
+        self,
+        name: str,
+        task: Task,
+        request: type[msgspec.Struct],
+        parameters: type[msgspec.Struct],
+        *,
+        structured: bool = False,
     ) -> None:
         self.name = name
         self._task = task
         self._structured = structured
+        self._defaults = parameters()
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(request)
 
     def parse(self, body: bytes) -> Call:
@@ -53,7 +61,7 @@ class ListCodec:
             model=request.model,
             task=self._task,
             inputs=check_inputs([*map(self.input_of, given, where)], "input"),
-            parameters=self.canonical(request.parameters),
+            parameters=self.canonical(request.parameters or self._defaults),
         )
 
     def render(self, call: Call, model: str, items: list[Item]) -> bytes:

@@ -44,7 +44,7 @@ class QuestionParameters(msgspec.Struct, forbid_unknown_fields=True):
 class QuestionRequest(msgspec.Struct, forbid_unknown_fields=True):
     input: Question | list[Question]
     model: str | None = None
-    parameters: QuestionParameters = msgspec.field(default_factory=QuestionParameters)
+    parameters: QuestionParameters | None = None
 
 
 class Span(msgspec.Struct):
@@ -80,5 +80,5 @@ class QuestionCodec(ListCodec):
 
 
 CODEC: CanonicalCodec = QuestionCodec(
-    "answer", Task.QUESTION_ANSWERING, QuestionRequest, structured=True
+    "answer", Task.QUESTION_ANSWERING, QuestionRequest, QuestionParameters, structured=True
 )

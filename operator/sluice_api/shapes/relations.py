@@ -68,7 +68,7 @@ class RelationParameters(msgspec.Struct, forbid_unknown_fields=True):
 class RelationRequest(msgspec.Struct, forbid_unknown_fields=True):
     input: str | MarkedText | list[str | MarkedText]
     model: str | None = None
-    parameters: RelationParameters = msgspec.field(default_factory=RelationParameters)
+    parameters: RelationParameters | None = None
 
 
 class RelationEntity(msgspec.Struct):
@@ -110,7 +110,8 @@ read_item = msgspec.json.Decoder(RelationItem).decode
 class RelationCodec(ListCodec):
     def call_of(self, request: RelationRequest) -> Call:
         call = super().call_of(request)
-        call.entities_from = request.parameters.entities_from
+        if request.parameters is not None:
+            call.entities_from = request.parameters.entities_from
         return call
 
     def canonical(self, parameters: RelationParameters) -> dict[str, Any]:
@@ -201,5 +202,5 @@ def _pairs(value: MarkedText, where: str) -> list[list[int]]:
 
 
 CODEC: CanonicalCodec = RelationCodec(
-    "relations", Task.RELATION_EXTRACTION, RelationRequest, structured=True
+    "relations", Task.RELATION_EXTRACTION, RelationRequest, RelationParameters, structured=True
 )

@@ -77,13 +77,13 @@ class SummarizeParameters(WritingParameters, forbid_unknown_fields=True):
 class TranslateRequest(msgspec.Struct, forbid_unknown_fields=True):
     input: str | list[str]
     model: str | None = None
-    parameters: TranslateParameters = msgspec.field(default_factory=TranslateParameters)
+    parameters: TranslateParameters | None = None
 
 
 class SummarizeRequest(msgspec.Struct, forbid_unknown_fields=True):
     input: str | list[str]
     model: str | None = None
-    parameters: SummarizeParameters = msgspec.field(default_factory=SummarizeParameters)
+    parameters: SummarizeParameters | None = None
 
 
 class WrittenItem(msgspec.Struct, omit_defaults=True):
@@ -113,16 +113,21 @@ class TextsCodec:
     field = "input"
 
     def __init__(
-        self, name: str, task: Task, request: type[TranslateRequest] | type[SummarizeRequest]
+        self,
+        name: str,
+        task: Task,
+        request: type[TranslateRequest] | type[SummarizeRequest],
+        parameters: type[WritingParameters],
     ) -> None:
         self.name = name
         self._task = task
         self._decoder = msgspec.json.Decoder(request)
+        self._defaults = parameters()
 
     def parse(self, body: bytes) -> Call:
         request = decode(self._decoder, body)
         texts = [request.input] if isinstance(request.input, str) else request.input
-        parameters, sampled = canonical(request.parameters)
+        parameters, sampled = canonical(request.parameters or self._defaults)
         return Call(
             codec=self,
             model=request.model,
@@ -185,5 +190,9 @@ def item(written: WrittenItem) -> Item:
     return Item(msgspec.json.encode({**kept, "tokens": tokens}), tokens)
 
 
-TRANSLATE: CanonicalCodec = TextsCodec("translate", Task.TRANSLATION, TranslateRequest)
-SUMMARIZE: CanonicalCodec = TextsCodec("summarize", Task.SUMMARIZATION, SummarizeRequest)
+TRANSLATE: CanonicalCodec = TextsCodec(
+    "translate", Task.TRANSLATION, TranslateRequest, TranslateParameters
+)
+SUMMARIZE: CanonicalCodec = TextsCodec(
+    "summarize", Task.SUMMARIZATION, SummarizeRequest, SummarizeParameters
+)

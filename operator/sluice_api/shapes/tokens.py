@@ -38,7 +38,7 @@ class TokensParameters(msgspec.Struct, forbid_unknown_fields=True):
 class TokensRequest(msgspec.Struct, forbid_unknown_fields=True):
     input: str | list[str]
     model: str | None = None
-    parameters: TokensParameters = msgspec.field(default_factory=TokensParameters)
+    parameters: TokensParameters | None = None
 
 
 class Entity(msgspec.Struct):
@@ -61,4 +61,6 @@ class TokensItem(msgspec.Struct):
 
 read_item = msgspec.json.Decoder(TokensItem).decode
 
-CODEC: CanonicalCodec = ListCodec("tokens", Task.TOKEN_CLASSIFICATION, TokensRequest)
+CODEC: CanonicalCodec = ListCodec(
+    "tokens", Task.TOKEN_CLASSIFICATION, TokensRequest, TokensParameters
+)

@@ -162,7 +162,7 @@ def with_task(call: Call, *tasks: Task) -> Call:
     if task is None:
         raise ApiError(
             "task_not_supported",
-            f"{', '.join(tasks)} has no tensors; use the task's own route under /v1.",
+            f"Of {' and '.join(tasks)} there are no tensors; use the routes under /v1.",
             param="model",
         )
     unsettled: _Unsettled = call.parameters["unsettled"]

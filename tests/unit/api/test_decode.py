@@ -79,7 +79,7 @@ def refusal(codec: Codec, body: bytes | dict[str, Any]) -> ApiError:
         (
             classify.CODEC,
             {"parameters": {"labels": {"k": 1}}},
-            'parameters.labels[...]: got {"k":1}, allowed a text of 1 to 1024 characters.',
+            'parameters.labels["k"]: got 1, allowed a text of 1 to 1024 characters.',
         ),
         (
             classify.CODEC,

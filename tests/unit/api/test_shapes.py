@@ -464,3 +464,19 @@ def test_results_that_are_not_the_documents_are_refused(results: list[int]) -> N
     found = [{"index": index, "relevance_score": 0.5, "tokens": 1} for index in results]
     with pytest.raises(ValueError, match="results for 3 documents"):
         rerank.CODEC.extract(call, body(results=found))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/classify", "/v1/tokens/classify", "/v1/relations", "/v1/answer"),
+        *("/v1/fill-mask", "/v1/translate", "/v1/summarize"),
+    ],
+)
+def test_no_parameters_may_be_said_as_null(path: str) -> None:
+    asked = {"question": "a", "context": "b"} if path == "/v1/answer" else "a"
+    left_out, null = (
+        routes.POST_ROUTES[path].parse(json.dumps({"input": asked, **more}).encode())
+        for more in ({}, {"parameters": None})
+    )
+    assert null == left_out
