@@ -4,15 +4,21 @@ A model of MarianMT's shape with random weights, which never ends by itself; eve
 as long as the one that was read, and lengths are log-normal (median 24 tokens), so that static
 batches wait for their longest. Ours runs behind the worker's own loop with 16 clients, without
 HTTP. One thread computes everywhere; the texts are the same for all. Ratios within one run count.
+Every way has a process of its own, so that its memory is its own; they take turns.
 """
 
 import argparse
 import asyncio
+import json
+import os
 import random
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import measure
@@ -22,12 +28,54 @@ BATCH = 16
 END = 0
 
 
+WAYS = {
+    "one by one": "generate, one by one",
+    "static": f"generate, static batches of {BATCH}",
+    "sluice": "sluice",
+}
+
+
 @dataclass
 class Peer:
-    name: str
-    run: Callable[[list[list[int]], int], None]
+    """A way with its process, which is told of one list of texts after the other."""
+
+    way: str
+    layers: int
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    resident: float = 0
+    """MiB at the peak."""
+    more: float = 0
+    """MiB of that beyond what was resident before the texts."""
+
+    def __post_init__(self) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, __file__, "--serve", self.way, "--layers", str(self.layers)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, work: list[list[int]], beams: int) -> None:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(json.dumps([work, beams]) + "\n")
+        self._child.stdin.flush()
+        found = json.loads(self._child.stdout.readline())
+        tokens = sum(map(len, work))
+        self.rates.append(tokens / found["seconds"])
+        self.cpu.append(found["cpu_seconds"] / tokens * 1e3)
+        self.resident = max(self.resident, found["memory_mib"])
+        self.more = max(self.more, found["memory_mib"] - found["before_mib"])
+
+    def reset(self) -> None:
+        self.rates, self.cpu, self.resident, self.more = [], [], 0, 0
+
+    def end(self) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.wait()
 
 
 def marian(layers: int) -> Any:
@@ -113,60 +161,85 @@ def ours(model: Any) -> Callable[[list[list[int]], int], None]:
     return lambda work, beams: asyncio.run(drive(work, beams))
 
 
-def measured(peers: list[Peer], beams: int, rounds: int, count: int) -> None:
-    for number in range(rounds):
-        work = texts(count, seed=number)
-        tokens = sum(map(len, work))
-        for peer in peers:
-            began, cpu = time.perf_counter(), time.process_time()
-            peer.run(work, beams)
-            peer.rates.append(tokens / (time.perf_counter() - began))
-            peer.cpu.append((time.process_time() - cpu) / tokens * 1e3)
+def serve(way: str, layers: int) -> None:
+    """The process of one way: lists of texts in, what each took out."""
+    sys.path.insert(0, str(Path(__file__).parent / "peers"))
+    import memory
+    import torch
+    import transformers
+
+    warnings.simplefilter("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    model = marian(layers)
+    run = ours(model) if way == "sluice" else generating(model, BATCH if way == "static" else 1)
+    run(texts(2, seed=98), 1)
+    for line in sys.stdin:
+        work, beams = json.loads(line)
+        before = memory.reset_peak()
+        began, cpu = time.perf_counter(), time.process_time()
+        run(work, beams)
+        found = {
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - cpu,
+            "memory_mib": memory.peak(),
+            "before_mib": before,
+        }
+        print(json.dumps(found), flush=True)
+
+
+def show(peers: list[Peer], beams: int, count: int) -> None:
+    base = peers[0]
+    measure.table(
+        f"Writing, {beams} beam{'s' * (beams > 1)}: MarianMT's shape, {count} texts, "
+        f"{CLIENTS} clients, one thread",
+        ["engine", "tokens/s", "x", "CPU ms/token", "x", "MiB", "MiB more"],
+        [
+            [
+                WAYS[peer.way],
+                f"{measure.median(peer.rates):.0f}",
+                f"{measure.median(peer.rates) / measure.median(base.rates):.2f}",
+                f"{measure.median(peer.cpu):.2f}",
+                f"{measure.median(base.cpu) / measure.median(peer.cpu):.2f}",
+                f"{peer.resident:.0f}",
+                f"{peer.more:.0f}",
+            ]
+            for peer in peers
+        ],
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--texts", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--texts", type=int, default=24)
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--serve", choices=list(WAYS), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-
-    import torch
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    torch.set_num_threads(1)
-    model = marian(options.layers)
+    if options.serve:
+        serve(options.serve, options.layers)
+        return
+    peers = [Peer(way, options.layers) for way in WAYS]
     results = {}
     for beams in (1, 4):
-        peers = [
-            Peer("generate, one by one", generating(model, 1)),
-            Peer(f"generate, static batches of {BATCH}", generating(model, BATCH)),
-            Peer("sluice", ours(model)),
-        ]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            measured(peers, beams, options.rounds, options.texts)
-        base = peers[0]
-        measure.table(
-            f"Writing, {beams} beam{'s' * (beams > 1)}: MarianMT's shape, {options.texts} texts, "
-            f"{CLIENTS} clients, one thread",
-            ["engine", "tokens/s", "x", "CPU ms/token", "x"],
-            [
-                [
-                    peer.name,
-                    f"{measure.median(peer.rates):.0f}",
-                    f"{measure.median(peer.rates) / measure.median(base.rates):.2f}",
-                    f"{measure.median(peer.cpu):.2f}",
-                    f"{measure.median(base.cpu) / measure.median(peer.cpu):.2f}",
-                ]
-                for peer in peers
-            ],
-        )
+        # Beams take long: half the rounds.
+        for number in range(options.rounds if beams == 1 else -(-options.rounds // 2)):
+            for peer in peers:
+                peer.run(texts(options.texts, seed=number), beams)
+        show(peers, beams, options.texts)
         results[f"{beams} beams"] = {
-            peer.name: {"tokens_per_second": peer.rates, "cpu_ms_per_token": peer.cpu}
+            WAYS[peer.way]: {
+                "tokens_per_second": peer.rates,
+                "cpu_ms_per_token": peer.cpu,
+                "resident_mib": peer.resident,
+                "more_mib": peer.more,
+            }
             for peer in peers
         }
+        for peer in peers:
+            peer.reset()
+    for peer in peers:
+        peer.end()
     measure.save("writing", results)
 
 

@@ -1,12 +1,12 @@
 """``generators.py WAY FOLDER WORK``: generate every text of WORK one way, and print what it took.
 
 WORK is JSON: a list of [prompt ids, tokens to write]. Each way runs in a process of its own, so
-that its memory is its own; loading is not counted. Prints JSON: seconds, memory, tokens.
+that its memory is its own; loading is not counted, neither in time nor in memory: the peak is reset
+when the model is in. Prints JSON: seconds, memory, tokens.
 """
 
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import memory
 import torch
 
 warnings.simplefilter("ignore")
@@ -110,11 +111,6 @@ WAYS: dict[str, Callable[[Any, Work], Texts]] = {
 }
 
 
-def memory_mib() -> float:
-    text = Path("/proc/self/status").read_text()
-    return int(re.search(r"^VmHWM:\s+(\d+)", text, re.MULTILINE)[1]) / 1024  # type: ignore[index]
-
-
 def main() -> None:
     from transformers import AutoModelForCausalLM
 
@@ -123,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     WAYS["one by one"](model, [(prompt[:8], 2) for prompt, _ in work[:1]])
-    before = memory_mib()
+    before = memory.reset_peak()
     began, cpu = time.perf_counter(), time.process_time()
     with torch.no_grad():
         texts = WAYS[way](model, work)
@@ -132,7 +128,7 @@ def main() -> None:
             {
                 "seconds": time.perf_counter() - began,
                 "cpu_seconds": time.process_time() - cpu,
-                "memory_mib": memory_mib(),
+                "memory_mib": memory.peak(),
                 "loaded_mib": before,
                 "tokens": sum(map(len, texts)),
                 "texts": texts,
