@@ -19,6 +19,7 @@ from sluice_gateway.lease import Leases
 from sluice_gateway.relay import Relay
 from sluice_gateway.stream_forward import WANTS_ITEM, StreamForward
 from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_errors import refused_input
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Broadcast:
         "_leases",
         "_live",
         "_owner",
+        "_scope",
         "_series",
         "_service",
         "relay",
@@ -63,6 +65,7 @@ class Broadcast:
         self._call = exchange.call
         self._keys = exchange.keys
         self._owner = exchange.owner
+        self._scope = exchange.tenant.scope.wire
         self._began = time.monotonic()
         self._form = _form(exchange)
         self._cache = cache
@@ -165,6 +168,11 @@ class Broadcast:
         self._forward = None
         self._close()
         self._let_go(error)
+        refused = (
+            refused_input(error, self._call, [0], whole=True) if len(self._keys) == 1 else None
+        )
+        if refused is not None:
+            self._cache.refuse(self._keys[0], refused[1], self._scope, time.time(), self._owner)
         if self._flights is not None:
             self._flights.fail(self._keys[0], error)
         self.relay.end(error)

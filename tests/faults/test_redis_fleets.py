@@ -3,13 +3,15 @@
 Whatever happens meanwhile is a miss; afterwards answers are found where they are then.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from sluice_gateway.cache import ResponseCache
-from sluice_gateway.redis_cluster import slot_of
+from sluice_gateway.invalidation import Invalidations
+from sluice_gateway.redis_cluster import open_store, slot_of
 from sluice_gateway.redis_places import Cluster, Fixed, Watched, parse_place
 from tests.support.event_loops import eventually, on_uvloop
 from tests.support.redis_fleets import (
@@ -114,6 +116,31 @@ async def test_a_node_that_is_stopped_costs_only_its_own_keys(nodes: RedisNodes)
 
         await eventually(lambda: "3 of 3 nodes up" in repr(cache), 20)
         assert await found(cache, *TEXTS) == len(TEXTS)
+
+
+@on_uvloop
+async def test_an_invalidation_is_heard_through_a_cluster(nodes: RedisNodes) -> None:
+    async with open_cache(nodes.url) as (one, _), open_cache(nodes.url) as (two, _):
+        told = [
+            Invalidations(cache, open_store(nodes.url, faults=lambda _: None), 30.0)
+            for cache in (one, two)
+        ]
+        for each in told:
+            assert each._store is not None
+            await each._store.start()
+        tasks = [asyncio.create_task(each.run()) for each in told]
+        try:
+            await eventually(lambda: all(each.hearing for each in told), 20)
+            await told[0].throw_away(service="default/one")
+            epoch = one.epochs.of("default/one", b"tenant:anna")
+            assert epoch
+            await eventually(lambda: two.epochs.of("default/one", b"tenant:anna") == epoch, 20)
+            assert told[1].heard == 1 and "hearing" in repr(told[1])
+        finally:
+            for each, task in zip(told, tasks, strict=True):
+                task.cancel()
+                assert each._store is not None
+                await each._store.close()
 
 
 def test_slots_are_redis_own() -> None:

@@ -9,19 +9,25 @@ from pathlib import Path
 import pytest
 
 from sluice_api.errors import ApiError
+from sluice_api.tasks import Task
 from tests.support.gateway_process import GatewayProcess, Reply, request, service
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.stub_worker import Behaviour, StubWorker, until, vector_of
 
 PATH = "/v1/embeddings"
+CHAT = "/v1/chat/completions"
 LEASES = "sluice_gateway_cache_leases_total"
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[StubWorker]:
-    with StubWorker() as stub:
+    with StubWorker(behaviour()) as stub:
         yield stub
+
+
+def behaviour() -> Behaviour:
+    return Behaviour(tasks=[Task.EMBEDDINGS, Task.CHAT])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,9 @@ def running(
 ) -> Iterator[GatewayProcess]:
     (folder / name).mkdir()
     options = ("--redis-url", redis.tcp_url, "--cache-secret", str(folder / "secret"))
-    with GatewayProcess(folder / name, [service("emb", [worker.url])], *options) as gateway:
+    with GatewayProcess(
+        folder / name, [service(each, [worker.url]) for each in ("emb", "gen")], *options
+    ) as gateway:
         yield gateway
 
 
@@ -56,11 +64,12 @@ async def gateways(
     for gateway in pair:
         await ready(gateway)
     yield pair
-    worker.behaviour = Behaviour()
+    worker.behaviour = behaviour()
 
 
 async def ready(gateway: GatewayProcess) -> None:
-    await gateway.ready("emb", seconds=20)
+    for name in ("emb", "gen"):
+        await gateway.ready(name, seconds=20)
 
     async def up() -> bool:
         return await gateway.metric("sluice_gateway_redis_up") == 1
@@ -122,6 +131,39 @@ async def test_the_leader_s_failure_is_everybody_s(
     assert len(asked) == 1
 
 
+async def test_a_plain_request_waits_for_another_gateway_s_stream(
+    gateways: list[GatewayProcess], worker: StubWorker
+) -> None:
+    """And a stream waits for nobody: it is computed here at once."""
+    body = {"model": "gen", "messages": [{"role": "user", "content": fresh()}], "temperature": 0}
+    worker.behaviour.hold_at = 2
+    before = len(worker.seen)
+    async with await gateways[0].client() as client:
+        client.send(request(CHAT, {**body, "stream": True}))
+        await until(lambda: len(worker.seen) > before, 10, "the worker is asked")
+        async with await gateways[1].client() as other:
+            other.send(request(CHAT, {**body, "stream": True}))
+            await until(lambda: len(worker.seen) > before + 1, 10, "no stream waits")
+            followed = await counted(gateways[1], "followed")
+            worker.behaviour.hold_at = None
+            assert (await other.reply()).body.endswith(b"data: [DONE]\n\n")
+        assert (await client.reply()).body.endswith(b"data: [DONE]\n\n")
+    assert await counted(gateways[1], "followed") == followed
+    assert len(worker.seen) == before + 2
+
+    body["messages"] = [{"role": "user", "content": fresh()}]
+    worker.behaviour.hold_at = 2
+    async with await gateways[0].client() as client:
+        client.send(request(CHAT, {**body, "stream": True}))
+        await until(lambda: len(worker.seen) > before + 2, 10, "the worker is asked")
+        plain = asyncio.create_task(gateways[1].post(CHAT, body))
+        await asyncio.sleep(0)
+        worker.behaviour.hold_at = None
+        assert (await plain).status == 200
+        await client.reply()
+    assert len(worker.seen) == before + 3
+
+
 async def test_a_leader_whose_caller_leaves_lets_the_others_go_on(
     gateways: list[GatewayProcess], worker: StubWorker
 ) -> None:
@@ -179,4 +221,4 @@ async def test_without_redis_everybody_computes(worker: StubWorker, tmp_path: Pa
         worker.behaviour.delay = 0.1
         assert is_right(await ask(gateway, text), text)
         redis.thaw()
-    worker.behaviour = Behaviour()
+    worker.behaviour = behaviour()

@@ -1,11 +1,16 @@
 """A worker's refusal in the caller's terms; anything that is not of the catalogue stays inside."""
 
+from typing import Any
+
+import msgspec
 import pytest
 
+from sluice_api.call import Call
 from sluice_api.errors import ApiError, render
 from sluice_api.routes import POST_ROUTES
+from sluice_api.shapes import embeddings, small
 from sluice_gateway.upstream import UpstreamAnswer
-from sluice_gateway.worker_errors import at_caller, worker_error
+from sluice_gateway.worker_errors import at_caller, refused_input, worker_error
 
 
 def answered(status: int, body: bytes, **headers: bytes) -> UpstreamAnswer:
@@ -67,3 +72,51 @@ def test_field_in_the_callers_terms(
     call = POST_ROUTES[route].parse(body)
     found = at_caller(ApiError("input_too_long", f"{param}: x.", param=param), call, indexes)
     assert (found.param, found.message) == (meant, f"{meant}: x.")
+
+
+# Refusals of one input ----------------------------------------------------------------------------
+
+
+def call_of(codec: Any, body: dict[str, Any]) -> Call:
+    return codec.parse(msgspec.json.encode(body))
+
+
+def refusal(param: str | None, message: str = "", code: str = "input_too_long") -> ApiError:
+    return ApiError(code, message or f"{param}: has 9 tokens.", param=param)
+
+
+def test_the_refused_one_of_a_list_is_found_and_named_anew() -> None:
+    call = call_of(embeddings.CODEC, {"input": ["a", "b", "c", "d"]})
+    found = refused_input(refusal("input[1]"), call, [1, 3], whole=False)
+    assert found is not None and found[0] == 3
+    assert (found[1].param, found[1].message) == ("input", "input: has 9 tokens.")
+    again = at_caller(found[1], call_of(embeddings.CODEC, {"input": ["x", "d"]}), [1])
+    assert (again.param, again.message) == ("input[1]", "input[1]: has 9 tokens.")
+
+
+def test_what_was_asked_in_other_words_is_known_in_all() -> None:
+    call = call_of(small.CLASSIFY_TEXT, {"text": "a"})
+    found = refused_input(refusal("text"), call, [0], whole=True)
+    assert found is not None and found[1].param == "input"
+    assert at_caller(found[1], call, [0]).param == "text"
+
+
+def test_a_parameter_is_refused_with_a_lone_input_only() -> None:
+    error = refusal("dimensions", "dimensions: got 9.", "invalid_field")
+    lone = call_of(embeddings.CODEC, {"input": "a", "dimensions": 9})
+    assert refused_input(error, lone, [0], whole=True) == (0, error)
+    several = call_of(embeddings.CODEC, {"input": ["a", "b"], "dimensions": 9})
+    assert refused_input(error, several, [0, 1], whole=True) is None
+
+
+@pytest.mark.parametrize(
+    "code", ["overloaded", "internal_error", "unauthorized", "body_too_large", "upstream_failed"]
+)
+def test_what_may_pass_is_no_refusal(code: str) -> None:
+    call = call_of(embeddings.CODEC, {"input": "a"})
+    assert refused_input(refusal("input", code=code), call, [0], whole=True) is None
+
+
+def test_a_place_that_was_not_asked_for_is_nobodys() -> None:
+    call = call_of(embeddings.CODEC, {"input": ["a", "b"]})
+    assert refused_input(refusal("input[7]"), call, [0, 1], whole=True) is None
