@@ -37,6 +37,7 @@ from sluice_gateway.control.health import Health
 from sluice_gateway.demand import INTERVAL_SECONDS, URGENT_PAUSE_SECONDS, DemandFeed
 from sluice_gateway.edge import Connections
 from sluice_gateway.fallback import make_guarded
+from sluice_gateway.keys import Keyring
 from sluice_gateway.processes.admin import Forwarded, make_app
 from sluice_gateway.processes.demand import Track, Tracks
 from sluice_gateway.processes.link import Answered, Down, Put, Remove, Replace, Tick, Told
@@ -132,10 +133,11 @@ class Supervisor:
         self._connections = Connections(given.limits)
         self._registry = self._own_metrics()
         self._ends = exposition.counter(metric_names.GATEWAY_PROCESS_ENDS, self._registry)
+        given_to_children = self._child_arguments(arguments)
         self._slots = [
             Slot(
                 number,
-                self._child_arguments(arguments),
+                given_to_children,
                 public,
                 on_joined=self._joined,
                 on_ready=self._update_health,
@@ -283,7 +285,9 @@ class Supervisor:
         if self._settings.cache_secret is not None:
             return list(arguments)
         # They must agree on it: answers in Redis are for all of them.
-        return [*arguments, "--cache-secret", str(Path(self._folder.name) / "cache-secret")]
+        path = Path(self._folder.name) / "cache-secret"
+        Keyring.load(path, make=True)
+        return [*arguments, "--cache-secret", str(path)]
 
     # Metrics and status ---------------------------------------------------------------------------
 
