@@ -122,7 +122,7 @@ def test_greedy_and_beams_equal_generate_alone_and_among_others(model: Any) -> N
     alone = [list(read(engine.run([unit])[0]).ids) for unit in units[:4]]
     assert alone == expected[:4]
     # They really ended at different steps, so rows left while others went on.
-    assert len({len(ids) for ids in expected}) > 3
+    assert len({len(ids) for ids in expected}) > 2
 
 
 def test_drawn_tokens_follow_the_seed_and_not_the_neighbours(bart: Any) -> None:
