@@ -199,6 +199,46 @@ async def test_a_dead_worker_attracts_no_requests_by_being_idle(
             assert await gateway.metric(name, service="emb", cause=cause) >= 1
 
 
+async def test_a_worker_that_hangs_is_out_also_without_a_limit_of_its_own(
+    gateway: GatewayProcess,
+) -> None:
+    with StubWorker(Behaviour(hang=True)) as hung, StubWorker() as well:
+        limits = wire.LimitRules(timeout_seconds=0.4)
+        await gateway.follow([service("emb", [hung.url, well.url], limits=limits)])
+
+        async def out() -> bool:
+            reply = await gateway.post(PATH, ask())
+            assert reply.status in (200, 504), reply
+            endpoints = (await gateway.services())["emb"]["endpoints"]
+            return bool(endpoints[0]["state"] == "ejected")
+
+        await until(out, 30)
+        assert len(hung.seen) <= 5, "three, and those that were on their way"
+        metric = "sluice_gateway_ejections_total"
+        assert await gateway.metric(metric, service="emb", cause="silent") >= 1
+
+
+async def test_an_impatient_client_makes_no_worker_look_ill(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(delay=0.3)) as one, StubWorker(Behaviour(delay=0.3)) as two:
+        await gateway.follow([service("emb", [one.url, two.url])])
+        for _ in range(8):
+            reply = await gateway.post(PATH, ask(), x_sluice_deadline_ms="20")
+            assert code(reply) == (504, "deadline_exceeded")
+        await gateway.ready("emb", 2)
+
+
+async def test_each_attempt_is_told_what_is_left_of_the_deadline(gateway: GatewayProcess) -> None:
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(StubWorker(Behaviour(hang=True))) for _ in range(2)]
+        limits = wire.LimitRules(first_byte_timeout_seconds=0.2)
+        await gateway.follow([service("emb", [each.url for each in workers], limits=limits)])
+        reply = await gateway.post(PATH, ask(), x_sluice_deadline_ms="60000")
+        assert code(reply) == (504, "deadline_exceeded")
+        told = [int(each.seen[0].headers["x-sluice-deadline-ms"]) for each in workers]
+        assert 200 <= max(told) - min(told) < 60_000 - min(told)
+        assert max(told) <= 60_000
+
+
 # Phases -------------------------------------------------------------------------------------------
 
 

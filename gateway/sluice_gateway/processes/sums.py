@@ -115,6 +115,7 @@ def _add(family: Family, samples: Samples) -> None:
 # /internal/services -------------------------------------------------------------------------------
 
 _SUMMED: Final = frozenset(("waiting", "inFlight"))
+_SUMMED_BY_NAME: Final = frozenset(("waitingByPriority",))
 
 
 def merge_services(told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -147,4 +148,9 @@ def _merge(views: list[dict[str, Any]]) -> dict[str, Any]:
     merged = dict(next((view for view in views if view.get("state") != "ready"), views[0]))
     for member in _SUMMED & merged.keys():
         merged[member] = sum(view.get(member, 0) for view in views)
+    for member in _SUMMED_BY_NAME & merged.keys():
+        merged[member] = {
+            name: sum(view.get(member, {}).get(name, 0) for view in views)
+            for name in merged[member]
+        }
     return merged

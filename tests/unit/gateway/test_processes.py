@@ -124,6 +124,13 @@ def test_requests_are_summed_and_what_is_not_well_shows() -> None:
     assert (alike["state"], alike["waiting"], alike["canary"]) == ("ready", 2, None)
 
 
+def test_who_waits_is_summed_by_priority() -> None:
+    counts = ({"high": 1, "normal": 0}, {"high": 2, "normal": 5})
+    told = [{"services": [seen("ready", 0, 0, waitingByPriority=count)]} for count in counts]
+    (merged,) = merge_services(told)
+    assert merged["waitingByPriority"] == {"high": 3, "normal": 5}
+
+
 # Demand -------------------------------------------------------------------------------------------
 
 
