@@ -52,7 +52,7 @@ async def probe(endpoint: Endpoint, timeout: float = TIMEOUT_SECONDS) -> Upstrea
     """``GET /readyz``. Raises :class:`ProbeFailed`."""
     request = b"GET /readyz HTTP/1.1\r\nhost: %b\r\n\r\n" % endpoint.pool.host_header
     receiver = _Probe()
-    quick = None if endpoint.state is State.READY else STARTING_CONNECT_SECONDS
+    quick = STARTING_CONNECT_SECONDS if endpoint.state is State.STARTING else None
     connection = endpoint.pool.send(receiver, request, b"", None, quick)
     try:
         async with asyncio.timeout(timeout):

@@ -256,9 +256,11 @@ async def test_a_bound_on_waiting_counts_from_when_there_is_a_worker(queue: Queu
     queue.wheel.after(0.06, lambda: passed.append(True))
     await until(lambda: bool(passed))
     assert len(queue.admission) == 2, "a model that starts is waited for with another bound"
+    ready_at = time.monotonic()
     queue.worker(1)
     assert first.lease is not None and second.refusal is None
     await until(lambda: second.refusal is not None)
+    assert time.monotonic() - ready_at >= 0.05
     assert second.refusal is not None and second.refusal.code == "overloaded"
     assert "limits.queueTimeout" in second.refusal.message and second.refusal.retry_after
     assert len(queue.admission) == 0

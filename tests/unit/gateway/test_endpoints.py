@@ -420,3 +420,4 @@ async def test_a_home_that_leaves_is_looked_for_no_more() -> None:
         lease = endpoints.choose(Nobody(7), frozenset(), later)
         assert lease is not None and lease.endpoint is not first.endpoint
         lease.release()
+    assert endpoints.prefixes == {"home": 21}, "it has another home"
