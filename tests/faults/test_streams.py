@@ -86,7 +86,7 @@ async def test_worker_killed_in_the_middle(tmp_path: Path, ordinary: bool) -> No
 
 @pytest.mark.parametrize("ordinary", [False, True])
 async def test_worker_stopped_in_the_middle(tmp_path: Path, ordinary: bool) -> None:
-    limits = wire.LimitRules(timeout_seconds=1.0)
+    limits = wire.LimitRules(token_timeout_seconds=1.0)
     with (
         StubProcess(tasks=TASKS, words=100_000, pace=0.002) as stopped,
         GatewayProcess(tmp_path, [service("gen", [stopped.url], limits=limits)]) as gateway,
