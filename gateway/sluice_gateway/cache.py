@@ -24,7 +24,7 @@ from sluice_gateway.keys import SECRET_BYTES, Keyring, TenantScope
 from sluice_gateway.lease import Leases
 from sluice_gateway.local_cache import LocalCache
 from sluice_gateway.redis_link import Failure
-from sluice_gateway.redis_store import Store
+from sluice_gateway.redis_store import START_SECONDS, Store
 from sluice_gateway.sealing import Sealer
 
 MAX_TTL_SECONDS: Final = 30 * 86400.0
@@ -123,10 +123,10 @@ class ResponseCache:
         self._clock = clock
         self._random = random.Random().random  # noqa: S311 - spreads expiry, guards nothing
 
-    async def start(self) -> None:
-        """Begin to use Redis. Returns soon, whether it is there or not."""
+    async def start(self, seconds: float = START_SECONDS) -> None:
+        """Begin to use Redis; returns after ``seconds`` at most, whether it is there or not."""
         if self._redis is not None:
-            await self._redis.start()
+            await self._redis.start(seconds)
 
     async def close(self) -> None:
         if self._redis is not None:

@@ -17,7 +17,7 @@ from sluice_gateway.redis_address import Address
 from sluice_gateway.redis_link import Failure, OnReplies
 from sluice_gateway.redis_pipeline import BUDGET_SECONDS, PAUSES_SECONDS, RedisPipeline
 from sluice_gateway.redis_places import Cluster, Fixed, Slots, parse_place, read_slots
-from sluice_gateway.redis_store import Faults, Store
+from sluice_gateway.redis_store import START_SECONDS, Faults, Store
 
 SLOTS: Final = 16384
 REFRESH_SECONDS: Final = 10.0
@@ -25,7 +25,6 @@ URGENT_SECONDS: Final = 0.2
 """Between two readings of the table at least."""
 ILL_SECONDS: Final = 1.0
 """Between two readings while a node does not answer."""
-_START_SECONDS: Final = 0.5
 _PING: Final = redis_commands.command("PING")
 """A key to read would be on one of the nodes only."""
 
@@ -88,11 +87,11 @@ class RedisCluster:
         up = sum(node.up for node in self._nodes.values())
         return f"<RedisCluster {self._cluster.shown} {up} of {len(self._nodes)} nodes up>"
 
-    async def start(self) -> None:
-        """Begin to connect; returns after the first attempt, or half a second."""
+    async def start(self, seconds: float = START_SECONDS) -> None:
+        """Begin to connect; returns after the first attempt, or after so many seconds."""
         self._keeper = asyncio.create_task(self._keep(), name="redis cluster keeper")
         try:
-            async with asyncio.timeout(_START_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._read_once.wait()
         except TimeoutError:
             pass

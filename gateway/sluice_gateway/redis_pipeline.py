@@ -20,6 +20,7 @@ from sluice_gateway import redis_commands
 from sluice_gateway.redis_address import Address
 from sluice_gateway.redis_link import Failure, Link, OnReplies
 from sluice_gateway.redis_places import Cluster, Place, parse_place
+from sluice_gateway.redis_store import START_SECONDS
 from sluice_gateway.redis_writes import WriteQueue
 
 __all__ = ["Failure", "OnReplies", "RedisPipeline"]
@@ -32,7 +33,6 @@ HEARTBEAT_SECONDS: Final = 1.0
 WRITE_PAUSE_SECONDS: Final = 1.0
 """How long nothing is written after Redis refused a write (full, read-only)."""
 
-_START_SECONDS: Final = 0.25
 PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between attempts to connect; the last one for ever. A returned Redis is in use 2 s later."""
 _PROVEN_SECONDS: Final = 2.0
@@ -104,11 +104,11 @@ class RedisPipeline:
         self._tried = asyncio.Event()
         self._writes_from = 0.0
 
-    async def start(self) -> None:
-        """Begin to connect; returns after the first attempt, or a quarter of a second."""
+    async def start(self, seconds: float = START_SECONDS) -> None:
+        """Begin to connect; returns after the first attempt, or after so many seconds."""
         self._keeper = asyncio.create_task(self._keep(), name="redis keeper")
         try:
-            async with asyncio.timeout(_START_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._tried.wait()
         except TimeoutError:
             pass

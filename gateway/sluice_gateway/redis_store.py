@@ -1,10 +1,13 @@
 """What the cache needs of Redis, whichever kind of Redis it is."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from sluice_gateway.redis_address import Address
 from sluice_gateway.redis_link import OnReplies
+
+START_SECONDS: Final = 0.5
+"""A gateway begins without Redis rather than later."""
 
 
 class Store(Protocol):
@@ -20,7 +23,7 @@ class Store(Protocol):
         """A value that is sealed now has a chance to be stored."""
         ...
 
-    async def start(self) -> None: ...
+    async def start(self, seconds: float = START_SECONDS) -> None: ...
     async def close(self) -> None: ...
 
     def get(self, keys: list[bytes], on_replies: OnReplies) -> None:

@@ -72,7 +72,7 @@ async def open_cache(
         else open_store(url, faults=count, budget_seconds=budget_seconds, **options)
     )
     cache = ResponseCache(ring, l1_bytes=l1_bytes, redis=redis, faults=count)
-    await cache.start()
+    await cache.start(seconds=10.0)
     try:
         yield cache, faults
     finally:
