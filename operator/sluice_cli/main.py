@@ -49,6 +49,9 @@ keys_app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 
+cache_app = typer.Typer(help="The answers that gateways keep.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
 KeysFile = Annotated[
     Path, typer.Option("--file", envvar="SLUICE_KEYS_FILE", help="The keys file; hashes only.")
 ]
@@ -184,6 +187,43 @@ def up(
             )
         )
     )
+
+
+@cache_app.command("invalidate")
+def cache_invalidate(
+    service: Annotated[
+        str, typer.Option(help="All answers of this service.", show_default=False)
+    ] = "",
+    namespace: Annotated[
+        str, typer.Option(help="The namespace of the service.")
+    ] = names.DEFAULT_NAMESPACE,
+    tenant: Annotated[
+        str, typer.Option(help="All answers that only this tenant gets.", show_default=False)
+    ] = "",
+    admin_url: Annotated[
+        str, typer.Option(envvar="SLUICE_ADMIN_URL", help="The admin port of any gateway.")
+    ] = f"http://127.0.0.1:{names.ADMIN_PORT}",
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SLUICE_ADMIN_TOKEN",
+            help="In a cluster: of a ServiceAccount that may read /internal/.",
+        ),
+    ] = None,
+) -> None:
+    """Have no answer given any more that was kept until now, by any gateway that shares them."""
+    from sluice_cli.cache import CacheError, invalidate
+
+    if not service and not tenant:
+        print("Name what is to be thrown away: --service, --tenant, or both.", file=sys.stderr)
+        raise typer.Exit(1)
+    what = {"service": service, "namespace": namespace, "tenant": tenant}
+    try:
+        invalidate(admin_url, {name: value for name, value in what.items() if value}, token)
+    except CacheError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print("invalidated")
 
 
 @app.command()

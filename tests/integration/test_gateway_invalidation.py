@@ -1,6 +1,9 @@
 """Throwing away what is cached, through the admin port: on every gateway, whatever Redis does."""
 
+import asyncio
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,6 +173,36 @@ async def test_what_is_not_understood_is_refused(
         reply = await client.post("/internal/cache/invalidate", body)
     assert reply.status == 400 and reply.json()["code"] == code
     assert reply.headers["content-type"] == "application/problem+json"
+
+
+def command(gateway: GatewayProcess, *options: str) -> "subprocess.CompletedProcess[str]":
+    url = f"http://127.0.0.1:{gateway.admin_port}"
+    return subprocess.run(
+        [sys.executable, "-m", "sluice_cli", "cache", "invalidate", "--admin-url", url, *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+async def test_the_command_line_throws_away_too(gateways: list[GatewayProcess]) -> None:
+    await ready(gateways)
+    text = await keep(gateways, "one")
+    done = await asyncio.to_thread(command, gateways[0], "--service", "one")
+    assert (done.returncode, done.stdout) == (0, "invalidated\n"), done.stderr
+    await gone(gateways, "one", text)
+
+
+async def test_the_command_line_says_what_is_in_the_way(gateways: list[GatewayProcess]) -> None:
+    nothing = await asyncio.to_thread(command, gateways[0])
+    assert nothing.returncode == 1 and "--service, --tenant" in nothing.stderr
+    where = ("--admin-url", "http://127.0.0.1:1", "--tenant", "anna")
+    nobody = await asyncio.to_thread(command, gateways[0], *where)
+    assert nobody.returncode == 1 and "admin port of a gateway" in nobody.stderr
+    port = gateways[0].port
+    where = ("--admin-url", f"http://127.0.0.1:{port}", "--tenant", "anna")
+    elsewhere = await asyncio.to_thread(command, gateways[0], *where)
+    assert elsewhere.returncode == 1 and elsewhere.stderr and "Traceback" not in elsewhere.stderr
 
 
 async def test_without_redis_a_gateway_forgets_alone(worker: StubWorker, tmp_path: Path) -> None:
