@@ -28,6 +28,7 @@ from sluice_api.key_file import (
 from sluice_gateway.auth import Rights, Tenant, wire_hash
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.limits import TenantLimits
+from sluice_gateway.priority import WORDS
 
 POLL_SECONDS: Final = 0.05
 MAX_SEEN: Final = 10_000
@@ -170,6 +171,8 @@ class Keys:
                     entry.namespaces[0],
                     hashed,
                     TenantScope.of(entry.name),
+                    priority=WORDS[entry.priority],
+                    weight=entry.weight,
                     rights=rights,
                     key=key.id,
                     limits=limits,

@@ -29,6 +29,8 @@ MAX_KEYS: Final = 50_000
 MAX_LISTED: Final = 256
 """Namespaces, and services, of one tenant."""
 EVERYTHING: Final = "*"
+PRIORITIES: Final = ("high", "normal", "low")
+MAX_WEIGHT: Final = 100
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -83,6 +85,8 @@ class TenantEntry:
         services: what it may call of what services' ``access`` lets it: ``name`` in its first
             namespace, ``namespace/name``, ``namespace/*`` or ``*``.
         limits: None: those that the gateway has for everybody.
+        priority: the highest that its requests may claim.
+        weight: its share of a service's work, against other tenants who wait.
     """
 
     name: str
@@ -90,6 +94,8 @@ class TenantEntry:
     services: tuple[str, ...] = (EVERYTHING,)
     limits: Limits | None = None
     keys: tuple[KeyEntry, ...] = ()
+    priority: str = "normal"
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +203,8 @@ def _file(given: Any) -> KeyFile:
 
 
 def _tenant(given: Any, path: Path) -> TenantEntry:
-    members = _members(given, path, {"name", "namespaces", "services", "limits", "keys"})
+    known = {"name", "namespaces", "services", "limits", "priority", "weight", "keys"}
+    members = _members(given, path, known)
     name = _text(members, "name", path, _NAME, "1 to 63 letters, digits and . _ -")
     at = (*path, "namespaces")
     if not members.get("namespaces"):
@@ -217,7 +224,27 @@ def _tenant(given: Any, path: Path) -> TenantEntry:
     ]
     if name == names.ANONYMOUS_TENANT and keys:
         raise _Fault(at, f"{name!r} is who comes without a key. Give the tenant another name.")
-    return TenantEntry(name, tuple(namespaces), tuple(services), limits, tuple(keys))
+    return TenantEntry(
+        name,
+        tuple(namespaces),
+        tuple(services),
+        limits,
+        tuple(keys),
+        _priority(members.get("priority", "normal"), (*path, "priority")),
+        _weight(members.get("weight", 1), (*path, "weight")),
+    )
+
+
+def _priority(given: Any, path: Path) -> str:
+    if given not in PRIORITIES:
+        raise _Fault(path, f"got {_shown(given)}, needs one of {', '.join(PRIORITIES)}.")
+    return str(given)
+
+
+def _weight(given: Any, path: Path) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MAX_WEIGHT:
+        raise _Fault(path, f"got {_shown(given)}, needs a whole number from 1 to {MAX_WEIGHT}.")
+    return given
 
 
 def _service(given: Any, path: Path) -> str:
@@ -368,6 +395,10 @@ def _written_tenant(tenant: TenantEntry) -> dict[str, Any]:
         written["services"] = list(tenant.services)
     if tenant.limits is not None:
         written["limits"] = _written_limits(tenant.limits)
+    if tenant.priority != "normal":
+        written["priority"] = tenant.priority
+    if tenant.weight != 1:
+        written["weight"] = tenant.weight
     written["keys"] = [_written_key(key) for key in tenant.keys]
     return written
 

@@ -5,11 +5,14 @@ import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sluice_api import wire
+from sluice_api.api_keys import make_key
+from sluice_api.key_file import KeyEntry, KeyFile, TenantEntry, write_key_file
 from sluice_api.tasks import Task
 from tests.support.event_stream import DONE, EventStream
 from tests.support.gateway_process import GatewayProcess, Reply, request, service
@@ -84,6 +87,50 @@ async def test_low_priority_gives_way_and_nobody_claims_more_than_is_allowed(
         name = "sluice_gateway_queue_wait_seconds_count"
         assert await gateway.metric(name, service="emb", priority="low") == 1
         assert await gateway.metric(name, service="emb", priority="normal") == 2
+
+
+async def test_tenants_take_turns_and_one_may_claim_more(tmp_path: Path) -> None:
+    found = {name: make_key() for name in ("flood", "other", "urgent")}
+    entries = [
+        TenantEntry(
+            name,
+            ("default",),
+            keys=(KeyEntry(key.id, key.sha256),),
+            priority="high" if name == "urgent" else "normal",
+        )
+        for name, key in found.items()
+    ]
+    path = tmp_path / "keys.yaml"
+    path.write_text(write_key_file(KeyFile(tuple(entries))))
+    with (
+        StubWorker(Behaviour(limit=1, hang=True)) as worker,
+        GatewayProcess(
+            tmp_path, [service("emb", [worker.url])], "--auth", "keys", "--keys-file", str(path)
+        ) as gateway,
+    ):
+        await gateway.ready("emb")
+
+        async def send(tenant: str, text: str, **headers: str) -> Reply:
+            key = f"Bearer {found[tenant].text}"
+            return await gateway.post(PATH, ask(text), authorization=key, **headers)
+
+        first = await gateway.client()
+        key = f"Bearer {found['flood'].text}"
+        first.send(request(PATH, ask("first"), authorization=key))
+        await until(lambda: worker.running == 1)
+        waiting = []
+        for tenant, text in (*(("flood", f"flood {n}") for n in range(4)), ("other", "other")):
+            # Neither of the two may claim what it asks for.
+            waiting.append(asyncio.create_task(send(tenant, text, x_sluice_priority="high")))
+            await held(gateway, len(waiting))
+        waiting.append(asyncio.create_task(send("urgent", "urgent", x_sluice_priority="high")))
+        await held(gateway, len(waiting))
+        worker.behaviour.hang = False
+        first.close()
+        assert {reply.status for reply in await asyncio.gather(*waiting)} == {200}
+        order = [json.loads(seen.body)["input"][0] for seen in worker.seen]
+        assert order[:4] == ["first", "urgent", "flood 0", "other"]
+        assert order[4:] == ["flood 1", "flood 2", "flood 3"]
 
 
 async def test_a_priority_that_does_not_exist_is_refused(gateway: GatewayProcess) -> None:

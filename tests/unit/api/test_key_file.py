@@ -26,6 +26,8 @@ tenants:
   namespaces: [search, search-dev]
   services: [minilm, shared/reranker, lab/*]
   limits: {{requests: 20/s:100, inputs: 6000/m, tokens: 100000/m}}
+  priority: high
+  weight: 5
   keys:
   - id: a1
     sha256: {HASH}
@@ -48,7 +50,10 @@ def test_everything_that_can_be_said() -> None:
             KeyEntry("a1", HASH, "ann's laptop", datetime(2027, 1, 31, 17, tzinfo=UTC)),
             KeyEntry("a2", "cd" * 32, "", datetime(2027, 2, 1, tzinfo=UTC)),
         ),
+        "high",
+        5,
     )
+    assert (support.priority, support.weight) == ("normal", 1)
     assert (support.services, support.limits, support.keys) == (("*",), None, ())
 
 
@@ -98,6 +103,14 @@ def entry(key: str) -> str:
         (
             "tenants:\n- name: t\n  namespaces:\n  - N_N",
             r"line 4: tenants\[0\]\.namespaces\[0\]: got 'N_N', needs the name of a namespace",
+        ),
+        (
+            "tenants:\n- name: t\n  namespaces: [n]\n  priority: urgent",
+            r"line 4: .*priority: got 'urgent', needs one of high, normal, low\.",
+        ),
+        (
+            "tenants:\n- name: t\n  namespaces: [n]\n  weight: 0",
+            r"line 4: .*weight: got 0, needs a whole number from 1 to 100\.",
         ),
         (
             "tenants:\n- name: t\n  namespaces: [n]\n  services: [a/b/c]",

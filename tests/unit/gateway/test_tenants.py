@@ -23,6 +23,7 @@ from sluice_api.key_file import (
     write_key_file,
 )
 from sluice_gateway import tenants
+from sluice_gateway.priority import Priority
 from sluice_gateway.tenants import Keys
 from tests.support.stub_worker import until
 
@@ -99,6 +100,16 @@ def test_a_key_is_its_tenant(make: Callable[..., File]) -> None:
     assert third.name == "support" and third.scope != first.scope
     assert third.wire_hash != first.wire_hash == second.wire_hash
     assert keys.identify(bearer(one)) is first, "the second time from the dict"
+
+
+def test_what_a_tenant_may_claim_in_a_queue(make: Callable[..., File]) -> None:
+    urgent, usual = make_key(), make_key()
+    keys = make(entry("search", urgent, priority="high", weight=7), entry("lab", usual)).keys
+    found = [keys.identify(bearer(key)) for key in (urgent, usual)]
+    assert [(each.priority, each.weight) for each in found] == [
+        (Priority.HIGH, 7),
+        (Priority.NORMAL, 1),
+    ]
 
 
 @pytest.mark.parametrize(
