@@ -3,7 +3,7 @@
 ``dispatch`` takes from a tenant's buckets, which never waits for anything. Each gateway of ``n``
 holds its n-th part of a tenant's bucket, filled at the n-th part of the rate; ``shared_limits``
 tells Redis what was taken and is told how much all gateways have left, of which each may then use
-its part. Without Redis the parts are all there is. What that adds up to is proven in
+up to its part. Without Redis the parts are all there is. What that adds up to is proven in
 ``tests/property/test_limits.py`` and said in ``docs/decisions/0021``. Times are monotonic seconds.
 """
 
@@ -150,11 +150,10 @@ class Bucket:
         self._missed = False
         self._hungry = False
         self._known, self._known_at = common, now
-        share = common / self._sharing.gateways
-        if share < 1 <= common:
-            share = 1.0  # Or nobody could use it.
+        # All there is, up to the part: what others may use without asking is bounded all the same.
+        share = min(common, self._part) if common > 0 else common / self._sharing.gateways
         # What was taken while Redis was asked is not yet in what it told.
-        self._level = min(share, self._part) - self._spent
+        self._level = share - self._spent
         self._at = now
         wait = max(0.0, (1 - common) / self.rate.per_second) if self._level < 1 else 0.0
         self.next_settling = now + min(wait, 1.0)

@@ -1,8 +1,8 @@
 """Limits that all gateways share: what each took is told to Redis, which tells what is left.
 
 One task of ``app`` settles the buckets of ``limits`` in the background, those that run low first;
-no request ever waits for it. Redis counts the gateways too, each of which may use its part of what
-is left. While Redis is slow or gone, each goes on with its part of the whole limit.
+no request ever waits for it. Redis counts the gateways too, each of which may use what is left up
+to its part. While Redis is slow or gone, each goes on with its part of the whole limit.
 """
 
 import asyncio

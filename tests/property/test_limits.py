@@ -90,6 +90,17 @@ def flood(fleet: Fleet, seconds: float, among: int) -> None:
             fleet.settle()
 
 
+def rush(fleet: Fleet) -> None:
+    """All are told the same at one instant, and then asked for the whole burst, each of them."""
+    for gateway in range(fleet.count):
+        fleet.ask(gateway)
+    for gateway in range(fleet.count):
+        fleet.reply(gateway)
+    for gateway in range(fleet.count):
+        for _ in range(fleet.rate.burst):
+            fleet.take(gateway, 1)
+
+
 def parts_of_others(fleet: Fleet) -> float:
     return (fleet.count - 1) * max(1.0, fleet.rate.burst / fleet.count)
 
@@ -104,6 +115,7 @@ takes = st.tuples(st.just("take"), gateways, st.integers(1, 40))
 settles = st.tuples(st.sampled_from(["ask", "reply"]), gateways, st.just(0))
 pauses = st.tuples(st.just("pass"), st.floats(0.0001, 5), st.just(0))
 floods = st.tuples(st.just("flood"), gateways, st.integers(1, 30))
+rushes = st.tuples(st.just("rush"), gateways, st.just(0))
 outages = st.tuples(st.sampled_from(["down", "up"]), st.just(0), st.just(0))
 Step = tuple[str, float, int]
 
@@ -122,13 +134,19 @@ def run(fleet: Fleet, steps: list[Step], *, size: int = 1) -> None:
                 fleet.reply(gateway)
             case "pass":
                 fleet.now += value
+            case "rush":
+                rush(fleet)
             case "flood":
                 flood(fleet, count * 0.02, gateway + 1)
             case _:
                 fleet.is_up = what == "up"
 
 
-@given(rates, st.integers(1, 6), st.lists(st.one_of(takes, settles, pauses, floods), max_size=40))
+@given(
+    rates,
+    st.integers(1, 6),
+    st.lists(st.one_of(takes, settles, pauses, floods, rushes), max_size=40),
+)
 @settings(max_examples=150, deadline=None)
 def test_no_window_admits_more_than_burst_and_rate_and_the_parts_of_others(
     rate: Rate, count: int, steps: list[Step]

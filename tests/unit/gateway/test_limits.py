@@ -102,10 +102,13 @@ def test_what_redis_tells_is_shared() -> None:
     assert [bucket.take(1, 0.0) for _ in range(5)] == [0] * 5
     assert bucket.take(1, 0.0) > 0 and bucket.is_hungry
     assert bucket.settle(0.0) == 5
-    bucket.told(5.0, 0.0)
-    assert [bucket.take(1, 0.0) for _ in range(2)] == [0, 0]
-    assert bucket.left(0.0) == 3
+    bucket.told(7.0, 0.0)
+    assert [bucket.take(1, 0.0) for _ in range(5)] == [0] * 5, "its part, of what is left"
+    assert bucket.left(0.0) == 2
     assert bucket.take(1, 0.0) == pytest.approx(0.05), "there is more, once Redis was asked"
+    assert bucket.settle(0.0) == 5
+    bucket.told(2.0, 0.0)
+    assert [bucket.take(1, 0.0) for _ in range(2)] == [0, 0]
     assert bucket.settle(0.0) == 2
     bucket.told(-3.0, 0.0)
     assert bucket.take(1, 0.0) == pytest.approx(4.05)
