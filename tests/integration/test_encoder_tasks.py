@@ -16,8 +16,10 @@ import pytest
 import yaml
 
 from sluice_api.service_files import load_files
+from sluice_api.tasks import Task
 from sluice_worker.examples.__main__ import EXAMPLES
 from tests.support import trained
+from tests.support.bad_input import Case, cases
 from tests.support.http_calls import Reply, post
 from tests.support.task_pages import ROOT, TaskPage, shape
 from tests.support.up_process import UpProcess, running_up, write
@@ -183,86 +185,19 @@ def test_tensors_hold_the_same_answers(up: UpProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "code", "param"),
-    [
-        ("/v1/tokens/classify", {"model": "ner", "input": ""}, "invalid_field", "input"),
-        ("/v1/tokens/classify", {"model": "ner"}, "missing_field", "input"),
-        ("/v1/tokens/classify", {"model": "reader", "input": "a"}, "task_not_supported", "model"),
-        (
-            "/v1/tokens/classify",
-            {"model": "ner", "input": "a", "parameters": {"ignore_labels": ["X"]}},
-            "invalid_field",
-            "parameters.ignore_labels",
-        ),
-        (
-            "/v1/tokens/classify",
-            {"model": "ner", "input": "a", "parameters": {"top_k": 1}},
-            "unknown_field",
-            "parameters.top_k",
-        ),
-        ("/v1/answer", {"model": "reader", "input": "a"}, "invalid_field", "input"),
-        (
-            "/v1/answer",
-            {"model": "reader", "input": [{"question": "who " * 99, "context": "a"}]},
-            "input_too_long",
-            "input.question",
-        ),
-        ("/v1/answer", {"model": "ner", "input": []}, "invalid_field", "input"),
-        (
-            "/v1/fill-mask",
-            {"model": "masked", "input": ["[MASK]", "a"]},
-            "invalid_field",
-            "input[1]",
-        ),
-        (
-            "/v1/fill-mask",
-            {"model": "masked", "input": "[MASK] " * 300},
-            "input_too_long",
-            "input",
-        ),
-        (
-            "/v1/fill-mask",
-            {"model": "masked", "input": "[MASK]", "parameters": {"targets": ["unheard"]}},
-            "invalid_field",
-            "parameters.targets",
-        ),
-        ("/v1/relations", {"model": "relations", "input": "a"}, "missing_field", "input.entities"),
-        (
-            "/v1/relations",
-            {"model": "relations", "input": [{"text": "a", "entities": [{"start": 0, "end": 2}]}]},
-            "invalid_field",
-            "input[0].entities[0]",
-        ),
-        ("/v1/rerank", {"model": "reranker", "query": "a"}, "missing_field", "documents"),
-        (
-            "/v1/rerank",
-            {"model": "reranker", "query": "a", "documents": ["b", "c " * 40_000]},
-            "input_too_long",
-            "documents[1]",
-        ),
-        (
-            "/v1/rerank",
-            {"model": "reranker", "query": "a", "documents": ["b"], "top_n": "all"},
-            "invalid_field",
-            "top_n",
-        ),
-        (
-            "/v1/rerank",
-            {"model": "masked", "query": "a", "documents": ["b"]},
-            "task_not_supported",
-            "model",
-        ),
-        ("/v1/embeddings", {"model": "masked", "input": "a"}, "task_not_supported", "model"),
-    ],
+    "case",
+    cases(
+        {
+            Task.TOKEN_CLASSIFICATION: "ner",
+            Task.QUESTION_ANSWERING: "reader",
+            Task.FILL_MASK: "masked",
+            Task.RELATION_EXTRACTION: "relations",
+            Task.RERANK: "reranker",
+        }
+    ),
 )
-def test_bad_input_is_refused_by_name(
-    up: UpProcess, path: str, body: dict[str, Any], code: str, param: str
-) -> None:
-    reply = ask(up, path, body)
-    error = reply["error"]
-    assert (error["code"], error["param"]) == (code, param), error
-    assert 400 <= reply.status < 500
-    assert reply.headers["x-should-retry"] == "false"
+def test_bad_input_is_refused_by_name(up: UpProcess, case: Case) -> None:
+    case.check(ask(up, case.path, case.body))
 
 
 # pages, manifests, the command -------------------------------------------------------------------

@@ -8,9 +8,12 @@ from typing import Any
 import openai
 import pytest
 
+from sluice_api.tasks import Task
 from sluice_worker.examples.chat import data
+from tests.support.bad_input import Case, cases
 from tests.support.event_stream import EventStream, data_of
 from tests.support.gateway_process import Client, GatewayProcess, service
+from tests.support.http_calls import post
 from tests.support.stub_worker import until
 from tests.support.trained import Models
 from tests.support.worker_process import WorkerProcess
@@ -84,11 +87,9 @@ async def test_usage_is_counted_by_who_computes(client: Client) -> None:
     assert last["usage"]["completion_tokens"] > 0
 
 
-async def test_errors_name_the_field(client: Client) -> None:
-    reply = await client.post(CHAT, chat("x" * 5000))
-    error = reply.json()["error"]
-    assert (reply.status, error["code"]) == (400, "input_too_long")
-    assert "messages" in error["param"]
+@pytest.mark.parametrize("case", cases({Task.TEXT_GENERATION: "talker", Task.CHAT: "talker"}))
+def test_bad_input_is_refused_by_name(gateway: GatewayProcess, case: Case) -> None:
+    case.check(post(f"http://127.0.0.1:{gateway.port}{case.path}", case.body))
 
 
 async def test_the_worker_stops_when_the_last_one_leaves(

@@ -15,7 +15,9 @@ import openai
 import pytest
 
 from sluice_api.service_files import load_files
+from sluice_api.tasks import Task
 from tests.support import models
+from tests.support.bad_input import Case, cases
 from tests.support.http_calls import Reply
 from tests.support.http_calls import post as post_to
 from tests.support.minilm import embeddings
@@ -150,3 +152,13 @@ def test_only_missing_inputs_of_a_list_are_computed(up: UpProcess) -> None:
     again = post(up, "/v1/classify", {"model": "tickets", "input": ["third", "first text"]})
     assert again.headers["cache-status"].startswith("Sluice; hit")
     assert again["usage"]["total_tokens"] == sum(entry["tokens"] for entry in again["data"])
+
+
+@pytest.mark.parametrize(
+    "case",
+    cases(
+        {Task.EMBEDDINGS: "minilm", Task.CLASSIFICATION: "tickets", Task.ZERO_SHOT: "nli"},
+    ),
+)
+def test_bad_input_is_refused_by_name(up: UpProcess, case: Case) -> None:
+    case.check(post(up, case.path, case.body))

@@ -12,8 +12,10 @@ import aiohttp
 import pytest
 
 from sluice_api.service_files import load_files
-from sluice_worker.examples import summarization, translation
+from sluice_api.tasks import Task
+from sluice_worker.examples import translation
 from tests.support import http_calls
+from tests.support.bad_input import Case, cases
 from tests.support.http_calls import Reply
 from tests.support.task_pages import TaskPage, shape
 from tests.support.trained import (
@@ -110,78 +112,28 @@ def test_an_answer_in_which_chance_had_a_part_is_never_stored(up: UpProcess) -> 
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "code", "param"),
+    "case", cases({Task.TRANSLATION: "translator", Task.SUMMARIZATION: "summarizer"})
+)
+def test_bad_input_is_refused_by_name(up: UpProcess, case: Case) -> None:
+    case.check(post(up, case.path, case.body))
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "param"),
     [
-        ("/v1/translate", {"model": "translator", "input": ""}, "invalid_field", "input"),
-        ("/v1/translate", {"model": "translator", "input": 7}, "invalid_field", "input"),
-        ("/v1/translate", {"model": "translator"}, "missing_field", "input"),
+        ({"input": {"text": "a", "entities": []}}, "invalid_field", "input.entities"),
         (
-            "/v1/translate",
-            {"model": "translator", "input": "a"},
-            "missing_field",
-            "parameters.target",
-        ),
-        (
-            "/v1/translate",
-            {"model": "translator", "input": "a", "parameters": {"target": "xx"}},
-            "invalid_field",
-            "parameters.target",
-        ),
-        (
-            "/v1/translate",
-            {"model": "translator", "input": "a", "parameters": {"stop": ["a"]}},
-            "unknown_field",
-            "parameters.stop",
-        ),
-        (
-            "/v1/translate",
-            {"model": "translator", "input": "a", "parameters": {"num_beams": 99}},
-            "invalid_field",
-            "parameters.num_beams",
-        ),
-        (
-            "/v1/summarize",
-            {"model": "summarizer", "input": ["a", "once . " * 30_000]},
-            "input_too_long",
-            "input[1]",
-        ),
-        ("/v1/summarize", {"model": "translator", "input": "a"}, "task_not_supported", "model"),
-        ("/v1/classify", {"model": "summarizer", "input": "a"}, "task_not_supported", "model"),
-        (
-            "/v1/relations",
-            {"model": "facts", "input": {"text": "a", "entities": []}},
-            "invalid_field",
-            "input.entities",
-        ),
-        (
-            "/v1/relations",
-            {"model": "facts", "input": "a", "parameters": {"entities_from": "translator"}},
+            {"input": "a", "parameters": {"entities_from": "translator"}},
             "task_not_supported",
             "parameters.entities_from",
         ),
     ],
 )
-def test_what_is_wrong_is_said(up: UpProcess, path: str, body: Any, code: str, param: str) -> None:
-    answer = post(up, path, body)
-    assert answer.status == 400
+def test_a_model_that_finds_entities_is_given_none(
+    up: UpProcess, more: dict[str, Any], code: str, param: str
+) -> None:
+    answer = post(up, "/v1/relations", {"model": "facts", **more})
     assert (answer["error"]["code"], answer["error"]["param"]) == (code, param)
-
-
-async def test_many_at_once_get_the_answers_they_get_alone(up: UpProcess) -> None:
-    letters = [f"{letter} {number}" for number, (letter, _) in enumerate(summarization.data()[1])]
-
-    async def ask(session: aiohttp.ClientSession, letter: str) -> Any:
-        body = {"model": "summarizer", "input": letter}
-        async with session.post(f"{up.url}/v1/summarize", json=body) as answer:
-            assert answer.status == 200, await answer.text()
-            return (await answer.json())["data"][0]
-
-    async with aiohttp.ClientSession() as session:
-        together = await asyncio.gather(*(ask(session, letter) for letter in letters))
-        headers = {"cache-control": "no-cache"}
-        async with aiohttp.ClientSession(headers=headers) as alone:
-            for letter, entry in zip(letters[::6], together[::6], strict=True):
-                assert await ask(alone, letter) == entry
 
 
 @pytest.mark.parametrize("page", ["translation", "summarization", "written-relations"])

@@ -1,0 +1,284 @@
+"""What no service answers: for each task every kind of bad input, and the error it must get.
+
+One table, asked through a gateway by whichever test serves a task (see :func:`cases`); a test of
+the table itself holds that no task and no kind is forgotten.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from sluice_api.tasks import Task
+from tests.support.http_calls import Reply
+
+KINDS: Final = ("empty", "too long", "wrong type", "unknown value", "unsupported", "wrong task")
+"""An unknown value is a label, a language or a choice that model or route do not know; an
+unsupported field is one of another task; the wrong task is another than the service's."""
+
+LONG: Final = "word " * 40_000
+
+
+class Case(NamedTuple):
+    """A request to ``path`` that is refused with ``code``, naming ``param``."""
+
+    task: Task
+    kind: str
+    path: str
+    body: dict[str, Any]
+    code: str
+    param: str
+
+    def check(self, reply: Reply) -> None:
+        """Hold ``reply`` against the catalogue: field, value and fix are in it, and no retry."""
+        error = reply["error"]
+        assert (error["code"], error["param"]) == (self.code, self.param), error
+        assert reply.status == 400, error
+        assert reply.headers["x-should-retry"] == "false"
+        assert self.param.partition("[")[0] in error["message"] or self.param == "model", error
+
+
+def _rows(task: Task, path: str, *rows: tuple[str, dict[str, Any], str, str]) -> list[Case]:
+    return [Case(task, kind, path, body, code, param) for kind, body, code, param in rows]
+
+
+def _asked(**members: Any) -> dict[str, Any]:
+    """A body of the shape that most tasks share, with ``members`` as parameters."""
+    return {"input": members.pop("input", "a"), "parameters": members}
+
+
+def _wrong(task: Task, path: str, **body: Any) -> Case:
+    return Case(task, "wrong task", path, body or {"input": "a"}, "task_not_supported", "model")
+
+
+def _user(content: Any, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], **more}
+
+
+TABLE: Final[list[Case]] = [
+    *_rows(
+        Task.EMBEDDINGS,
+        "/v1/embeddings",
+        ("empty", {"input": ""}, "invalid_field", "input"),
+        ("empty", {"input": ["a", ""]}, "invalid_field", "input[1]"),
+        ("too long", {"input": LONG}, "input_too_long", "input"),
+        ("wrong type", {"input": 7}, "invalid_field", "input"),
+        (
+            "unknown value",
+            {"input": "a", "encoding_format": "hex"},
+            "invalid_field",
+            "encoding_format",
+        ),
+        ("unsupported", {"input": "a", "top_k": 1}, "unknown_field", "top_k"),
+    ),
+    _wrong(Task.EMBEDDINGS, "/v1/tokens/classify"),
+    *_rows(
+        Task.CLASSIFICATION,
+        "/v1/classify",
+        ("empty", {"input": []}, "invalid_field", "input"),
+        ("too long", {"input": ["a", LONG]}, "input_too_long", "input[1]"),
+        ("wrong type", {"input": {"text": "a"}}, "invalid_field", "input"),
+        ("unknown value", _asked(top_k="all"), "invalid_field", "parameters.top_k"),
+        ("unsupported", _asked(multi_label=True), "invalid_field", "parameters.multi_label"),
+        ("unsupported", _asked(stride=1), "unknown_field", "parameters.stride"),
+    ),
+    _wrong(Task.CLASSIFICATION, "/v1/embeddings"),
+    *_rows(
+        Task.ZERO_SHOT,
+        "/v1/classify",
+        ("empty", _asked(input="", labels=["x"]), "invalid_field", "input"),
+        ("empty", _asked(labels=[]), "invalid_field", "parameters.labels"),
+        ("too long", _asked(input=LONG, labels=["x"]), "input_too_long", "input"),
+        ("wrong type", _asked(labels={"x": 7}), "invalid_field", 'parameters.labels["x"]'),
+        (
+            "unknown value",
+            _asked(labels=["x"], hypothesis_template="no place"),
+            "invalid_field",
+            "parameters.hypothesis_template",
+        ),
+        (
+            "unsupported",
+            _asked(labels=["x"], aggregation="max"),
+            "unknown_field",
+            "parameters.aggregation",
+        ),
+    ),
+    _wrong(Task.ZERO_SHOT, "/v1/answer", input={"question": "a", "context": "b"}),
+    *_rows(
+        Task.TOKEN_CLASSIFICATION,
+        "/v1/tokens/classify",
+        ("empty", {"input": ""}, "invalid_field", "input"),
+        ("empty", {}, "missing_field", "input"),
+        ("too long", {"input": ["a", LONG]}, "input_too_long", "input[1]"),
+        ("wrong type", {"input": [["a"]]}, "invalid_field", "input[0]"),
+        ("unknown value", _asked(ignore_labels=["X"]), "invalid_field", "parameters.ignore_labels"),
+        ("unknown value", _asked(aggregation="most"), "invalid_field", "parameters.aggregation"),
+        ("unsupported", _asked(top_k=1), "unknown_field", "parameters.top_k"),
+    ),
+    _wrong(Task.TOKEN_CLASSIFICATION, "/v1/embeddings"),
+    *_rows(
+        Task.RELATION_EXTRACTION,
+        "/v1/relations",
+        ("empty", {"input": {"text": ""}}, "invalid_field", "input.text"),
+        ("empty", {"input": "a"}, "missing_field", "input.entities"),
+        (
+            "too long",
+            {"input": {"text": LONG, "entities": [{"start": i, "end": i + 1} for i in range(70)]}},
+            "too_many_inputs",
+            "input.entities",
+        ),
+        (
+            "wrong type",
+            {"input": [{"text": "a", "entities": [{"start": 0, "end": 2}]}]},
+            "invalid_field",
+            "input[0].entities[0]",
+        ),
+        (
+            "unknown value",
+            _asked(entities_from="relations"),
+            "task_not_supported",
+            "parameters.entities_from",
+        ),
+        ("unsupported", _asked(top_k=1), "unknown_field", "parameters.top_k"),
+    ),
+    _wrong(Task.RELATION_EXTRACTION, "/v1/rerank", query="a", documents=["b"]),
+    *_rows(
+        Task.QUESTION_ANSWERING,
+        "/v1/answer",
+        ("empty", {"input": []}, "invalid_field", "input"),
+        (
+            "too long",
+            {"input": [{"question": "who " * 99, "context": "a"}]},
+            "input_too_long",
+            "input.question",
+        ),
+        ("wrong type", {"input": "a"}, "invalid_field", "input"),
+        (
+            "unknown value",
+            _asked(input={"question": "a", "context": "b"}, top_k=0),
+            "invalid_field",
+            "parameters.top_k",
+        ),
+        (
+            "unsupported",
+            _asked(input={"question": "a", "context": "b"}, labels=["x"]),
+            "unknown_field",
+            "parameters.labels",
+        ),
+    ),
+    _wrong(Task.QUESTION_ANSWERING, "/v1/fill-mask"),
+    *_rows(
+        Task.FILL_MASK,
+        "/v1/fill-mask",
+        ("empty", {"input": ["[MASK]", "a"]}, "invalid_field", "input[1]"),
+        ("too long", {"input": "[MASK] " * 300}, "input_too_long", "input"),
+        ("wrong type", {"input": None}, "invalid_field", "input"),
+        (
+            "unknown value",
+            _asked(input="[MASK]", targets=["unheard"]),
+            "invalid_field",
+            "parameters.targets",
+        ),
+        ("unsupported", _asked(input="[MASK]", stride=1), "unknown_field", "parameters.stride"),
+    ),
+    _wrong(Task.FILL_MASK, "/v1/embeddings"),
+    *_rows(
+        Task.RERANK,
+        "/v1/rerank",
+        ("empty", {"query": "a"}, "missing_field", "documents"),
+        ("empty", {"query": "", "documents": ["b"]}, "invalid_field", "query"),
+        ("too long", {"query": "a", "documents": ["b", LONG]}, "input_too_long", "documents[1]"),
+        ("wrong type", {"query": "a", "documents": ["b", 7]}, "invalid_field", "documents[1]"),
+        (
+            "unknown value",
+            {"query": "a", "documents": ["b"], "top_n": "all"},
+            "invalid_field",
+            "top_n",
+        ),
+        (
+            "unsupported",
+            {"query": "a", "documents": ["b"], "stream": True},
+            "unknown_field",
+            "stream",
+        ),
+    ),
+    _wrong(Task.RERANK, "/v1/embeddings"),
+    *_rows(
+        Task.TRANSLATION,
+        "/v1/translate",
+        ("empty", _asked(input="", target="bo"), "invalid_field", "input"),
+        ("empty", {"input": "a"}, "missing_field", "parameters.target"),
+        ("too long", _asked(input=["a", LONG * 4], target="bo"), "input_too_long", "input[1]"),
+        ("wrong type", {"input": 7}, "invalid_field", "input"),
+        ("unknown value", _asked(target="xx"), "invalid_field", "parameters.target"),
+        ("unknown value", _asked(target="en"), "invalid_field", "parameters.target"),
+        ("unknown value", _asked(num_beams=99), "invalid_field", "parameters.num_beams"),
+        ("unsupported", _asked(stop=["a"]), "unknown_field", "parameters.stop"),
+    ),
+    _wrong(Task.TRANSLATION, "/v1/summarize"),
+    *_rows(
+        Task.SUMMARIZATION,
+        "/v1/summarize",
+        ("empty", {"input": [""]}, "invalid_field", "input"),
+        ("too long", {"input": ["a", "once . " * 30_000]}, "input_too_long", "input[1]"),
+        ("wrong type", {"input": [7]}, "invalid_field", "input[0]"),
+        ("unknown value", _asked(max_tokens=0), "invalid_field", "parameters.max_tokens"),
+        ("unsupported", _asked(target="bo"), "unknown_field", "parameters.target"),
+    ),
+    _wrong(Task.SUMMARIZATION, "/v1/classify"),
+    *_rows(
+        Task.TEXT_GENERATION,
+        "/v1/completions",
+        ("empty", {}, "missing_field", "prompt"),
+        ("too long", {"prompt": "x " * 3000}, "input_too_long", "prompt"),
+        ("too long", {"prompt": "x", "max_tokens": 900}, "input_too_long", "max_tokens"),
+        ("wrong type", {"prompt": {"text": "x"}}, "invalid_field", "prompt"),
+        ("unknown value", {"prompt": [9999]}, "invalid_field", "prompt"),
+        (
+            "unknown value",
+            {"prompt": "x", "logit_bias": {"9999": 1}},
+            "invalid_field",
+            "logit_bias",
+        ),
+        ("unsupported", {"prompt": "x", "labels": ["x"]}, "unknown_field", "labels"),
+    ),
+    _wrong(Task.TEXT_GENERATION, "/v1/embeddings"),
+    *_rows(
+        Task.CHAT,
+        "/v1/chat/completions",
+        ("empty", {"messages": []}, "invalid_field", "messages"),
+        ("too long", _user("x" * 9000), "input_too_long", "messages"),
+        ("wrong type", {"messages": "Hi"}, "invalid_field", "messages"),
+        (
+            "unknown value",
+            {"messages": [{"role": "king", "content": "Hi"}]},
+            "invalid_field",
+            "messages[0].role",
+        ),
+        (
+            "unknown value",
+            _user(
+                "x",
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"type": "nonsense"}},
+                },
+            ),
+            "invalid_field",
+            "response_format.json_schema.schema",
+        ),
+        ("unsupported", _user("Hi", labels=["x"]), "unknown_field", "labels"),
+    ),
+    _wrong(Task.CHAT, "/v1/translate"),
+]
+
+
+def cases(services: dict[Task, str]) -> list[Any]:
+    """The rows of some tasks as pytest's parameters, asking the service of each."""
+    return [
+        pytest.param(
+            case._replace(body={"model": services[case.task], **case.body}),
+            id=f"{case.task}-{case.kind}-{case.param}".replace(" ", "-"),
+        )
+        for case in TABLE
+        if case.task in services
+    ]
