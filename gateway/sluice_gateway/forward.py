@@ -286,7 +286,8 @@ class Forward:
             job.body,
         )
         patience = self._service.limits.first_byte_timeout_seconds
-        return pool.send(receiver, data, job.request_id, patience)
+        # Where one idle connection was closed already, the others may be as well.
+        return pool.send(receiver, data, job.request_id, patience, fresh=self._stale)
 
     # From upstream --------------------------------------------------------------------------------
 

@@ -427,14 +427,17 @@ class Pool:
         request_id: bytes,
         first_byte_seconds: float | None = None,
         connect_seconds: float | None = None,
+        *,
+        fresh: bool = False,
     ) -> Connection:
         """Send a request on an idle connection, or on a new one; the result can abort it.
 
         Args:
+            fresh: on a new one.
             first_byte_seconds: until the answer begins, or the first event of a stream.
             connect_seconds: less than the pool's own, where waiting for it would be in vain.
         """
-        if self._idle:
+        if self._idle and not fresh:
             connection = self._idle.pop()
             connection.send(receiver, data, request_id, first_byte_seconds)
             return connection

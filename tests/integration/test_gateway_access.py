@@ -283,7 +283,9 @@ async def test_a_broken_file_changes_nothing_and_is_counted(site: Site) -> None:
     await site.change()
     good = site.file.path.read_text()
     before = await site.one.metric("sluice_gateway_keys_faults_total")
-    site.file.path.write_text(good.replace("tenants", "tenant"))
+    broken = site.file.path.with_suffix(".broken")
+    broken.write_text(good.replace("tenants", "tenant"))
+    broken.replace(site.file.path)  # In one step: an empty file would be another fault.
 
     async def counted() -> bool:
         return await site.one.metric("sluice_gateway_keys_faults_total") > before

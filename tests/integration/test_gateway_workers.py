@@ -399,6 +399,20 @@ async def test_worker_that_closes_idle_connections_costs_nothing(gateway: Gatewa
     assert not load.wrong
 
 
+async def test_idle_connections_that_are_all_dead_cost_nothing(gateway: GatewayProcess) -> None:
+    behaviour = Behaviour(reusable=False, delay=0.2)
+    with StubWorker(behaviour) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        first = [gateway.post(PATH, ask(f"first {number}")) for number in range(4)]
+        for number, reply in enumerate(await asyncio.gather(*first)):
+            assert right(reply, f"first {number}")
+        assert worker.peak > 2, "several connections are idle now"
+        behaviour.delay = 0.0
+        before = await gateway.metric("sluice_gateway_retries_total")
+        assert right(await gateway.post(PATH, ask("next")), "next")
+        assert await gateway.metric("sluice_gateway_retries_total") == before
+
+
 async def test_a_failed_model_refuses_at_once_and_still_answers_from_the_cache(
     gateway: GatewayProcess,
 ) -> None:

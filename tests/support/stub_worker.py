@@ -97,6 +97,8 @@ class Behaviour:
     raw: bytes | None = None
     """Sent instead of any answer to an inference request; the connection is closed after it."""
     keep_alive: bool = True
+    reusable: bool = True
+    """Otherwise a connection that an answer came on is closed when another request comes on it."""
     words: int = 2
     """Of a generated text; each is an event of its own when it is streamed."""
     pace: float = 0.0
@@ -244,6 +246,7 @@ class StubWorker:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        used = False
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             line, *rest = head.split("\r\n")
@@ -260,6 +263,9 @@ class StubWorker:
                     await asyncio.sleep(3600)
                 writer.write(self._readiness())
                 continue
+            if used and not self.behaviour.reusable:
+                return
+            used = True
             if not await self._infer(reader, writer, Seen(path, headers, body)):
                 return
 
