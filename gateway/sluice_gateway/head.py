@@ -23,6 +23,8 @@ from sluice_gateway.priority import WORDS, Priority
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
+KNOWN_BYTES: Final = 2048
+"""A longer head is parsed each time: what is kept for anybody who asks must be small in all."""
 MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
 
 V2_ROUTE: Final = V2_PREFIX + "{name}" + V2_SUFFIX
@@ -143,13 +145,16 @@ class _Collector:
         self.keep_alive = self.parser.should_keep_alive()  # llhttp forgets it after the message.
 
 
-@lru_cache(maxsize=1024)
 def parse_head(raw: bytes) -> Head:
     """Parse a head, its final empty line included.
 
     Raises ApiError ``bad_http``, ``headers_too_large`` or ``method_not_allowed``; the connection
     must then be closed, because where the next request begins cannot be trusted.
     """
+    return _known(raw) if len(raw) <= KNOWN_BYTES else _parse(raw)
+
+
+def _parse(raw: bytes) -> Head:
     collected = _Collector()
     parser = collected.parser
     try:
@@ -178,6 +183,10 @@ def parse_head(raw: bytes) -> Head:
     if chunked and (version == "1.0" or headers[b"transfer-encoding"].lower() != b"chunked"):
         raise ApiError("bad_http", "Transfer-Encoding must be chunked, in HTTP/1.1 only.")
     return _head(collected, headers, chunked)
+
+
+_known = lru_cache(maxsize=1024)(_parse)
+"""Most clients send the same head again and again."""
 
 
 def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -3,7 +3,7 @@
 import pytest
 
 from sluice_api.errors import ApiError
-from sluice_gateway.head import PLAIN, Directives, Head, parse_head
+from sluice_gateway.head import KNOWN_BYTES, PLAIN, Directives, Head, parse_head
 from sluice_gateway.priority import Priority, granted
 
 
@@ -32,6 +32,12 @@ def test_v2_names(path: bytes, model: str) -> None:
     parsed = head(first=b"POST %b HTTP/1.1" % path)
     assert parsed.model == model
     assert parsed.route is not None and parsed.route.path == "/v2/models/{name}/infer"
+
+
+def test_a_short_head_is_parsed_once_and_a_long_one_not_kept() -> None:
+    assert head(b"x-note: short") is head(b"x-note: short")
+    long = b"x-note: " + b"n" * KNOWN_BYTES
+    assert head(long) is not head(long) and head(long) == head(long)
 
 
 def test_v2_without_a_name_is_no_route() -> None:
