@@ -268,6 +268,36 @@ async def test_sigterm_drains_every_process(tmp_path: Path) -> None:
                 client.close()
 
 
+async def test_a_gateway_that_drains_takes_no_new_connections(
+    worker: StubWorker, tmp_path: Path
+) -> None:
+    options = ("--processes", "2", "--drain-delay", "0ms", "--drain-grace", "120s")
+    with GatewayProcess(tmp_path, [service("emb", [worker.url])], *options) as gateway:
+        await gateway.ready("emb", seconds=30.0)
+        assert gateway.process is not None
+        client = await gateway.client()
+        worker.behaviour.hang = True
+        try:
+            client.send(_plain("held while the others go"))
+            await until(lambda: _true(worker.running == 1))
+            gateway.process.send_signal(signal.SIGTERM)
+            await until(lambda: _refused(gateway))
+            assert gateway.process.poll() is None and worker.running == 1
+        finally:
+            worker.behaviour.hang = False
+            client.close()  # With it goes the last that was waited for.
+        assert await asyncio.to_thread(gateway.process.wait, 30) == 0
+
+
+async def _refused(gateway: GatewayProcess) -> bool:
+    try:
+        client = await gateway.client()
+    except ConnectionRefusedError:
+        return True
+    client.close()
+    return False
+
+
 def _plain(text: str) -> bytes:
     content = f'{{"model":"emb","input":"{text}"}}'
     return (
