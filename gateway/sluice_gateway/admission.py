@@ -75,7 +75,9 @@ class Admission:
         self._pumping = False
         self._passed_over: list[Waiter] = []
         self._unblock: Timer | None = None
+        self._unblock_at = 0.0
         self._was_ready = False
+        self._unready_since = 0.0
 
     def __repr__(self) -> str:
         return f"<Admission {len(self._waiting)}/{self.limits.waiting} waiting>"
@@ -113,14 +115,16 @@ class Admission:
             self._on_first()
         elif self._endpoints.has_room(now):
             self.pump()  # Those who wait may not go where this one may.
-        self._wait_for_unblocking(now)
+        self._wait_for_unblocking()
 
     def return_to_head(self, waiter: Waiter, now: float) -> None:
         """Queue a request again that had been granted before; it keeps its place in time."""
+        first = not self._waiting
         self._waiting.put_back(waiter)
         self._bound(waiter, now)
         self.pump()
-        self._wait_for_unblocking(now)
+        if first and self._waiting:
+            self._on_first()
 
     def withdraw(self, waiter: Waiter) -> None:
         if self._waiting.remove(waiter):
@@ -159,6 +163,7 @@ class Admission:
                 self._waiting.put_back(waiter)
             passed_over.clear()
             self._pumping = False
+        self._wait_for_unblocking()
 
     def took(self, seconds: float) -> None:
         """Learn how long a request occupies a slot."""
@@ -171,9 +176,12 @@ class Admission:
         """Learn how long a start takes, and give waiting requests to who became ready."""
         if ready and not self._was_ready:
             waited = self.oldest_seconds(now)
-            if waited:
+            # A worker that only had to prove itself again did not start.
+            if waited and self._endpoints.began_at >= self._unready_since:
                 self.start_seconds += 0.5 * (waited - self.start_seconds)
             self._ready_since = now
+        elif self._was_ready and not ready:
+            self._unready_since = now
         self._was_ready = ready
         self.pump()
 
@@ -288,14 +296,18 @@ class Admission:
             )
         )
 
-    def _wait_for_unblocking(self, now: float) -> None:
+    def _wait_for_unblocking(self) -> None:
         """Endpoints that refused are asked again when the time they named has passed."""
         moment = self._endpoints.unblocked_at()
-        if moment is not None and self._unblock is None:
-            self._unblock = self._wheel.at(moment, self._unblocked)
+        if moment is None or not self._waiting:
+            return
+        if self._unblock is not None:
+            if self._unblock_at <= moment:
+                return
+            self._unblock.cancel()
+        self._unblock_at = moment
+        self._unblock = self._wheel.at(moment, self._unblocked)
 
     def _unblocked(self) -> None:
         self._unblock = None
         self.pump()
-        if self._waiting:
-            self._wait_for_unblocking(time.monotonic())

@@ -33,6 +33,8 @@ from sluice_gateway.upstream import Pool, UpstreamAnswer
 UNKNOWN_LIMIT: Final = 16
 """Requests given to a worker that does not tell its capacity."""
 FAILURES_TO_EJECT: Final = 3
+"""Also the most that are remembered: one that could not be put out, being the last, and has served
+well since, is not put out for one failure when there are others."""
 FORGIVEN: Final = 0.25
 """Of a failure, by each success: one that fails more than a fifth of its requests is out as well,
 although the failures never come in a row."""
@@ -40,7 +42,6 @@ MAX_BLOCK_SECONDS: Final = 5.0
 """For which an endpoint that said it was full is left alone at most."""
 EJECT_SECONDS: Final = 1.0
 MAX_EJECT_SECONDS: Final = 30.0
-MAX_EJECTED_SHARE: Final = 0.5
 
 _incarnations = itertools.count(1)
 _RULES: Final = Rules()
@@ -56,6 +57,10 @@ class State(StrEnum):
     EJECTED = "ejected"
     MISMATCH = "mismatch"
     GONE = "gone"
+
+
+_JUDGED: Final = frozenset((State.EJECTED, State.GONE))
+"""What requests find there changes nothing."""
 
 
 class Holder(Protocol):
@@ -105,6 +110,8 @@ class Endpoint:
         """What it said last, ready or not; None when it says nothing."""
         self.incarnation = 0
         self.in_flight = 0
+        self.background = 0
+        """Of these, the gateway's own."""
         self.limit = UNKNOWN_LIMIT
         self.blocked_until = 0.0
         """It said that it is full; 0 when it may be asked."""
@@ -184,10 +191,10 @@ class Endpoint:
             cause: one of few words; the metric of ejections has it.
             message: more about it, for people.
         """
-        if self.state is State.EJECTED:
-            return  # Requests that were still on their way; this has been judged.
-        self._failures += 1
-        if self._failures >= FAILURES_TO_EJECT and self._owner.may_eject():
+        if self.state in _JUDGED:
+            return  # Requests that were still on their way.
+        self._failures = min(self._failures + 1, FAILURES_TO_EJECT)
+        if self._failures >= FAILURES_TO_EJECT and self._owner.may_eject(self):
             self._failures = 0.0
             self._ejections += 1
             pause = min(EJECT_SECONDS * 2 ** (self._ejections - 1), MAX_EJECT_SECONDS)
@@ -223,7 +230,7 @@ class Endpoint:
 
     def not_ready(self, message: str) -> None:
         """It answered that it is not ready: no new requests, those in flight go on."""
-        if self.state is not State.EJECTED:
+        if self.state not in _JUDGED:
             self.readiness = None
             self._enter(State.STARTING, message)
 
@@ -293,6 +300,8 @@ class EndpointSet:
         """Requests looked for on the ring: at home there, or beyond the bound on its load."""
         self.version = 0
         """Rises with every change of an endpoint's state."""
+        self.began_at = 0.0
+        """When the last of them began anew, and did not just prove itself again."""
         self.on_room = on_room
         self._on_change = on_change
         self._applying = False
@@ -384,6 +393,7 @@ class EndpointSet:
 
     def warming(self, now: float) -> None:
         """One of them begins its slow start."""
+        self.began_at = now
         self._warm_at = now + self.rules.slow_start_seconds
 
     def refresh(self, endpoint: Endpoint) -> None:
@@ -498,9 +508,14 @@ class EndpointSet:
                 return "A worker answers, but it has loaded something else than this revision."
         return ""
 
-    def may_eject(self) -> bool:
+    def may_eject(self, endpoint: Endpoint) -> bool:
+        """Whether at least as many others serve as would then be out.
+
+        Those that start are no help to anybody, however many they are.
+        """
         out = sum(1 for e in self.all.values() if e.state is State.EJECTED)
-        return out + 1 <= len(self.all) * MAX_EJECTED_SHARE
+        serving = len(self.ready) - (endpoint.state is State.READY)
+        return out + 1 <= serving
 
     def changed(self) -> None:
         if self._applying:

@@ -261,7 +261,7 @@ class Forward:
         now = self._sent = time.monotonic()
         self.queue_seconds = now - job.since
         self._lease = lease
-        self._service.background += job.background
+        lease.endpoint.background += job.background
         self._connection = self._send_to(lease, self, now)
 
     def endpoint_lost(self) -> None:
@@ -438,5 +438,5 @@ class Forward:
         if connection is not None and connection.serves(self):
             connection.abort()
         if lease is not None:
-            self._service.background -= self._job.background
+            lease.endpoint.background -= self._job.background
             lease.release()

@@ -126,8 +126,6 @@ class Service:
         self.removed = False
         self.usual_seconds = 0.0
         """What a computation lasts, with its wait for a worker; 0 before there was one."""
-        self.background = 0
-        """Requests of the gateway's own at workers now."""
         self.precomputed: dict[str, int] = {}
         """How many of the precomputed answers are in which state; written by ``precompute``."""
         self.ready_since = now
@@ -190,8 +188,7 @@ class Service:
 
     @property
     def in_flight(self) -> int:
-        at_workers = sum(endpoint.in_flight for endpoint in self.endpoints.all.values())
-        return at_workers - self.background
+        return sum(each.in_flight - each.background for each in self.endpoints.all.values())
 
     @property
     def precompute(self) -> list[wire.Precomputed]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,7 +11,7 @@ from sluice_api.errors import ApiError
 from sluice_gateway.admission import Admission
 from sluice_gateway.endpoints import EndpointSet, Lease
 from sluice_gateway.priority import Priority
-from sluice_gateway.timers import TimerWheel
+from sluice_gateway.timers import Timer, TimerWheel
 from tests.support.stub_worker import until
 
 
@@ -170,6 +170,71 @@ async def test_endpoint_that_says_full_is_asked_again_later(queue: Queue) -> Non
     waiting = queue.submit()
     assert waiting.lease is None
     await until(lambda: waiting.lease is not None)
+
+
+async def test_of_two_that_say_full_the_first_to_have_room_is_asked_first(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.worker(1, 1)
+    now, at = time.monotonic(), queue.wheel.at
+    moments: list[float] = []
+
+    def noted(moment: float, callback: Callable[[], None]) -> Timer:
+        moments.append(moment)
+        return at(moment, callback)
+
+    monkeypatch.setattr(queue.wheel, "at", noted)
+    one, two, waiting = queue.submit(), queue.submit(), queue.submit()
+    assert one.lease is not None and two.lease is not None
+    one.lease.endpoint.full(5.0, now)
+    one.lease.release()
+    two.lease.endpoint.full(4.0, now)
+    two.lease.release()
+    assert waiting.lease is None and moments == [now + 5.0, now + 4.0]
+
+
+async def test_who_waits_is_served_when_another_has_given_up_on_a_full_worker(
+    queue: Queue,
+) -> None:
+    queue.worker(1)
+    running, waiting = queue.submit(), queue.submit()
+    assert running.lease is not None
+    # As a request does whose own deadline comes before the time that the worker names.
+    running.lease.endpoint.full(0.05, time.monotonic())
+    running.lease.release()
+    assert waiting.lease is None
+    await until(lambda: waiting.lease is not None)
+
+
+async def test_who_comes_back_to_an_empty_queue_is_told_of(queue: Queue) -> None:
+    queue.worker(1)
+    request = queue.submit()
+    assert request.lease is not None and queue.firsts == 0
+    lease, request.lease = request.lease, None
+    lease.endpoint.not_ready("draining")
+    lease.release()
+    queue.admission.return_to_head(request, time.monotonic())
+    assert queue.firsts == 1
+    queue.worker(1)
+    assert request.lease is not None
+
+
+async def test_a_worker_that_proves_itself_again_teaches_nothing_about_starts(
+    queue: Queue,
+) -> None:
+    queue.worker(1)
+    before = queue.admission.start_seconds
+    (endpoint,) = queue.endpoints.ready
+    endpoint.failed(time.monotonic(), "reset", prove=True)
+    waiting = queue.submit()
+    waiting.since -= 1.0
+    queue.worker(1)
+    assert waiting.lease is not None and queue.admission.start_seconds == before
+    endpoint.unresponsive("the connection was refused")
+    again = queue.submit()
+    again.since -= 1.0
+    queue.worker(1)
+    assert queue.admission.start_seconds < before
 
 
 async def test_start_time_is_learnt(queue: Queue) -> None:

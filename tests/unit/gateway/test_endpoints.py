@@ -101,6 +101,7 @@ async def test_ejection_backs_off_and_spares_the_rest() -> None:
     _, all_of_them = await make(4)
     for endpoint in all_of_them:
         endpoint.proved(ready(), NOW)
+    for endpoint in all_of_them:
         for _ in range(10):
             endpoint.failed(NOW, "status_500", prove=False)
     assert [e.state for e in all_of_them].count(State.EJECTED) == 2  # half of them at most
@@ -126,6 +127,42 @@ async def test_only_endpoint_is_never_ejected() -> None:
     for _ in range(10):
         one.failed(NOW, "status_500", prove=False)
     assert one.state is State.READY
+
+
+async def test_those_that_start_are_nobody_to_take_over() -> None:
+    _, (one, two, _, _) = await make(4)
+    one.proved(ready(), NOW)
+    for _ in range(10):
+        one.failed(NOW, "status_500", prove=False)
+    assert one.state is State.READY  # The three others serve nobody yet.
+    two.proved(ready(), NOW)
+    one.failed(NOW, "status_500", prove=False)
+    assert one.state is State.EJECTED
+
+
+async def test_what_the_last_one_failed_long_ago_is_not_held_against_it() -> None:
+    _, (one, two) = await make(2)
+    one.proved(ready(), NOW)
+    for _ in range(1000):
+        one.failed(NOW, "status_500", prove=False)
+    for _ in range(12):
+        one.succeeded()
+    two.proved(ready(), NOW)
+    one.failed(NOW, "status_500", prove=False)
+    assert one.state is State.READY
+
+
+async def test_what_breaks_at_a_worker_that_has_left_puts_nobody_out() -> None:
+    endpoints, (one, two, three) = await make(3)
+    for endpoint in (one, two, three):
+        endpoint.proved(ready(), NOW)
+    table = [wire.Endpoint(url=each.url, revision="r") for each in (two, three)]
+    follow(endpoints, table, "r", "d")
+    before = endpoints.version
+    for _ in range(5):
+        one.failed(NOW, "reset", prove=True)
+    one.not_ready("draining")
+    assert one.state is State.GONE and endpoints.version == before and not endpoints.ejections
 
 
 async def test_unresponsive_endpoint_gives_its_requests_back() -> None:
@@ -284,8 +321,9 @@ def answer(limit: int) -> UpstreamAnswer:
 
 
 async def test_one_that_fails_a_part_of_its_requests_is_out_as_well() -> None:
-    endpoints, (one, _) = await make(2)
+    endpoints, (one, two) = await make(2)
     one.proved(ready(), NOW)
+    two.proved(ready(), NOW)
     for _ in range(20):
         if one.state is State.EJECTED:
             break
@@ -296,8 +334,9 @@ async def test_one_that_fails_a_part_of_its_requests_is_out_as_well() -> None:
 
 
 async def test_rare_failures_put_nobody_out() -> None:
-    _, (one, _) = await make(2)
+    _, (one, two) = await make(2)
     one.proved(ready(), NOW)
+    two.proved(ready(), NOW)
     for _ in range(100):
         one.failed(NOW, "status_500", prove=False)
         for _ in range(5):
@@ -306,8 +345,9 @@ async def test_rare_failures_put_nobody_out() -> None:
 
 
 async def test_back_from_being_out_it_is_on_trial() -> None:
-    _, (one, _) = await make(2)
+    _, (one, two) = await make(2)
     one.proved(ready(), NOW)
+    two.proved(ready(), NOW)
     for _ in range(3):
         one.failed(NOW, "status_500", prove=False)
     pause = one.out_until - NOW
