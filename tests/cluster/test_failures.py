@@ -157,8 +157,10 @@ def check(record: Record, case: Case) -> None:
 
 
 def test_there_are_enough() -> None:
-    assert len(TABLE) >= 25
-    assert len({case.reason for case in TABLE.values()}) >= 14
+    failures = [case for case in TABLE.values() if case.reason not in ("Asleep", "Paused")]
+    # Four more have tests of their own below: a quota, a policy, a broken revision, a lost node.
+    assert len(failures) + 4 >= 25
+    assert len({case.reason for case in failures}) >= 12
 
 
 def follow(cluster: Cluster, namespace: str, case: Case) -> Record:
