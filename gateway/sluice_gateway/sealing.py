@@ -6,6 +6,7 @@ process's under the same key, however many gateways write for however long. The 
 stored under is authenticated with it: under any other name it does not open.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,13 @@ _MAX_SALTS: Final = 256
 """Keys of other processes that are kept ready; a forged salt costs one of them, no more."""
 
 
+_forks = itertools.count(1)
+_lineage = [0]
+"""Another number in each process that this one is forked into. To ask for the process's own costs a
+system call for each value."""
+os.register_at_fork(after_in_child=lambda: _lineage.__setitem__(0, next(_forks)))
+
+
 class Sealer:
     """Seals and opens under one secret.
 
@@ -44,14 +52,14 @@ class Sealer:
         self._make: Callable[[bytes], AESGCM] = lambda salt: aead.AESGCM(derive(salt))
         self._invalid = InvalidTag
         self._known: dict[bytes, AESGCM] = {}
-        self._process = 0
+        self._process = -1
         self._front = b""
         self._cipher: AESGCM | None = None
         self._count = 0
 
     def seal(self, name: bytes, plain: bytes) -> bytes:
         """What opens to ``plain`` under ``name`` only."""
-        if self._process != os.getpid() or self._count >= _MAX_SEALS:
+        if self._process != _lineage[0] or self._count >= _MAX_SEALS:
             self._begin()
         assert self._cipher is not None
         self._count += 1
@@ -78,7 +86,7 @@ class Sealer:
         self._front = bytes([FORMAT]) + salt
         self._cipher = self._make(salt)
         self._count = 0
-        self._process = os.getpid()
+        self._process = _lineage[0]
 
     def __repr__(self) -> str:
         return f"<Sealer {self._count} sealed, {len(self._known)} keys known>"
