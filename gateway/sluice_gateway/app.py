@@ -334,6 +334,7 @@ class Gateway:
                 yield service.sample()
 
         metrics.watch(samples)
+        metrics.watch_counter(metric_names.GATEWAY_CACHE_EVICTIONS, lambda: self.cache.l1_evictions)
         for metric, read in (
             (metric_names.GATEWAY_CACHE_BYTES, lambda: self.cache.l1_bytes),
             (metric_names.GATEWAY_REDIS_UP, lambda: int(self.cache.redis_up)),

@@ -138,6 +138,11 @@ class ResponseCache:
         return self._local.used_bytes
 
     @property
+    def l1_evictions(self) -> int:
+        """Entries that had to make room in process so far."""
+        return self._local.evictions
+
+    @property
     def redis_up(self) -> bool:
         """Redis is configured and answers in time."""
         return self._redis is not None and self._redis.up

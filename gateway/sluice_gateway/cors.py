@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from sluice_api import names
+from sluice_api.key_file import LIMIT_KINDS
 
 EVERYBODY: Final = "*"
 MAX_AGE_SECONDS: Final = 600
@@ -26,7 +27,7 @@ EXPOSED: Final = (
     names.REVISION,
     names.IDEMPOTENT_REPLAYED,
     names.INFERENCE_JSON_BYTES,
-    *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in _RATE),
+    *(f"x-ratelimit-{what}-{of}" for of in LIMIT_KINDS for what in _RATE),
 )
 """What a page may read of an answer beside its body."""
 

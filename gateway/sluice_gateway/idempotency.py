@@ -113,7 +113,6 @@ class Repeats:
         seat = repeat.join(request.caller, request.limit_lines)
         shared = Request(request.head, request.body, repeat, request.id, request.received)
         shared.tenant = request.tenant  # What is left of its limits is told to each for itself.
-        shared.tenant = request.tenant  # Not what is left of its limits: that is no repetition.
         pending = handle(shared)
         if repeat.done:
             return None

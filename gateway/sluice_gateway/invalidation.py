@@ -248,9 +248,13 @@ def _raising(epochs: dict[bytes, int]) -> bytes:
 
 
 def _epochs_of(told: Any) -> dict[bytes, int]:
-    """What the hash holds, as far as it makes sense: others may write there."""
+    """What the hash holds, as far as it makes sense: others may write there.
+
+    Raises :class:`_Refused` for one that cannot be the gateways' own.
+    """
     if not isinstance(told, dict) or len(told) > MAX_FIELDS:
-        return {}
+        # Not to be told from one that hides what was thrown away: as if nothing were heard.
+        raise _Refused(f"{names.REDIS_EPOCHS_KEY} does not hold at most {MAX_FIELDS} epochs")
     latest = int(time.time() * 1000) + MAX_AGE_MS
     return {
         field: int(at)

@@ -210,8 +210,21 @@ class Metrics:
         gauge = exposition.gauge(metric, self.registry)
         gauge.set_function(read)
 
+    def watch_counter(self, metric: metric_names.Metric, read: Callable[[], float]) -> None:
+        """Export what ``read`` has counted by each scrape."""
+        self.registry.register(_CountCollector(metric, read))
+
     def page(self) -> bytes:
         return exposition.expose(self.registry)
+
+
+class _CountCollector(Collector):
+    def __init__(self, metric: metric_names.Metric, read: Callable[[], float]) -> None:
+        self._metric = metric
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(self._metric.name, self._metric.help, self._read())
 
 
 class _ServiceCollector(Collector):

@@ -96,6 +96,11 @@ GATEWAY_CACHE_FAULTS = Metric(
 GATEWAY_CACHE_BYTES = Metric(
     "sluice_gateway_cache_l1_bytes", "gauge", "Bytes held by the in-process cache."
 )
+GATEWAY_CACHE_EVICTIONS = Metric(
+    "sluice_gateway_cache_l1_evictions_total",
+    "counter",
+    "Entries that the in-process cache threw out to make room for others.",
+)
 GATEWAY_REDIS_UP = Metric(
     "sluice_gateway_redis_up", "gauge", "1 while Redis answers in time, 0 while it is avoided."
 )

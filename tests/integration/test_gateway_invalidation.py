@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sluice_gateway.invalidation import MAX_FIELDS
 from tests.support.gateway_process import Client, GatewayProcess, Reply, service
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.stub_worker import StubWorker, until
@@ -154,6 +155,22 @@ async def test_while_redis_is_away_memory_is_not_trusted_for_long(
     await ready(gateways)
     with redis.client() as client:
         await until(lambda: len(client.hgetall("sluice:epochs")) >= 1, 10, "told afterwards")
+
+
+async def test_a_hash_that_hides_what_was_thrown_away_is_not_hearing(
+    gateways: list[GatewayProcess], redis: RedisServer
+) -> None:
+    await ready(gateways)
+    stuffing = {f"{number:064x}": "1" for number in range(MAX_FIELDS + 1)}
+    with redis.client() as client:
+        try:
+            client.hset("sluice:epochs", mapping=stuffing)
+            for gateway in gateways:
+                await hearing(gateway, False)
+        finally:
+            client.delete("sluice:epochs")
+    await ready(gateways)
+    await keep(gateways, "two")
 
 
 @pytest.mark.parametrize(

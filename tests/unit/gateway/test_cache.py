@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from sluice_api import metric_names
 from sluice_api.call import Item
 from sluice_gateway.cache import Hits, ResponseCache
 from sluice_gateway.keys import TenantScope
+from sluice_gateway.metrics import Metrics
 from tests.support.event_loops import on_uvloop
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.response_cache import (
@@ -52,6 +54,20 @@ def test_a_stored_answer_is_found_with_its_age() -> None:
     assert hit is not None and hit.layer == "l1" and hit.item == item_of("a")
     assert hit.age_seconds == 30 and 60 <= hit.ttl_seconds <= 70
     assert cache.local(key_of("b"), clock.now) is None
+
+
+def test_what_had_to_make_room_is_counted() -> None:
+    clock = Clock()
+    cache, metrics = local_cache(clock, l1_bytes=8192), Metrics()
+    metrics.watch_counter(metric_names.GATEWAY_CACHE_EVICTIONS, lambda: cache.l1_evictions)
+    assert b"\nsluice_gateway_cache_l1_evictions_total 0.0" in metrics.page()
+    for number in range(100):
+        cache.store(key_of(str(number)), item_of("a"), rules(100), clock.now)
+    assert cache.l1_evictions > 50
+    shown = b"\nsluice_gateway_cache_l1_evictions_total %d.0" % cache.l1_evictions
+    assert shown in metrics.page()
+    # A counter without labels: several processes add theirs up.
+    assert b"# TYPE sluice_gateway_cache_l1_evictions_total counter" in metrics.page()
 
 
 def test_times_to_live_are_spread_below_what_is_allowed() -> None:

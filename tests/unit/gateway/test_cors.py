@@ -5,8 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from sluice_api.key_file import LIMIT_KINDS, Limits
+from sluice_api.rates import parse_rate
 from sluice_gateway import descriptors
 from sluice_gateway.cors import EXPOSED, Cors
+from sluice_gateway.limits import Bucket, Sharing, TenantLimits
 
 PAGE = b"https://app.example.com"
 EVIL = b"https://app.example.com.evil.example.com"
@@ -20,6 +23,19 @@ def test_named_origins_are_echoed_and_others_are_not() -> None:
     )
     for other in (EVIL, b"null", b"", PAGE.upper(), PAGE + b":443", None):
         assert cors.lines(other) == b"vary: Origin\r\n"
+
+
+def test_a_page_may_read_what_is_left_of_every_limit() -> None:
+    limits = TenantLimits(
+        "search",
+        Limits(**{kind: parse_rate("1/s:1") for kind in LIMIT_KINDS}),
+        lambda kind, rate: Bucket(rate, Sharing(1), 0.0),
+    )
+    of_requests = limits.take_request(0.0).decode().split("\r\n")[:-1]
+    names = {line.partition(":")[0] for line in of_requests}
+    assert len(names) == 3
+    for kind in LIMIT_KINDS:
+        assert {name.replace("requests", kind) for name in names} <= set(EXPOSED)
 
 
 def test_everybody_is_not_told_of_by_name_and_gets_no_credentials() -> None:
