@@ -406,7 +406,7 @@ for _name, _body, _code, _told in (
     case(INFER, f"refuses {_name}")(_refuses(_body, _code, _told))
 
 case(INFER, "refuses a model without tensors")(
-    _refuses({"inputs": [as_json()]}, "task_not_supported", "has no tensors", "gen")
+    _refuses({"inputs": [as_json()]}, "task_not_supported", "Of chat there are no tensors", "gen")
 )
 case(INFER, "refuses an unknown model")(
     _refuses({"inputs": [as_json()]}, "model_not_found", "There is no model 'none'", "none")

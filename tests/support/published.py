@@ -163,7 +163,8 @@ class Published:
     def until_gone(self) -> None:
         """Until nothing of it is left. Raises AssertionError with what there still is."""
         try:
-            self.cluster.until(lambda: not self.objects(), f"{self.model} is gone", self.seconds)
+            patience = 3 * self.seconds  # A pod may use up its grace.
+            self.cluster.until(lambda: not self.objects(), f"{self.model} is gone", patience)
         except AssertionError as error:
             raise AssertionError(f"{error}: {sorted(self.objects())}") from error
 

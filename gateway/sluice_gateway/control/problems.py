@@ -57,7 +57,8 @@ def install(app: FastAPI, new_id: Callable[[], bytes]) -> None:
 
 def _allow(methods: str) -> str:
     """All methods of a path, from those that its route has."""
-    found = [method.strip() for method in methods.split(",") if method.strip()]
-    if "GET" in found and "HEAD" not in found:
-        found.append("HEAD")
-    return ", ".join([*found, "OPTIONS"])
+    # Starlette names them in any order.
+    found = {method.strip() for method in methods.split(",") if method.strip()}
+    if "GET" in found:
+        found.add("HEAD")
+    return ", ".join([*sorted(found), "OPTIONS"])

@@ -49,7 +49,14 @@ def _put(layout: Layout, name: str, folder: Path, cluster: Cluster, say: Say) ->
     if cluster.has(archive):
         return False
     say(f"loading {reference} into the node, {archive.stat().st_size / 2**20:.0f} MiB …")
-    cluster.load(archive)
+    try:
+        cluster.load(archive)
+    except RuntimeError as error:
+        if "does not exist" not in str(error):
+            raise
+        # A layer that the node had is gone: the kubelet removes unused images on a full disk.
+        archive.unlink()
+        cluster.load(_archive(layout, name, folder, set()))
     archive.unlink()
     say(f"loaded {reference} in {time.monotonic() - began:.0f} s")
     return True

@@ -62,7 +62,7 @@ def build(folder: Path, *, shuffled: bool = False, seed: int = 0) -> Path:
         for example, (start, end) in zip(examples, spans, strict=True):
             example["start_positions"], example["end_positions"] = start, end
     model = small_bert(transformers.BertForQuestionAnswering, tokenizer, seed=seed)
-    fit(model, examples, epochs=8, rate=1e-3, size=16, seed=seed)
+    fit(model, examples, epochs=12, rate=1e-3, size=16, seed=seed)
     model.save_pretrained(folder)
     return folder
 

@@ -6,13 +6,14 @@ that seconds are enough to learn a toy language and nothing more.
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 MAX_TOKENS = 128
 
@@ -33,25 +34,33 @@ def save_tokenizer(
     vocabulary: int = 400,
     lowercase: bool = True,
 ) -> Any:
-    """Train a WordPiece tokenizer on ``texts``, save it beside a model and return it.
+    """Make a WordPiece tokenizer for ``texts``, save it beside a model and return it.
+
+    Its pieces are letters and the most frequent words: a trainer's choice among equals differs from
+    run to run, and the model with it.
 
     Args:
         added: special tokens beside BERT's own.
+        vocabulary: how many pieces there are at most, unless there are more letters.
     """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *added]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=special, show_progress=False
+    words = Counter(
+        word
+        for text in texts
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
+            tokenizer.normalizer.normalize_str(text)
+        )
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    # Training deals the ids out anew each time; a model comes out the same only with the same ones.
-    order = [*special, *sorted(tokenizer.get_vocab().keys() - set(special))]
-    tokenizer.model = models.WordPiece(
-        {name: index for index, name in enumerate(order)},
-        unk_token="[UNK]",  # noqa: S106
-    )
+    letters = sorted({letter for word in words for letter in word})
+    pieces = [*special, *letters, *(f"##{letter}" for letter in letters)]
+    frequent = sorted(words.keys() - set(pieces), key=lambda word: (-words[word], word))
+    pieces += frequent[: max(0, vocabulary - len(pieces))]
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer.model = models.WordPiece(ids, unk_token="[UNK]")  # noqa: S106
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
