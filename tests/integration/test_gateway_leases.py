@@ -147,6 +147,7 @@ async def test_a_plain_request_waits_for_another_gateway_s_stream(
             other.send(request(CHAT, {**body, "stream": True}))
             await until(lambda: len(worker.seen) > before + 1, 10, "no stream waits")
             followed = await counted(gateways[1], "followed")
+            await asyncio.sleep(0.2)  # What is computed in less than 20 ms is not leased.
             worker.behaviour.hold_at = None
             assert (await other.reply()).body.endswith(b"data: [DONE]\n\n")
         assert (await client.reply()).body.endswith(b"data: [DONE]\n\n")
@@ -158,14 +159,12 @@ async def test_a_plain_request_waits_for_another_gateway_s_stream(
     async with await gateways[0].client() as client:
         client.send(request(CHAT, {**body, "stream": True}))
         await until(lambda: len(worker.seen) > before + 2, 10, "the worker is asked")
-        alone = await counted(gateways[1], "alone")
         plain = asyncio.create_task(gateways[1].post(CHAT, body))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.2)  # Otherwise it may find the answer, or nobody who computes it.
         worker.behaviour.hold_at = None
         assert (await plain).status == 200
         await client.reply()
-    # Where Redis is late, which it may be here, nobody waits for it: that is counted.
-    assert len(worker.seen) == before + 3 + await counted(gateways[1], "alone") - alone
+    assert len(worker.seen) == before + 3
 
 
 async def test_a_leader_whose_caller_leaves_lets_the_others_go_on(
