@@ -126,7 +126,10 @@ class Gateway:
         self.invalidations = Invalidations(self.cache, self.redis, settings.unheard_seconds)
         self.flights = Flights()
         self.repeats = Repeats(
-            settings.repeats_seconds, settings.repeats_bytes, self.metrics.repeated
+            settings.repeats_seconds,
+            settings.repeats_bytes,
+            self.metrics.repeated,
+            version=lambda: self.cache.epochs.version,
         )
         self.access_log = AccessLog(1) if settings.access_log else None
         self.limits = SharedLimits(

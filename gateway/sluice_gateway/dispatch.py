@@ -190,7 +190,7 @@ class Dispatcher:
         if service.binding is not binding or service.removed or rights is not tenant.rights:
             return False
         epochs = self._cache.epochs
-        if epochs and known.epoch != epochs.of(_full_name(service), tenant.scope.wire):
+        if epochs and known.epoch != epochs.of(_full_name(service), service.scope(tenant).wire):
             return False
         if directives is not PLAIN and (
             judge(age, known.expires - now, binding.cache, directives) is not Use.FRESH
@@ -277,7 +277,7 @@ class Dispatcher:
             return self._bypass(exchange, b"no-store")
         binding, scope = exchange.binding, service.scope(exchange.tenant)
         if epochs := self._cache.epochs:
-            exchange.epoch = epochs.of(_full_name(service), exchange.tenant.scope.wire)
+            exchange.epoch = epochs.of(_full_name(service), scope.wire)
         shared = binding.cache.sharing == "service"
         exchange.owner = b"service:" + _full_name(service).encode() if shared else scope.wire
         exchange.keys = item_keys(

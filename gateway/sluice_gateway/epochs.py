@@ -27,6 +27,8 @@ class Epochs:
         self._keyring = keyring
         self._at: dict[bytes, int] = {}
         self._known: dict[tuple[str, bytes], int] = {}
+        self.version = 0
+        """Changes with every epoch: for whoever keeps answers without keys."""
 
     def __bool__(self) -> bool:
         """Whether there is any: as long as there is none, nobody need ask."""
@@ -57,6 +59,7 @@ class Epochs:
         for field in older:
             self._at[field] = at
         if older:
+            self.version += 1
             self._known.clear()
         return bool(older)
 

@@ -53,14 +53,20 @@ class Repeats:
         seconds: how long an answer is kept.
         limit_bytes: of all answers that are kept; the oldest go first.
         counted: told what became of each request.
+        version: what is kept under another one is not given any more: answers were thrown away.
     """
 
     def __init__(
-        self, seconds: float, limit_bytes: int, counted: Callable[[Outcome], None]
+        self,
+        seconds: float,
+        limit_bytes: int,
+        counted: Callable[[Outcome], None],
+        version: Callable[[], int] = lambda: 0,
     ) -> None:
         self._seconds = seconds
         self._limit_bytes = limit_bytes
         self._counted = counted
+        self._version = version
         self._running: dict[Id, Repeat] = {}
         self._kept: dict[Id, _Kept] = {}  # Oldest first.
         self._bytes = 0
@@ -89,6 +95,9 @@ class Repeats:
         self._forget_until(now)
         identity = (tenant.scope, tenant.rights, key)
         kept, running = self._kept.get(identity), self._running.get(identity)
+        if kept is not None and kept.version != self._version():
+            self._forget(identity)
+            kept = None
         known = kept or running
         print_ = _fingerprint(request)
         if known is not None and known.fingerprint != print_:
@@ -107,8 +116,9 @@ class Repeats:
             self._counted("joined")
             return seat
         self._counted("first")
+        version = self._version()
         repeat = self._running[identity] = Repeat(
-            print_, lambda answer: self._ended(identity, repeat, answer)
+            print_, lambda answer: self._ended(identity, repeat, answer, version)
         )
         seat = repeat.join(request.caller, request.limit_lines)
         shared = Request(request.head, request.body, repeat, request.id, request.received)
@@ -119,7 +129,7 @@ class Repeats:
         repeat.pending = pending
         return seat
 
-    def _ended(self, identity: Id, repeat: "Repeat", answer: Answer | None) -> None:
+    def _ended(self, identity: Id, repeat: "Repeat", answer: Answer | None, version: int) -> None:
         """Keep ``answer``; without one, the next request with the key is a new one."""
         if self._running.get(identity) is repeat:
             del self._running[identity]
@@ -129,7 +139,7 @@ class Repeats:
         if size > min(MAX_ANSWER_BYTES, self._limit_bytes):
             return
         self._kept[identity] = _Kept(
-            repeat.fingerprint, answer, time.monotonic() + self._seconds, size
+            repeat.fingerprint, answer, time.monotonic() + self._seconds, size, version
         )
         self._bytes += size
         while self._bytes > self._limit_bytes:
@@ -147,14 +157,17 @@ class Repeats:
 
 
 class _Kept:
-    __slots__ = ("answer", "expires", "fingerprint", "size")
+    __slots__ = ("answer", "expires", "fingerprint", "size", "version")
 
-    def __init__(self, fingerprint: bytes, answer: Answer, expires: float, size: int) -> None:
+    def __init__(
+        self, fingerprint: bytes, answer: Answer, expires: float, size: int, version: int
+    ) -> None:
         headers = answer.headers + _REPLAYED
         self.answer = Answer(answer.status, answer.content_type, headers, answer.body)
         self.fingerprint = fingerprint
         self.expires = expires
         self.size = size
+        self.version = version
 
 
 class Repeat:

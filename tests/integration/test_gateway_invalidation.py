@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sluice_api import wire
 from sluice_gateway.invalidation import MAX_FIELDS
 from tests.support.gateway_process import Client, GatewayProcess, Reply, service
 from tests.support.redis_server import RedisServer, running_redis
@@ -37,6 +38,7 @@ def gateways(
 ) -> Iterator[list[GatewayProcess]]:
     folder = tmp_path_factory.mktemp("gateways")
     table = [service(name, [worker.url]) for name in ("one", "two")]
+    table += [service("shared", [worker.url], cache=wire.CacheRules(sharing="service"))]
     options = ("--redis-url", redis.tcp_url, "--cache-secret", str(folder / "secret"))
     options += ("--cache-unheard-for", "200ms")
     (folder / "a").mkdir()
@@ -50,7 +52,7 @@ def gateways(
 
 async def ready(gateways: list[GatewayProcess]) -> None:
     for gateway in gateways:
-        for name in ("one", "two"):
+        for name in ("one", "two", "shared"):
             await gateway.ready(name)
         await hearing(gateway, True)
 
@@ -122,6 +124,16 @@ async def test_a_tenant_is_forgotten_in_all_services(gateways: list[GatewayProce
     assert (await invalidate(gateways[1], tenant="anonymous")).status == 200
     await gone(gateways, "one", one)
     await gone(gateways, "two", two)
+
+
+async def test_what_belongs_to_a_service_is_not_its_callers_to_forget(
+    gateways: list[GatewayProcess],
+) -> None:
+    await ready(gateways)
+    one, shared = await keep(gateways, "one"), await keep(gateways, "shared")
+    assert (await invalidate(gateways[0], tenant="anonymous")).status == 200
+    await gone(gateways, "one", one)
+    assert all([await hit(gateway, "shared", shared) for gateway in gateways])
 
 
 async def test_what_redis_forgets_the_gateways_remember(

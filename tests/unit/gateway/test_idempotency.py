@@ -95,7 +95,8 @@ class Bench:
     def __init__(self, limit_bytes: int = 1_000_000) -> None:
         self.outcomes: list[str] = []
         self.exchange = Exchange()
-        self.repeats = Repeats(60.0, limit_bytes, self.outcomes.append)
+        self.version = 0
+        self.repeats = Repeats(60.0, limit_bytes, self.outcomes.append, lambda: self.version)
         self.now = 0.0
         self.lines = b""
 
@@ -138,6 +139,19 @@ def test_an_answer_at_once_leaves_nothing_to_cancel() -> None:
     first, pending = bench.send()
     assert pending is None and first.answers[0].body == b"yes"
     assert bench.send()[0].answers[0].body == b"yes" and len(bench.exchange.requests) == 1
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+def test_what_was_thrown_away_is_not_replayed(while_running: bool) -> None:
+    bench = Bench()
+    bench.send()
+    bench.version += while_running
+    bench.exchange.caller.answer(answer())
+    bench.version += not while_running
+    again, _ = bench.send()
+    bench.exchange.caller.answer(answer(b"anew"))
+    assert again.answers[0].body == b"anew"
+    assert bench.outcomes == ["first", "first"]
 
 
 @pytest.mark.parametrize("done", [False, True])
