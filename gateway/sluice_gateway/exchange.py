@@ -290,6 +290,11 @@ class Exchange:
         self.relay: Relay | None = None
         self.reader: Reader | None = None
 
+    @property
+    def streams(self) -> bool:
+        """A stream was asked for."""
+        return self.call.stream is not None
+
     def __repr__(self) -> str:
         name = f"{self.service.namespace}/{self.service.name}"
         return f"<Exchange {name} {self.missing} of {len(self.call.inputs)} missing>"

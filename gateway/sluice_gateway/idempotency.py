@@ -43,7 +43,16 @@ class Pending(Protocol):
     def resume(self) -> None: ...
 
 
-Handle = Callable[[Request], Pending | None]
+class Running(Pending, Protocol):
+    """The first request with a key, while it is being answered."""
+
+    @property
+    def streams(self) -> bool:
+        """A stream was asked for."""
+        ...
+
+
+Handle = Callable[[Request], Running | None]
 
 
 class Repeats:
@@ -179,7 +188,7 @@ class Repeat:
 
     def __init__(self, fingerprint: bytes, on_end: Callable[[Answer | None], None]) -> None:
         self.fingerprint = fingerprint
-        self.pending: Pending | None = None
+        self.pending: Running | None = None
         self.done = False
         self.head: Answer | None = None  # of a stream
         self.broken = b""  # what a stream ends with that is not complete
@@ -213,10 +222,9 @@ class Repeat:
             self._seats.remove(seat)
         if seat.reader is not None:
             seat.reader.leave()
-        if not self._seats and self._relay is not None and not self.done:
+        if not self._seats and not self.done and self.pending is not None and self.pending.streams:
             self._end(None)
-            if self.pending is not None:
-                self.pending.cancel()
+            self.pending.cancel()
 
     # What the exchange tells its caller -----------------------------------------------------------
 

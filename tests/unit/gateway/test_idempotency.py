@@ -8,7 +8,7 @@ from sluice_api.errors import ApiError
 from sluice_gateway.auth import Rights, Tenant
 from sluice_gateway.exchange import Answer, Request
 from sluice_gateway.head import parse_head
-from sluice_gateway.idempotency import MAX_ANSWER_BYTES, Pending, Repeats
+from sluice_gateway.idempotency import MAX_ANSWER_BYTES, Repeats, Running
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import KEPT_BYTES
 
@@ -65,8 +65,9 @@ class Exchange:
         self.resumed = 0
         self.failed: list[ApiError] = []
         self.at_once: Answer | None = None
+        self.streams = False
 
-    def handle(self, request: Request) -> Pending | None:
+    def handle(self, request: Request) -> Running | None:
         self.requests.append(request)
         if self.at_once is not None:
             request.caller.answer(self.at_once)
@@ -287,10 +288,13 @@ def test_a_stream_is_joined_from_its_beginning_and_replayed_whole() -> None:
     assert b"idempotent-replayed: true" in whole.headers
 
 
-def test_a_stream_that_nobody_follows_is_stopped_and_forgotten() -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stream_that_nobody_follows_is_stopped_and_forgotten(begun: bool) -> None:
     bench = Bench()
+    bench.exchange.streams = True
     (_, one), (_, two) = bench.send(), bench.send()
-    bench.exchange.caller.begin(STREAM)
+    if begun:
+        bench.exchange.caller.begin(STREAM)
     one.cancel()
     assert bench.exchange.cancelled == 0
     two.cancel()
