@@ -233,13 +233,14 @@ class GenerationIntake:
             request = await self._begin(call, asked, reservation)
             parts = _Parts(request, asked)
             while not request.over:
-                request.bell.clear()
                 await asyncio.wait_for(request.bell.wait(), asked.deadline - time.monotonic())
+                request.bell.clear()  # Before the part goes out: it may ring again meanwhile.
                 request.check()
                 if part := parts.write():
                     yield part
                     told = True
-            yield parts.end()
+            # While a part was on its way, the rest may have come.
+            yield parts.write() + parts.end()
         except (ApiError, TimeoutError) as failure:
             error = failure if isinstance(failure, ApiError) else _too_late()
             if not told:

@@ -1,0 +1,68 @@
+"""A stream whose reader is slower than the engine: what comes meanwhile is told all the same."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from sluice_api.routes import POST_ROUTES
+from sluice_api.shapes.generation import Delta
+from sluice_worker.generation import intake
+from sluice_worker.generation.intake import GenerationIntake, Request
+
+BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+
+
+@pytest.fixture
+def request_() -> Request:
+    call = POST_ROUTES["/v1/chat/completions"].parse(msgspec.json.encode(BODY))
+    prompt = SimpleNamespace(copies=1, choices=1, ids=[1])
+    request = Request(call, cast(Any, SimpleNamespace(prompts=[prompt], sampled=False)))
+    request.sequences = [cast(Any, SimpleNamespace(written=2, seconds=0.0))]
+    return request
+
+
+@pytest.fixture
+def taking(request_: Request, monkeypatch: pytest.MonkeyPatch) -> GenerationIntake:
+    """An intake without an engine: the test tells what comes."""
+
+    async def begin(*given: object) -> Request:
+        return request_
+
+    made = object.__new__(GenerationIntake)
+    made.requests = 0
+    monkeypatch.setattr(GenerationIntake, "_begin", begin)
+    monkeypatch.setattr(GenerationIntake, "_end", lambda self, request: None)
+    return made
+
+
+def asked() -> Any:
+    told = {"model": "m", "wants_item": False, "request_id": "r", "deadline": time.monotonic() + 60}
+    return SimpleNamespace(**told)
+
+
+async def test_what_comes_while_a_part_is_on_its_way_is_told(
+    taking: GenerationIntake, request_: Request
+) -> None:
+    stream = taking.stream(request_.call, asked(), cast(Any, None))
+    request_.hear([Delta(0, text="one")], None)
+    first = await anext(stream)
+    assert b"one" in first
+    request_.hear([Delta(0, text="two", finish_reason="stop")], None)
+    rest = b"".join([part async for part in stream])
+    assert b"two" in rest and b'"finish_reason":"stop"' in rest and rest.endswith(b"[DONE]\n\n")
+
+
+async def test_a_failure_while_a_part_is_on_its_way_is_told_at_once(
+    taking: GenerationIntake, request_: Request
+) -> None:
+    stream = taking.stream(request_.call, asked(), cast(Any, None))
+    request_.hear([Delta(0, text="one")], None)
+    await anext(stream)
+    request_.hear([], RuntimeError("broken"))
+    assert b"internal_error" in await asyncio.wait_for(anext(stream), 10)
+    with pytest.raises(intake.Broken):
+        await anext(stream)
