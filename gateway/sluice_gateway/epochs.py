@@ -11,10 +11,12 @@ from typing import Final, Literal
 
 from sluice_gateway.keys import Keyring
 
-Kind = Literal["service", "tenant"]
+Kind = Literal["service", "tenant", "everything"]
 
 MAX_AGE_MS: Final = 62 * 86_400_000
-"""Older ones need not be known: what they are about has expired."""
+"""Older ones need not be known: what they are about has expired, by two days of clocks apart."""
+MAX_KEPT: Final = 10_000
+"""Epochs that are kept; of more, the older half becomes one of everything."""
 
 
 class Epochs:
@@ -27,12 +29,18 @@ class Epochs:
         self._keyring = keyring
         self._at: dict[bytes, int] = {}
         self._known: dict[tuple[str, bytes], int] = {}
+        self._everything = frozenset(self.fields("everything", b""))
+        self._floor = 0
         self.version = 0
         """Changes with every epoch: for whoever keeps answers without keys."""
 
     def __bool__(self) -> bool:
         """Whether there is any: as long as there is none, nobody need ask."""
         return bool(self._at)
+
+    def __contains__(self, field: bytes) -> bool:
+        """Whether an epoch of its own is kept for it."""
+        return field in self._at
 
     def of(self, service: str, scope: bytes) -> bytes:
         """The part of a key that the epochs of a service and a tenant's scope are."""
@@ -49,19 +57,34 @@ class Epochs:
 
     def advance(self, at: int, fields: list[bytes]) -> int:
         """Raise all fields to one epoch, later than what any of them had; returns it."""
-        at = max([at, *(self._at.get(field, 0) + 1 for field in fields)])
+        at = max([at, *(self._get(field) + 1 for field in fields)])
         self.raise_to(at, fields)
         return at
 
     def raise_to(self, at: int, fields: Iterable[bytes]) -> bool:
         """Take over an epoch; False when none of the fields knew less."""
-        older = [field for field in fields if self._at.get(field, 0) < at]
+        older = [field for field in fields if self._get(field) < at]
         for field in older:
             self._at[field] = at
         if older:
-            self.version += 1
-            self._known.clear()
+            if not self._everything.isdisjoint(older):
+                self._at.update(dict.fromkeys(self._everything, at))
+                self._floor = at
+                self._drop([field for field, own in self._at.items() if own < at])
+            self._changed()
         return bool(older)
+
+    def prune(self, now_ms: int) -> None:
+        """Forget what is too old to matter, and the older half of what is too many.
+
+        The latter become older than an epoch of everything, so what they made void stays so; the
+        price is that nothing else from before it is found again either.
+        """
+        self._drop([field for field, at in self._at.items() if at <= now_ms - MAX_AGE_MS])
+        if len(self._at) > MAX_KEPT:
+            middle = sorted(self._at.values())[-MAX_KEPT // 2]
+            # One that is as old as that is dropped too, or many of one time would all stay.
+            self.raise_to(middle + 1, self._everything)
 
     def missing(self, others: dict[bytes, int], now_ms: int) -> dict[bytes, int]:
         """What is known here and not to ``others``, old ones left aside."""
@@ -76,9 +99,23 @@ class Epochs:
         if known is None:
             if len(self._known) >= 10_000:
                 self._known.clear()
-            at = [self._at.get(field, 0) for field in self.fields(kind, name)]
+            at = [self._get(field) for field in self.fields(kind, name)]
             known = self._known[kind, name] = max(at)
         return known
+
+    def _get(self, field: bytes) -> int:
+        return max(self._at.get(field, 0), self._floor)
+
+    def _drop(self, fields: list[bytes]) -> None:
+        if fields:
+            for field in fields:
+                del self._at[field]
+            self._floor = max((self._at.get(field, 0) for field in self._everything), default=0)
+            self._changed()
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._known.clear()
 
     def __repr__(self) -> str:
         return f"<Epochs {len(self._at)}>"

@@ -17,7 +17,7 @@ import hiredis
 from sluice_api import names
 from sluice_api.errors import ApiError
 from sluice_gateway.cache import ResponseCache
-from sluice_gateway.epochs import MAX_AGE_MS
+from sluice_gateway.epochs import MAX_AGE_MS, MAX_KEPT
 from sluice_gateway.redis_address import Address
 from sluice_gateway.redis_commands import command
 from sluice_gateway.redis_link import Failure
@@ -29,7 +29,8 @@ SILENT_SECONDS: Final = 3.0
 """Redis has not answered a heartbeat for so long: the connection is dead."""
 PUBLISH_SECONDS: Final = 3.0
 """How long whoever invalidates waits for Redis to know of it."""
-MAX_FIELDS: Final = 20_000
+MAX_FIELDS: Final = 2 * MAX_KEPT
+"""More than gateways that hear of each other let it become."""
 
 _RAISE: Final = b"""
 for i = 1, #ARGV - 1, 2 do
@@ -40,6 +41,16 @@ redis.call('PEXPIRE', KEYS[1], ARGV[#ARGV])
 return 1
 """
 """Fields and epochs, then how long the hash lives on: an epoch is never taken back."""
+
+_DROP: Final = b"""
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+  end
+end
+return 1
+"""
+"""Fields and what they were seen to hold: one that was raised meanwhile stays."""
 
 _PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 _CONNECT_SECONDS: Final = 1.0
@@ -95,13 +106,14 @@ class Invalidations:
         Raises:
             ApiError: ``cache_unreachable``: this gateway goes by it and keeps trying to tell.
         """
-        at = int(time.time() * 1000)
+        now_ms = int(time.time() * 1000)
         fields: list[bytes] = []
         if service:
             fields += self._epochs.fields("service", service.encode())
         if tenant:
             fields += self._epochs.fields("tenant", tenant)
-        at = self._epochs.advance(at, fields)
+        at = self._epochs.advance(now_ms, fields)
+        self._epochs.prune(now_ms)
         if self._store is not None and not await self._publish(self._store, fields, at):
             raise ApiError(
                 "cache_unreachable",
@@ -145,14 +157,22 @@ class Invalidations:
             conversation.close()
 
     async def _read(self, conversation: "_Conversation") -> None:
-        """Take over what the hash says, and put into it what it lacks."""
+        """Take over what the hash says, put into it what it lacks, and leave out what is needless.
+
+        What is left out is so only once Redis has what stands in its place.
+        """
         async with asyncio.timeout(SILENT_SECONDS):
             told = await conversation.ask(command("HGETALL", KEY))
             known = _epochs_of(told)
             for field, at in known.items():
                 self.heard += self._epochs.raise_to(at, (field,))
-            if lacking := self._epochs.missing(known, int(time.time() * 1000)):
+            now_ms = int(time.time() * 1000)
+            self._epochs.prune(now_ms)
+            if lacking := self._epochs.missing(known, now_ms):
                 await conversation.ask(_raising(lacking))
+            needless = {field: at for field, at in known.items() if field not in self._epochs}
+            if needless:
+                await conversation.ask(command("EVAL", _DROP, 1, KEY, *_pairs(needless)))
 
     def _found(self) -> None:
         self.hearing = True
@@ -243,8 +263,11 @@ def _greeting(address: Address) -> list[bytes]:
 
 
 def _raising(epochs: dict[bytes, int]) -> bytes:
-    pairs = [word for field, at in epochs.items() for word in (field, at)]
-    return command("EVAL", _RAISE, 1, KEY, *pairs, MAX_AGE_MS)
+    return command("EVAL", _RAISE, 1, KEY, *_pairs(epochs), MAX_AGE_MS)
+
+
+def _pairs(epochs: dict[bytes, int]) -> list[bytes | int]:
+    return [word for field, at in epochs.items() for word in (field, at)]
 
 
 def _epochs_of(told: Any) -> dict[bytes, int]:

@@ -4,12 +4,14 @@ import asyncio
 import itertools
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sluice_api import wire
+from sluice_gateway.epochs import MAX_KEPT
 from sluice_gateway.invalidation import MAX_FIELDS
 from tests.support.gateway_process import Client, GatewayProcess, Reply, service
 from tests.support.redis_server import RedisServer, running_redis
@@ -182,6 +184,23 @@ async def test_a_hash_that_hides_what_was_thrown_away_is_not_hearing(
         finally:
             client.delete("sluice:epochs")
     await ready(gateways)
+    await keep(gateways, "two")
+
+
+async def test_what_is_needless_is_taken_out_of_redis_and_stays_void(
+    gateways: list[GatewayProcess], redis: RedisServer
+) -> None:
+    await ready(gateways)
+    kept = await keep(gateways, "two")
+    await invalidate(gateways[0], service="one")
+    now = int(time.time() * 1000)
+    ancient = {f"a{number:063x}": "1" for number in range(100)}
+    many = {f"b{number:063x}": str(now - 10_000) for number in range(MAX_KEPT)}
+    with redis.client() as client:
+        client.hset("sluice:epochs", mapping=ancient | many)
+        await until(lambda: client.hlen("sluice:epochs") <= MAX_KEPT // 2, 20, "left out")
+    await ready(gateways)
+    await gone(gateways, "two", kept)
     await keep(gateways, "two")
 
 
