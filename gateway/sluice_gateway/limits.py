@@ -94,6 +94,13 @@ class Bucket:
         self._part = max(1.0, self.rate.burst / self._sharing.gateways)
         self._pace = self.rate.per_second / self._sharing.gateways
 
+    def change(self, rate: Rate, now: float) -> None:
+        """Another limit holds from now on: no fresh burst, what is left stays what is left."""
+        self._refill(now)
+        self.rate = rate
+        self.resize()
+        self._level = min(self._level, self._part)
+
     @property
     def is_hungry(self) -> bool:
         """It has too little, or refused: what Redis has is wanted soon."""
@@ -221,6 +228,10 @@ class TenantLimits:
 
     def __repr__(self) -> str:
         return f"<TenantLimits {self._tenant} {self._buckets}>"
+
+    def bucket(self, kind: str) -> Bucket | None:
+        """What one kind of limit is counted in, if there is such a limit."""
+        return self._buckets.get(kind)
 
     def buckets(self) -> list[Bucket]:
         return list(self._buckets.values())

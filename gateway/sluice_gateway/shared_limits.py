@@ -107,18 +107,25 @@ class SharedLimits:
         return f"<SharedLimits {self.sharing!r}, {len(self._names)} buckets>"
 
     def of(self, tenant: str, limits: Limits | None) -> TenantLimits | None:
-        """The limits of ``tenant``; the very same as long as they do not change."""
+        """The limits of ``tenant``; the very same as long as they do not change.
+
+        Where they do, what is left of the old ones is left of the new ones, here and in Redis.
+        """
         if limits is None or limits == Limits():
             self._tenants.pop(tenant, None)
             return None
         known = self._tenants.get(tenant)
         if known is None or known.limits != limits:
 
+            before = known
+
             def make(kind: str, rate: Rate) -> Bucket:
+                bucket = before.bucket(kind) if before is not None else None
+                if bucket is not None:
+                    bucket.change(rate, time.monotonic())
+                    return bucket
                 bucket = Bucket(rate, self.sharing, time.monotonic())
-                # Another rate is another bucket: what was used of the old one says little of it.
-                words = (tenant, kind, rate.text, str(rate.burst))
-                hidden = self._hide("\0".join(words).encode()).hex()
+                hidden = self._hide(f"{tenant}\0{kind}".encode()).hex()
                 self._names[bucket] = names.REDIS_LIMITS_PREFIX.encode() + hidden.encode()
                 return bucket
 
@@ -132,6 +139,8 @@ class SharedLimits:
             del self._tenants[gone]
         kept = {b for limits in self._tenants.values() for b in limits.buckets()}
         self._names = {bucket: name for bucket, name in self._names.items() if bucket in kept}
+        for left in self.sharing.touched.keys() - kept:
+            del self.sharing.touched[left]
 
     async def run(self) -> None:
         """Settle until cancelled."""

@@ -153,3 +153,27 @@ async def test_limits_stay_as_long_as_they_are_the_same(server: RedisServer) -> 
         one.of("u", RATES)
         one.keep({"v"})
         assert repr(one).endswith("0 buckets>")
+
+
+async def test_a_changed_limit_gives_no_fresh_burst(server: RedisServer) -> None:
+    with server.client() as client:
+        client.flushall()
+    now = asyncio.get_running_loop().time()
+    async with gateway(server, "one", []) as one, gateway(server, "two", []) as two:
+        both = [one.of("t", RATES), two.of("t", RATES)]
+        await until(lambda: all(each.sharing.gateways == 2 for each in (one, two)), 10, "counted")
+        for limits in both:
+            assert limits is not None and limits.requests is not None
+            while not limits.requests.take(1, now):
+                pass
+        await until(lambda: not one.sharing.touched and not two.sharing.touched, 10, "settled")
+        changed = [each.of("t", Limits(requests=parse_rate("80/h:80"))) for each in (one, two)]
+        for limits in changed:
+            assert limits is not None and limits.requests is not None
+            assert limits.requests.take(1, now), "used up before, and still"
+        async with gateway(server, "three", []) as three:
+            late = three.of("t", Limits(requests=parse_rate("80/h:80")))
+            assert late is not None and late.requests is not None
+            bucket = late.requests
+            bucket.spend(1)  # To be settled: Redis tells what is left of the old limit.
+            await until(lambda: three.sharing.is_up and bucket.left(now) < 10, 10, "used up")

@@ -1,11 +1,14 @@
 """Buckets and what callers are told of them; the sums of many gateways: tests/property."""
 
+import time
+
 import pytest
 
 from sluice_api.errors import ApiError, render
 from sluice_api.key_file import Limits
 from sluice_api.rates import Rate, parse_rate
 from sluice_gateway.limits import Bucket, Sharing, TenantLimits
+from sluice_gateway.shared_limits import SharedLimits
 
 ALONE = Sharing(1)
 
@@ -142,3 +145,28 @@ def test_a_clock_that_stands_still_or_goes_back_gives_nothing() -> None:
     assert bucket.take(1, 50.0) > 0
     assert bucket.take(1, 100.0) > 0
     assert bucket.take(1, 100.1) == 0
+
+
+def test_a_changed_limit_goes_on_from_what_is_left() -> None:
+    shared = SharedLimits(None, gateways=1, identity="", hide=bytes, failed=print)
+    before = shared.of("search", Limits(requests=parse_rate("60/m:90"), inputs=parse_rate("9/m")))
+    assert before is not None and before.requests is not None
+    now = time.monotonic()
+    for _ in range(80):
+        before.take_request(now)
+    after = shared.of("search", Limits(requests=parse_rate("60/m:200")))
+    assert after is not None and after.requests is not None
+    assert 10 <= after.requests.left(now) < 20
+    less = shared.of("search", Limits(requests=parse_rate("60/m:5")))
+    assert less is not None and less.requests is not None and less.requests.left(now) == 5
+
+
+def test_buckets_that_are_gone_are_not_settled() -> None:
+    shared = SharedLimits(None, gateways=1, identity="", hide=bytes, failed=print)
+    for number in range(5):
+        limits = shared.of(f"tenant-{number}", Limits(requests=parse_rate("60/m")))
+        assert limits is not None
+        limits.take_request(time.monotonic())
+    assert len(shared.sharing.touched) == 5
+    shared.keep({"tenant-1"})
+    assert len(shared.sharing.touched) == 1
