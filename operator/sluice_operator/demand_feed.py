@@ -146,7 +146,7 @@ class DemandFeed:
         heard = sum(self._is_heard(gateway) for gateway in self._gateways.values())
         # One that never was ready nor heard has no requests.
         unheard = sum(g.ready and not self._is_heard(g) for g in self._gateways.values())
-        self._fleet.set_unheard(unheard)
+        self._fleet.set_gateways(heard, unheard)
         self._instruments.gateways(heard, unheard)
         self._judge(not heard and unheard > 0)
 

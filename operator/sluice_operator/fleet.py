@@ -110,7 +110,7 @@ class Fleet:
         self._members: dict[Key, _Member] = {}
         self._awake: set[Key] = set()
         self._touched: dict[Key, None] = {}
-        self._unheard = 0
+        self._heard = self._unheard = 0
 
     def __repr__(self) -> str:
         return (
@@ -150,9 +150,10 @@ class Fleet:
             if member.sightings.forget(gateway) and member.view is not None:
                 self._changed(key)
 
-    def set_unheard(self, gateways: int) -> None:
-        """So many gateways exist whose demand is not known; numbers are not lowered meanwhile."""
-        self._unheard = gateways
+    def set_gateways(self, heard: int, unheard: int) -> None:
+        """So many gateways are heard; of so many others the demand is not known, and numbers are
+        not lowered meanwhile."""
+        self._heard, self._unheard = heard, unheard
 
     def touch(self, key: Key) -> None:
         """Something about a service has changed.
@@ -216,9 +217,12 @@ class Fleet:
         return member.wanted
 
     def learnt(self, key: Key) -> Learnt:
-        """What the gateways told about the service's workers."""
+        """What the gateways told about the service and its workers."""
         member = self._members.get(key)
-        return replace(member.sightings.learnt(), week=member.week) if member else Learnt()
+        if member is None:
+            return Learnt(unaware=self._heard)
+        unaware = max(0, self._heard - len(member.sightings.gateways))
+        return replace(member.sightings.learnt(), week=member.week, unaware=unaware)
 
     def tick(self, now: float) -> None:
         """Look at every service that is not at rest; reconcile those whose number changes."""

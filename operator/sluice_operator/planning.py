@@ -30,12 +30,14 @@ from sluice_operator.rollout import GRACE_SECONDS, Revision, Rollout, plan_rollo
 from sluice_operator.scaling.victims import deletion_costs
 from sluice_operator.state import ChildKey, Learnt, Observed, Platform, Wanted, is_controlled_by
 from sluice_operator.status import (
+    AWARE_LOOK_SECONDS,
     Sight,
     Verdict,
     condition_of,
     conditions,
     make_events,
     make_status,
+    waits_for_gateways,
 )
 from sluice_operator.steps import Apply, Delete, Plan, Rank, Scale, Step
 from sluice_operator.workers import pods_of
@@ -79,10 +81,11 @@ def plan_service(
     over = [old for old in rollout.old if old.is_over(now) and not paused]
     rest = tuple(old for old in rollout.old if old not in over)
     told = replace(rollout, old=rest)
-    status = make_status(
-        Sight(observed, told, wanted, findings, obstacle, platform, now, learnt.week)
-    )
+    sight = Sight(observed, told, wanted, findings, obstacle, learnt, platform, now)
+    status = make_status(sight)
     stuck, next_look = stuck_pods(observed, learnt, now)
+    if waits_for_gateways(sight):
+        next_look = _soonest(next_look, AWARE_LOOK_SECONDS)
     steps: tuple[Step, ...] = ()
     if not paused:
         steps = tuple(_Steps(observed, service, rollout, learnt, platform, over).steps())

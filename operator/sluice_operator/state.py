@@ -78,12 +78,14 @@ class Learnt:
         tasks: revision → what they can be asked to do.
         workers: by IP address; requests in flight are summed over the gateways.
         week: when they were asked, as ``scaling/season.py`` writes it; empty for nothing yet.
+        unaware: so many of the gateways that are heard have not spoken of the service yet.
     """
 
     answer_digests: Mapping[str, str] = field(default_factory=dict)
     tasks: Mapping[str, tuple[Task, ...]] = field(default_factory=dict)
     workers: Mapping[str, wire.WorkerSeen] = field(default_factory=dict)
     week: str = ""
+    unaware: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,15 @@ from sluice_operator.children.identity import selector_of
 from sluice_operator.diagnosis import Finding
 from sluice_operator.rollout import FIXED_MODES, Revision, Rollout
 from sluice_operator.scaling.recommend import WorkerCounts
-from sluice_operator.state import Observed, Platform, Wanted
+from sluice_operator.state import Learnt, Observed, Platform, Wanted
 from sluice_operator.steps import Event
 
 PASSING: Final = frozenset({"Starting", "Unschedulable", "NodeLost", "Evicted"})
 """Findings that may pass without a hand: the service is on its way, not stalled."""
+
+AWARE_SECONDS: Final = 15.0
+"""For so long after its making a service is not called ready while a gateway does not know it."""
+AWARE_LOOK_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Sight:
     Attributes:
         findings: what is the matter with a revision, by its name.
         obstacle: what is the matter with the service as a whole.
-        week: when it was asked, as it should be kept; empty leaves what stands.
+        learnt: what the gateways told; its week, where there is one, is kept in the status.
     """
 
     observed: Observed
@@ -37,9 +41,9 @@ class Sight:
     wanted: Mapping[str, Wanted]
     findings: Mapping[str, Finding]
     obstacle: Finding | None
+    learnt: Learnt
     platform: Platform
     now: datetime
-    week: str = ""
 
     @property
     def before(self) -> Mapping[str, Any]:
@@ -83,7 +87,7 @@ def make_status(sight: Sight) -> dict[str, Any]:
             "summary": f"{stable.counts.ready}/{stable.desired}",
             "rule": decided.rule[:32] if decided else said.get("rule", ""),
             "reason": decided.reason[:512] if decided else said.get("reason", ""),
-            "week": sight.week or said.get("week", ""),
+            "week": sight.learnt.week or said.get("week", ""),
         },
         "conditions": conditions(sight.before, _verdicts(sight), sight.generation, sight.now),
     }
@@ -169,6 +173,27 @@ def _verdicts(sight: Sight) -> Iterator[Verdict]:
 
 
 def _ready(sight: Sight) -> Verdict:
+    found = _stands(sight)
+    if not (found.holds and waits_for_gateways(sight)):
+        return found
+    told = f"Gateways that do not know the service yet: {sight.learnt.unaware}."
+    return Verdict("Ready", False, "Starting", told)
+
+
+def waits_for_gateways(sight: Sight) -> bool:
+    """Whether a new service would still be unknown to some of its callers.
+
+    A gateway learns of it by a watch of its own, which may be a few seconds behind. What has been
+    ready once stays so, and one that has lost the API server for longer is not waited for.
+    """
+    if not sight.learnt.unaware or condition_of(sight.before, "Ready").get("status") == "True":
+        return False
+    made = datetime.fromisoformat(sight.observed.resource["metadata"]["creationTimestamp"])
+    return (sight.now - made).total_seconds() < AWARE_SECONDS
+
+
+def _stands(sight: Sight) -> Verdict:
+    """Ready, as far as pods show it."""
     rollout, stable = sight.rollout, sight.rollout.stable
     serving = stable.counts.ready > 0
     finding = sight.obstacle or sight.findings.get(stable.name)

@@ -13,9 +13,14 @@ PROGRESS_STEPS = 20
 
 
 class Sightings:
-    """The last word of each gateway."""
+    """The last word of each gateway.
+
+    Attributes:
+        gateways: those that know the service.
+    """
 
     def __init__(self) -> None:
+        self.gateways: set[str] = set()
         self._digests: dict[str, str] = {}
         self._tasks: dict[str, tuple[Task, ...]] = {}
         self._workers: dict[tuple[str, str], list[wire.WorkerSeen]] = {}  # gateway, revision
@@ -27,6 +32,7 @@ class Sightings:
     def observe(self, record: wire.Demand) -> bool:
         """Take one record; True when there is something in it that people should be told."""
         news = False
+        self.gateways.add(record.gateway)
         for revision, digest in record.answer_digests.items():
             if digest and self._digests.get(revision) != digest:
                 self._digests[revision] = digest
@@ -55,6 +61,7 @@ class Sightings:
 
     def forget(self, gateway: str) -> bool:
         """A gateway is gone; True if it had told something."""
+        self.gateways.discard(gateway)
         views = [view for view in self._workers if view[0] == gateway]
         for view in views:
             del self._workers[view]

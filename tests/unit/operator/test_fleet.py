@@ -121,10 +121,10 @@ def test_nothing_is_lowered_without_data() -> None:
 def test_an_unheard_gateway_holds_what_the_others_would_lower() -> None:
     watched = Watched()
     watched.reconcile({REVISION: 3}, status=PROVEN)
-    watched.fleet.set_unheard(1)
+    watched.fleet.set_gateways(1, 1)
     watched.serve(120, 1)
     assert watched.reconcile({REVISION: 3}, status=PROVEN)[REVISION].desired == 3
-    watched.fleet.set_unheard(0)
+    watched.fleet.set_gateways(2, 0)
     watched.serve(31, 1)
     assert watched.reconcile({REVISION: 3}, status=PROVEN)[REVISION].desired == 1
 
@@ -271,6 +271,25 @@ def test_what_gateways_tell_of_workers_is_summed_and_told_once() -> None:
     assert watched.fleet.learnt(KEY).workers["10.0.0.1"].in_flight == 3
 
 
+def test_it_is_known_how_many_gateways_do_not_know_a_service() -> None:
+    watched = Watched()
+    assert watched.fleet.learnt(KEY).unaware == 0
+    watched.fleet.set_gateways(2, 0)
+    assert watched.fleet.learnt(KEY).unaware == 2
+    watched.reconcile()
+    assert watched.fleet.learnt(KEY).unaware == 2
+    watched.tell()
+    assert watched.fleet.learnt(KEY).unaware == 1
+    watched.tell()
+    assert watched.fleet.learnt(KEY).unaware == 1
+    watched.tell(gateway=Gateway("gateway-2"))
+    assert watched.fleet.learnt(KEY).unaware == 0
+    watched.fleet.forget_gateway("gateway-2")
+    assert watched.fleet.learnt(KEY).unaware == 1
+    watched.fleet.set_gateways(1, 1)
+    assert watched.fleet.learnt(KEY).unaware == 0
+
+
 def test_start_times_are_learnt_from_pods() -> None:
     watched = Watched()
     slow = pod("a", REVISION, ready=True, ready_at="2026-11-23T10:00:20Z")
@@ -307,7 +326,7 @@ def test_signals_are_missing_while_a_gateway_is_unheard() -> None:
     assert signal.revision == REVISION
     assert signal.traffic is not None
     assert 19 <= signal.traffic.arrivals_10s <= 21
-    watched.fleet.set_unheard(1)
+    watched.fleet.set_gateways(1, 1)
     assert watched.fleet.signals(KEY)[0].traffic is None
     assert watched.fleet.signals(Key("default", "unknown")) == ()
 

@@ -7,7 +7,7 @@ from sluice_api import wire
 from sluice_api.inference_service import revision_of
 from sluice_api.service_status import CONDITIONS, REASONS, Status
 from sluice_operator.state import Learnt, Wanted
-from sluice_operator.status import make_events
+from sluice_operator.status import AWARE_SECONDS, make_events
 from tests.support.planned_cluster import START, PlannedCluster
 from tests.support.pod_states import ended
 from tests.support.resources import service
@@ -44,6 +44,49 @@ def test_tools_agree_on_a_start() -> None:
     assert kstatus(cluster.settle().status) == "InProgress"
     cluster.run_pods()
     assert kstatus(cluster.settle().status) == "Current"
+
+
+def test_a_new_service_is_ready_once_every_gateway_knows_it() -> None:
+    cluster = PlannedCluster()
+    cluster.resource["metadata"]["creationTimestamp"] = "2026-11-23T10:00:00Z"
+    cluster.learnt = Learnt(unaware=1)
+    cluster.settle()
+    cluster.run_pods()
+    plan = cluster.settle()
+    ready = conditions(plan.status)["Ready"]
+    assert (ready["status"], ready["reason"]) == ("False", "Starting")
+    assert "do not know the service yet: 1." in ready["message"]
+    assert conditions(plan.status)["WorkersAvailable"]["status"] == "True"
+    assert kstatus(plan.status) == "InProgress"
+    assert plan.again_after is not None and plan.again_after < 1
+    cluster.learnt = Learnt()
+    assert conditions(cluster.settle().status)["Ready"]["status"] == "True"
+    # A gateway that is new must not take it back.
+    cluster.learnt = Learnt(unaware=1)
+    plan = cluster.settle()
+    assert conditions(plan.status)["Ready"]["status"] == "True"
+    assert plan.again_after is None
+
+
+def test_a_sleeping_service_is_not_called_ready_either_before_gateways_know_it() -> None:
+    cluster = PlannedCluster(scaling__initialReplicas=0)
+    cluster.resource["metadata"]["creationTimestamp"] = "2026-11-23T10:00:00Z"
+    cluster.want(**{f"r{REVISION}": 0})
+    cluster.learnt = Learnt(unaware=2)
+    assert conditions(cluster.settle().status)["Ready"]["reason"] == "Starting"
+    cluster.learnt = Learnt()
+    assert conditions(cluster.settle().status)["Ready"]["reason"] == "Asleep"
+
+
+def test_a_gateway_that_cannot_learn_of_it_is_not_waited_for() -> None:
+    cluster = PlannedCluster()
+    cluster.resource["metadata"]["creationTimestamp"] = "2026-11-23T10:00:00Z"
+    cluster.learnt = Learnt(unaware=1)
+    cluster.settle()
+    cluster.run_pods()
+    assert conditions(cluster.settle().status)["Ready"]["status"] == "False"
+    cluster.pass_time(AWARE_SECONDS)
+    assert conditions(cluster.settle().status)["Ready"]["status"] == "True"
 
 
 def test_tools_agree_on_a_failure() -> None:
