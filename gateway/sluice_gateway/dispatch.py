@@ -285,7 +285,7 @@ class Dispatcher:
             scope,
             revision=binding.revision,
             answer_digest=binding.answer_digest,
-            task=call.task or "",
+            task=service.keyed_as(call),
             parameters=call.canonical_parameters(),
             items=call.inputs,
             epoch=exchange.epoch,

@@ -252,7 +252,8 @@ class Service:
             return b"off"
         if not self.binding.answer_digest or not self.tasks:
             return b"no-digest"
-        if not call.reusable or (self._draws and leaves_open(call)):
+        drawn = not call.reusable or (self._draws and leaves_open(call))
+        if drawn and (rules.generation != "sampled" or call.determinism is Determinism.NEVER):
             return b"sampled"
         if rules.generation == "never" and _generates(call.task):
             return b"never"
@@ -260,7 +261,20 @@ class Service:
 
     def undecided(self, call: Call) -> bool:
         """Whether nobody knows yet if chance has a part in its answer: then nobody shares it."""
+        if self.binding.cache.generation == "sampled":
+            return False
         return self._draws is None and leaves_open(call)
+
+    def keyed_as(self, call: Call) -> str:
+        """The task as its keys have it.
+
+        What may have been drawn has keys of its own, so that a service that keeps no such answers
+        any more finds none.
+        """
+        task = call.task or ""
+        if self.binding.cache.generation == "sampled" and (call.sampled or leaves_open(call)):
+            return f"{task}, drawn"
+        return task
 
     def judge(self, call: Call, items: list[Item]) -> bool:
         """Whether its answer, ``items``, may be stored; learns what the model does by itself."""
@@ -269,7 +283,7 @@ class Service:
         sampled = any(is_sampled(item) for item in items)
         if leaves_open(call):
             self._draws = sampled
-        return not sampled
+        return not sampled or self.binding.cache.generation == "sampled"
 
     def took(self, seconds: float) -> None:
         """Learn how long a computation lasts, with its wait for a worker."""

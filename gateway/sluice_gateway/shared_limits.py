@@ -116,7 +116,6 @@ class SharedLimits:
             return None
         known = self._tenants.get(tenant)
         if known is None or known.limits != limits:
-
             before = known
 
             def make(kind: str, rate: Rate) -> Bucket:

@@ -182,11 +182,12 @@ class Cache(Section):
         " somebody asked the same before).",
         examples=["service"],
     )
-    generation: Annotated[str, Choice("deterministic", "never")] = Field(
+    generation: Annotated[str, Choice("deterministic", "sampled", "never")] = Field(
         default="deterministic",
         description="Which generated answers are kept: deterministic means those that follow from"
-        " their request (temperature 0, or a model that does not sample by itself), never means"
-        " none. Sampled answers are never kept.",
+        " their request (temperature 0, or a model that does not sample by itself), sampled means"
+        " also those that were drawn by chance (who asks the same again gets the same text until it"
+        " expires), never means none.",
         examples=["never"],
     )
     precompute: Annotated[tuple[dict[str, Any], ...], PodList(PRECOMPUTED, max_items=64)] = Field(

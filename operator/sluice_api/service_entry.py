@@ -6,7 +6,7 @@ resource means the same in both.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sluice_api import wire
 from sluice_api.inference_service import InferenceService, revision_of
@@ -77,7 +77,7 @@ def service_entry(
             stale_while_revalidate_seconds=spec.cache.stale_while_revalidate,
             stale_if_error_seconds=spec.cache.stale_if_error,
             sharing="service" if spec.cache.sharing == "service" else "tenant",
-            generation="never" if spec.cache.generation == "never" else "deterministic",
+            generation=cast(Any, spec.cache.generation),  # One of its choices, as was checked.
         ),
         limits=wire.LimitRules(
             waiting=spec.limits.max_waiting,

@@ -96,7 +96,7 @@ class CacheRules(_Message, kw_only=True):
         ttl_seconds: how long an answer is fresh.
         stale_while_revalidate_seconds: how long after that it is still given, while it is renewed.
         stale_if_error_seconds: how long after that it is given when no worker can answer.
-        generation: which generated answers are kept; sampled ones never are.
+        generation: which generated answers are kept; ``sampled``: those drawn by chance as well.
     """
 
     enabled: bool = True
@@ -104,7 +104,7 @@ class CacheRules(_Message, kw_only=True):
     stale_while_revalidate_seconds: Annotated[float, msgspec.Meta(ge=0)] = 600.0
     stale_if_error_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
     sharing: Literal["tenant", "service"] = "tenant"
-    generation: Literal["deterministic", "never"] = "deterministic"
+    generation: Literal["deterministic", "sampled", "never"] = "deterministic"
 
 
 class Precomputed(_Message, kw_only=True):

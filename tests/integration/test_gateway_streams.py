@@ -346,6 +346,32 @@ async def test_sampled_streams_are_neither_kept_nor_shared(
     assert len(worker.seen) == 3
 
 
+async def test_sampled_answers_are_kept_where_the_service_says_so(
+    gateway: GatewayProcess, worker: StubWorker, path: str
+) -> None:
+    await gateway.follow(
+        [service("gen", [worker.url], cache=wire.CacheRules(generation="sampled"))]
+    )
+    worker.behaviour.draws = True
+    drawn = chat(fresh(), temperature=0.7)
+    open_to_the_model = chat(fresh())
+    del open_to_the_model["temperature"]
+    async with await connect(gateway, path) as client:
+        for body in (drawn, open_to_the_model):
+            first = await EventStream.open(client, CHAT, body)
+            assert first.headers["cache-status"] == "Sluice; fwd=miss"
+            text = await first.text()
+            plain = await client.post(CHAT, body | {"stream": False})
+            assert plain.headers["cache-status"].startswith("Sluice; hit")
+            assert plain.json()["choices"][0]["message"]["content"] == text
+        assert len(worker.seen) == 2
+        await gateway.follow([service("gen", [worker.url])])
+        for body in (drawn, open_to_the_model):
+            again = await client.post(CHAT, body | {"stream": False})
+            assert "fwd=" in again.headers["cache-status"]
+    assert len(worker.seen) == 4
+
+
 async def test_model_that_samples_by_default_is_found_out(
     gateway: GatewayProcess, worker: StubWorker, path: str
 ) -> None:

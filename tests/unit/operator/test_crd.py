@@ -185,7 +185,7 @@ REFUSED_BY_SCHEMA = [
     {"limits__timeout": 30},
     {"cache__enabled": "true"},
     {"cache__sharing": "all"},
-    {"cache__generation": "sampled"},
+    {"cache__generation": "drawn"},
     {"cache__precompute": [{"task": "dancing", "body": {}}]},
     {"cache__precompute": [{"task": "embeddings"}]},
     {"cache__precompute": [{"task": "embeddings", "body": "hello"}]},
