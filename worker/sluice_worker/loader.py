@@ -5,9 +5,9 @@ take about as long, so they run side by side.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,79 +83,127 @@ def load_any(
     report(Phase.LOADING, 0.0, "verifying files")
     with ThreadPoolExecutor(1, thread_name_prefix="import") as pool:
         importing = pool.submit(import_module, "sluice_worker.engines.selection")
-        manifest = verify(snapshot, pinned)
-        description = describe(manifest, max_input_tokens, task)
-        mask_id = None
-        if description.writer is not None:
-            tasks, canary = prepare(manifest, description, task, _CANARY_TEXT, _CANARY_TOKENS)
-        else:
-            tokenizer = load_tokenizer(manifest, description)
-            if description.head == "causal":
-                importing.result()
-                chosen = hardware.choose_device(device)
-                kind = hardware.resolve_dtype(dtype, chosen, _cpu_flags())
-                report(Phase.LOADING, 0.6, "reading weights")
-                limits = batch_max_size, goal_seconds
-                return _generator(uri, manifest, description, tokenizer, task, kind, chosen, limits)
-            if description.head == "sequence" and description.markers is None:
-                description = replace(description, markers=known_markers(tokenizer.added_tokens()))
-            mask_id = _mask_id(description, tokenizer)
-            tasks = offered(Material(description, tokenizer, mask_id))
-            canary = _canary(tokenizer, mask_id)
-        tasks = _wanted_first(tasks, task)
+        known = _read(verify(snapshot, pinned), max_input_tokens, task)
         report(Phase.LOADING, 0.2, "importing torch")
         importing.result()
     chosen = hardware.choose_device(device)
     kind = hardware.resolve_dtype(dtype, chosen, _cpu_flags())
     report(Phase.LOADING, 0.6, "reading weights")
-    engine = _build(manifest, description, canary, mask_id, kind.name, chosen)
+    model: LoadedModel | Generator
+    if known.description.head == "causal":
+        model = _generator(uri, known, task, kind, chosen, batch_max_size, goal_seconds)
+    else:
+        model = _model(uri, known, kind, chosen)
     report(Phase.LOADING, 1.0, "loaded")
-    model = LoadedModel(
+    _log(model, snapshot.version, known.manifest)
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a model's files say, before torch is there and a weight is read.
+
+    Attributes:
+        tokenizer: None for a model that reads one text and writes another, whose tasks have it.
+        mask_id: of a masked language model.
+        tasks, canary: see :class:`LoadedModel`; empty for a model that generates, which
+            ``generation.loading`` knows how to ask.
+    """
+
+    manifest: Manifest
+    description: Description
+    tokenizer: Tokenizer | None = None
+    mask_id: int | None = None
+    tasks: Mapping[Task, TaskModule] = field(default_factory=dict)
+    canary: tuple[Unit, ...] = ()
+
+    def answer_digest(self, dtype: str) -> str:
+        return answer_digest(answer_parts(self.manifest, dtype, self.description.max_tokens))
+
+
+def _read(manifest: Manifest, max_input_tokens: int | None, wanted: Task | None) -> _Known:
+    """Raises ModelRejected for a model that does not do what is wanted."""
+    description = describe(manifest, max_input_tokens, wanted)
+    if description.writer is not None:
+        tasks, canary = prepare(manifest, description, wanted, _CANARY_TEXT, _CANARY_TOKENS)
+        return _Known(manifest, description, tasks=_wanted_first(tasks, wanted), canary=canary)
+    tokenizer = load_tokenizer(manifest, description)
+    if description.head == "causal":
+        return _Known(manifest, description, tokenizer)
+    if description.head == "sequence" and description.markers is None:
+        description = replace(description, markers=known_markers(tokenizer.added_tokens()))
+    mask_id = _mask_id(description, tokenizer)
+    tasks = _wanted_first(offered(Material(description, tokenizer, mask_id)), wanted)
+    return _Known(manifest, description, tokenizer, mask_id, tasks, _canary(tokenizer, mask_id))
+
+
+def _model(uri: str, known: _Known, kind: hardware.Dtype, device: str) -> LoadedModel:
+    description = known.description
+    return LoadedModel(
         uri=uri,
-        tasks=tasks,
-        engine=engine,
-        answer_digest=answer_digest(answer_parts(manifest, kind.name, description.max_tokens)),
+        tasks=known.tasks,
+        engine=_build(known, kind.name, device),
+        answer_digest=known.answer_digest(kind.name),
         max_input_tokens=description.max_tokens,
         labels=description.classifier.labels if description.classifier else (),
         dimensions=description.hidden_size if description.pooling else None,
         dtype=kind.name,
         dtype_reason=kind.reason,
-        device=chosen,
-        canary=canary,
+        device=device,
+        canary=known.canary,
     )
-    _log(model, snapshot.version, manifest)
-    return model
+
+
+def _build(known: _Known, dtype: str, device: str) -> "Engine":
+    import torch
+
+    kind, place = getattr(torch, dtype), torch.device(device)
+    if known.description.writer is not None:
+        from sluice_worker.engines.seq2seq import loading
+
+        return loading.build(known.manifest, dtype=kind, device=place)
+    from sluice_worker.engines.selection import build
+
+    return build(
+        known.manifest,
+        known.description,
+        known.canary,
+        mask_id=known.mask_id,
+        dtype=kind,
+        device=place,
+    )
 
 
 def _generator(
     uri: str,
-    manifest: Manifest,
-    description: Description,
-    tokenizer: Tokenizer,
-    task: Task | None,
+    known: _Known,
+    wanted: Task | None,
     kind: hardware.Dtype,
     device: str,
-    limits: tuple[int, float],
+    most_running: int,
+    goal_seconds: float,
 ) -> "Generator":
     import torch
 
     from sluice_worker.generation import loading
 
-    tasks = loading.offered(manifest, task)
+    manifest, description = known.manifest, known.description
+    assert known.tokenizer is not None, "a prompt is tokens"
+    tasks = loading.offered(manifest, wanted)
     engine = loading.build_engine(
         manifest,
         description.max_tokens,
         dtype=getattr(torch, kind.name),
         device=torch.device(device),
-        most_running=limits[0],
-        goal_seconds=limits[1],
+        most_running=most_running,
+        goal_seconds=goal_seconds,
     )
     return loading.Generator(
         uri=uri,
         tasks=tasks,
-        maker=loading.prompt_maker(manifest, description, tokenizer),
+        maker=loading.prompt_maker(manifest, description, known.tokenizer),
         engine=engine,
-        answer_digest=answer_digest(answer_parts(manifest, kind.name, description.max_tokens)),
+        answer_digest=known.answer_digest(kind.name),
         max_input_tokens=description.max_tokens,
         dtype=kind.name,
         dtype_reason=kind.reason,
@@ -163,7 +211,7 @@ def _generator(
     )
 
 
-def _log(model: LoadedModel, version: str | None, manifest: Manifest) -> None:
+def _log(model: "LoadedModel | Generator", version: str | None, manifest: Manifest) -> None:
     fields = {
         "uri": model.uri,
         "version": version,
@@ -233,26 +281,6 @@ def _canary(tokenizer: Tokenizer, mask_id: int | None) -> tuple[Unit, ...]:
         whole = (whole[0], mask_id, *whole[2:])
     wanted = sorted({min(tokens, len(whole)) for tokens in _CANARY_TOKENS})
     return tuple(unit_of((*whole[: tokens - 1], whole[-1]), None) for tokens in wanted)
-
-
-def _build(
-    manifest: Manifest,
-    description: Description,
-    canary: Sequence[Unit],
-    mask_id: int | None,
-    dtype: str,
-    device: str,
-) -> "Engine":
-    import torch
-
-    kind, place = getattr(torch, dtype), torch.device(device)
-    if description.writer is not None:
-        from sluice_worker.engines.seq2seq import loading
-
-        return loading.build(manifest, dtype=kind, device=place)
-    from sluice_worker.engines.selection import build
-
-    return build(manifest, description, canary, mask_id=mask_id, dtype=kind, device=place)
 
 
 def _cpu_flags() -> frozenset[str]:
