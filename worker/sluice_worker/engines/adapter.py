@@ -1,35 +1,21 @@
 """Any encoder of transformers, fed with packed batches through its attention interface.
 
-transformers lets a model's attention be replaced by name. Ours reads the layout of the batch from
-the calling context and attends inside each text, so the model's own code computes everything else
-on one row of tokens without padding. Whether that is right for an architecture is not assumed but
-measured when it is loaded (``engines.selection``).
+transformers lets a model's attention be replaced by name. Ours (``engines.interface``) attends
+inside each text, so the model's own code computes everything else on one row of tokens without
+padding. Whether that is right for an architecture is not assumed but measured when it is loaded
+(``engines.selection``).
 """
 
 import copy
 import inspect
-from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from sluice_worker.engines.attention import attend
+from sluice_worker.engines.interface import ATTENTION, NotPackable, attending
 from sluice_worker.engines.packing import Packed
 from sluice_worker.engines.reading import logits_of
-
-ATTENTION = "sluice_packed"
-
-_current: ContextVar[Packed] = ContextVar("packed batch")
-
-_FOREIGN = ("softcap", "s_aux", "position_bias", "head_mask", "is_causal")
-"""What an attention may be asked for beyond ours. Refused, so that the padded engine serves it."""
-
-
-class NotPackable(Exception):
-    """The architecture cannot run packed; the message says why."""
 
 
 class AdaptedNetwork:
@@ -62,11 +48,8 @@ class AdaptedNetwork:
         arguments = {"input_ids": batch.ids, "position_ids": batch.positions + self._offset}
         if batch.type_ids is not None and "token_type_ids" in self._takes:
             arguments["token_type_ids"] = batch.type_ids
-        token = _current.set(batch)
-        try:
+        with attending(batch):
             output = self._base(**{name: rows.unsqueeze(0) for name, rows in arguments.items()})
-        finally:
-            _current.reset(token)
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
@@ -97,41 +80,3 @@ def _head_alone(model: Any) -> Any:
     head._modules = dict(model._modules)
     head._modules[model.base_model_prefix] = _GivenStates(model.base_model)
     return head
-
-
-def _packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """``[1, heads, T, size]`` each → ``[1, T, heads, size]``. Raises NotPackable."""
-    refuse_foreign(module, attention_mask, others)
-    output = attend(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        _current.get(),
-        scale=scaling,
-        window=sliding_window,
-    )
-    return output.unsqueeze(0), None
-
-
-def refuse_foreign(module: nn.Module, mask: Tensor | None, others: Mapping[str, Any]) -> None:
-    """Raises NotPackable for an attention that wants more than to look at its own text."""
-    foreign = [name for name in _FOREIGN if others.get(name) not in (None, False)]
-    if mask is not None or foreign or getattr(module, "is_causal", False):
-        raise NotPackable(f"its attention asks for {', '.join(foreign) or 'a mask'}")
-
-
-def no_mask(*ignored: Any, **unused: Any) -> None:
-    """The layout of the batch says it all."""
-
-
-AttentionInterface.register(ATTENTION, _packed_attention)
-AttentionMaskInterface.register(ATTENTION, no_mask)

@@ -80,7 +80,8 @@ def _adapted(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Engine:
-    from sluice_worker.engines.adapter import AdaptedNetwork, NotPackable
+    from sluice_worker.engines.adapter import AdaptedNetwork
+    from sluice_worker.engines.interface import NotPackable
 
     padded = PaddedEngine(model, reading, device)
     probe = [*probe, _shorter(probe[-1])]  # Two of nearly one length: these share a padded batch.

@@ -1,32 +1,27 @@
 """The encoder's side of texts that are written: what it says of each, for the decoder to look at.
 
-Texts are read packed, one row of tokens without padding, as encoders are (``engines.adapter``): the
-model's own code with our attention, positions told token by token, and relative positions computed
-for the longest text alone. Whether that is right is measured when the model is loaded, against each
-text read by itself; where it is not, texts are read in buckets of similar length.
+Texts are read packed, one row of tokens without padding, as encoders are (``engines.interface``):
+the model's own code with our attention, positions told token by token, and relative positions
+computed for the longest text alone. Whether that is right is measured when the model is loaded,
+against each text read by itself; where it is not, texts are read in buckets of similar length.
 """
 
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from torch import Tensor
 
-from sluice_worker.engines.adapter import NotPackable, no_mask, refuse_foreign
-from sluice_worker.engines.attention import attend
 from sluice_worker.engines.base import Unit
 from sluice_worker.engines.encoder import buckets
+from sluice_worker.engines.interface import ATTENTION, NotPackable, attending, current_batch
 from sluice_worker.engines.packing import Packed, pack
 from sluice_worker.engines.selection import TOLERANCE
 from sluice_worker.engines.seq2seq.positions import positions_at, tell_positions
 
 log = logging.getLogger(__name__)
-
-ATTENTION = "sluice_packed_source"
 
 _KNOWN = frozenset(
     ("bart", "blenderbot", "m2m_100", "marian", "mbart", "mt5", "pegasus", "plbart", "t5", "umt5")
@@ -36,8 +31,6 @@ that share a batch's tokens out, or read long texts in another way than short on
 short texts of the proof could not show."""
 
 _PROBE_LENGTHS = (3, 17, 17, 40)
-
-_current: ContextVar[Packed | None] = ContextVar("packed sources", default=None)
 
 Ids = Sequence[int]
 
@@ -112,12 +105,8 @@ class PackedReader:
         return hidden
 
     def _states(self, batch: Packed) -> Tensor:
-        token = _current.set(batch)
-        try:
-            with positions_at(batch.positions.unsqueeze(0)):
-                output = self._encoder(input_ids=batch.ids.unsqueeze(0))
-        finally:
-            _current.reset(token)
+        with attending(batch), positions_at(batch.positions.unsqueeze(0)):
+            output = self._encoder(input_ids=batch.ids.unsqueeze(0))
         states: Tensor = output.last_hidden_state[0]
         return states
 
@@ -177,38 +166,9 @@ def _bias_of_longest(usual: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Relative positions of a packed batch: those of its longest text hold all others'."""
 
     def compute(query_length: int, key_length: int, **named: Any) -> Tensor:
-        batch = _current.get()
+        batch = current_batch()
         if batch is not None:
             query_length = key_length = batch.groups[-1].length
         return usual(query_length, key_length, **named)
 
     return compute
-
-
-def _packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    position_bias: Tensor | None = None,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """``[1, heads, T, size]`` each → ``[1, T, heads, size]``. Raises NotPackable."""
-    refuse_foreign(module, attention_mask, others)
-    batch = _current.get()
-    assert batch is not None, "only a PackedReader calls the encoder"
-    output = attend(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        batch,
-        scale=scaling,
-        bias=position_bias,
-    )
-    return output.unsqueeze(0), None
-
-
-AttentionInterface.register(ATTENTION, _packed_attention)
-AttentionMaskInterface.register(ATTENTION, no_mask)
