@@ -8,7 +8,7 @@ is on any request's way.
 import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from sluice_gateway.redis_address import Address, parse_address
 
@@ -18,6 +18,7 @@ MAX_SEEDS: Final = 32
 
 _SENTINEL: Final = "+sentinel"
 _CLUSTER: Final = "+cluster"
+_SENTINEL_LOGIN: Final = ("sentinel_username", "sentinel_password")
 _WHERE: Final = "\0"
 """Stands for host and port in a URL."""
 _ASK_SECONDS: Final = 0.5
@@ -58,10 +59,10 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The master that sentinels know by a name. They are asked without a password.
+    """The master that sentinels know by a name.
 
     Attributes:
-        asked: the URL of a sentinel, but for host and port.
+        asked: the URL of a sentinel, but for host and port; with their password, not the master's.
         like: what the master is reached with, its host and port aside.
     """
 
@@ -151,8 +152,9 @@ def parse_place(url: str) -> Fixed | Watched | Cluster:
     """Read the URL of one server (see :func:`parse_address`), of a Sentinel set or of a cluster.
 
     ``redis+sentinel://[user:password@]host[:port],…/MASTER[/db]`` and
-    ``redis+cluster://[user:password@]host[:port],…``; with ``rediss`` over TLS. Raises ValueError,
-    without the credentials in it.
+    ``redis+cluster://[user:password@]host[:port],…``; with ``rediss`` over TLS. Sentinels take
+    ``sentinel_username`` and ``sentinel_password`` from the query. Raises ValueError, without the
+    credentials in it.
     """
     scheme, _, _ = url.partition("://")
     if scheme.endswith(_SENTINEL):
@@ -169,8 +171,13 @@ def _watched(url: str, scheme: str) -> Watched:
         raise ValueError(
             "The Redis URL names no master; needs redis+sentinel://HOST:PORT,HOST:PORT/MASTER."
         )
-    like = _like(url, scheme, f"/{db}" if db else "")
-    asked = urlunsplit((scheme, _WHERE, "", split.query, ""))
+    options = parse_qsl(split.query, keep_blank_values=True)
+    query = urlencode([(name, value) for name, value in options if name not in _SENTINEL_LOGIN])
+    given = dict(options)
+    user, password = (quote(given.get(name, ""), safe="") for name in _SENTINEL_LOGIN)
+    like = _like(urlunsplit(split._replace(query=query)), scheme, f"/{db}" if db else "")
+    login = f"{user}:{password}@" if password else ""
+    asked = urlunsplit((scheme, f"{login}{_WHERE}", "", query, ""))
     return Watched(_seeds(split.netloc, SENTINEL_PORT), master, like, asked)
 
 

@@ -4,6 +4,7 @@ Whatever happens meanwhile is a miss; afterwards answers are found where they ar
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 
@@ -60,6 +61,60 @@ def test_the_master_is_found_again_after_it_died() -> None:
 
     with running_sentinel_set() as servers:
         run(servers)
+
+
+def test_sentinels_with_tls_and_passwords() -> None:
+    @on_uvloop
+    async def run(servers: SentinelSet) -> None:
+        wrong = servers.url.replace("sentinel_password=", "sentinel_password=x")
+        async with open_cache(wrong, pauses_seconds=(60.0,)) as (cache, _):
+            assert not cache.redis_up
+        async with open_cache(servers.url) as (cache, faults):
+            await settled(cache, "before")
+            servers.first.kill()
+            await eventually(lambda: cache.redis_up and await_second(servers), 30)
+            await settled(cache, "after")
+            assert await found(cache, "after") == 1
+            assert faults["wrongpass"] == faults["noauth"] == 0
+        async with open_cache(servers.url) as (cache, _):
+            await listened(servers.url, cache)
+
+    with running_sentinel_set(guarded=True) as servers:
+        run(servers)
+
+
+def await_second(servers: SentinelSet) -> bool:
+    with servers.second.client() as client:
+        return bool(client.execute_command("ROLE")[0] == b"master")
+
+
+async def listened(url: str, cache: ResponseCache) -> None:
+    """Invalidations are heard over a connection of their own."""
+    store = open_store(url, faults=lambda _: None)
+    await store.start()
+    told = Invalidations(cache, store, 30.0)
+    task = asyncio.create_task(told.run())
+    try:
+        await eventually(lambda: told.hearing, 20)
+    finally:
+        task.cancel()
+        await store.close()
+
+
+def test_a_cluster_with_tls_and_a_password() -> None:
+    @on_uvloop
+    async def run(nodes: RedisNodes) -> None:
+        without_certificate = re.sub(r"&ssl_certfile.*", "", nodes.url)
+        async with open_cache(without_certificate) as (cache, _):
+            assert not cache.redis_up
+        async with open_cache(nodes.url) as (cache, faults):
+            await settled(cache, *TEXTS)
+            assert await found(cache, *TEXTS, "absent") == len(TEXTS)
+            assert "3 of 3 nodes up" in repr(cache) and not faults
+            await listened(nodes.url, cache)
+
+    with running_cluster(guarded=True) as nodes:
+        run(nodes)
 
 
 @on_uvloop

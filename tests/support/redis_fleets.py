@@ -6,8 +6,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import Guard, RedisServer, free_port
 
 SECONDS = 30.0
 """For a set to come together, on a machine that does other things too."""
@@ -25,14 +26,26 @@ class SentinelSet:
 
     MASTER = "cache"
 
-    def __init__(self, first: RedisServer, second: RedisServer, sentinel: RedisServer) -> None:
+    def __init__(
+        self,
+        first: RedisServer,
+        second: RedisServer,
+        sentinel: RedisServer,
+        guard: Guard | None = None,
+    ) -> None:
+        self._guard = guard
         self.first = first
         self.second = second
         self.sentinel = sentinel
 
     @property
     def url(self) -> str:
-        return f"redis+sentinel://127.0.0.1:1,127.0.0.1:{self.sentinel.port}/{self.MASTER}"
+        place = f"127.0.0.1:1,127.0.0.1:{self.sentinel.port}/{self.MASTER}"
+        if self._guard is None:
+            return f"redis+sentinel://{place}"
+        password = quote(self._guard.password, safe="")
+        options = f"sentinel_password={password}&{self._guard.query}"
+        return f"rediss+sentinel://:{password}@{place}?{options}"
 
     def follow(self) -> None:
         """Wait until the sentinel knows the replica and the replica has caught up."""
@@ -48,13 +61,19 @@ class SentinelSet:
 
 
 @contextmanager
-def running_sentinel_set() -> Iterator[SentinelSet]:
+def running_sentinel_set(*, guarded: bool = False) -> Iterator[SentinelSet]:
+    """With ``guarded``, all take TLS with certificates on both sides, and a password."""
     with ExitStack() as stack:
+        guard = _guard(stack) if guarded else None
+        trust = _REPLICATION if guard is not None else ()
         folders = [Path(stack.enter_context(TemporaryDirectory(prefix="sluice"))) for _ in range(3)]
-        first = RedisServer(folders[0], "--repl-diskless-sync-delay", "0")
+        trust += ("--masterauth", guard.password) if guard is not None else ()
+        diskless = ("--repl-diskless-sync-delay", "0")
+        first = RedisServer(folders[0], *diskless, *trust, guard=guard)
         stack.callback(first.close)
         first.start()
-        second = RedisServer(folders[1], "--replicaof", f"127.0.0.1 {first.port}")
+        of_first = ("--replicaof", f"127.0.0.1 {first.port}")
+        second = RedisServer(folders[1], *of_first, *trust, guard=guard)
         stack.callback(second.close)
         second.start()
         # A sentinel writes into its file, which must be there.
@@ -64,11 +83,12 @@ def running_sentinel_set() -> Iterator[SentinelSet]:
             f"sentinel monitor {master} 127.0.0.1 {first.port} 1\n"
             f"sentinel down-after-milliseconds {master} 1000\n"
             f"sentinel failover-timeout {master} 5000\n"
+            + (f'sentinel auth-pass {master} "{guard.password}"\n' if guard is not None else "")
         )
-        sentinel = RedisServer(folders[2], config=file, sentinel=True)
+        sentinel = RedisServer(folders[2], *trust[:2], config=file, sentinel=True, guard=guard)
         stack.callback(sentinel.close)
         sentinel.start()
-        found = SentinelSet(first, second, sentinel)
+        found = SentinelSet(first, second, sentinel, guard)
         found.follow()
         yield found
 
@@ -76,12 +96,18 @@ def running_sentinel_set() -> Iterator[SentinelSet]:
 class RedisNodes:
     """Three masters, each with a third of the slots, none with a replica."""
 
-    def __init__(self, nodes: list[RedisServer]) -> None:
+    def __init__(self, nodes: list[RedisServer], guard: Guard | None = None) -> None:
+        self._guard = guard
         self.nodes = nodes
 
     @property
     def url(self) -> str:
-        return f"redis+cluster://127.0.0.1:1,127.0.0.1:{self.nodes[0].port}"
+        place = f"127.0.0.1:1,127.0.0.1:{self.nodes[0].port}"
+        if self._guard is None:
+            return f"redis+cluster://{place}"
+        return (
+            f"rediss+cluster://:{quote(self._guard.password, safe='')}@{place}?{self._guard.query}"
+        )
 
     def owner(self, slot: int) -> RedisServer:
         with self.nodes[0].client() as client:
@@ -101,9 +127,11 @@ class RedisNodes:
 
 
 @contextmanager
-def running_cluster() -> Iterator[RedisNodes]:
+def running_cluster(*, guarded: bool = False) -> Iterator[RedisNodes]:
+    """With ``guarded``, all take TLS with certificates on both sides, and a password."""
     with ExitStack() as stack:
         nodes, ports = [], []
+        guard = _guard(stack) if guarded else None
         for _ in range(3):
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="sluice")))
             ports.append(free_port())
@@ -111,6 +139,8 @@ def running_cluster() -> Iterator[RedisNodes]:
                 folder,
                 *("--cluster-enabled", "yes", "--cluster-port", str(ports[-1])),
                 *("--cluster-node-timeout", "5000", "--cluster-require-full-coverage", "no"),
+                *(("--tls-cluster", "yes") if guard is not None else ()),
+                guard=guard,
             )
             stack.callback(node.close)
             node.start()
@@ -129,4 +159,11 @@ def running_cluster() -> Iterator[RedisNodes]:
             return info["cluster_state"] == "ok" and info["cluster_slots_ok"] == "16384"
 
         wait_for(lambda: all(map(together, nodes)), "a cluster")
-        yield RedisNodes(nodes)
+        yield RedisNodes(nodes, guard)
+
+
+_REPLICATION = ("--tls-replication", "yes")
+
+
+def _guard(stack: ExitStack) -> Guard:
+    return Guard.make(Path(stack.enter_context(TemporaryDirectory(prefix="sluice"))))

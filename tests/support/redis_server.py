@@ -1,4 +1,7 @@
-"""A real redis-server for one test module: on a Unix socket and a free port, ended by handle."""
+"""A real redis-server for one test module: on a Unix socket and a free port, ended by handle.
+
+With a :class:`Guard` it takes TLS with a client's certificate only, and a password.
+"""
 
 import os
 import signal
@@ -7,12 +10,46 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from tests.support.cluster.certificates import CLIENT, SERVER, Authority
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Certificates in ``folder``, and what servers are let in with."""
+
+    folder: Path
+    password: str
+
+    @classmethod
+    def make(cls, folder: Path) -> "Guard":
+        Authority(folder, "ca", "redis-authority").issue(
+            "redis", "redis", SERVER, CLIENT, alternative_names=("127.0.0.1",)
+        )
+        return cls(folder, "pass word/@")
+
+    @property
+    def options(self) -> list[str]:
+        """For the servers, beside their ports."""
+        files = (("cert", "redis.crt"), ("key", "redis.key"), ("ca-cert", "ca.crt"))
+        given = [part for name, file in files for part in self._file(f"--tls-{name}-file", file)]
+        return [*given, "--requirepass", self.password]
+
+    @property
+    def query(self) -> str:
+        """For URLs."""
+        files = (("ca_certs", "ca.crt"), ("certfile", "redis.crt"), ("keyfile", "redis.key"))
+        return "&".join(f"ssl_{name}={self.folder / file}" for name, file in files)
+
+    def _file(self, option: str, file: str) -> tuple[str, str]:
+        return option, str(self.folder / file)
 
 
 class RedisServer:
@@ -24,14 +61,18 @@ class RedisServer:
         *options: str,
         config: Path | None = None,
         sentinel: bool = False,
+        guard: Guard | None = None,
     ) -> None:
         self.port = free_port()
+        self._guard = guard
+        ports = ("--port", "0", "--tls-port") if guard is not None else ("--port",)
         self.path = folder / "redis.sock"
         self._log = folder / "redis.log"
         self._command = [
             "redis-server",
             *([str(config)] if config is not None else []),
-            *("--port", str(self.port), "--bind", "127.0.0.1"),
+            *(*ports, str(self.port), "--bind", "127.0.0.1"),
+            *(guard.options if guard is not None else []),
             *("--unixsocket", str(self.path)),
             *(["--sentinel"] if sentinel else ["--save", "", "--appendonly", "no"]),
             *("--dir", str(folder), "--logfile", str(self._log)),
@@ -49,8 +90,12 @@ class RedisServer:
 
     def client(self) -> "redis.Redis":
         """An independent client, for the test itself. Close it."""
-        never = Retry(NoBackoff(), 0)
-        return redis.Redis(unix_socket_path=str(self.path), socket_timeout=5, retry=never)
+        return redis.Redis(
+            unix_socket_path=str(self.path),
+            password=self._guard.password if self._guard is not None else None,
+            socket_timeout=5,
+            retry=Retry(NoBackoff(), 0),
+        )
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
