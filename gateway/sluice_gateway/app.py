@@ -129,6 +129,7 @@ class Gateway:
             settings.repeats_seconds,
             settings.repeats_bytes,
             self.metrics.repeated,
+            self.wheel.at,
             version=lambda: self.cache.epochs.version,
         )
         self.access_log = AccessLog(1) if settings.access_log else None

@@ -3,7 +3,8 @@
 What the cache does for answers that follow from their input, this does for all others: a sampled
 text that was lost on its way is not written a second time. ``dispatch`` hands over requests that
 name a key. The first of them goes on with a :class:`Repeat` as its caller, which passes the answer
-to everybody who has sent the same meanwhile, and keeps it for a while.
+to everybody who has sent the same meanwhile, and keeps it for a while. Each waits by its own
+deadline: not longer, and when the first's has passed, the next of them takes its place.
 
 In one process only: a repetition that reaches another replica is computed there.
 """
@@ -11,14 +12,17 @@ In one process only: a repetition that reaches another replica is computed there
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal, Protocol
 
 from sluice_api import names
 from sluice_api.errors import ApiError
+from sluice_api.shapes.generation import error_event
 from sluice_gateway.auth import Rights, Tenant
-from sluice_gateway.exchange import Answer, Caller, Request
+from sluice_gateway.exchange import Answer, Request, error_answer
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import Reader, Relay
+from sluice_gateway.timers import Timer
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """A larger answer is given to everybody who waits for it, but not kept."""
@@ -53,6 +57,7 @@ class Running(Pending, Protocol):
 
 
 Handle = Callable[[Request], Running | None]
+At = Callable[[float, Callable[[], None]], Timer]
 
 
 class Repeats:
@@ -62,6 +67,7 @@ class Repeats:
         seconds: how long an answer is kept.
         limit_bytes: of all answers that are kept; the oldest go first.
         counted: told what became of each request.
+        at: has something called at a moment of the monotonic clock.
         version: what is kept under another one is not given any more: answers were thrown away.
     """
 
@@ -70,11 +76,13 @@ class Repeats:
         seconds: float,
         limit_bytes: int,
         counted: Callable[[Outcome], None],
+        at: At,
         version: Callable[[], int] = lambda: 0,
     ) -> None:
         self._seconds = seconds
         self._limit_bytes = limit_bytes
         self._counted = counted
+        self._at = at
         self._version = version
         self._running: dict[Id, Repeat] = {}
         self._kept: dict[Id, _Kept] = {}  # Oldest first.
@@ -120,23 +128,43 @@ class Repeats:
             self._counted("replayed")
             request.caller.answer(kept.answer.beside(request.limit_lines))
             return None
+        seat = Seat(request, handle)
         if running is not None:
-            seat = running.join(request.caller, request.limit_lines)
+            running.join(seat)
             self._counted("joined")
+            if (seconds := request.head.deadline_seconds) is not None:
+                seat.timer = self._at(request.received + seconds, seat.expire)
             return seat
         self._counted("first")
-        version = self._version()
+        return seat if self._lead(identity, print_, seat) else None
+
+    def _lead(self, identity: Id, print_: bytes, seat: "Seat") -> bool:
+        """Have the request of ``seat`` answered; False when it is already."""
+        version, request = self._version(), seat.request
         repeat = self._running[identity] = Repeat(
-            print_, lambda answer: self._ended(identity, repeat, answer, version)
+            print_,
+            lambda answer: self._ended(identity, repeat, answer, version),
+            partial(self._lead_again, identity, print_),
         )
-        seat = repeat.join(request.caller, request.limit_lines)
+        seat.leads = True
+        repeat.join(seat)
         shared = Request(request.head, request.body, repeat, request.id, request.received)
         shared.tenant = request.tenant  # What is left of its limits is told to each for itself.
-        pending = handle(shared)
-        if repeat.done:
-            return None
-        repeat.pending = pending
-        return seat
+        pending = seat.handle(shared)
+        if not repeat.done:
+            repeat.pending = pending
+        return not repeat.done
+
+    def _lead_again(self, identity: Id, print_: bytes, seat: "Seat") -> None:
+        """The deadline of who went first has passed, which was not that of ``seat``."""
+        running = self._running.get(identity)
+        if running is None:
+            self._lead(identity, print_, seat)
+        elif running.fingerprint == print_ and running.joinable:
+            running.join(seat)
+        else:
+            error = ApiError("idempotency_key_in_use", "Another request has the key by now.")
+            seat.answer(error_answer(error, seat.request))
 
     def _ended(self, identity: Id, repeat: "Repeat", answer: Answer | None, version: int) -> None:
         """Keep ``answer``; without one, the next request with the key is a new one."""
@@ -184,9 +212,16 @@ class Repeat:
 
     Args:
         on_end: told once of the answer if it may be kept, of None if not.
+        again: has the request of a seat answered anew.
     """
 
-    def __init__(self, fingerprint: bytes, on_end: Callable[[Answer | None], None]) -> None:
+    def __init__(
+        self,
+        fingerprint: bytes,
+        on_end: Callable[[Answer | None], None],
+        again: Callable[["Seat"], None],
+    ) -> None:
+        self._again = again
         self.fingerprint = fingerprint
         self.pending: Running | None = None
         self.done = False
@@ -202,22 +237,27 @@ class Repeat:
     def __repr__(self) -> str:
         return f"<Repeat {'done' if self.done else 'running'} {len(self._seats)} seats>"
 
-    def join(self, caller: Caller, lines: bytes) -> "Seat":
-        """One more who sent the same, and headers of its own. Raises ApiError if it is too late."""
-        if self._relay is not None and not self._relay.joinable:
+    @property
+    def joinable(self) -> bool:
+        """What has been told so far can still be told to one more."""
+        return self._relay is None or self._relay.joinable
+
+    def join(self, seat: "Seat") -> None:
+        """One more who sent the same. Raises ApiError if it is too late."""
+        if not self.joinable:
             raise ApiError(
                 "idempotency_key_in_use",
                 "The stream of this Idempotency-Key goes on, but its beginning is not kept.",
                 retry_after=1.0,
             )
-        seat = Seat(self, caller, lines)
+        seat.repeat = self
         self._seats.append(seat)
         if self._relay is not None:
             seat.reader = self._relay.join(seat)
-        return seat
 
     def leave(self, seat: "Seat") -> None:
         """Somebody is gone. A plain answer is finished: who sent a key is likely to ask again."""
+        seat.forget_deadline()
         if seat in self._seats:
             self._seats.remove(seat)
         if seat.reader is not None:
@@ -230,8 +270,14 @@ class Repeat:
 
     def answer(self, answer: Answer) -> None:
         self._end(answer if answer.status == 200 else None)
-        for seat in tuple(self._seats):
-            seat.caller.answer(answer.beside(seat.lines))
+        late = answer.error is not None and answer.error.code == "deadline_exceeded"
+        seats = tuple(self._seats)
+        for seat in seats:
+            if seat.leads or not late:
+                seat.answer(answer)
+        for seat in seats:
+            if late and not seat.leads and seat in self._seats:
+                self._again(seat)
 
     def begin(self, answer: Answer) -> bool:
         self.head = answer
@@ -278,47 +324,83 @@ class Repeat:
 
 
 class Seat:
-    """One sender of a request: what its connection may do, and what its stream is told."""
+    """One sender of a request: what its connection may do, and what its stream is told.
 
-    def __init__(self, repeat: Repeat, caller: Caller, lines: bytes) -> None:
-        self._repeat = repeat
-        self.caller = caller
-        self.lines = lines
+    Attributes:
+        repeat: what it waits for; set by :meth:`Repeat.join`.
+        leads: its own request is the one that is being answered.
+        timer: of its own deadline, where it named one and waits for another's request.
+    """
+
+    def __init__(self, request: Request, handle: Handle) -> None:
+        self.request = request
+        self.handle = handle
+        self.caller = request.caller
+        self.repeat: Repeat
         self.reader: Reader | None = None
+        self.leads = False
+        self.timer: Timer | None = None
+        self._began = False
+
+    def answer(self, answer: Answer) -> None:
+        self.forget_deadline()
+        self.caller.answer(answer.beside(self.request.limit_lines))
+
+    def expire(self) -> None:
+        """Its own deadline has passed, whatever that of the request which it waits for is."""
+        if self.leads:
+            return
+        error = ApiError(
+            "deadline_exceeded",
+            "The deadline of the request has passed while the first one with its Idempotency-Key"
+            " was being answered (phase: shared).",
+        )
+        self.repeat.leave(self)
+        if self._began:
+            self.caller.break_off(error_event(error, self.request.id.decode("latin-1")))
+        else:
+            self.answer(error_answer(error, self.request))
+
+    def forget_deadline(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     # From its connection --------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        self._repeat.leave(self)
+        self.repeat.leave(self)
 
     def fail(self, error: ApiError) -> None:
-        if self._repeat.pending is not None and not self._repeat.done:
-            self._repeat.pending.fail(error)
+        if self.repeat.pending is not None and not self.repeat.done:
+            self.repeat.pending.fail(error)
 
     def resume(self) -> None:
         if self.reader is not None:
             self.reader.resume()
 
     def cut_off(self, cause: str) -> None:
-        self._repeat.leave(self)
+        self.repeat.leave(self)
         self.caller.break_off(b"")
 
     # From the stream ------------------------------------------------------------------------------
 
     def begin(self, data: bytes) -> bool:
-        head = self._repeat.head
+        head = self.repeat.head
         assert head is not None
-        headers = head.headers + self.lines
+        self._began = True
+        headers = head.headers + self.request.limit_lines
         return self.caller.begin(Answer(head.status, head.content_type, headers, data))
 
     def send(self, data: bytes) -> bool:
         return self.caller.send(data)
 
     def over(self, error: ApiError | None) -> None:
+        self.forget_deadline()
         if error is None:
             self.caller.end()
         else:
-            self.caller.break_off(self._repeat.broken)
+            self.caller.break_off(self.repeat.broken)
 
 
 def _fingerprint(request: Request) -> bytes:

@@ -1,9 +1,11 @@
 """Requests that name a key: who computes, who waits, what is kept and for how long."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
+from sluice_api import names
 from sluice_api.errors import ApiError
 from sluice_gateway.auth import Rights, Tenant
 from sluice_gateway.exchange import Answer, Request
@@ -11,6 +13,7 @@ from sluice_gateway.head import parse_head
 from sluice_gateway.idempotency import MAX_ANSWER_BYTES, Repeats, Running
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import KEPT_BYTES
+from sluice_gateway.timers import Timer
 
 RIGHTS = Rights(frozenset(), None)
 
@@ -97,7 +100,10 @@ class Bench:
         self.outcomes: list[str] = []
         self.exchange = Exchange()
         self.version = 0
-        self.repeats = Repeats(60.0, limit_bytes, self.outcomes.append, lambda: self.version)
+        self.timers: list[tuple[float, Timer]] = []
+        self.repeats = Repeats(
+            60.0, limit_bytes, self.outcomes.append, self.at, lambda: self.version
+        )
         self.now = 0.0
         self.lines = b""
 
@@ -107,14 +113,34 @@ class Bench:
         key: bytes = b"k",
         who: Tenant = ME,
         path: bytes = b"/predict",
+        deadline_ms: int | None = None,
     ) -> tuple[Caller, Any]:
         caller = Caller()
-        head = parse_head(
-            b"POST %b HTTP/1.1\r\nhost: t\r\nidempotency-key: %b\r\n\r\n" % (path, key)
-        )
+        lines = b"host: t\r\nidempotency-key: %b\r\n" % key
+        if deadline_ms is not None:
+            lines += b"%b: %d\r\n" % (names.DEADLINE_MS.encode(), deadline_ms)
+        head = parse_head(b"POST %b HTTP/1.1\r\n%b\r\n" % (path, lines))
         request = Request(head, body, cast(Any, caller), b"id", self.now)
         request.limit_lines = self.lines
         return caller, self.repeats.handle(request, who, self.now, self.exchange.handle)
+
+    def at(self, moment: float, callback: Callable[[], None]) -> Timer:
+        slot: dict[Timer, None] = {}
+        timer = Timer(callback, slot)
+        slot[timer] = None
+        self.timers.append((moment, timer))
+        return timer
+
+    def pass_to(self, now: float) -> None:
+        self.now = now
+        for moment, timer in self.timers:
+            if moment <= now and timer in timer._slot:
+                timer.cancel()
+                timer.callback()
+
+
+def expired() -> Answer:
+    return Answer(504, b"application/json", b"", b"", ApiError("deadline_exceeded", "Over."))
 
 
 def answer(body: bytes = b"yes", status: int = 200) -> Answer:
@@ -266,6 +292,62 @@ def test_the_end_of_the_process_is_told_once() -> None:
     bench.exchange.caller.answer(answer(status=503))
     two.fail(error)
     assert bench.exchange.failed == [error]
+
+
+# Deadlines ----------------------------------------------------------------------------------------
+
+
+def test_who_joins_waits_no_longer_than_it_wanted_to() -> None:
+    bench = Bench()
+    (first, _), (second, _), (third, _) = [
+        bench.send(deadline_ms=each) for each in (60_000, 2000, 90_000)
+    ]
+    bench.pass_to(1.9)
+    assert not second.answers
+    bench.pass_to(2.0)
+    assert [each.status for each in second.answers] == [504]
+    assert not first.answers and not third.answers
+    bench.exchange.caller.answer(answer())
+    assert first.answers[0].body == third.answers[0].body == b"yes" and len(second.answers) == 1
+    bench.pass_to(100.0)
+    assert len(third.answers) == 1
+
+
+def test_the_next_goes_on_when_the_first_has_no_more_time() -> None:
+    bench = Bench()
+    first, _ = bench.send(deadline_ms=1000)
+    (second, seat), (third, _) = bench.send(deadline_ms=9000), bench.send()
+    bench.exchange.caller.answer(expired())
+    assert first.answers[0].status == 504 and not second.answers and not third.answers
+    assert len(bench.exchange.requests) == 2, "one of the two computes for both"
+    assert bench.exchange.requests[1].head.deadline_seconds == 9.0
+    bench.pass_to(9.0)
+    assert not second.answers, "its own computation tells it"
+    error = ApiError("draining", "Over.")
+    seat.fail(error)
+    assert bench.exchange.failed == [error]
+    bench.exchange.caller.answer(answer())
+    assert second.answers[0].body == third.answers[0].body == b"yes"
+    assert bench.send()[0].answers[0].body == b"yes"
+
+
+def test_other_failures_of_the_first_are_everybodys() -> None:
+    bench = Bench()
+    callers = [bench.send(deadline_ms=1000)[0] for _ in range(2)]
+    bench.exchange.caller.answer(answer(status=504))
+    assert [caller.answers[0].status for caller in callers] == [504, 504]
+
+
+def test_a_stream_ends_for_who_has_no_more_time() -> None:
+    bench = Bench()
+    (first, _), (second, _) = bench.send(), bench.send(deadline_ms=1000)
+    stream = bench.exchange.caller
+    stream.begin(STREAM)
+    bench.pass_to(1.0)
+    assert second.broken is not None and b"deadline_exceeded" in second.broken
+    stream.send(b"more")
+    stream.end()
+    assert first.ended and not second.ended and second.text == STREAM.body
 
 
 # Streams ------------------------------------------------------------------------------------------
