@@ -126,6 +126,10 @@ class Admission:
         if first and self._waiting:
             self._on_first()
 
+    def hurry(self, waiter: Waiter, change: Callable[[], None]) -> None:
+        """Call ``change``, which makes ``waiter`` more urgent, and let it wait accordingly."""
+        self._waiting.change(waiter, change)
+
     def withdraw(self, waiter: Waiter) -> None:
         if self._waiting.remove(waiter):
             self._unbind(waiter)

@@ -8,14 +8,27 @@ only, by callbacks, so that joining costs neither a task nor a future.
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
+from sluice_gateway.priority import Priority
 
 _log = logging.getLogger(__name__)
 
 Result = Item | ApiError
 OnResult = Callable[[Result], None]
+
+
+class Asker(Protocol):
+    """Who joins."""
+
+    @property
+    def priority(self) -> Priority: ...
+
+    def hurry(self, priority: Priority) -> None:
+        """Somebody more urgent waits for what this one leads."""
+        ...
 
 
 class Flights:
@@ -31,7 +44,11 @@ class Flights:
         self._waiting = 0
 
     def join(
-        self, key: bytes, on_result: OnResult, on_abandoned: Callable[[], None]
+        self,
+        key: bytes,
+        on_result: OnResult,
+        on_abandoned: Callable[[], None],
+        asker: Asker | None = None,
     ) -> tuple[bool, Callable[[], None]]:
         """Wait for the answer to ``key``, leading its computation if nobody does yet.
 
@@ -39,6 +56,7 @@ class Flights:
             on_result: called once with the item or the error, unless ``leave`` was called before.
             on_abandoned: how to stop the computation when everybody has left. Kept from the leader,
                 who may itself have left long before; ignored from everybody else.
+            asker: one that is more urgent than the leader hurries it.
 
         Returns:
             Whether the caller leads and so must see to it that :meth:`resolve` or :meth:`fail`
@@ -54,7 +72,9 @@ class Flights:
         flight = self._flights.get(key)
         leads = flight is None
         if flight is None:
-            flight = self._flights[key] = _Flight(key, on_abandoned)
+            flight = self._flights[key] = _Flight(key, on_abandoned, asker)
+        else:
+            flight.hurry(asker)
         seat = flight.taken
         flight.taken += 1
         flight.seats[seat] = on_result
@@ -99,10 +119,16 @@ class Flights:
 
 
 class _Flight:
-    __slots__ = ("key", "on_abandoned", "seats", "taken")
+    __slots__ = ("key", "leader", "on_abandoned", "seats", "taken")
 
-    def __init__(self, key: bytes, on_abandoned: Callable[[], None]) -> None:
+    def __init__(self, key: bytes, on_abandoned: Callable[[], None], leader: Asker | None) -> None:
         self.key = key
+        self.leader = leader
         self.on_abandoned = on_abandoned
         self.seats: dict[int, OnResult] = {}  # In the order they joined.
         self.taken = 0
+
+    def hurry(self, asker: Asker | None) -> None:
+        leader = self.leader
+        if leader is not None and asker is not None and asker.priority < leader.priority:
+            leader.hurry(asker.priority)

@@ -401,6 +401,7 @@ class Dispatcher:
                     exchange.keys[index],
                     partial(self._arrive, exchange, index),
                     abandon(index),
+                    exchange,
                 )
                 if leads:
                     led.append(index)
@@ -435,7 +436,7 @@ class Dispatcher:
         key = exchange.keys[0]
         broadcast = Broadcast(exchange, self._cache, self._flights, self._live)
         leads, exchange.leave[0] = self._flights.join(
-            key, partial(self._arrive, exchange, 0), broadcast.stop
+            key, partial(self._arrive, exchange, 0), broadcast.stop, exchange
         )
         if leads:
             exchange.led = [0]

@@ -23,7 +23,7 @@ from sluice_gateway.forward import Forward, Job
 from sluice_gateway.freshness import EARLY, Use, judge, renew_early
 from sluice_gateway.head import PLAIN, Head
 from sluice_gateway.metrics import ServiceSeries
-from sluice_gateway.priority import granted
+from sluice_gateway.priority import Priority, granted
 from sluice_gateway.relay import Reader, Relay
 from sluice_gateway.service import Binding, Service
 from sluice_gateway.timers import Timer
@@ -181,6 +181,7 @@ class Exchange:
         reader: its place in the stream that it follows.
         on_refused: told of a stream that failed before it began.
         leave: per coalesced input, how to stop waiting for it.
+        urged: how urgent it is to those who wait for what it leads, where that is more.
         led: indexes of the inputs whose computation this exchange started for all who wait.
         stops: stop what is computed for this caller alone.
         forward: what is on its way to a worker for it; None where it waits for another's.
@@ -230,6 +231,7 @@ class Exchange:
         "stored",
         "tenant",
         "timer",
+        "urged",
         "worker_seconds",
     )  # fmt: skip
 
@@ -242,6 +244,7 @@ class Exchange:
         self.done = False
         self.charged = False
         self.counted: Service | None = None
+        self.urged = Priority.LOW
         self.began = False
         self.on_begun: Callable[[Exchange], None] | None = None
         self.on_done: Callable[[Exchange, int], None] | None = None
@@ -295,6 +298,20 @@ class Exchange:
         """A stream was asked for."""
         return self.call.stream is not None
 
+    @property
+    def priority(self) -> Priority:
+        """Of what is computed for it."""
+        request = self.request
+        if request.background:
+            return self.urged
+        return min(granted(request.head.priority, self.tenant.priority), self.urged)
+
+    def hurry(self, priority: Priority) -> None:
+        """Somebody more urgent waits for what this one leads."""
+        self.urged = priority
+        if self.forward is not None:
+            self.forward.hurry(priority)
+
     def __repr__(self) -> str:
         name = f"{self.service.namespace}/{self.service.name}"
         return f"<Exchange {name} {self.missing} of {len(self.call.inputs)} missing>"
@@ -327,7 +344,7 @@ class Exchange:
             self.cap,
             read,
             headers,
-            granted(request.head.priority, self.tenant.priority),
+            self.priority,
             self.call,
             background=request.background,
         )

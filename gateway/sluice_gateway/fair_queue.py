@@ -11,7 +11,7 @@ service.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -74,12 +74,29 @@ class FairQueue(Generic[W]):
 
     def add(self, waiter: W) -> None:
         """The last of its tenant."""
+        self._all[waiter] = self._join(waiter)
+
+    def change(self, waiter: W, change: Callable[[], None]) -> None:
+        """Call ``change``, after which ``waiter`` has another priority or weight.
+
+        It is then the last of its tenant there, as if it had just come; its age stays, and so does
+        the place of one that was sent back.
+        """
+        flow = self._all.get(waiter)
+        if flow is None:
+            change()
+            return
+        self._classes[waiter.priority].remove(flow, waiter)
+        change()
+        self._all[waiter] = self._join(waiter)
+
+    def _join(self, waiter: W) -> "_Flow[W]":
         mine = self._classes[waiter.priority]
         if not mine.length:
             # Nobody saves up for later by not coming. Going by where a turn would end, not where it
             # begins, lets what is urgent go first also at the beginning of a rush.
             mine.tag = max(mine.tag, self._virtual + 1 / mine.share)
-        self._all[waiter] = mine.add(waiter)
+        return mine.add(waiter)
 
     def put_back(self, waiter: W) -> None:
         """The first of all."""

@@ -9,6 +9,7 @@ retry budget.
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from sluice_api import names
@@ -67,7 +68,7 @@ class Job:
         cap: moment after which nobody wants the answer, whatever the service's limits say.
         read: takes the items out of an answer; raises ValueError when it is not one.
         headers: more lines for the worker, each whole.
-        background: the gateway's own; scaling is not told of it, and everybody else goes first.
+        background: the gateway's own; scaling is not told of it.
         call: what is asked, as it was understood.
     """
 
@@ -107,7 +108,7 @@ class Job:
         background: bool = False,
     ) -> None:
         self.background = background
-        self.priority = Priority.LOW if background else priority
+        self.priority = priority
         self.call = call
         self._affinity: int | None = None
         self.binding = binding
@@ -242,6 +243,10 @@ class Forward:
         """Raises ApiError when the job is refused at once."""
         self._service.retries.request(now)
         self._service.admission.submit(self, now)
+
+    def hurry(self, priority: Priority) -> None:
+        """Somebody more urgent waits for the answer too; nothing once a worker has the job."""
+        self._service.admission.hurry(self, partial(setattr, self._job, "priority", priority))
 
     def abort(self) -> None:
         """Nobody wants the answer any more. Nothing is called afterwards."""

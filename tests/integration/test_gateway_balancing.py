@@ -89,6 +89,31 @@ async def test_low_priority_gives_way_and_nobody_claims_more_than_is_allowed(
         assert await gateway.metric(name, service="emb", priority="normal") == 2
 
 
+async def test_who_waits_for_a_less_urgent_one_makes_it_as_urgent(gateway: GatewayProcess) -> None:
+    with StubWorker(Behaviour(limit=1, hang=True)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        first = await gateway.client()
+        first.send(request(PATH, ask("begun")))
+        await until(lambda: worker.running == 1)
+        waiting = []
+        for text, priority in (("last", "low"), ("shared", "low"), ("other", "normal")):
+            headers = {"x_sluice_priority": priority}
+            waiting.append(asyncio.create_task(gateway.post(PATH, ask(text), **headers)))
+            await held(gateway, len(waiting))
+        waiting.append(asyncio.create_task(gateway.post(PATH, ask("shared"))))
+
+        async def raised() -> bool:
+            told = (await gateway.services())["emb"]
+            return bool(told["waitingByPriority"] == {"high": 0, "normal": 2, "low": 1})
+
+        await until(raised, 20, "raised")
+        worker.behaviour.hang = False
+        first.close()
+        assert {reply.status for reply in await asyncio.gather(*waiting)} == {200}
+        order = [json.loads(seen.body)["input"][0] for seen in worker.seen]
+        assert order == ["begun", "other", "shared", "last"]
+
+
 async def test_tenants_take_turns_and_one_may_claim_more(tmp_path: Path) -> None:
     found = {name: make_key() for name in ("flood", "other", "urgent")}
     entries = [

@@ -1,6 +1,7 @@
 """The queue against a plain model: nobody is lost, order within a tenant, fairness with a bound."""
 
 from collections import defaultdict
+from functools import partial
 from itertools import pairwise
 
 from hypothesis import given
@@ -29,7 +30,7 @@ TENANTS = st.sampled_from([b"a", b"b", b"c"])
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), TENANTS, st.sampled_from(Priority), st.integers(1, 5)),
-        st.tuples(st.sampled_from(["pop", "back", "remove"]), st.integers(0, 100)),
+        st.tuples(st.sampled_from(["pop", "back", "remove", "raise"]), st.integers(0, 100)),
     ),
     max_size=80,
 )
@@ -71,6 +72,12 @@ def test_everybody_gets_a_turn_once_and_in_order(steps: list[tuple[object, ...]]
             assert queue.remove(waiter) and not queue.remove(waiter)
             own = flows[waiter.tenant, waiter.priority]
             (returned if waiter in returned else own).remove(waiter)
+        elif kind == "raise" and inside:
+            waiter = inside[rest[0] % len(inside)]  # type: ignore[operator]
+            if waiter not in returned:
+                flows[waiter.tenant, waiter.priority].remove(waiter)
+                flows[waiter.tenant, Priority.HIGH].append(waiter)
+            queue.change(waiter, partial(setattr, waiter, "priority", Priority.HIGH))
         assert list(queue) == inside
         assert queue.tenants() == sum(1 for flow in flows.values() if flow)
         assert len(queue) == sum(queue.lengths().values()) + len(returned)

@@ -8,6 +8,7 @@ import pytest
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
 from sluice_gateway.coalesce import Flights, Result
+from sluice_gateway.priority import Priority
 
 ITEM = Item(b"{}", 1)
 ERROR = ApiError("upstream_failed", "The worker failed.")
@@ -38,6 +39,26 @@ def test_the_first_leads_and_all_hear_one_result_in_order() -> None:
     flights.resolve(b"k", ITEM)
     assert order == list(range(1000))
     assert repr(flights) == "<Flights 0 under way, 0 waiting>"
+
+
+class Asker:
+    """Of some urgency."""
+
+    def __init__(self, priority: Priority) -> None:
+        self.priority = priority
+        self.hurried: list[Priority] = []
+
+    def hurry(self, priority: Priority) -> None:
+        self.priority = priority
+        self.hurried.append(priority)
+
+
+def test_a_leader_is_hurried_by_those_who_are_more_urgent() -> None:
+    flights = Flights()
+    leader = Asker(Priority.LOW)
+    for asker in (leader, *(Asker(Priority(each)) for each in (2, 1, 1, 2, 0, 1))):
+        flights.join(b"k", print, lambda: None, asker)
+    assert leader.hurried == [Priority.NORMAL, Priority.HIGH]
 
 
 def test_different_keys_do_not_meet() -> None:
