@@ -28,11 +28,13 @@ class Waiter(Holder, Queued, Protocol):
 
     Attributes:
         since: when it came, on the monotonic clock.
+        queued_at: since when it has waited for a worker this time; admission sets it.
         deadline: when waiting on is of no use to anybody.
         excluded: incarnations of endpoints that it must not be given.
     """
 
     since: float
+    queued_at: float
 
     @property
     def deadline(self) -> float: ...
@@ -98,11 +100,15 @@ class Admission:
 
     def submit(self, waiter: Waiter, now: float) -> None:
         """Grant ``waiter`` a lease now, or later in its turn. Raises ApiError when refused."""
+        waiter.queued_at = now
         if not self._waiting:
             lease = self._endpoints.choose(waiter, waiter.excluded, now)
             if lease is not None:
                 waiter.granted(lease)
                 return
+        if error := self._hopeless():
+            self.series.refused(waiter.priority, "failed")
+            raise error
         try:
             self._check_room(waiter, now)
         except ApiError:
@@ -120,6 +126,7 @@ class Admission:
     def return_to_head(self, waiter: Waiter, now: float) -> None:
         """Queue a request again that had been granted before; it keeps its place in time."""
         first = not self._waiting
+        waiter.queued_at = now
         self._waiting.put_back(waiter)
         self._bound(waiter, now)
         self.pump()
@@ -143,6 +150,7 @@ class Admission:
             return
         if error := self._hopeless():
             for waiter in self.drain():
+                self.series.refused(waiter.priority, "failed")
                 waiter.refused(error)
             return
         self._pumping = True
@@ -160,7 +168,7 @@ class Admission:
                     passed_over.append(waiter)  # The next may go where this one may not.
                     continue
                 self._unbind(waiter)
-                self.series.waited(waiter.priority, now - waiter.since)
+                self.series.waited(waiter.priority, now - waiter.queued_at)
                 waiter.granted(lease)
         finally:
             for waiter in reversed(passed_over):
@@ -265,8 +273,6 @@ class Admission:
         return ApiError("model_failed", message, retry_after=failure.retry_after_seconds)
 
     def _check_room(self, waiter: Waiter, now: float) -> None:
-        if error := self._hopeless():
-            raise error
         ready = bool(self._endpoints.ready)
         if ready:
             wait = self.predicted_wait(self._waiting.ahead_of(waiter) + 1)

@@ -213,7 +213,6 @@ class Exchange:
         "on_done",
         "on_refused",
         "owner",
-        "queue_seconds",
         "raw",
         "reader",
         "reason",
@@ -286,7 +285,6 @@ class Exchange:
         self.stored = False
         self.oldest = 0.0
         self.expires = 0.0
-        self.queue_seconds = 0.0
         self.worker_seconds: float | None = None
         self.led: list[int] = []
         self.forward: Forward | None = None
@@ -589,11 +587,11 @@ class Exchange:
 
     def _headers(self) -> bytes:
         total = (time.monotonic() - self.request.received) * 1000
-        if self.worker_seconds is None:
+        if self.worker_seconds is None or self.forward is None:
             timing = b"server-timing: total;dur=%.2f\r\n%b" % (total, self.binding.header)
         else:
             timing = b"server-timing: queue;dur=%.2f, worker;dur=%.2f, total;dur=%.2f\r\n%b" % (
-                self.queue_seconds * 1000,
+                self.forward.queue_seconds * 1000,
                 self.worker_seconds * 1000,
                 total,
                 self.binding.header,

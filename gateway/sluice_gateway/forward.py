@@ -166,6 +166,7 @@ class Forward:
         "_stale",
         "_tried",
         "queue_seconds",
+        "queued_at",
         "since",
     )
 
@@ -186,7 +187,7 @@ class Forward:
         self._stale = False
         self._begun = False  # Something has reached the caller: this attempt is the last.
         self._sent = 0.0
-        self.since = job.since
+        self.since = self.queued_at = job.since
         self.queue_seconds = 0.0
         self._tried: frozenset[int] = frozenset()
 
@@ -264,7 +265,7 @@ class Forward:
             self._on_error(Rebound())
             return
         now = self._sent = time.monotonic()
-        self.queue_seconds = now - job.since
+        self.queue_seconds += now - self.queued_at
         self._lease = lease
         lease.endpoint.background += job.background
         self._connection = self._send_to(lease, self, now)

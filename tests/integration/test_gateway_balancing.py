@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -81,7 +82,11 @@ async def test_low_priority_gives_way_and_nobody_claims_more_than_is_allowed(
         assert told["waitingTenants"] == 2, "one, in two classes"
         worker.behaviour.hang = False
         first.close()
-        assert {reply.status for reply in await asyncio.gather(*waiting)} == {200}
+        replies = await asyncio.gather(*waiting)
+        assert {reply.status for reply in replies} == {200}
+        for reply in replies:
+            waited = re.match(r"queue;dur=([\d.]+), worker", reply.headers["server-timing"])
+            assert waited is not None and float(waited[1]) > 1
         order = [json.loads(seen.body)["input"][0] for seen in worker.seen]
         assert order == ["first", "normal", "high", "low"]
         name = "sluice_gateway_queue_wait_seconds_count"

@@ -24,7 +24,7 @@ class Waiting:
         tenant: bytes = b"a",
         priority: Priority = Priority.NORMAL,
     ) -> None:
-        self.since = time.monotonic()
+        self.since = self.queued_at = time.monotonic()
         self.deadline = self.since + 30 if deadline is None else self.since + deadline
         self.excluded: frozenset[int] = frozenset()
         self.tenant = tenant
@@ -255,6 +255,7 @@ async def test_nobody_is_held_for_a_model_that_failed(queue: Queue) -> None:
     with pytest.raises(ApiError) as refused:
         queue.submit()
     assert (refused.value.code, refused.value.retry_after) == ("model_failed", 7)
+    assert queue.admission.series.refusals == {(Priority.NORMAL, "failed"): 2}
     queue.worker(4)
     assert queue.submit().lease is not None
 
@@ -353,3 +354,15 @@ async def test_how_long_requests_waited_is_counted_by_priority(queue: Queue) -> 
     running.lease.release()
     counted = {each: sum(waits.buckets) for each, waits in queue.admission.series.waits.items()}
     assert counted == {Priority.HIGH: 0, Priority.NORMAL: 0, Priority.LOW: 1}
+
+
+async def test_time_at_a_worker_is_no_waiting(queue: Queue) -> None:
+    queue.worker(1)
+    first = queue.submit()
+    first.since -= 100.0  # It came long ago, and a worker had it all the time.
+    assert first.lease is not None
+    first.lease.endpoint.full(0.01, time.monotonic())
+    first.lease.release()
+    queue.admission.return_to_head(first, time.monotonic())
+    await until(lambda: sum(queue.admission.series.waits[Priority.NORMAL].buckets) == 1, 30)
+    assert queue.admission.series.waits[Priority.NORMAL].seconds < 60
