@@ -300,4 +300,3 @@ async def test_pages_versions_and_expiry_as_the_real_server_has_them(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await api.close()

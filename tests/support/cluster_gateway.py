@@ -91,7 +91,7 @@ class ClusterGateway(GatewayProcess):
         ]
 
     def api_server(self) -> ApiServer:
-        """The gateway's own client, with its account. Must be closed."""
+        """The gateway's own client, with its account."""
         server = self._server
         return ApiServer(str(server.hostname), server.port or 443, self._account)
 

@@ -1,8 +1,9 @@
-"""A front-proxy authority and the API server's client certificate, for tests of the metrics API."""
+"""A front-proxy authority and the certificates it signs, for tests of TLS on either side."""
 
 import json
 import ssl
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,19 @@ class Authority:
 
     def client(self, common_name: str, folder: Path) -> Path:
         """A file with a client's certificate and key."""
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+        return self._issue(common_name, usage, folder)
+
+    def server(self, address: str, folder: Path) -> Path:
+        """A file with the certificate and key of a server at an IP address."""
+        name = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
+        return self._issue(address, name, folder)
+
+    def _issue(self, common_name: str, extension: x509.ExtensionType, folder: Path) -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             self._builder(_name(common_name), key.public_key())
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)
+            .add_extension(extension, False)
             .sign(self._key, hashes.SHA256())
         )
         path = folder / f"{common_name}-{certificate.serial_number}.pem"

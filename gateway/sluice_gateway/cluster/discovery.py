@@ -36,7 +36,6 @@ class KubernetesDiscovery:
 
     def __init__(self, api: ApiServer, namespaces: Sequence[str]) -> None:
         self.synced = asyncio.Event()
-        self._api = api
         self._dirty: set[Key] = set()
         self._wake = asyncio.Event()
         self._view = View(self._changed)
@@ -60,22 +59,19 @@ class KubernetesDiscovery:
         """Nothing is known yet, and that is no error: the API server may be away."""
 
     async def run(self, table: Table) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for watch in self._watches:
-                    group.create_task(watch.run(), name=f"watch {watch.path}")
-                for watch in self._watches:
-                    await watch.listed.wait()
-                lines = (self._view.line(key) for key in self._view.lines)
-                table.replace(wire.ServiceTable(services=[line for line in lines if line]))
-                self._dirty.clear()
-                self.synced.set()
-                while True:
-                    await self._wake.wait()
-                    await asyncio.sleep(GATHER_SECONDS)
-                    await self._apply(table)
-        finally:
-            await self._api.close()
+        async with asyncio.TaskGroup() as group:
+            for watch in self._watches:
+                group.create_task(watch.run(), name=f"watch {watch.path}")
+            for watch in self._watches:
+                await watch.listed.wait()
+            lines = (self._view.line(key) for key in self._view.lines)
+            table.replace(wire.ServiceTable(services=[line for line in lines if line]))
+            self._dirty.clear()
+            self.synced.set()
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(GATHER_SECONDS)
+                await self._apply(table)
 
     async def _apply(self, table: Table) -> None:
         self._wake.clear()

@@ -6,6 +6,7 @@ known stays known meanwhile. ``discovery`` runs one per collection.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -152,11 +153,13 @@ class Watch:
             "resourceVersion": self._version,
             "timeoutSeconds": str(int(seconds)),
         }
-        async for line in self._api.lines(self.path, query, seconds + SILENCE_SECONDS):
-            self.heard_at = time.monotonic()
-            if line:
-                self._take(_decode_event(line))
-                self._recovered()
+        lines = self._api.lines(self.path, query, seconds + SILENCE_SECONDS)
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                self.heard_at = time.monotonic()
+                if line:
+                    self._take(_decode_event(line))
+                    self._recovered()
 
     def _take(self, event: _Event) -> None:
         given = _decode_any(event.object)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import msgspec
@@ -37,7 +37,7 @@ class Server:
 
     async def lines(
         self, path: str, query: Mapping[str, str], silence: float
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         answer = await self._next(query)
         if isinstance(answer, Exception):
             raise answer
