@@ -81,6 +81,8 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     cluster.until(
         lambda: core.list_namespaced_service_account(name).items,
         "the namespace's default ServiceAccount",
+        # After a restart of the API server its controllers come back with pauses of their own.
+        seconds=120,
     )
     yield name
     cluster.repair()
