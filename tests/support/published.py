@@ -70,7 +70,7 @@ class Published:
     cluster: Cluster
     namespace: str
     name: str = "model"
-    seconds: float = field(default=30.0, kw_only=True)
+    seconds: float = field(default=60.0, kw_only=True)
 
     @property
     def model(self) -> str:

@@ -112,7 +112,7 @@ class Access(ABC):
             for said in (self.kubectl(*each, check=False) for each in (pods, events))
         )
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
         """Wait for a condition to give something true, and return that.
 
         Raises AssertionError with `what` after `seconds`, ClusterError if the cluster broke.
