@@ -300,7 +300,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if self.idle and spent > limits.linger_seconds:
                 self.transport.abort()
         elif self._head is not None:
-            if spent > limits.body_seconds:
+            if limits.body_is_late(spent, self._held):
                 self._refuse(ApiError("request_timeout", "The body did not arrive in time."))
         elif self._partial:
             if spent > limits.head_seconds:

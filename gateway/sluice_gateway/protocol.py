@@ -437,7 +437,7 @@ class FastProtocol(asyncio.Protocol):
         elif self.busy or self._transport.is_closing():
             return
         elif self._head is not None:
-            if spent > limits.body_seconds:
+            if limits.body_is_late(spent, self._held):
                 self._reject(ApiError("request_timeout", "The body did not arrive in time."))
         elif self._ahead:
             if spent > limits.head_seconds:

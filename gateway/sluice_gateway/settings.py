@@ -35,6 +35,8 @@ EVERYBODY: Final = "*"
 _ORIGIN = re.compile(
     r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?"
 )
+BODY_PACE: Final = 65_536
+"""Bytes per second that a client may be as slow as, however large its body is."""
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -43,6 +45,8 @@ class EdgeLimits:
     """What a client is held to. Times in seconds.
 
     Attributes:
+        body_seconds: for a body to arrive, and beyond that a second for each :data:`BODY_PACE`
+            bytes of it that have.
         linger_seconds: how long a refused client may go on sending before it is cut off.
         write_seconds: how long a client may take none of its answer.
         connections: of clients, at one time.
@@ -51,12 +55,16 @@ class EdgeLimits:
 
     body_bytes: int = names.MAX_BODY_BYTES
     head_seconds: float = 10.0
-    body_seconds: float = 30.0
+    body_seconds: float = 10.0
     keep_alive_seconds: float = 75.0
     write_seconds: float = 30.0
     linger_seconds: float = 2.0
     connections: int = 8_192
     buffered_bytes: int = 256 * MEBIBYTE
+
+    def body_is_late(self, seconds: float, received: int) -> bool:
+        """Whether a body of which so many bytes have come in so many seconds is given up."""
+        return seconds > self.body_seconds + received / BODY_PACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +368,13 @@ OPTIONS: Final = (
         "mebibytes of the largest request body",
     ),
     _own("head_seconds", "--head-timeout", "10s", _wait, "for a request's headers to arrive"),
-    _own("body_seconds", "--body-timeout", "30s", _wait, "for a request's body to arrive"),
+    _own(
+        "body_seconds",
+        "--body-timeout",
+        "10s",
+        _wait,
+        "for a request's body to arrive, and a second more for each 64 KiB that have",
+    ),
     _own("keep_alive_seconds", "--keep-alive", "75s", _wait, "an idle connection is kept"),
     _own("write_seconds", "--write-timeout", "30s", _wait, "for a client that takes no answer"),
     _own(

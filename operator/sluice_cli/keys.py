@@ -86,6 +86,8 @@ def with_tenant(
     namespaces: Sequence[str],
     services: Sequence[str],
     rates: dict[str, str],
+    priority: str = "",
+    weight: int | None = None,
 ) -> KeyFile:
     """``content`` with the tenant, new or changed by what is given. Raises KeyFileError."""
     before = content.tenant(name)
@@ -105,6 +107,10 @@ def with_tenant(
             if rates.get(kind):
                 limits = replace(limits, **{kind: _rate(kind, rates[kind])})
         entry = replace(entry, limits=limits)
+    if priority:
+        entry = replace(entry, priority=priority)
+    if weight is not None:
+        entry = replace(entry, weight=weight)
     return content.put(entry)
 
 

@@ -325,6 +325,14 @@ def create_key(
     requests: Annotated[str, typer.Option(help="Limit, such as 20/s or 600/m:50.")] = "",
     inputs: Annotated[str, typer.Option(help="Limit on inputs that are computed.")] = "",
     tokens: Annotated[str, typer.Option(help="Limit on tokens that are computed.")] = "",
+    priority: Annotated[
+        str,
+        typer.Option(help="Highest that it may claim: high, normal or low.", show_default="normal"),
+    ] = "",
+    weight: Annotated[
+        int | None,
+        typer.Option(help="Share against others who wait, 1 to 100.", show_default="1"),
+    ] = None,
     name: Annotated[str, typer.Option(help="For people: what the key is for.")] = "",
     expires: Annotated[
         str,
@@ -348,7 +356,9 @@ def create_key(
         end = keys.parse_expiry(expires, now) if expires else None
         rates = {"requests": requests, "inputs": inputs, "tokens": tokens}
         content = keys.load(file, may_be_missing=True)
-        content = keys.with_tenant(content, tenant, namespace or [], service or [], rates)
+        content = keys.with_tenant(
+            content, tenant, namespace or [], service or [], rates, priority, weight
+        )
         content = keys.with_key(content, tenant, key, name, end)
         keys.save(file, content)
     until = f"until {end:%Y-%m-%dT%H:%M:%SZ}" if end is not None else "until it is revoked"

@@ -51,11 +51,12 @@ def test_everything_that_can_be_said_of_a_tenant(tmp_path: Path) -> None:
     made = Run(
         tmp_path,
         *("create", "a", "--service", "m", "--service", "y/*", "--inputs", "600/m:50"),
-        *("--tokens", "1000/h", "--expires", "2127-01-31"),
+        *("--tokens", "1000/h", "--expires", "2127-01-31", "--priority", "high", "--weight", "3"),
     )
     assert made.code == 0, made.err
     (tenant,) = content(tmp_path).tenants
     assert (tenant.namespaces, tenant.services) == (("x", "y"), ("m", "y/*"))
+    assert (tenant.priority, tenant.weight) == ("high", 3)
     assert tenant.limits == Limits(parse_rate("20/s"), parse_rate("600/m:50"), parse_rate("1000/h"))
     assert [key.expires for key in tenant.keys] == [None, datetime(2127, 1, 31, tzinfo=UTC)]
 
@@ -100,6 +101,11 @@ def test_the_secret_that_kubectl_applies(tmp_path: Path) -> None:
         (("create", "a", "--namespace", "N"), "namespaces[0]: got 'N', needs the name of a names"),
         (("create", "a", "--namespace", "n", "--service", "/"), "services[0]: got '/'"),
         (("create", "a", "--namespace", "n", "--requests", "fast"), "--requests: got 'fast', need"),
+        (
+            ("create", "a", "--namespace", "n", "--priority", "top"),
+            "priority: got 'top', needs one",
+        ),
+        (("create", "a", "--namespace", "n", "--weight", "0"), "weight: got 0"),
         (("create", "a", "--namespace", "n", "--expires", "soon"), "--expires: got 'soon'"),
         (("create", "a", "--namespace", "n", "--expires", "2020-01-01"), "which is over"),
         (("create", "anonymous", "--namespace", "n"), "'anonymous' is who comes without a key"),

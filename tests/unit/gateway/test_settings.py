@@ -8,7 +8,7 @@ from sluice_api import names
 from sluice_api.key_file import Limits
 from sluice_api.rates import parse_rate
 from sluice_api.settings import MEBIBYTE, SettingsError
-from sluice_gateway.settings import OPTIONS, Settings, is_loopback, read
+from sluice_gateway.settings import BODY_PACE, OPTIONS, Settings, is_loopback, read
 
 STATIC = ["--discovery", "static:x.yaml"]
 KEYS = [*STATIC, "--auth", "keys", "--keys-file", "k"]
@@ -112,3 +112,10 @@ def test_the_documentation_lists_every_setting_with_its_default() -> None:
         for option in OPTIONS
     ]
     assert rows == expected
+
+
+def test_a_body_has_ten_seconds_and_what_it_brings() -> None:
+    limits = read(STATIC, {}).limits
+    assert not limits.body_is_late(10.0, 0) and limits.body_is_late(10.1, 600)
+    assert not limits.body_is_late(20.0, 10 * BODY_PACE), "slow, not idle"
+    assert limits.body_is_late(20.1, 10 * BODY_PACE)
