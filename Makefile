@@ -33,7 +33,7 @@ check: lint test ## Everything that CI runs
 .PHONY: test
 test: $(CACHED)-dev ## Run the tests (options: ARGS="tests/unit -k cache")
 	@.ci/system-packages redis-server
-	@.ci/system-packages --where-possible $(NODE)
+	@.ci/system-packages --where-possible haproxy nginx $(NODE)
 ifeq ($(strip $(ARGS)),)
 	@.ci/test
 else

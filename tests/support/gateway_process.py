@@ -80,6 +80,7 @@ class Client:
         headers: dict[str, str] = {}
         for line in lines[1:-2]:
             name, _, value = line.partition(": ")
+            name = name.lower()  # A proxy on the way may spell it otherwise.
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         return int(lines[0].split(" ")[1]), headers
 
