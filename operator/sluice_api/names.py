@@ -75,11 +75,13 @@ CACHE_NAME: Final = "Sluice"
 SHOULD_RETRY: Final = "x-should-retry"
 RETRY_AFTER_MS: Final = "retry-after-ms"
 SERVICE_TIME: Final = "x-sluice-service-seconds"
-"""On every worker answer: seconds of the whole worker the request used, without queueing.
+"""On every whole worker answer: seconds of the worker the request used, without queueing.
 
 A batch's time is divided among its requests by their cost (and by the lanes running side by side),
 so the sum over a second's answers is the worker's utilisation, and one over the mean is the number
-of such requests a second it can do: concurrency is already in the figure.
+of such requests a second it can do: concurrency is already in the figure. A stream has none: its
+head is sent before anything is computed. There the gateway divides the time that the stream took by
+the number of requests that the worker had meanwhile.
 """
 
 # Bodies ------------------------------------------------------------------------------------------

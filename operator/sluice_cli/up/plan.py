@@ -17,6 +17,8 @@ PROPAGATION_SECONDS = 0.5
 """From leaving the table to SIGTERM: the gateway re-reads the table in about 0.1 s."""
 DRAIN_SECONDS = 45.0
 """From SIGTERM to SIGKILL: longer than a worker's own drain."""
+CHANGED = "the model on disk, or what Sluice makes of it, has changed"
+"""All that another answer digest says of the same revision: both are in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def _remove_unfit(fleet: Fleet) -> Iterator[Retire | Kill]:
         if instance.stuck and instance.phase in ALIVE:
             yield Kill(instance.name, "shows no progress")
         elif instance.outdated and instance.phase == Phase.READY:
-            yield Retire(instance.name, "the model on disk has changed")
+            yield Retire(instance.name, CHANGED)
 
 
 def _promotion(wanted: Wanted, fleet: Fleet, room: Room) -> str:

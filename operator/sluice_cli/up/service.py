@@ -14,7 +14,7 @@ from sluice_api.tasks import Task
 from sluice_cli.up import host
 from sluice_cli.up.exits import Exit
 from sluice_cli.up.instances import ALIVE, Crashes, Fleet, Phase, Wanted, after_crash
-from sluice_cli.up.plan import Plan
+from sluice_cli.up.plan import CHANGED, Plan
 from sluice_cli.up.state import Learnt, StateFolder
 from sluice_cli.up.view import View
 from sluice_cli.up.worker import Worker
@@ -271,9 +271,7 @@ class LocalService:
         if newest and told.answer_digest and learnt != known:
             self._state.remember(worker.revision, learnt)
             if known.answer_digest and known.answer_digest != learnt.answer_digest:
-                self._view.event(
-                    self.label, "the model on disk has changed: its old answers are not used"
-                )
+                self._view.event(self.label, f"{CHANGED}: its old answers are not used")
 
     def _outdated(self, worker: Worker) -> bool:
         told = worker.readiness

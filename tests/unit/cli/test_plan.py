@@ -4,6 +4,7 @@ import pytest
 
 from sluice_cli.up.instances import Crashes, Fleet, Phase, Room, after_crash
 from sluice_cli.up.plan import (
+    CHANGED,
     DRAIN_SECONDS,
     PROPAGATION_SECONDS,
     Kill,
@@ -185,6 +186,6 @@ def test_a_stuck_instance_is_ended_and_replaced() -> None:
 def test_an_instance_of_an_older_model_folder_is_replaced() -> None:
     fleet = Fleet("a", (instance(1, outdated=True), instance(2)))
     assert plan(wanted(replicas=2), fleet) == [
-        Retire("m-1", "the model on disk has changed"),
+        Retire("m-1", CHANGED),
         Start("a", "demand"),
     ]

@@ -107,7 +107,10 @@ def test_what_a_worker_tells_is_remembered_and_stays_in_the_table(
     assert state.recall(worker.revision) == Learnt("sha256:1", [Task.EMBEDDINGS])
 
 
-def test_the_newest_worker_tells_what_is_on_disk_now(service: LocalService) -> None:
+def test_the_newest_worker_tells_what_is_on_disk_now(
+    state: StateFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = LocalService(_spec(), state, PlainView(LogLevel.INFO), 0.0)
     service.promote(template_of(service.spec))
     old = _add(service, digest="sha256:old")
     service.take_note(1.0)
@@ -118,6 +121,7 @@ def test_the_newest_worker_tells_what_is_on_disk_now(service: LocalService) -> N
     entry = service.entry()
     assert entry is not None
     assert entry.answer_digest == "sha256:new"
+    assert "or what Sluice makes of it, has changed: its old" in capsys.readouterr().err
 
 
 def test_a_worker_that_ended_unasked_is_counted_and_shown(
