@@ -139,7 +139,7 @@ def _questions(given: Texts) -> list[Input]:
             param="inputs",
         )
     return [
-        questions.question_of(question, context, f"inputs[{index}]")
+        questions.question_of(question, context, f"inputs[{index}]" if len(asked) > 1 else "inputs")
         for index, (question, context) in enumerate(zip(asked, contexts, strict=True))
     ]
 

@@ -107,7 +107,9 @@ _INPUTS = sorted({view.inputs for view in VIEWS.values()})
 
 class V2Codec:
     name = "v2"
-    field = "inputs[0].data"
+
+    def __init__(self, field: str = "inputs[0].data") -> None:
+        self.field = field
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)
@@ -173,8 +175,16 @@ def with_task(call: Call, *tasks: Task) -> Call:
     parameters = _parameters(unsettled, task, view)
     call.parameters = view.canonical(parameters, unsettled.texts)
     call.sampled = view.sampled(parameters)
+    call.codec = _codec_of(view, unsettled.texts)
     call.inputs = check_inputs(view.inputs_of(unsettled.texts), call.codec.field)
     return call
+
+
+def _codec_of(view: View, data: Texts) -> Codec:
+    """One that names the tensor in which an input stands, or the row of those that it stands in."""
+    if "text" in view.inputs:
+        return V2Codec(f"inputs[{list(data).index('text')}].data")
+    return V2Codec("inputs")
 
 
 def _told(given: dict[str, Any], data: Texts) -> Task | None:
