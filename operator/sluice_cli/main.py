@@ -429,7 +429,7 @@ def example_model(
         typer.Argument(
             help="One of chat, classification, fill-mask, question-answering, relation-extraction,"
             " rerank, summarization, text-generation, token-classification, translation,"
-            " written-relations."
+            " written-relations, zero-shot."
         ),
     ],
     folder: Annotated[Path, typer.Argument(help="Where it is saved; made if need be.")],

@@ -19,7 +19,6 @@ from tests.support.up_process import UpProcess, running_up
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MINILM_PAGES = {"docs/tasks/embeddings.md", "docs/tasks/zero-shot.md"}
 CLUSTER_PAGES = {"docs/application.md", "docs/ml-engineer.md", "docs/platform-team.md"}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -55,8 +54,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 SHELL = [
     (where, text)
     for where, text in blocks("sh")
-    if where.split(":")[0] not in CLUSTER_PAGES
-    and (not where.startswith("docs/tasks/") or where.split(":")[0] in MINILM_PAGES)
+    if where.split(":")[0] not in CLUSTER_PAGES and not where.startswith("docs/tasks/")
 ]
 YAML = blocks("yaml")
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
-from sluice_api.service_files import load_files
 from sluice_api.tasks import Task
 from sluice_worker.examples.__main__ import EXAMPLES
 from tests.support import trained
 from tests.support.bad_input import Case, cases
 from tests.support.http_calls import Reply, post
-from tests.support.task_pages import ROOT, TaskPage, shape
+from tests.support.task_pages import ROOT, RUN_BY, TaskPage, answered, put, request_of
+from tests.support.tensor_calls import check_metadata, infer, tensor
 from tests.support.up_process import UpProcess, running_up, write
 from tests.support.worker_process import WorkerProcess
 
@@ -46,6 +46,20 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Service → a route of its task, and a request to it."""
 
+EXPECTED: dict[str, dict[str, Any]] = {
+    "token-classification": {"input": "Maria Lopez has left Bern ."},
+    "question-answering": {"input": {"question": "Who was it ?", "context": "It was Ivo ."}},
+    "fill-mask": {"input": "the capital of france is [MASK] ."},
+    "rerank": {"query": "crashes and bugs", "documents": ["the screen does not load"]},
+    "relation-extraction": {
+        "input": {
+            "text": "karl founded tectum .",
+            "entities": [{"start": 0, "end": 4}, {"start": 13, "end": 19}],
+        }
+    },
+}
+"""Task → a request that is to be answered before anybody asks."""
+
 
 @pytest.fixture(scope="module")
 def up(
@@ -54,9 +68,9 @@ def up(
     folder = tmp_path_factory.mktemp("encoders")
     manifests = []
     for task, model in TASKS.items():
-        manifest = yaml.safe_load(TaskPage(task).manifest.read_text())
-        manifest["spec"]["model"]["uri"] = f"file://{getattr(trained_models, model)}"
-        manifest["spec"]["scaling"] = {"minReplicas": 1, "maxReplicas": 1}
+        manifest = TaskPage(task).service(getattr(trained_models, model))
+        expected = {"task": task, "body": EXPECTED[task]}
+        manifest["spec"]["cache"] = {"sharing": "service", "precompute": [expected]}
         manifests.append(manifest)
     write(folder / "services.yaml", *manifests)
     with running_up(folder / "state", folder / "services.yaml") as process:
@@ -97,6 +111,18 @@ def test_without_a_name_the_task_tells_the_service(up: UpProcess) -> None:
 
 
 # the cache ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_expected_is_answered_before_anybody_asks(up: UpProcess, task: str) -> None:
+    model = TaskPage(task).answer["model"]
+    path, _ = ASKED[model]
+
+    def asked() -> Reply:
+        return ask(up, path, {"model": model, **EXPECTED[task]}, cache_control="only-if-cached")
+
+    up.until(lambda: asked().status == 200, f"the answer of {model}", 60)
+    assert asked().headers["cache-status"].startswith("Sluice; hit")
 
 
 @pytest.mark.parametrize(("model", "asked"), ASKED.items(), ids=list(ASKED))
@@ -151,34 +177,27 @@ def test_a_long_text_comes_back_whole_through_the_gateway(up: UpProcess) -> None
 # the tensor protocol -----------------------------------------------------------------------------
 
 
-def tensor(name: str, *data: str) -> dict[str, Any]:
-    return {"name": name, "shape": [len(data)], "datatype": "BYTES", "data": list(data)}
-
-
-def infer(up: UpProcess, model: str, *inputs: dict[str, Any], **parameters: Any) -> dict[str, Any]:
-    body = {"inputs": inputs, "parameters": parameters}
-    reply = ask(up, f"/v2/models/{model}/infer", body)
-    assert reply.status == 200, reply
-    return {output["name"]: output["data"] for output in reply["outputs"]}
-
-
 def test_tensors_hold_the_same_answers(up: UpProcess) -> None:
-    found = infer(up, "ner", tensor("text", "It rains .", "Nina lives in Lima ."))
+    found = infer(up.url, "ner", tensor("text", "It rains .", "Nina lives in Lima ."))
     assert (found["input"], found["text"]) == ([1, 1], ["Nina", "Lima"])
     question, context = "Who was it ?", "The winner is Nina ."
-    found = infer(up, "reader", tensor("question", question), tensor("context", context))
+    found = infer(up.url, "reader", tensor("question", question), tensor("context", context))
     assert (found["text"], found["start"], found["end"]) == (["Nina"], [14], [18])
-    found = infer(up, "masked", tensor("text", "the capital of peru is [MASK] ."), top_k=2)
+    found = infer(up.url, "masked", tensor("text", "the capital of peru is [MASK] ."), top_k=2)
     assert found["text"][0] == "lima"
     documents = ["the app crashes", "the courier is late"]
     found = infer(
-        up, "reranker", tensor("query", "where is the package"), tensor("text", *documents)
+        up.url, "reranker", tensor("query", "where is the package"), tensor("text", *documents)
     )
     assert found["relevance_score"][1] > found["relevance_score"][0]
-    with urllib.request.urlopen(up.url + "/v2/models/reader", timeout=10) as response:
-        told = json.load(response)
-    assert [each["name"] for each in told["inputs"]] == ["question", "context"]
-    assert [each["name"] for each in told["outputs"]] == ["text", "score", "start", "end"]
+
+
+def test_tensors_are_described(up: UpProcess) -> None:
+    check_metadata(up.url, "ner", "token-classification")
+    check_metadata(up.url, "reader", "question-answering")
+    check_metadata(up.url, "masked", "fill-mask")
+    check_metadata(up.url, "reranker", "rerank", "classification")
+    check_metadata(up.url, "relations", "classification")
 
 
 # what is refused ---------------------------------------------------------------------------------
@@ -203,14 +222,9 @@ def test_bad_input_is_refused_by_name(up: UpProcess, case: Case) -> None:
 # pages, manifests, the command -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_the_page_of_the_task_shows_what_happens(up: UpProcess, task: str) -> None:
-    page = TaskPage(task)
-    [example] = load_files([page.manifest])
-    assert example.spec.model.uri == f"file://{page.folder}"
-    assert example.spec.model.task == task
-    assert example.metadata.name == page.answer["model"]
-    assert shape(page.run(up.url)) == shape(page.answers)
+@pytest.mark.parametrize("page", RUN_BY["test_encoder_tasks"])
+def test_the_page_of_the_task_shows_what_happens(up: UpProcess, page: str) -> None:
+    TaskPage(page).check(up.url)
 
 
 def test_the_command_makes_a_model_that_a_worker_serves(tmp_path: Path) -> None:
@@ -239,7 +253,45 @@ def test_the_command_makes_a_model_that_a_worker_serves(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_every_example_manifest_of_a_task_is_on_its_page() -> None:
-    for task in TASKS:
-        page = TaskPage(task)
-        assert page.manifest == ROOT / "manifests" / "examples" / f"{task}.yaml"
+# entities from another service, last: the services are others from here on -----------------------
+
+
+def test_a_service_can_be_told_who_finds_its_entities(
+    up: UpProcess, trained_models: trained.Models
+) -> None:
+    file = up.state.parent / "services.yaml"
+    manifests = [*yaml.safe_load_all(file.read_text())]
+    for manifest in manifests:
+        if manifest["metadata"]["name"] == "relations":
+            manifest["spec"]["entitiesFrom"] = "ner"
+    workers = up.workers().keys()
+    body = {"model": "relations", "input": "Tom was born in Oslo ."}
+    assert ask(up, "/v1/relations", body)["error"]["param"] == "input.entities"
+    write(file, *manifests)
+    up.until(lambda: ask(up, "/v1/relations", body).status == 200, "the new rule")
+    [entry] = ask(up, "/v1/relations", body)["data"]
+    assert [entity["text"] for entity in entry["entities"]] == ["Tom", "Oslo"]
+    assert [r["label"] for r in entry["relations"]] == ["born_in"]
+    assert up.workers().keys() == workers  # It is the gateway's to know, so none was replaced.
+
+
+def test_the_example_of_found_entities_answers_texts(
+    up: UpProcess, trained_models: trained.Models
+) -> None:
+    path = ROOT / "manifests/examples/relations-of-found-entities.yaml"
+    entities, births = yaml.safe_load_all(path.read_text())
+    put(entities, "/tmp/sluice-token-classification", trained_models.tagger)
+    put(births, "/tmp/sluice-relation-extraction", trained_models.relator)
+    write(up.state.parent / "services.yaml", entities, births)
+
+    def asked(path: str, body: dict[str, Any]) -> Reply:
+        return ask(up, path, {"model": "births", **body})
+
+    probe = {"input": "Ivo comes from Oslo ."}
+    up.until(lambda: asked("/v1/relations", probe).status == 200, "both services", 300)
+    command = request_of(path)
+    assert command is not None
+    [entry] = json.loads(answered(command, up.url))["data"]
+    assert [entity["text"] for entity in entry["entities"]] == ["Nina", "New Haven"]
+    assert [r["label"] for r in entry["relations"]] == ["born_in"]
+    assert trained.relating_found_score(asked) >= 0.9

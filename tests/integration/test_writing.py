@@ -11,25 +11,39 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sluice_api.service_files import load_files
 from sluice_api.tasks import Task
-from sluice_worker.examples import translation
+from sluice_worker.examples import summarization, translation
 from tests.support import http_calls
 from tests.support.bad_input import Case, cases
 from tests.support.http_calls import Reply
-from tests.support.task_pages import TaskPage, shape
+from tests.support.task_pages import RUN_BY, TaskPage
+from tests.support.tensor_calls import check_metadata, infer, tensor
 from tests.support.trained import (
     Models,
     summing_up_score,
     translating_score,
     writing_relations_score,
 )
-from tests.support.up_process import UpProcess, manifest, running_up, write
+from tests.support.up_process import UpProcess, running_up, write
 from tests.support.worker_process import WorkerProcess, wait_for
 from tests.support.writers import END, build_tiny_writer
 
-TASKS = {"written-relations": "relation-extraction"}
-"""Of the pages that are not called like theirs."""
+MODELS = {
+    "translation": "translator",
+    "summarization": "summarizer",
+    "written-relations": "relation_writer",
+}
+"""Page → the trained model that stands in the place of its manifest's folder."""
+
+EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "translation": (
+        "/v1/translate",
+        {"input": "the old king likes the moon .", "parameters": {"target": "ka"}},
+    ),
+    "summarization": ("/v1/summarize", {"input": "anna went to the market in the morning ."}),
+    "written-relations": ("/v1/relations", {"input": "Omar works for Corvus today ."}),
+}
+"""Page → a request that is to be answered before anybody asks, and its route."""
 
 SENTENCES = translation.data()[1]
 
@@ -37,26 +51,22 @@ SENTENCES = translation.data()[1]
 @pytest.fixture(scope="module")
 def up(trained_models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
     folder = tmp_path_factory.mktemp("writing")
-    one = {"minReplicas": 1, "maxReplicas": 1}
-    write(
-        folder / "services.yaml",
-        *(
-            manifest(name, model={"uri": f"file://{model}"}, scaling=one)
-            for name, model in (
-                ("translator", trained_models.translator),
-                ("summarizer", trained_models.summarizer),
-                ("facts", trained_models.relation_writer),
-            )
-        ),
-    )
+    manifests = []
+    for name, model in MODELS.items():
+        page = TaskPage(name)
+        service = page.service(getattr(trained_models, model))
+        expected = {"task": page.task, "body": EXPECTED[name][1]}
+        service["spec"]["cache"] = {"sharing": "service", "precompute": [expected]}
+        manifests.append(service)
+    write(folder / "services.yaml", *manifests)
     with running_up(folder / "state", folder / "services.yaml") as process:
         process.until_ready()
         process.until(lambda: len(process.ready_workers()) == 3, "three workers", 120)
         yield process
 
 
-def post(up: UpProcess, path: str, body: Any) -> Reply:
-    return http_calls.post(up.url + path, body)
+def post(up: UpProcess, path: str, body: Any, **headers: str) -> Reply:
+    return http_calls.post(up.url + path, body, **headers)
 
 
 def translate(up: UpProcess, text: Any, **parameters: Any) -> Reply:
@@ -136,14 +146,37 @@ def test_a_model_that_finds_entities_is_given_none(
     assert (answer["error"]["code"], answer["error"]["param"]) == (code, param)
 
 
-@pytest.mark.parametrize("page", ["translation", "summarization", "written-relations"])
+@pytest.mark.parametrize("page", MODELS)
+def test_what_is_expected_is_answered_before_anybody_asks(up: UpProcess, page: str) -> None:
+    path, body = EXPECTED[page]
+
+    def asked() -> Reply:
+        named = {"model": TaskPage(page).answer["model"], **body}
+        return post(up, path, named, cache_control="only-if-cached")
+
+    up.until(lambda: asked().status == 200, f"the answer to {path}", 60)
+    assert asked().headers["cache-status"].startswith("Sluice; hit")
+
+
+def test_tensors_hold_the_same_answers(up: UpProcess) -> None:
+    texts = SENTENCES[:2]
+    found = infer(up.url, "translator", tensor("text", *texts), target="ka")
+    assert found["text"] == [translation.translated(text, "ka") for text in texts]
+    assert found["finish_reason"] == ["stop", "stop"]
+    letter = summarization.data()[1][0][0]
+    summary = post(up, "/v1/summarize", {"model": "summarizer", "input": letter})["data"][0]
+    found = infer(up.url, "summarizer", tensor("text", letter))
+    assert found["text"] == [summary["text"]]
+
+
+def test_tensors_are_described(up: UpProcess) -> None:
+    check_metadata(up.url, "translator", "translation")
+    check_metadata(up.url, "summarizer", "summarization")
+
+
+@pytest.mark.parametrize("page", RUN_BY["test_writing"])
 def test_the_page_of_the_task_shows_what_happens(up: UpProcess, page: str) -> None:
-    shown = TaskPage(page)
-    [example] = load_files([shown.manifest])
-    assert example.spec.model.uri == f"file://{shown.folder}"
-    assert example.spec.model.task == TASKS.get(page, page)
-    assert shape(shown.run(up.url)) == shape(shown.answers)
-    assert shown.answer["model"] == example.metadata.name
+    TaskPage(page).check(up.url)
 
 
 # one worker by itself -----------------------------------------------------------------------

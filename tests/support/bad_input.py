@@ -30,11 +30,17 @@ class Case(NamedTuple):
 
     def check(self, reply: Reply) -> None:
         """Hold ``reply`` against the catalogue: field, value and fix are in it, and no retry."""
-        error = reply["error"]
+        error = reply["error"] if self.path.startswith("/v1/") else _problem(reply)
         assert (error["code"], error["param"]) == (self.code, self.param), error
         assert reply.status == 400, error
         assert reply.headers["x-should-retry"] == "false"
         assert self.param.partition("[")[0] in error["message"] or self.param == "model", error
+
+
+def _problem(reply: Reply) -> dict[str, Any]:
+    """An error outside of ``/v1``, by the names that it has there."""
+    assert reply.headers["content-type"] == "application/problem+json"
+    return {"code": reply["code"], "param": reply["param"], "message": reply["detail"]}
 
 
 def _rows(task: Task, path: str, *rows: tuple[str, dict[str, Any], str, str]) -> list[Case]:
@@ -78,6 +84,7 @@ TABLE: Final[list[Case]] = [
         ("too long", {"input": ["a", LONG]}, "input_too_long", "input[1]"),
         ("wrong type", {"input": {"text": "a"}}, "invalid_field", "input"),
         ("unknown value", _asked(top_k="all"), "invalid_field", "parameters.top_k"),
+        ("unknown value", _asked(labels=["x"]), "task_not_supported", "model"),
         ("unsupported", _asked(multi_label=True), "invalid_field", "parameters.multi_label"),
         ("unsupported", _asked(stride=1), "unknown_field", "parameters.stride"),
     ),
@@ -89,6 +96,7 @@ TABLE: Final[list[Case]] = [
         ("empty", _asked(labels=[]), "invalid_field", "parameters.labels"),
         ("too long", _asked(input=LONG, labels=["x"]), "input_too_long", "input"),
         ("wrong type", _asked(labels={"x": 7}), "invalid_field", 'parameters.labels["x"]'),
+        ("unknown value", _asked(labels=["x", "x"]), "invalid_field", "parameters.labels"),
         (
             "unknown value",
             _asked(labels=["x"], hypothesis_template="no place"),
@@ -137,6 +145,12 @@ TABLE: Final[list[Case]] = [
             _asked(entities_from="relations"),
             "task_not_supported",
             "parameters.entities_from",
+        ),
+        (
+            "unknown value",
+            {"input": {"text": "a b", "entities": [{"start": 0, "end": 1}], "pairs": [[0, 3]]}},
+            "invalid_field",
+            "input.pairs[0]",
         ),
         ("unsupported", _asked(top_k=1), "unknown_field", "parameters.top_k"),
     ),
@@ -266,19 +280,128 @@ TABLE: Final[list[Case]] = [
             "invalid_field",
             "response_format.json_schema.schema",
         ),
+        (
+            "unknown value",
+            _user(
+                "Hi",
+                tools=[{"type": "function", "function": {"name": "weather"}}],
+                tool_choice={"type": "function", "function": {"name": "nobody"}},
+            ),
+            "invalid_field",
+            "tool_choice.function.name",
+        ),
         ("unsupported", _user("Hi", labels=["x"]), "unknown_field", "labels"),
     ),
     _wrong(Task.CHAT, "/v1/translate"),
 ]
 
 
+def _tensors(
+    task: Task,
+    given: dict[str, str],
+    parameters: dict[str, Any],
+    *,
+    last: str = "inputs[0].data",
+    long: str = LONG,
+    other: Task = Task.EMBEDDINGS,
+    foreign: str = "dimensions",
+    wrong: tuple[str, str] = ("task_not_supported", "model"),
+) -> list[Case]:
+    """Each kind of bad input by the Open Inference Protocol.
+
+    Args:
+        given: the input tensors, the one that is spoiled last.
+        parameters: those that a good request has.
+        last: how an error names the spoiled one.
+        long: what is too long for it.
+        other: a task that the service does not do.
+        foreign: a parameter of another task.
+        wrong: what is said of another task: that is told by its tensors or parameters first.
+    """
+
+    def body(text: Any = None, *, datatype: str = "BYTES", **more: Any) -> dict[str, Any]:
+        data = {**given, [*given][-1]: text} if text is not None else given
+        inputs = [
+            {"name": name, "shape": [1], "datatype": "BYTES", "data": [value]}
+            for name, value in data.items()
+        ]
+        inputs[-1]["datatype"] = datatype
+        asked = {**parameters, **more.pop("parameters", {})}
+        return {"inputs": inputs, "parameters": asked, **more}
+
+    number = len(given) - 1
+    rows = [
+        ("empty", body(""), "invalid_field", last),
+        ("too long", body(long), "input_too_long", last),
+        ("wrong type", body(7), "invalid_field", f"inputs[{number}].data[0]"),
+        ("wrong type", body(datatype="FP32"), "invalid_field", f"inputs[{number}].datatype"),
+        (
+            "unknown value",
+            body(outputs=[{"name": "nothing"}]),
+            "invalid_field",
+            "outputs[0].name",
+        ),
+        (
+            "unsupported",
+            body(parameters={foreign: 1}),
+            "invalid_field",
+            f"parameters.{foreign}",
+        ),
+        ("wrong task", body(parameters={"task": other}), *wrong),
+    ]
+    return _rows(task, "/v2/models/{model}/infer", *rows)
+
+
+TENSORS: Final[list[Case]] = [
+    *_tensors(Task.EMBEDDINGS, {"text": "a"}, {}, other=Task.SUMMARIZATION, foreign="stride"),
+    *_tensors(Task.CLASSIFICATION, {"text": "a"}, {}),
+    *_tensors(
+        Task.ZERO_SHOT,
+        {"text": "a"},
+        {"labels": ["x"]},
+        wrong=("invalid_field", "parameters.labels"),
+    ),
+    *_tensors(Task.TOKEN_CLASSIFICATION, {"text": "a"}, {}),
+    *_tensors(
+        Task.QUESTION_ANSWERING,
+        {"question": "a", "context": "b"},
+        {},
+        last="inputs.context",
+        wrong=("invalid_field", "inputs"),
+    ),
+    *_tensors(Task.FILL_MASK, {"text": "[MASK]"}, {}, long="[MASK] " * 300),
+    *_tensors(
+        Task.RERANK,
+        {"query": "a", "text": "b"},
+        {},
+        last="inputs[1].data",
+        wrong=("invalid_field", "inputs"),
+    ),
+    *_tensors(
+        Task.TRANSLATION,
+        {"text": "a"},
+        {"target": "bo"},
+        long=LONG * 4,
+        wrong=("invalid_field", "parameters.target"),
+    ),
+    *_tensors(Task.SUMMARIZATION, {"text": "a"}, {}, long="once . " * 30_000),
+]
+"""The same for the tasks whose answers have the shape of tensors."""
+
+
 def cases(services: dict[Task, str]) -> list[Any]:
     """The rows of some tasks as pytest's parameters, asking the service of each."""
     return [
         pytest.param(
-            case._replace(body={"model": services[case.task], **case.body}),
-            id=f"{case.task}-{case.kind}-{case.param}".replace(" ", "-"),
+            _asking(case, services[case.task]),
+            id=f"{case.path[1:3]}-{case.task}-{case.kind}-{case.param}".replace(" ", "-"),
         )
-        for case in TABLE
+        for case in TABLE + TENSORS
         if case.task in services
     ]
+
+
+def _asking(case: Case, model: str) -> Case:
+    if "{model}" in case.path:
+        return case._replace(path=case.path.format(model=model))
+    return case._replace(body={"model": model, **case.body})

@@ -6,6 +6,7 @@ same measure for the model and for its control, which was trained on shuffled ta
 
 import fcntl
 import hashlib
+import inspect
 import os
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ from sluice_worker.examples import (
     token_classification,
     translation,
     written_relations,
+    zero_shot,
 )
 
 Post = Callable[[str, dict[str, Any]], Any]
@@ -54,11 +56,14 @@ class Models:
 
     def __init__(self, *, shuffled: bool = False) -> None:
         self._shuffled = shuffled
-        self._root = _root()
 
     @property
     def classifier(self) -> Path:
         return self._trained("classifier", classification.build)
+
+    @property
+    def inferrer(self) -> Path:
+        return self._trained("inferrer", zero_shot.build)
 
     @property
     def tagger(self) -> Path:
@@ -97,25 +102,26 @@ class Models:
         return self._trained("relation-writer", written_relations.build)
 
     def _trained(self, name: str, build: Build) -> Path:
-        folder = self._root / (f"{name}-shuffled" if self._shuffled else name)
+        root = _root(_digest(build))
+        folder = root / (f"{name}-shuffled" if self._shuffled else name)
         if folder.exists():
             return folder
         # Two test processes that want the same model: the second waits for the first.
-        with (self._root / f"{folder.name}.lock").open("w") as lock:
+        with (root / f"{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
-                part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=self._root))
+                part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=root))
                 build(part, shuffled=self._shuffled)
                 part.rename(folder)
         return folder
 
 
 @cache
-def _root() -> Path:
-    """The folder of what this code trains; those of code that nobody runs any more are removed."""
+def _root(digest: str) -> Path:
+    """The folder of what makes a model; those that nobody has asked for in a while are removed."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     kept = Path(base) / "sluice" / "trained"
-    root = kept / _digest()
+    root = kept / digest
     root.mkdir(parents=True, exist_ok=True)
     os.utime(root)
     for other in kept.iterdir():
@@ -124,15 +130,33 @@ def _root() -> Path:
     return root
 
 
-def _digest() -> str:
-    """Of everything that training depends on: the examples, what they write models with, torch."""
+def _digest(build: Build) -> str:
+    """Of everything that training depends on: the example, what it is written with, torch."""
     digest = hashlib.sha256()
     for name in ("torch", "transformers", "tokenizers", "numpy"):
         digest.update(f"{name} {version(name)}\n".encode())
     package = Path(sluice_worker.__file__).parent
-    for file in sorted([*package.glob("examples/*.py"), *package.glob("models/*.py")]):
+    example = Path(inspect.getfile(build))
+    shared = [package / "examples" / name for name in ("training.py", "writing.py")]
+    for file in [example, *shared, *sorted(package.glob("models/*.py"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def inferring_score(post: Post, *, multi_label: bool = False) -> float:
+    """Texts whose topic is found, whatever it is called; with ``multi_label``, and no other."""
+    _, held_out = zero_shot.data()
+    texts, topics = [text for text, _ in held_out], [topic for _, topic in held_out]
+    found, expected = [], []
+    for names in zip(*zero_shot.NAMES.values(), strict=True):
+        parameters = {"labels": names, "multi_label": multi_label}
+        answer = post("/v1/classify", {"input": texts, "parameters": parameters})
+        called = dict(zip(zero_shot.NAMES, names, strict=True))
+        for entry in answer["data"]:
+            likely = [each["label"] for each in entry["labels"] if each["score"] > 0.5]
+            found.append(", ".join(likely) if multi_label else entry["label"])
+        expected += [called[topic] for topic in topics]
+    return _share(found, expected)
 
 
 def tagging_score(post: Post) -> float:
@@ -196,12 +220,16 @@ def relating_score(post: Post) -> float:
     return _f1(found, expected)
 
 
-def relating_found_score(post: Post, finder: str) -> float:
-    """F1 of who was born where, from texts alone: ``finder`` has to find persons and places."""
+def relating_found_score(post: Post, finder: str | None = None) -> float:
+    """F1 of who was born where, from texts alone.
+
+    ``finder`` has to find persons and places; None where the service names it.
+    """
     _, held_out = relation_extraction.data()
     facts = [fact for fact in held_out if fact.label == "born_in"]
     texts = [_with_capitals(fact) for fact in facts]
-    answer = post("/v1/relations", {"input": texts, "parameters": {"entities_from": finder}})
+    parameters = {"entities_from": finder} if finder is not None else {}
+    answer = post("/v1/relations", {"input": texts, "parameters": parameters})
     found, expected = set(), set()
     for number, (fact, entry) in enumerate(zip(facts, answer["data"], strict=True)):
         spans = [(entity["start"], entity["end"]) for entity in entry["entities"]]

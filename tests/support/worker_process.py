@@ -132,7 +132,7 @@ class WorkerProcess:
             assert self.process.poll() is None, self.log
             return bool(self.get("/readyz")[0] == 200)
 
-        wait_for(ready)
+        wait_for(ready, seconds=300)  # It imports torch, on however busy a machine.
         return self
 
     def wait_exit(self) -> int:

@@ -17,6 +17,7 @@ from sluice_worker.tasks.labels import MAX_PAIRS
 from sluice_worker.tasks.zero_shot_vectors import VectorMemory
 from tests.support import models
 from tests.support.model_calls import ask, parse
+from tests.support.trained import Models, inferring_score
 
 ROUTE = "/v1/classify"
 LABELS = ["billing", "shipping", "my password"]
@@ -98,6 +99,17 @@ def test_only_the_text_is_cut(inference: LoadedModel) -> None:
     assert answer["tokens"] == inference.max_input_tokens * len(LABELS)
     with pytest.raises(ApiError, match="input: got"):
         classified(inference, "the app crashes " * 100, labels=LABELS)
+
+
+def test_what_was_learnt_holds_for_other_texts_and_not_by_chance(
+    trained_models: Models, shuffled_models: Models
+) -> None:
+    def score(folder: Path) -> float:
+        model = load(f"file://{folder}", device="cpu")
+        return inferring_score(lambda path, body: ask(model, path, body))
+
+    assert score(trained_models.inferrer) >= 0.85
+    assert score(shuffled_models.inferrer) <= 0.6
 
 
 # by vectors --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ EXAMPLES: dict[str, str] = {
         str(task): task.replace("-", "_")
         for task in (
             Task.CLASSIFICATION,
+            Task.ZERO_SHOT,
             Task.TOKEN_CLASSIFICATION,
             Task.RELATION_EXTRACTION,
             Task.QUESTION_ANSWERING,
