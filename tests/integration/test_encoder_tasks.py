@@ -17,13 +17,13 @@ import yaml
 
 from sluice_api.tasks import Task
 from sluice_worker.examples.__main__ import EXAMPLES
-from tests.support import trained
+from sluice_worker.loader import load
+from tests.support import model_calls, trained
 from tests.support.bad_input import Case, cases
 from tests.support.http_calls import Reply, post
 from tests.support.task_pages import ROOT, RUN_BY, TaskPage, answered, put, request_of
 from tests.support.tensor_calls import check_metadata, infer, tensor
 from tests.support.up_process import UpProcess, running_up, write
-from tests.support.worker_process import WorkerProcess
 
 TASKS = {
     "token-classification": "tagger",
@@ -227,19 +227,17 @@ def test_the_page_of_the_task_shows_what_happens(up: UpProcess, page: str) -> No
     TaskPage(page).check(up.url)
 
 
-def test_the_command_makes_a_model_that_a_worker_serves(tmp_path: Path) -> None:
+def test_the_command_makes_a_model_that_a_worker_loads(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "sluice_cli", "example-model"]
     made = subprocess.run(
-        [*command, "rerank", str(tmp_path / "model")], capture_output=True, text=True, timeout=180
+        [*command, "rerank", str(tmp_path / "model")], capture_output=True, text=True, timeout=300
     )
     assert made.returncode == 0, made.stderr
-    assert str(tmp_path / "model") in made.stdout
-    with WorkerProcess(f"file://{tmp_path / 'model'}", name="reranker").wait_ready() as worker:
-        body = {
-            "query": "where is the package",
-            "documents": ["the app crashes", "the box got lost"],
-        }
-        reply = post(f"{worker.url}/v1/rerank", body)
+    assert made.stdout == f"{tmp_path / 'model'}: a model for rerank\n"
+    assert made.stderr == ""
+    model = load(f"file://{tmp_path / 'model'}", device="cpu")
+    body = {"query": "where is the package", "documents": ["the app crashes", "the box got lost"]}
+    reply = model_calls.ask(model, "/v1/rerank", body)
     assert reply["results"][0]["index"] == 1
     everything = subprocess.run(
         [*command, "--help"], capture_output=True, text=True, timeout=60, env={"COLUMNS": "400"}

@@ -48,6 +48,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of third parties, at import.
         module = import_module(f"sluice_worker.examples.{EXAMPLES[arguments.model]}")
+    import_module("transformers").logging.disable_progress_bar()  # Of a file of some kilobytes.
     module.build(arguments.folder)
     sys.stdout.write(f"{arguments.folder}: a model for {arguments.model}\n")
 
