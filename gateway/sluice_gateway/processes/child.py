@@ -6,6 +6,7 @@ and admin answers go over it. Without its parent a child drains and ends.
 """
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ from sluice_gateway.app import Gateway
 from sluice_gateway.discovery import Table
 from sluice_gateway.logs import configure
 from sluice_gateway.processes.link import (
+    MAX_FRAME_BYTES,
     Answered,
     Ask,
     Down,
@@ -40,6 +42,10 @@ from sluice_gateway.settings import Settings
 
 ASK_SECONDS: Final = 10.0
 """An admin route may take so long; the supervisor does not wait longer either."""
+MAX_ANSWER_BYTES: Final = MAX_FRAME_BYTES - 1024 * 1024
+"""Of an admin route; a larger one is an error."""
+
+log = logging.getLogger(__name__)
 
 
 class Parent:
@@ -141,12 +147,20 @@ class Child:
         task.add_done_callback(self._asks.discard)
 
     async def _answer(self, ask: Ask) -> None:
-        try:
-            async with asyncio.timeout(ASK_SECONDS):
-                answer = await ask_app(self.gateway.admin_app, ask)
-        except TimeoutError:
-            answer = Answered(ask.number, 504, [], b"")
-        self.parent.answer(answer)
+        self.parent.answer(await answer_of(self.gateway.admin_app, ask))
+
+
+async def answer_of(app: ASGIApp, ask: Ask) -> Answered:
+    """What ``app`` answers, in time and of a size that can be told; an error otherwise."""
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            answer = await ask_app(app, ask)
+    except TimeoutError:
+        return Answered(ask.number, 504, [], b"")
+    if len(answer.body) > MAX_ANSWER_BYTES:
+        log.error("admin answer too large", extra={"path": ask.path, "bytes": len(answer.body)})
+        return Answered(ask.number, 500, [], b"")
+    return answer
 
 
 async def ask_app(app: ASGIApp, ask: Ask) -> Answered:

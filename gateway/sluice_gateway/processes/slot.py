@@ -48,7 +48,7 @@ class Slot:
     Args:
         arguments: of the command line.
         on_joined: called when a new child can be told things.
-        on_ready: called when it serves.
+        on_ready: called when it serves, and when nothing is heard of it any more.
         on_told: given what it tells of demand.
         on_gone: called when it has ended.
     """
@@ -77,6 +77,7 @@ class Slot:
         self._process: asyncio.subprocess.Process | None = None
         self._link: Link | None = None
         self._stopping = asyncio.Event()
+        self._served = False
         self._unanswered = 0
         self._asks: dict[int, asyncio.Future[Answered]] = {}
         self._asked = 0
@@ -115,7 +116,7 @@ class Slot:
 
     def tick(self, message: Down) -> None:
         """A second has passed. A child that has not answered for long is ended."""
-        if not self.ready.is_set():
+        if not self._served:
             return
         if self._unanswered >= SILENT_TICKS:
             log.error("process does not react", extra={"child": self.number})
@@ -167,13 +168,13 @@ class Slot:
         finally:
             theirs.close()
         self._link = await Link.over(ours, Up, self._take, self._lost)
-        self._unanswered = 0
+        self._unanswered, self._served = 0, False
         self._on_joined(self)
         if self._stopping.is_set():
             self.signal(signal.SIGTERM)  # Asked while it was being started.
         code = await self._process.wait()
-        served = time.monotonic() - began if self.ready.is_set() else None
-        self.ready.clear()
+        served = time.monotonic() - began if self._served else None
+        self._served = False
         self._link.close()
         self._link = None
         self._lost()
@@ -203,10 +204,15 @@ class Slot:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
             case Ready():
+                self._served = True
                 self.ready.set()
                 self._on_ready()
 
     def _lost(self) -> None:
+        """Nothing is heard of it any more. It ends by itself, or :meth:`tick` has it ended."""
+        if self.ready.is_set():
+            self.ready.clear()
+            self._on_ready()
         for waiting in self._asks.values():
             if not waiting.done():
                 waiting.set_exception(Gone())

@@ -10,10 +10,11 @@ from prometheus_client import CollectorRegistry
 
 from sluice_api import exposition, metric_names, wire
 from sluice_gateway.demand import STEP_FLOOR, DemandFeed
+from sluice_gateway.processes import child as one_child
 from sluice_gateway.processes.demand import Track, Tracks
-from sluice_gateway.processes.link import Down, Link, Put, Ready, Remove, Tick, Told, Up
+from sluice_gateway.processes.link import Ask, Down, Link, Put, Ready, Remove, Tick, Told, Up
 from sluice_gateway.processes.shares import own_share, share_of
-from sluice_gateway.processes.slot import MAX_PAUSE_SECONDS, pause_before_restart
+from sluice_gateway.processes.slot import MAX_PAUSE_SECONDS, Gone, Slot, pause_before_restart
 from sluice_gateway.processes.sums import (
     COMMON_GAUGES,
     OWN_GAUGES,
@@ -320,3 +321,66 @@ async def test_a_side_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPat
             link.send(Put(wire.Service(name="x" * 1_000_000, revision="r1")))
         async with asyncio.timeout(10):
             await end.lost.wait()
+
+
+class Process:
+    """A child that neither ends by itself nor reads."""
+
+    def __init__(self) -> None:
+        self.returncode: int | None = None
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> int:
+        return await self.ended
+
+    def send_signal(self, number: int) -> None:
+        self.returncode = -number
+        self.ended.set_result(self.returncode)
+
+
+async def test_a_child_whose_link_is_lost_is_not_ready_and_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    links: asyncio.Queue[Link] = asyncio.Queue()
+
+    async def start(slot: Slot, end: socket.socket) -> Process:
+        links.put_nowait(await End().over(end.dup(), Down))
+        return Process()
+
+    monkeypatch.setattr(Slot, "_start", start)
+    changes: list[bool] = []
+    with socket.socket() as listener:
+        slot = Slot(
+            *(0, [], listener),
+            on_joined=lambda slot: None,
+            on_ready=lambda: changes.append(slot.ready.is_set()),
+            on_told=lambda slot, told: None,
+            on_gone=lambda slot: slot.stop(),
+        )
+        running = asyncio.create_task(slot.run())
+        async with asyncio.timeout(30):
+            link = await links.get()
+            link.send(Ready())
+            await slot.ready.wait()
+            asking = asyncio.create_task(slot.ask("GET", "/metrics", b"", [], b""))
+            await asyncio.sleep(0)
+            link.close()
+            with pytest.raises(Gone):
+                await asking
+            assert changes == [True, False]
+            while not running.done():
+                slot.tick(Tick(1))  # As often as a child may leave unanswered.
+                await asyncio.sleep(0)
+        assert running.result() == -9
+
+
+async def test_an_admin_answer_that_is_too_large_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 1001})
+
+    monkeypatch.setattr(one_child, "MAX_ANSWER_BYTES", 1000)
+    told = await one_child.answer_of(app, Ask(7, "GET", "/metrics", b"", [], b""))
+    assert (told.number, told.status, told.body) == (7, 500, b"")
