@@ -47,6 +47,29 @@ def test_every_architecture_writes_what_generate_writes(architecture: str, kind:
         assert single.ids[single.prompt :] == whole
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_wide_head_computed_in_pieces_is_the_model_s_own(tied: bool) -> None:
+    config = transformers.PhiConfig(
+        vocab_size=2500,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    model = transformers.PhiForCausalLM(config).eval()
+    torch.nn.init.normal_(model.lm_head.bias)
+    ids = list(range(2, 2500, 100))
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0]
+    network = CausalNetwork(model)
+    assert not isinstance(model.lm_head, torch.nn.Linear), "whole"
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+    torch.testing.assert_close(network.reference(ids), expected)
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
