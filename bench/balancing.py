@@ -83,7 +83,7 @@ class _Holder:
 
 def _choose(wheel: TimerWheel, size: int, free: int, affinity: int | None = None) -> Work:
     """Choosing and giving back. ``free`` places in all, or 0 for nearly all of them."""
-    endpoints = EndpointSet(wheel, lambda: None, lambda: None, Rules(slow_start_seconds=0.0))
+    endpoints = EndpointSet(wheel, lambda: None, Rules(slow_start_seconds=0.0))
     table = [wire.Endpoint(url=f"http://10.0.{n // 250}.{n % 250}:80") for n in range(size)]
     endpoints.apply(table, "r", "", {})
     capacity = wire.Capacity(limit=16)

@@ -80,6 +80,7 @@ class Admission:
         self._unblock_at = 0.0
         self._was_ready = False
         self._unready_since = 0.0
+        endpoints.on_room = self.pump
 
     def __repr__(self) -> str:
         return f"<Admission {len(self._waiting)}/{self.limits.waiting} waiting>"
@@ -101,7 +102,7 @@ class Admission:
     def submit(self, waiter: Waiter, now: float) -> None:
         """Grant ``waiter`` a lease now, or later in its turn. Raises ApiError when refused."""
         waiter.queued_at = now
-        if not self._waiting:
+        if not self._waiting.all:
             lease = self._endpoints.choose(waiter, waiter.excluded, now)
             if lease is not None:
                 waiter.granted(lease)
@@ -146,7 +147,7 @@ class Admission:
 
     def pump(self) -> None:
         """Give away whatever room there is, in turn; refuse all when there will be none."""
-        if not self._waiting or self._pumping:
+        if not self._waiting.all or self._pumping:
             return
         if error := self._hopeless():
             for waiter in self.drain():

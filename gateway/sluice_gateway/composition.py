@@ -7,10 +7,10 @@ What it finds is put into the inputs, and from there on the request is like any 
 entities: its key holds what was found, however it was found.
 """
 
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from sluice_api.call import Call, place
 from sluice_api.errors import ApiError

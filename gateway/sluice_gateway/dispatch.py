@@ -227,10 +227,7 @@ class Dispatcher:
     def _enter(self, request: Request, tenant: Tenant, service: Service, call: Call) -> Exchange:
         if service.tasks:
             check_task(call, service.tasks, service.name)
-        exchange = Exchange(request, tenant, service, call)
-        exchange.on_done = self._ended
-        exchange.on_begun = self._begun
-        return exchange
+        return Exchange(request, tenant, service, call, self._ended, self._begun)
 
     # complete -------------------------------------------------------------------------------------
 

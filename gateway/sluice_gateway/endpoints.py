@@ -16,6 +16,8 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from typing import Final, Protocol
 
+import msgspec
+
 from sluice_api import wire
 from sluice_gateway.balance import (
     LEAST_WARMTH,
@@ -77,14 +79,11 @@ class Holder(Protocol):
         ...
 
 
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     """One request's place at an endpoint. :meth:`release` is idempotent."""
 
-    __slots__ = ("endpoint", "holder")
-
-    def __init__(self, endpoint: "Endpoint", holder: Holder) -> None:
-        self.endpoint: Endpoint = endpoint
-        self.holder: Holder | None = holder
+    endpoint: "Endpoint"
+    holder: Holder | None
 
     def release(self) -> None:
         if self.holder is not None:
@@ -147,15 +146,23 @@ class Endpoint:
 
     def lease(self, holder: Holder) -> Lease:
         lease = Lease(self, holder)
+        owner = self._owner
         self._leases.add(lease)
         self.in_flight += 1
-        self._owner.took(self)
+        owner.load += 1
+        if self.in_flight >= self.limit:
+            owner.refresh(self)
         return lease
 
     def leave(self, lease: Lease) -> None:
+        owner = self._owner
         self._leases.discard(lease)
         self.in_flight -= 1
-        self._owner.gave_back(self)
+        if self.state is State.READY:
+            owner.load -= 1
+            if self.in_flight == self.limit - 1:
+                owner.refresh(self)
+        owner.on_room()
 
     # What requests found --------------------------------------------------------------------------
 
@@ -272,7 +279,6 @@ class EndpointSet:
 
     Args:
         on_change: called after any endpoint changed its state.
-        on_room: called when a lease was given back.
         awaited: whether anybody waits for an endpoint to become ready.
     """
 
@@ -280,7 +286,6 @@ class EndpointSet:
         self,
         wheel: TimerWheel,
         on_change: Callable[[], None],
-        on_room: Callable[[], None],
         rules: Rules = _RULES,
         awaited: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -302,7 +307,8 @@ class EndpointSet:
         """Rises with every change of an endpoint's state."""
         self.began_at = 0.0
         """When the last of them began anew, and did not just prove itself again."""
-        self.on_room = on_room
+        self.on_room: Callable[[], None] = _nothing
+        """Called when a lease was given back; ``admission`` sets it."""
         self._on_change = on_change
         self._applying = False
         self._wheel = wheel
@@ -326,16 +332,15 @@ class EndpointSet:
             if chosen.incarnation in excluded:
                 return None
         else:
-            chosen = self._at_home(holder, excluded, now) or self._least_loaded(excluded, now)
+            key = holder.affinity
+            home = self._at_home(key, excluded, now) if key is not None else None
+            chosen = home or self._least_loaded(excluded, now)
             if chosen is None:
                 return None
         return chosen.lease(holder)
 
-    def _at_home(self, holder: Holder, excluded: Set[int], now: float) -> Endpoint | None:
+    def _at_home(self, key: int, excluded: Set[int], now: float) -> Endpoint | None:
         """Where what the request begins with has been computed before, perhaps."""
-        key = holder.affinity
-        if key is None:
-            return None
         if self._ring_version != self.version:
             self._ring_version = self.version
             self._ring.follow(self.ready)
@@ -365,20 +370,6 @@ class EndpointSet:
         return bool(self._roomy.members)
 
     # What the endpoints tell their set ------------------------------------------------------------
-
-    def took(self, endpoint: Endpoint) -> None:
-        """It has one more request."""
-        self.load += 1
-        if endpoint.in_flight >= endpoint.limit:
-            self.refresh(endpoint)
-
-    def gave_back(self, endpoint: Endpoint) -> None:
-        """It has one less."""
-        if endpoint.state is State.READY:
-            self.load -= 1
-            if endpoint.in_flight == endpoint.limit - 1:
-                self.refresh(endpoint)
-        self.on_room()
 
     def resized(self, endpoint: Endpoint, before: int) -> None:
         """It can hold more than ``before``, or less."""
@@ -533,6 +524,10 @@ class EndpointSet:
     def unblocked_at(self) -> float | None:
         """When the first endpoint that said it was full may be asked again."""
         return self._blocked[0][0] if self._blocked else None
+
+
+def _nothing() -> None:
+    """Nobody waits for room."""
 
 
 def split_url(url: str) -> tuple[str, int]:

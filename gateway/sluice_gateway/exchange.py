@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+import msgspec
+
 from sluice_api import names
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError, render
@@ -35,28 +37,18 @@ STREAM_HEADERS: Final = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 _CACHE_STATUS: Final = names.CACHE_STATUS.encode() + b": " + names.CACHE_NAME.encode()
 
 
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """What goes back. ``headers`` are whole lines, each with its CRLF, framing not included.
 
     Attributes:
         error: what the body says in words, where it tells of an error.
     """
 
-    __slots__ = ("body", "content_type", "error", "headers", "status")
-
-    def __init__(
-        self,
-        status: int,
-        content_type: bytes,
-        headers: bytes,
-        body: bytes,
-        error: ApiError | None = None,
-    ) -> None:
-        self.status = status
-        self.content_type = content_type
-        self.headers = headers
-        self.body = body
-        self.error = error
+    status: int
+    content_type: bytes
+    headers: bytes
+    body: bytes
+    error: ApiError | None = None
 
     def beside(self, lines: bytes) -> "Answer":
         """The same answer with more headers."""
@@ -118,7 +110,7 @@ class OwnCaller:
         self.answer(Answer(502, EVENT_STREAM, b"", data))
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """A complete request for an inference route. ``received`` is on the monotonic clock.
 
     Attributes:
@@ -127,38 +119,17 @@ class Request:
         limit_lines: headers that tell a caller with limits what is left of them.
     """
 
-    __slots__ = (
-        "background",
-        "body",
-        "caller",
-        "head",
-        "id",
-        "limit_lines",
-        "received",
-        "tenant",
-    )
-
-    def __init__(
-        self,
-        head: Head,
-        body: bytes,
-        caller: Caller,
-        request_id: bytes,
-        received: float,
-        *,
-        background: bool = False,
-    ) -> None:
-        self.background = background
-        self.head = head
-        self.body = body
-        self.caller = caller
-        self.id = request_id
-        self.received = received
-        self.tenant: Tenant | None = None
-        self.limit_lines = b""
+    head: Head
+    body: bytes
+    caller: Caller
+    id: bytes
+    received: float
+    background: bool = False
+    tenant: Tenant | None = None
+    limit_lines: bytes = b""
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """A request for a known service.
 
     Attributes:
@@ -188,108 +159,65 @@ class Exchange:
         expires: when the first of the items does, in seconds since the epoch.
     """
 
-    __slots__ = (
-        "began",
-        "binding",
-        "call",
-        "cancel_lookup",
-        "cap",
-        "charged",
-        "collapsed",
-        "counted",
-        "done",
-        "epoch",
-        "expires",
-        "forward",
-        "hits",
-        "items",
-        "kept",
-        "keys",
-        "leave",
-        "led",
-        "missing",
-        "oldest",
-        "on_begun",
-        "on_done",
-        "on_refused",
-        "owner",
-        "raw",
-        "reader",
-        "reason",
-        "refusal",
-        "refused_at",
-        "relay",
-        "renew",
-        "request",
-        "rescued",
-        "service",
-        "since",
-        "slowest",
-        "stale",
-        "stops",
-        "stored",
-        "tenant",
-        "timer",
-        "urged",
-        "worker_seconds",
-    )  # fmt: skip
+    request: Request
+    tenant: Tenant
+    service: Service
+    call: Call
+    on_done: "Callable[[Exchange, int], None] | None" = None
+    on_begun: "Callable[[Exchange], None] | None" = None
+    done: bool = False
+    charged: bool = False
+    counted: Service | None = None
+    urged: Priority = Priority.LOW
+    began: bool = False
+    since: float = 0.0
+    cap: float = 0.0
+    # From here on: of one beginning; see ``move``.
+    binding: Binding = None  # type: ignore[assignment]  # set at once
+    timer: Timer | None = None
+    cancel_lookup: Callable[[], None] | None = None
+    on_refused: "Callable[[Exchange, ApiError], None] | None" = None
+    keys: list[bytes] = []
+    epoch: bytes = b""
+    owner: bytes = b""
+    renew: list[int] = []
+    kept: dict[int, Hit] = {}
+    refusal: Hit | None = None
+    refused_at: int = 0
+    rescued: bool = False
+    slowest: float = 0.0
+    items: list[Item | None] = []
+    missing: int = 0
+    raw: bytes | None = None
+    reason: bytes = b""
+    hits: int = 0
+    collapsed: int = 0
+    stale: bool = False
+    stored: bool = False
+    oldest: float = 0.0
+    expires: float = 0.0
+    worker_seconds: float | None = None
+    led: list[int] = []
+    leave: dict[int, Callable[[], None]] = {}
+    stops: list[Callable[[], None]] = []
+    forward: Forward | None = None
+    relay: Relay | None = None
+    reader: Reader | None = None
 
-    def __init__(self, request: Request, tenant: Tenant, service: Service, call: Call) -> None:
-        self.request = request
-        self.tenant = tenant
-        self.call = call
-        self.since = request.received
-        self.cap = self._cap(service)
-        self.done = False
-        self.charged = False
-        self.counted: Service | None = None
-        self.urged = Priority.LOW
-        self.began = False
-        self.on_begun: Callable[[Exchange], None] | None = None
-        self.on_done: Callable[[Exchange, int], None] | None = None
-        self.on_refused: Callable[[Exchange, ApiError], None] | None = None
-        self.timer: Timer | None = None
-        self.cancel_lookup: Callable[[], None] | None = None
-        self.leave: dict[int, Callable[[], None]] = {}
-        self.stops: list[Callable[[], None]] = []
-        self._begin(service)
+    def __post_init__(self) -> None:
+        self.since = self.request.received
+        self.cap = self._cap(self.service)
+        self.binding = self.service.binding
+        self.missing = len(self.call.inputs)
 
     def _cap(self, service: Service) -> float:
-        limits = service.spec.limits
+        limits = service.limits
         answering = limits.timeout_seconds
         if self.call.stream is not None:
             answering = limits.stream_timeout_seconds
         latest = self.since + limits.start_timeout_seconds + answering
         asked = self.request.head.deadline_seconds
         return latest if asked is None else min(latest, self.request.received + asked)
-
-    def _begin(self, service: Service) -> None:
-        """Nothing is there yet; ``service`` is to answer."""
-        self.service = service
-        self.binding: Binding = service.binding
-        self.keys: list[bytes] = []
-        self.epoch = self.owner = b""
-        self.renew: list[int] = []
-        self.kept: dict[int, Hit] = {}
-        self.refusal: Hit | None = None
-        self.refused_at = 0
-        self.rescued = False
-        self.slowest = 0.0
-        self.items: list[Item | None] = []
-        self.missing = len(self.call.inputs)
-        self.raw: bytes | None = None
-        self.reason: bytes = b""
-        self.hits = 0
-        self.collapsed = 0
-        self.stale = False
-        self.stored = False
-        self.oldest = 0.0
-        self.expires = 0.0
-        self.worker_seconds: float | None = None
-        self.led: list[int] = []
-        self.forward: Forward | None = None
-        self.relay: Relay | None = None
-        self.reader: Reader | None = None
 
     @property
     def streams(self) -> bool:
@@ -330,6 +258,9 @@ class Exchange:
             binding: where it is not what the exchange is bound to by now.
         """
         request = self.request
+        head = request.head
+        if head.traceparent is not None:
+            headers += b"traceparent: %b\r\n" % head.traceparent
         return Job(
             binding or self.binding,
             path,
@@ -337,14 +268,13 @@ class Exchange:
             units,
             request.id,
             self.tenant,
-            request.head.traceparent,
             self.since,
             self.cap,
             read,
             headers,
             self.priority,
             self.call,
-            background=request.background,
+            request.background,
         )
 
     # Coming in ------------------------------------------------------------------------------------
@@ -437,8 +367,10 @@ class Exchange:
         self._let_go()
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = self.cancel_lookup = None
-        self._begin(service)
+        fresh = Exchange(self.request, self.tenant, service, self.call)
+        for name in _OF_ONE_BEGINNING:
+            setattr(self, name, getattr(fresh, name))
+        self.service = service
 
     def count(self) -> None:
         """A worker of the service is needed; said once, however often it begins again."""
@@ -623,6 +555,9 @@ class Exchange:
         stored = b"; stored" if self.stored else b""
         collapsed = b"; collapsed" if self.collapsed else b""
         return b"%b; %b%b%b%b\r\n" % (_CACHE_STATUS, forwarded, stored, collapsed, detail)
+
+
+_OF_ONE_BEGINNING: Final = Exchange.__struct_fields__[Exchange.__struct_fields__.index("binding") :]
 
 
 def hit_headers(ttl: float, age: float, more: bytes, detail: bytes = b"") -> bytes:

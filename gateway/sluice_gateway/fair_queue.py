@@ -49,20 +49,21 @@ class FairQueue(Generic[W]):
 
     def __init__(self) -> None:
         self._classes = [_Class[W](SHARES[priority]) for priority in Priority]
-        self._all: OrderedDict[W, _Flow[W] | None] = OrderedDict()  # None: among the returned
+        self.all: OrderedDict[W, _Flow[W] | None] = OrderedDict()
+        """Who waits, by age, for reading only; None: among the returned."""
         self._returned: OrderedDict[W, None] = OrderedDict()
         self._virtual = 0.0
 
     def __repr__(self) -> str:
         lengths = "/".join(str(each.length) for each in self._classes)
-        return f"<FairQueue {len(self._all)} waiting, by class {lengths}>"
+        return f"<FairQueue {len(self.all)} waiting, by class {lengths}>"
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.all)
 
     def __iter__(self) -> Iterator[W]:
         """By age: those who were sent back, then in the order they came."""
-        return iter(self._all)
+        return iter(self.all)
 
     def lengths(self) -> dict[Priority, int]:
         """How many wait in each class, those who were sent back not counted."""
@@ -74,7 +75,7 @@ class FairQueue(Generic[W]):
 
     def add(self, waiter: W) -> None:
         """The last of its tenant."""
-        self._all[waiter] = self._join(waiter)
+        self.all[waiter] = self._join(waiter)
 
     def change(self, waiter: W, change: Callable[[], None]) -> None:
         """Call ``change``, after which ``waiter`` has another priority or weight.
@@ -82,13 +83,13 @@ class FairQueue(Generic[W]):
         It is then the last of its tenant there, as if it had just come; its age stays, and so does
         the place of one that was sent back.
         """
-        flow = self._all.get(waiter)
+        flow = self.all.get(waiter)
         if flow is None:
             change()
             return
         self._classes[waiter.priority].remove(flow, waiter)
         change()
-        self._all[waiter] = self._join(waiter)
+        self.all[waiter] = self._join(waiter)
 
     def _join(self, waiter: W) -> "_Flow[W]":
         mine = self._classes[waiter.priority]
@@ -100,8 +101,8 @@ class FairQueue(Generic[W]):
 
     def put_back(self, waiter: W) -> None:
         """The first of all."""
-        self._all[waiter] = None
-        self._all.move_to_end(waiter, last=False)
+        self.all[waiter] = None
+        self.all.move_to_end(waiter, last=False)
         self._returned[waiter] = None
         self._returned.move_to_end(waiter, last=False)
 
@@ -117,15 +118,15 @@ class FairQueue(Generic[W]):
             self._virtual = mine.tag
             waiter = mine.pop()
             mine.tag += waiter.units / mine.share
-        del self._all[waiter]
+        del self.all[waiter]
         self._rest()
         return waiter
 
     def remove(self, waiter: W) -> bool:
         """Take ``waiter`` out of turn; False when it does not wait."""
-        if waiter not in self._all:
+        if waiter not in self.all:
             return False
-        flow = self._all.pop(waiter)
+        flow = self.all.pop(waiter)
         if flow is None:
             del self._returned[waiter]
         else:
@@ -135,8 +136,8 @@ class FairQueue(Generic[W]):
 
     def clear(self) -> list[W]:
         """Empty it. Returns who waited, by age."""
-        waiting = list(self._all)
-        self._all.clear()
+        waiting = list(self.all)
+        self.all.clear()
         self._returned.clear()
         for each in self._classes:
             each.clear()
@@ -168,7 +169,7 @@ class FairQueue(Generic[W]):
         return None
 
     def _rest(self) -> None:
-        if not self._all:
+        if not self.all:
             # What was given to whom counts while somebody waits for it, and no longer.
             self._virtual = 0.0
             for each in self._classes:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from sluice_api import names
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
@@ -57,7 +59,7 @@ def is_everybodys(error: ApiError) -> bool:
     return error.code == "overloaded" or error.status >= 500
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """What is to be computed, apart from by whom.
 
     Attributes:
@@ -72,64 +74,19 @@ class Job:
         call: what is asked, as it was understood.
     """
 
-    __slots__ = (
-        "_affinity",
-        "background",
-        "binding",
-        "body",
-        "call",
-        "cap",
-        "headers",
-        "path",
-        "priority",
-        "read",
-        "request_id",
-        "since",
-        "tenant",
-        "units",
-    )
-
-    def __init__(
-        self,
-        binding: Binding,
-        path: bytes,
-        body: bytes,
-        units: int,
-        request_id: bytes,
-        tenant: Tenant,
-        traceparent: bytes | None,
-        since: float,
-        cap: float,
-        read: Callable[[bytes], list[Item]],
-        headers: bytes,
-        priority: Priority,
-        call: Call,
-        *,
-        background: bool = False,
-    ) -> None:
-        self.background = background
-        self.priority = priority
-        self.call = call
-        self._affinity: int | None = None
-        self.binding = binding
-        self.path = path
-        self.body = body
-        self.units = units
-        self.request_id = request_id
-        self.tenant = tenant
-        self.headers = headers
-        if traceparent:
-            self.headers += b"traceparent: %b\r\n" % traceparent
-        self.since = since
-        self.cap = cap
-        self.read = read
-
-    @property
-    def affinity(self) -> int | None:
-        """What its prompt begins with, for tasks whose engines remember that."""
-        if self._affinity is None and self.call.task in WRITTEN:
-            self._affinity = fingerprint(self.tenant.name, self.call)
-        return self._affinity
+    binding: Binding
+    path: bytes
+    body: bytes
+    units: int
+    request_id: bytes
+    tenant: Tenant
+    since: float
+    cap: float
+    read: Callable[[bytes], list[Item]]
+    headers: bytes
+    priority: Priority
+    call: Call
+    background: bool
 
 
 def deadline(service: Service, since: float, cap: float) -> float:
@@ -164,7 +121,8 @@ class Forward:
         "_sent",
         "_service",
         "_stale",
-        "_tried",
+        "affinity",
+        "excluded",
         "queue_seconds",
         "queued_at",
         "since",
@@ -189,7 +147,10 @@ class Forward:
         self._sent = 0.0
         self.since = self.queued_at = job.since
         self.queue_seconds = 0.0
-        self._tried: frozenset[int] = frozenset()
+        self.excluded: frozenset[int] = frozenset()
+        """Incarnations of the endpoints that have failed this job."""
+        self.affinity = fingerprint(job.tenant.name, job.call) if job.call.task in WRITTEN else None
+        """What its prompt begins with, for tasks whose engines remember that."""
 
     def __repr__(self) -> str:
         where = f"at {self._lease.endpoint!r}" if self._lease else "waiting"
@@ -199,10 +160,9 @@ class Forward:
     def deadline(self) -> float:
         return deadline(self._service, self._job.since, self._job.cap)
 
-    @property
-    def _worker_deadline(self) -> float:
+    def _until(self) -> float:
         """When the worker may give up."""
-        return self.deadline
+        return deadline(self._service, self._job.since, self._job.cap)
 
     @property
     def phase(self) -> str:
@@ -228,15 +188,6 @@ class Forward:
     @property
     def units(self) -> int:
         return self._job.units
-
-    @property
-    def affinity(self) -> int | None:
-        return self._job.affinity
-
-    @property
-    def excluded(self) -> frozenset[int]:
-        """Incarnations of the endpoints that have failed this job."""
-        return self._tried
 
     # ----------------------------------------------------------------------------------------------
 
@@ -280,7 +231,7 @@ class Forward:
     def _send_to(self, lease: Lease, receiver: Receiver, now: float) -> Connection:
         """Ask a worker, and have ``receiver`` told."""
         job, pool = self._job, lease.endpoint.pool
-        left = int((self._worker_deadline - now) * 1000)
+        left = int((self._until() - now) * 1000)
         data = _HEAD % (
             job.path,
             pool.host_header,
@@ -382,7 +333,7 @@ class Forward:
         self._blame(cause, now)
         self._let_go()
         elsewhere = waitable or any(
-            other.incarnation not in self._tried for other in service.endpoints.ready
+            other.incarnation not in self.excluded for other in service.endpoints.ready
         )
         resend = elsewhere and not self._begun and not service.removed
         # A refused connection cost nobody anything, so it needs no budget.
@@ -404,7 +355,7 @@ class Forward:
         """The endpoint has failed this job, and does not get it again."""
         assert self._lease is not None
         endpoint = self._lease.endpoint
-        self._tried |= {endpoint.incarnation}
+        self.excluded |= {endpoint.incarnation}
         if cause != "not_ready":
             endpoint.failed(now, cause, prove=cause in WAITABLE)
 

@@ -76,7 +76,7 @@ class HedgedForward(Forward):
         if self._lease is None or len(service.admission):
             return  # Who waits for a first worker goes before who wants a second.
         second = _Second(self)
-        excluded = self._tried | {self._lease.endpoint.incarnation}
+        excluded = self.excluded | {self._lease.endpoint.incarnation}
         lease = service.endpoints.choose(second, excluded, now)
         if lease is None:
             service.series.hedges["no_room"] += 1

@@ -111,13 +111,13 @@ class Service:
     ) -> None:
         now = time.monotonic()
         self.spec = spec
+        self.limits = spec.limits
+        self.tasks = spec.tasks
         self.namespace = spec.namespace
         self.name = spec.name
         self.stable = stable
         self.canary: Service | None = None
-        self.endpoints = EndpointSet(
-            wheel, self._endpoints_changed, self._room, rules, lambda: bool(self.held)
-        )
+        self.endpoints = EndpointSet(wheel, self._endpoints_changed, rules, lambda: bool(self.held))
         self.admission = Admission(self.endpoints, spec.limits, wheel, self._first_held)
         self.series = ServiceSeries()
         self.tally = Tally(now, lambda: urgent(self))
@@ -148,14 +148,6 @@ class Service:
     @property
     def revision(self) -> str:
         return self.spec.revision
-
-    @property
-    def tasks(self) -> list[Task]:
-        return self.spec.tasks or self._learnt_tasks
-
-    @property
-    def limits(self) -> wire.LimitRules:
-        return self.spec.limits
 
     @property
     def state(self) -> Literal["ready", "starting", "asleep", "failed"]:
@@ -353,7 +345,8 @@ class Service:
             self.dimensions = None
             self._draws = None
         self.spec = spec
-        self.admission.limits = spec.limits
+        self.limits = self.admission.limits = spec.limits
+        self.tasks = spec.tasks or self._learnt_tasks
         self.admission.failure = spec.failure
         self.endpoints.digest_learnt = not spec.answer_digest
         came = self.endpoints.apply(endpoints, spec.revision, self._digest(), spare)
@@ -417,6 +410,7 @@ class Service:
         if told is None or told.revision != self.spec.revision:
             return
         self._learnt_tasks = told.tasks
+        self.tasks = self.spec.tasks or told.tasks
         self.dimensions = told.dimensions
         if told.answer_digest:
             self.tally.answer_digests[told.revision] = told.answer_digest
@@ -425,10 +419,6 @@ class Service:
                 self.endpoints.answer_digest = told.answer_digest
                 self.endpoints.digest_learnt = True
         self._rebind()
-
-    def _room(self) -> None:
-        if self.admission:
-            self.admission.pump()
 
     def _first_held(self) -> None:
         if self.endpoints.ready:

@@ -57,8 +57,7 @@ class StreamForward(Forward):
         self._scanner = EventScanner(keeps_usage=keeps_usage)
         self._neighbours = 0
 
-    @property
-    def _worker_deadline(self) -> float:
+    def _until(self) -> float:
         """Its last moment: how long it may be silent is judged here, and differs by caller."""
         return self._job.cap
 

@@ -11,22 +11,21 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 RESOLUTION_SECONDS: Final = 0.01
 
 log = logging.getLogger(__name__)
 
 
-class Timer:
+class Timer(msgspec.Struct, eq=False):
     """A pending call; :meth:`cancel` is idempotent and safe after it fired."""
 
-    __slots__ = ("_slot", "callback")
-
-    def __init__(self, callback: Callable[[], None], slot: "dict[Timer, None]") -> None:
-        self.callback = callback
-        self._slot = slot
+    callback: Callable[[], None]
+    slot: "dict[Timer, None]"
 
     def cancel(self) -> None:
-        self._slot.pop(self, None)
+        self.slot.pop(self, None)
 
 
 class TimerWheel:

@@ -5,7 +5,6 @@ into a body. Because both sides use the same codecs, the gateway can answer from
 what the worker would have answered, whatever route the question came by.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -45,8 +44,7 @@ class Stream(NamedTuple):
     include_usage: bool
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """What is asked, by whichever route it came.
 
     Attributes:
@@ -66,7 +64,7 @@ class Call:
     model: str | None
     task: Task | None
     inputs: list[Input]
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = {}
     passthrough: bool = True
     options: Any = None
     sampled: bool = False

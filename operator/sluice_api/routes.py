@@ -4,10 +4,10 @@ Gateway and worker serve this table and nothing beside it: adding a route is add
 line here.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from sluice_api.call import Call, CanonicalCodec, Codec, Input
 from sluice_api.errors import ApiError

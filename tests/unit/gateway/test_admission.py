@@ -49,7 +49,7 @@ class Queue:
     def __init__(self, waiting: int = 100) -> None:
         self.wheel = TimerWheel(asyncio.get_running_loop())
         self.firsts = 0
-        self.endpoints = EndpointSet(self.wheel, self._changed, lambda: self.admission.pump())
+        self.endpoints = EndpointSet(self.wheel, self._changed)
         self.admission = Admission(
             self.endpoints, wire.LimitRules(waiting=waiting), self.wheel, self._first
         )

@@ -48,7 +48,7 @@ def follow(
 
 async def make(count: int, digest: str = "d") -> tuple[EndpointSet, list[Endpoint]]:
     wheel = TimerWheel(asyncio.get_running_loop())
-    endpoints = EndpointSet(wheel, lambda: None, lambda: None)
+    endpoints = EndpointSet(wheel, lambda: None)
     table = [wire.Endpoint(url=f"http://127.0.0.1:{n + 1}", revision="r") for n in range(count)]
     follow(endpoints, table, "r", digest)
     return endpoints, list(endpoints.all.values())
@@ -217,7 +217,7 @@ def test_urls() -> None:
 async def test_a_roll_out_is_one_change_and_never_a_moment_without_ready_endpoints() -> None:
     changes: list[int] = []
     wheel = TimerWheel(asyncio.get_running_loop())
-    endpoints = EndpointSet(wheel, lambda: changes.append(len(endpoints.ready)), lambda: None)
+    endpoints = EndpointSet(wheel, lambda: changes.append(len(endpoints.ready)))
     old = wire.Endpoint(url="http://127.0.0.1:1", revision="r")
     new = wire.Endpoint(url="http://127.0.0.1:2", revision="r2")
     follow(endpoints, [old, new], "r", "")
@@ -406,7 +406,7 @@ def share(endpoints: EndpointSet, endpoint: Endpoint, now: float) -> float:
 async def test_workers_of_the_own_zone_come_first_while_they_have_room() -> None:
     wheel = TimerWheel(asyncio.get_running_loop())
     rules = Rules(zone="a", slow_start_seconds=0.0)
-    endpoints = EndpointSet(wheel, lambda: None, lambda: None, rules)
+    endpoints = EndpointSet(wheel, lambda: None, rules)
     table = [
         wire.Endpoint(url=f"http://127.0.0.1:{n}", revision="r", zone=zone)
         for n, zone in enumerate("aabb", 1)

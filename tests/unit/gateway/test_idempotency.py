@@ -134,7 +134,7 @@ class Bench:
     def pass_to(self, now: float) -> None:
         self.now = now
         for moment, timer in self.timers:
-            if moment <= now and timer in timer._slot:
+            if moment <= now and timer in timer.slot:
                 timer.cancel()
                 timer.callback()
 
