@@ -64,21 +64,22 @@ def two_choices(roomy: Sequence[C], excluded: Set[int], now: float, random: Rand
     if count == 0:
         return None
     index = int(random() * count)
-    first = roomy[index]
-    best = first if first.incarnation not in excluded else None
+    first = second = roomy[index]
     if count > 1:
         second = roomy[(index + 1 + int(random() * (count - 1))) % count]
-        if (
-            best is None or second.in_flight * best.limit < best.in_flight * second.limit
-        ) and second.incarnation not in excluded:
-            best = second
-        if best is None:
-            start = int(random() * count)
-            for offset in range(count):
-                other = roomy[(start + offset) % count]
-                if other.incarnation not in excluded:
-                    return other
-    return best
+    less, more = first, second
+    if second.in_flight * first.limit < first.in_flight * second.limit:
+        less, more = second, first
+    if less.incarnation not in excluded:
+        return less
+    if more.incarnation not in excluded:
+        return more
+    start = int(random() * count)
+    for offset in range(count):
+        other = roomy[(start + offset) % count]
+        if other.incarnation not in excluded:
+            return other
+    return None
 
 
 def slow_start(roomy: Sequence[C], excluded: Set[int], now: float, random: Random) -> C | None:

@@ -60,7 +60,7 @@ def question(request: Request, call: Call, finder: Finder, caller: Caller) -> Re
     """The request that has the entities found; its answer comes to ``caller``."""
     texts = [relations.text_of(call.inputs[index]) for index in finder.indexes]
     asked = Request(
-        request.head._replace(path=_ROUTE.path, route=_ROUTE, model=None),
+        replace(request.head, path=_ROUTE.path, route=_ROUTE, model=None),
         msgspec.json.encode({"model": finder.name, "input": texts, "parameters": _WHOLE_WORDS}),
         caller,
         request.id,

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import httptools
+import msgspec
+from msgspec.structs import replace
 
 from sluice_api import names, request_ids
 from sluice_api.call import Codec
@@ -29,6 +31,11 @@ MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
 
 V2_ROUTE: Final = V2_PREFIX + "{name}" + V2_SUFFIX
 
+_REQUEST_ID: Final = names.REQUEST_ID.encode()
+_OWN = rb"\r\n(content-length|traceparent|%b)" % _REQUEST_ID
+_OWN_LINE = re.compile(_OWN + rb": ?([\x21-\x7e]{1,255})(?=\r\n[^ \t])", re.IGNORECASE)
+"""A whole line that is another one in each request, in the form that nobody reads differently."""
+_OWN_NAME = re.compile(_OWN + rb"[ \t]*:", re.IGNORECASE)
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ONCE = frozenset(
     (
@@ -83,7 +90,7 @@ PLAIN: Final = Directives()
 _FOR_EVER: Final = 10**9
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What a request says before its body.
 
     Attributes:
@@ -154,6 +161,37 @@ def parse_head(raw: bytes) -> Head:
     return _known(raw) if len(raw) <= KNOWN_BYTES else _parse(raw)
 
 
+@lru_cache(maxsize=1024)
+def _known(raw: bytes) -> Head:
+    """Many clients send the same head again and again, or but for the lines of ``_OWN_LINE``."""
+    parts = _OWN_LINE.split(raw)
+    if len(parts) > 1 and raw.count(b"\r\n") <= MAX_HEADERS:
+        names, values = [name.lower() for name in parts[1::3]], parts[2::3]
+        own = dict(zip(names, values, strict=True))
+        common = _common(b"".join(parts[::3])) if len(own) == len(names) else None
+        if common is not None:
+            length = own.get(b"content-length", b"0")
+            if length.isdigit() and not (common.chunked and b"content-length" in own):
+                return replace(
+                    common,
+                    content_length=int(length),
+                    request_id=_request_id(own.get(_REQUEST_ID)),
+                    traceparent=_traceparent(own.get(b"traceparent")),
+                )
+    return _parse(raw)
+
+
+@lru_cache(maxsize=1024)
+def _common(raw: bytes) -> Head | None:
+    """A head without the lines that are each request's own; None where it must be read whole."""
+    if _OWN_NAME.search(raw):
+        return None
+    try:
+        return _parse(raw)
+    except ApiError:
+        return None  # What is wrong is said of the whole.
+
+
 def _parse(raw: bytes) -> Head:
     collected = _Collector()
     parser = collected.parser
@@ -185,10 +223,6 @@ def _parse(raw: bytes) -> Head:
     return _head(collected, headers, chunked)
 
 
-_known = lru_cache(maxsize=1024)(_parse)
-"""Most clients send the same head again and again."""
-
-
 def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """The headers by name; repeated ones joined (RFC 9110 §5.3), but for those that may not be."""
     headers: dict[bytes, bytes] = {}
@@ -209,12 +243,6 @@ def _head(
     method = collected.parser.get_method()
     target = _target(method, collected.target, headers.get(b"host"))
     path, route, model = _route(method, target)
-    request_id = headers.get(names.REQUEST_ID.encode())
-    if request_id is not None and not request_ids.harmless(request_id):
-        request_id = None
-    traceparent = headers.get(b"traceparent")
-    if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
-        traceparent = None
     new = collected.parser.get_http_version() == "1.1"
     # RFC 9110 §10.1.1: HTTP/1.0 knows no expectations.
     expect = headers.get(b"expect", b"").lower() if new else b""
@@ -230,8 +258,8 @@ def _head(
         chunked=chunked,
         keep_alive=collected.keep_alive,
         expect_continue=expect == b"100-continue",
-        request_id=request_id,
-        traceparent=traceparent,
+        request_id=_request_id(headers.get(_REQUEST_ID)),
+        traceparent=_traceparent(headers.get(b"traceparent")),
         authorization=headers.get(b"authorization"),
         deadline_seconds=deadline,
         directives=_directives(headers.get(b"cache-control")),
@@ -242,6 +270,14 @@ def _head(
         json_bytes=_json_bytes(headers),
         priority=priority,
     )
+
+
+def _request_id(given: bytes | None) -> bytes | None:
+    return given if given is not None and request_ids.harmless(given) else None
+
+
+def _traceparent(given: bytes | None) -> bytes | None:
+    return given if given is not None and _TRACEPARENT.fullmatch(given) else None
 
 
 def _target(method: bytes, target: bytes, host: bytes | None) -> bytes:
@@ -271,7 +307,7 @@ def routed(head: Head, path: str) -> Head:
         route, model = _V2, path[len(V2_PREFIX) : -len(V2_SUFFIX)]
     if route is None:
         raise ApiError("route_not_found", f"There is nothing at {path}.")
-    return head._replace(path=path, route=route, model=model)
+    return replace(head, path=path, route=route, model=model)
 
 
 def _route(method: bytes, target: bytes) -> tuple[str, Route | None, str | None]:

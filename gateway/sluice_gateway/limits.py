@@ -9,6 +9,7 @@ up to its part. Without Redis the parts are all there is. What that adds up to i
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from sluice_api.errors import ApiError
@@ -60,6 +61,7 @@ class Bucket:
         "_known",
         "_known_at",
         "_level",
+        "_low",
         "_missed",
         "_pace",
         "_part",
@@ -73,8 +75,7 @@ class Bucket:
     def __init__(self, rate: Rate, sharing: Sharing, now: float) -> None:
         self.rate = rate
         self._sharing = sharing
-        self._part = 0.0
-        self._pace = 0.0
+        self._part = self._low = self._pace = 0.0
         self.resize()
         self._level = self._part
         self._at = now
@@ -92,6 +93,7 @@ class Bucket:
     def resize(self) -> None:
         """The number of gateways has changed, and with it what each may hold."""
         self._part = max(1.0, self.rate.burst / self._sharing.gateways)
+        self._low = self._part * _LOW
         self._pace = self.rate.per_second / self._sharing.gateways
 
     def change(self, rate: Rate, now: float) -> None:
@@ -109,8 +111,7 @@ class Bucket:
     def take(self, count: int, now: float) -> float:
         """Take ``count``. Returns 0, or the seconds after which asking again is worth it."""
         self._refill(now)
-        part = self._part
-        if self._level < (count if count < part else part) - _EXACT:
+        if self._level < count - _EXACT and self._level < self._part - _EXACT:
             self._starve()
             return self._wait(count, now)
         self.spend(count)
@@ -126,16 +127,17 @@ class Bucket:
 
     def spend(self, count: float) -> None:
         """Take what has been used already, below zero if need be."""
-        self._level -= count
+        level = self._level = self._level - count
         self._spent += count
         self._sharing.touched[self] = None
-        if self._level < self._part * _LOW:
+        if level < self._low:
             self._starve()
 
     def left(self, now: float) -> int:
         """How many may still come, as far as is known here."""
-        found = self._common(now) if self._sharing.is_up else self._level
-        return max(0, min(int(found + _EXACT), self.rate.burst))
+        left = int((self._common(now) if self._sharing.is_up else self._level) + _EXACT)
+        burst = self.rate.burst
+        return 0 if left < 0 else left if left < burst else burst
 
     # With Redis -----------------------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ class TenantLimits:
         new_bucket: makes one.
     """
 
-    __slots__ = ("_buckets", "_heads", "_tenant", "limits", "requests")
+    __slots__ = ("_buckets", "_tenant", "inputs", "limits", "requests", "tokens")
 
     def __init__(
         self, tenant: str, limits: Limits, new_bucket: Callable[[str, Rate], Bucket]
@@ -218,13 +220,13 @@ class TenantLimits:
         self.limits = limits
         self._tenant = tenant
         self._buckets: dict[str, Bucket] = {}
-        self._heads: dict[str, bytes] = {}
         for kind in LIMIT_KINDS:
             rate: Rate | None = getattr(limits, kind)
             if rate is not None:
                 self._buckets[kind] = new_bucket(kind, rate)
-                self._heads[kind] = b"x-ratelimit-limit-%b: %d\r\n" % (kind.encode(), rate.burst)
         self.requests = self._buckets.get("requests")
+        self.inputs = self._buckets.get("inputs")
+        self.tokens = self._buckets.get("tokens")
 
     def __repr__(self) -> str:
         return f"<TenantLimits {self._tenant} {self._buckets}>"
@@ -243,11 +245,11 @@ class TenantLimits:
             return b""
         if wait := bucket.take(1, now):
             raise self._refusal("requests", bucket, wait, now)
-        return self._lines("requests", bucket, now)
+        return _lines(b"requests", bucket, now)
 
     def take_inputs(self, count: int, now: float) -> None:
         """Count ``count`` texts that are to be computed. Raises ApiError."""
-        bucket = self._buckets.get("inputs")
+        bucket = self.inputs
         if bucket is not None:
             if count > bucket.rate.burst:
                 raise ApiError(
@@ -257,18 +259,17 @@ class TenantLimits:
                 )
             if wait := bucket.take(count, now):
                 raise self._refusal("inputs", bucket, wait, now)
-        bucket = self._buckets.get("tokens")
+        bucket = self.tokens
         if bucket is not None and (wait := bucket.check(now)):
             raise self._refusal("tokens", bucket, wait, now)
 
     def use_tokens(self, count: int) -> None:
         """Count ``count`` tokens that a worker computed; the next request may have to wait."""
-        bucket = self._buckets.get("tokens")
-        if bucket is not None:
-            bucket.spend(count)
+        if self.tokens is not None:
+            self.tokens.spend(count)
 
     def _refusal(self, kind: str, bucket: Bucket, wait: float, now: float) -> ApiError:
-        lines = self._lines(kind, bucket, now).decode().split("\r\n")[:-1]
+        lines = _lines(kind.encode(), bucket, now).decode().split("\r\n")[:-1]
         return ApiError(
             "rate_limited",
             f"{self._tenant!r} has used its {kind}: {bucket.rate}.",
@@ -276,17 +277,20 @@ class TenantLimits:
             headers=[(name, value) for name, _, value in (line.partition(": ") for line in lines)],
         )
 
-    def _lines(self, kind: str, bucket: Bucket, now: float) -> bytes:
-        """As OpenAI's API has them, and its clients read them."""
-        left, named = bucket.left(now), kind.encode()
-        full_in = (bucket.rate.burst - left) / bucket.rate.per_second
-        return b"%bx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
-            self._heads[kind],
-            named,
-            left,
-            named,
-            _short(full_in),
-        )
+
+def _lines(kind: bytes, bucket: Bucket, now: float) -> bytes:
+    """What is left, as OpenAI's API has it, and its clients read it."""
+    rate = bucket.rate
+    return _written(kind, bucket.left(now), rate.burst, rate.per_second)
+
+
+@lru_cache(maxsize=1024)
+def _written(kind: bytes, left: int, burst: int, per_second: float) -> bytes:
+    """Most callers use little of a limit, and are told the same figures again and again."""
+    return (
+        b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n"
+        % (kind, burst, kind, left, kind, _short((burst - left) / per_second))
+    )
 
 
 def _short(seconds: float) -> bytes:

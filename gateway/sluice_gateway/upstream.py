@@ -59,6 +59,12 @@ class UpstreamAnswer:
         return f"<UpstreamAnswer {self.status} {len(self.body)} bytes>"
 
 
+@lru_cache(maxsize=64)
+def _lowered(names: tuple[bytes, ...]) -> list[bytes]:
+    """A worker names the same headers in each of its answers."""
+    return [name.lower() for name in names]
+
+
 @lru_cache(maxsize=1024)
 def _limit(capacity: bytes) -> int | None:
     """How many requests the worker wants at most, from its capacity header."""
@@ -286,8 +292,8 @@ class Connection(asyncio.Protocol):
             return
         self._head_done = True
         self._keep_alive = self._parser.should_keep_alive()  # llhttp forgets it at the end.
-        headers = {name.lower(): value for name, value in self._headers_given.items()}
-        self._headers = headers
+        given = self._headers_given
+        headers = self._headers = dict(zip(_lowered(tuple(given)), given.values(), strict=True))
         length = headers.get(b"content-length")
         if length is None:
             # Without a length the end cannot be told from a crash.
@@ -297,15 +303,14 @@ class Connection(asyncio.Protocol):
             raise ValueError("too long")
         echoed = headers.get(_REQUEST_ID)
         # A probe names no id; the worker makes one up then.
-        if self._expected_id and echoed is not None and echoed != self._expected_id:
+        if echoed is not None and self._expected_id and echoed != self._expected_id:
             raise ValueError("answer to another request")
-        receiver = self._receiver
         if (
-            self._parser.get_status_code() == 200
-            and headers.get(b"content-type", b"").startswith(EVENT_STREAM)
-            and isinstance(receiver, StreamReceiver)
+            headers.get(b"content-type", b"").startswith(EVENT_STREAM)
+            and self._parser.get_status_code() == 200
+            and isinstance(self._receiver, StreamReceiver)
         ):
-            self._stream = receiver
+            self._stream = self._receiver
 
     def on_body(self, part: bytes) -> None:
         if self._surplus:
