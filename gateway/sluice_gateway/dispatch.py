@@ -268,10 +268,9 @@ class Dispatcher:
         """Ask the cache, unless nothing can be found there."""
         directives = exchange.request.head.directives
         service, call = exchange.service, exchange.call
-        if why := service.uncacheable(call):
+        why = b"no-store" if directives.no_store else service.uncacheable(call)
+        if why:
             return self._bypass(exchange, why)
-        if directives.no_store:
-            return self._bypass(exchange, b"no-store")
         binding, scope = exchange.binding, service.scope(exchange.tenant)
         if epochs := self._cache.epochs:
             exchange.epoch = epochs.of(_full_name(service), scope.wire)
@@ -341,14 +340,17 @@ class Dispatcher:
             exchange.charged = True
 
     def _pass_on(self, exchange: Exchange) -> None:
-        request, service = exchange.request, exchange.service
+        request, service, call = exchange.request, exchange.service, exchange.call
         path = request.head.path
         if request.head.model is not None:
             path = V2_PREFIX + quote(service.name) + V2_SUFFIX
         forward = make_forward(
             service,
             exchange.job(
-                path.encode(), request.body, exchange.missing, partial(_to_be_counted, exchange)
+                path.encode(),
+                request.body,
+                exchange.missing,
+                partial(_to_be_counted, call) if call.task in WRITTEN else _not_counted,
             ),
             partial(self._step, exchange, self._passed),
             partial(self._step, exchange, self._failed),
@@ -367,12 +369,12 @@ class Dispatcher:
         broadcast.start()
 
     def _passed(self, exchange: Exchange, answer: UpstreamAnswer, items: list[Item]) -> None:
-        tokens = sum(item.tokens for item in items)
-        exchange.service.series.tokens += tokens
-        exchange.use_tokens(tokens)
-        exchange.raw = answer.body
+        if items:
+            tokens = sum(item.tokens for item in items)
+            exchange.service.series.tokens += tokens
+            exchange.use_tokens(tokens)
         exchange.worker_seconds = answer.service
-        exchange.answer_items("")
+        exchange.pass_on(answer.body)
 
     def _failed(self, exchange: Exchange, error: ApiError) -> None:
         raise error
@@ -626,15 +628,17 @@ def _phase(exchange: Exchange, now: float) -> str:
     return exchange.forward.phase if exchange.forward is not None else "shared"
 
 
-def _to_be_counted(exchange: Exchange, body: bytes) -> list[Item]:
+def _to_be_counted(call: Call, body: bytes) -> list[Item]:
     """Of an answer that is passed on as it is, what its tokens are counted by."""
-    call = exchange.call
-    if call.task not in WRITTEN:
-        return []
     try:
         return call.codec.extract(call, body)
     except ValueError:
         return []  # An engine of the user's own may write something else.
+
+
+def _not_counted(body: bytes) -> list[Item]:
+    """What is not written is not counted, where nobody needs to read it."""
+    return []
 
 
 def _full_name(service: Service) -> str:

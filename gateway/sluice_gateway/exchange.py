@@ -393,14 +393,21 @@ class Exchange(msgspec.Struct, eq=False):
 
     def answer_items(self, model: str) -> Answer:
         """Answer with the items, all of which are there."""
-        items = [item for item in self.items if item is not None]
         call = self.call
+        if self.raw is not None and call.stream is None:
+            return self.pass_on(self.raw)
+        items = [item for item in self.items if item is not None]
         if call.stream is not None:
             body = cast(GenerationCodec, call.codec).render_stream(call, model, items)
             answer = Answer(200, EVENT_STREAM, self._headers() + STREAM_HEADERS, body)
         else:
-            body = self.raw if self.raw is not None else call.codec.render(call, model, items)
-            answer = Answer(200, JSON, self._headers(), body)
+            answer = Answer(200, JSON, self._headers(), call.codec.render(call, model, items))
+        self.finish(answer)
+        return answer
+
+    def pass_on(self, body: bytes) -> Answer:
+        """Answer with what a worker wrote."""
+        answer = Answer(200, JSON, self._headers(), body)
         self.finish(answer)
         return answer
 
@@ -496,7 +503,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.timer.cancel()
         # Without these, what is left of an exchange would be cycles for the garbage collector.
         self.timer = self.relay = self.on_refused = self.forward = None
-        self.stops.clear()
+        self.stops = []
         if self.on_done is not None:
             self.on_done(self, status)
 
@@ -532,9 +539,9 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _cache_status(self) -> bytes:
         """RFC 9211; ``detail`` says for lists how many of the inputs were found."""
-        count = len(self.call.inputs)
         if self.reason:
             return b"%b; %b\r\n" % (_CACHE_STATUS, self.reason)
+        count = len(self.call.inputs)
         detail = b'; detail="%d of %d"' % (self.hits, count) if count > 1 else b""
         if self.hits == count or self.rescued:
             ttl = self.expires - time.time()

@@ -249,32 +249,29 @@ class Forward:
     # From upstream --------------------------------------------------------------------------------
 
     def answered(self, answer: UpstreamAnswer) -> None:
-        assert self._lease is not None
+        lease = self._lease
+        assert lease is not None
         now = time.monotonic()
-        endpoint = self._lease.endpoint
+        endpoint = lease.endpoint
         endpoint.heard(answer, now)
-        status = answer.status
-        if status == 200:
-            try:
-                items = self._job.read(answer.body)
-            except ValueError as error:
-                log.warning(
-                    "worker answer not understood",
-                    extra={"endpoint": endpoint.url, "reason": str(error)},
-                )
-                self._failed("garbage")
-                return
-            seconds = now - self._sent
-            self._succeeded(answer, seconds if answer.service is None else answer.service, now)
-            self._let_go()
-            self._on_answer(answer, items)
-        elif status == 429:
-            self._full(answer, now)
-        elif status >= 500:
-            self._ill(answer)
-        else:
-            self._let_go()
-            self._on_error(worker_error(answer))
+        if answer.status != 200:
+            self._declined(answer, now)
+            return
+        try:
+            items = self._job.read(answer.body)
+        except ValueError as error:
+            log.warning(
+                "worker answer not understood",
+                extra={"endpoint": endpoint.url, "reason": str(error)},
+            )
+            self._failed("garbage")
+            return
+        service_seconds = answer.service
+        if service_seconds is None:
+            service_seconds = now - self._sent
+        self._succeeded(answer, service_seconds, now)
+        self._let_go()
+        self._on_answer(answer, items)
 
     def broke(self, cause: str) -> None:
         if cause == "stale" and not self._stale:
@@ -290,16 +287,26 @@ class Forward:
     def _succeeded(self, answer: UpstreamAnswer, service_seconds: float, now: float) -> None:
         """The answer is complete: what it says about the worker, and what it cost."""
         assert self._lease is not None
-        service, endpoint = self._service, self._lease.endpoint
+        service, endpoint, job = self._service, self._lease.endpoint, self._job
         endpoint.succeeded()
         # As it was when it was sent: since then the worker may have become another revision's.
-        expected = self._job.binding.answer_digest
-        if answer.digest and expected and answer.digest != expected:
+        expected = job.binding.answer_digest
+        if answer.digest != expected and answer.digest and expected:
             message = f"answers with digest {answer.digest}"
             endpoint.failed(now, "digest", prove=True, message=message)
         service.admission.took(now - self._sent)
-        if not self._job.background:
-            service.tally.completed(service_seconds, self._job.units)
+        if not job.background:
+            service.tally.completed(service_seconds, job.units)
+
+    def _declined(self, answer: UpstreamAnswer, now: float) -> None:
+        """The answer is none."""
+        if answer.status == 429:
+            self._full(answer, now)
+        elif answer.status >= 500:
+            self._ill(answer)
+        else:
+            self._let_go()
+            self._on_error(worker_error(answer))
 
     def _full(self, answer: UpstreamAnswer, now: float) -> None:
         """The worker has no room: its word holds, and the job goes back to the head."""

@@ -119,7 +119,8 @@ class Bucket:
 
     def check(self, now: float) -> float:
         """0 while anything is left, else the seconds after which there is."""
-        self._refill(now)
+        if self._level < 1:
+            self._refill(now)
         if self._level < 1 - _EXACT:
             self._starve()
             return self._wait(1, now)

@@ -40,12 +40,11 @@ log = logging.getLogger(__name__)
 class UpstreamAnswer:
     """A worker's complete answer. Header values a worker may leave out are None."""
 
-    __slots__ = ("body", "content_type", "digest", "limit", "retry_after", "service", "status")
+    __slots__ = ("body", "digest", "limit", "retry_after", "service", "status")
 
     def __init__(self, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
         self.status = status
         self.body = body
-        self.content_type = headers.get(b"content-type", b"application/json")
         self.digest = headers.get(_DIGEST, b"").decode("latin-1")
         self.limit = _limit(headers.get(_CAPACITY, b""))
         self.service = _seconds(headers.get(_SERVICE_TIME), 1.0)
@@ -358,8 +357,10 @@ class Connection(asyncio.Protocol):
     def _release(self) -> None:
         """The request is over: the connection is kept for another, or closed."""
         self._receiver = None
-        self.resume()
-        self._cancel_timer()
+        if self._paused:
+            self.resume()
+        if self._timer is not None:
+            self._cancel_timer()
         if self._keep_alive and not self._pool.retired:
             self._reset()
             self._pool.keep(self)
