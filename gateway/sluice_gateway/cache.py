@@ -10,7 +10,9 @@ import random
 import time
 from binascii import hexlify
 from collections.abc import Callable, Hashable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from sluice_api import names
 from sluice_api.call import Item
@@ -43,7 +45,7 @@ _REFUSAL_BYTES: Final = 600
 _NO_ITEM: Final = Item(b"", 0)
 
 
-class Hit(NamedTuple):
+class Hit(msgspec.Struct, frozen=True):
     """An answer from the cache. Times in seconds.
 
     Attributes:
@@ -60,7 +62,7 @@ class Hit(NamedTuple):
     refusal: ApiError | None = None
 
 
-class Refusal(NamedTuple):
+class Refusal(msgspec.Struct, frozen=True):
     """What a worker said to an input that it cannot take; for the tenant who asked, in process."""
 
     error: ApiError
@@ -69,7 +71,7 @@ class Refusal(NamedTuple):
     expires: float
 
 
-class Alias(NamedTuple):
+class Alias(msgspec.Struct, frozen=True, eq=False):
     """A whole answer to one exact body.
 
     Attributes:

@@ -8,7 +8,9 @@ stands what is inside: a header, big-endian, and the answer, compressed where th
 
 import struct
 import zlib
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+import msgspec
 
 from sluice_api.call import Item
 from sluice_gateway.sealing import FORMAT, OVERHEAD, Sealer
@@ -30,7 +32,7 @@ _SMALLEST: Final = OVERHEAD + _HEADER.size
 Fault = Literal["wrong_type", "too_large", "truncated", "format", "not_proven", "expired"]
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One answer. Times are seconds since the epoch.
 
     Attributes:

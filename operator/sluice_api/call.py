@@ -23,7 +23,7 @@ What has a structure (a question and its context, a chat) is one text of JSON, i
 """
 
 
-class Item(NamedTuple):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """The answer to one input, ready to be put into any route's answer.
 
     ``json`` is the canonical answer object without its ``index``; it always ends with the member
