@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from sluice_gateway.exchange import Request
+from sluice_gateway.request import Request
 
 MAX_WAITING_LINES: Final = 10_000
 

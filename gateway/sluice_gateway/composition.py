@@ -17,8 +17,8 @@ from sluice_api.errors import ApiError
 from sluice_api.routes import CANONICAL_ROUTES
 from sluice_api.shapes import relations, tokens
 from sluice_api.tasks import Task
-from sluice_gateway.exchange import Answer, Caller, Request
 from sluice_gateway.head import Route
+from sluice_gateway.request import Answer, Caller, Request
 from sluice_gateway.service import Service
 from sluice_gateway.worker_errors import at_caller
 

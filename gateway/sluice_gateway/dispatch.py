@@ -9,7 +9,8 @@ A streamed answer goes the same way, but from its first event on the caller foll
 Nothing here awaits: each step decides, starts what must be waited for, and is called again when
 that has happened. An edge hands in a complete request and gets one answer through its caller, now
 or later. Waiting for a place and sending stand in ``forward``; the state of one request in
-``exchange``; who may see what in ``auth`` and ``services``, and how much of it in ``limits``.
+``exchange``, and when it is given up in ``deadlines``; who may see what in ``auth`` and
+``services``, and how much of it in ``limits``.
 """
 
 import logging
@@ -17,41 +18,34 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
-from urllib.parse import quote
 
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
-from sluice_api.routes import V2_PREFIX, V2_SUFFIX, check_task
+from sluice_api.routes import check_task
 from sluice_api.tasks import Task
 from sluice_gateway import composition, tensors
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Authenticator, Tenant
 from sluice_gateway.broadcast import Broadcast, Live
 from sluice_gateway.cache import Hit, ResponseCache
+from sluice_gateway.cache_status import hit_headers
 from sluice_gateway.claim import NOT_MINE, Claim, life_seconds, worth_leasing
 from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.computation import Computation
-from sluice_gateway.exchange import (
-    STREAM_HEADERS,
-    Answer,
-    Exchange,
-    OwnCaller,
-    Request,
-    error_answer,
-    hit_headers,
-)
-from sluice_gateway.forward import Rebound, deadline
+from sluice_gateway.deadlines import Deadlines
+from sluice_gateway.exchange import Exchange
+from sluice_gateway.forward import Rebound
 from sluice_gateway.freshness import Use, judge
 from sluice_gateway.head import PLAIN, Head
-from sluice_gateway.hedging import make_forward
 from sluice_gateway.idempotency import Pending, Repeats
 from sluice_gateway.keys import Keyring, item_keys
 from sluice_gateway.metrics import ServiceSeries
+from sluice_gateway.passage import Passage
 from sluice_gateway.renewal import Renewals
-from sluice_gateway.service import WRITTEN, Binding, Service
+from sluice_gateway.request import STREAM_HEADERS, Answer, OwnCaller, Request, error_answer
+from sluice_gateway.service import Binding, Service
 from sluice_gateway.services import Services
 from sluice_gateway.timers import TimerWheel
-from sluice_gateway.upstream import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller
 
 FALLS_BACK: Final = frozenset(
@@ -101,6 +95,7 @@ class Dispatcher:
         self._live: Live = {}
         self._renewals = Renewals(self.serve, cache.leases)
         self._wheel = wheel
+        self._deadlines = Deadlines(wheel, self._step)
         self._unrouted = unrouted
         self._access_log = access_log
         self._repeats = repeats
@@ -227,7 +222,7 @@ class Dispatcher:
     def _enter(self, request: Request, tenant: Tenant, service: Service, call: Call) -> Exchange:
         if service.tasks:
             check_task(call, service.tasks, service.name)
-        return Exchange(request, tenant, service, call, self._ended, self._begun)
+        return Exchange(request, tenant, service, call, self._ended, self._deadlines.begun)
 
     # complete -------------------------------------------------------------------------------------
 
@@ -307,7 +302,7 @@ class Dispatcher:
         else:
             exchange.service.series.misses += exchange.missing
             self._charge(exchange)
-            self._set_deadline(exchange)
+            self._deadlines.set(exchange)
             self._join(exchange)
 
     def _refuse_again(self, exchange: Exchange, refusal: Hit) -> None:
@@ -326,11 +321,11 @@ class Dispatcher:
         exchange.reason = b"fwd=bypass; detail=" + detail
         service.series.bypassed += len(exchange.call.inputs)
         self._charge(exchange)
-        self._set_deadline(exchange)
+        self._deadlines.set(exchange)
         if exchange.call.stream is not None:
             self._stream_alone(exchange)
         else:
-            self._pass_on(exchange)
+            Passage(exchange, self._step).start()
 
     def _charge(self, exchange: Exchange) -> None:
         """Count what is to be computed against the caller's limits, once. Raises ApiError."""
@@ -339,27 +334,6 @@ class Dispatcher:
             limits.take_inputs(exchange.missing, time.monotonic())
             exchange.charged = True
 
-    def _pass_on(self, exchange: Exchange) -> None:
-        request, service, call = exchange.request, exchange.service, exchange.call
-        path = request.head.path
-        if request.head.model is not None:
-            path = V2_PREFIX + quote(service.name) + V2_SUFFIX
-        forward = make_forward(
-            service,
-            exchange.job(
-                path.encode(),
-                request.body,
-                exchange.missing,
-                partial(_to_be_counted, call) if call.task in WRITTEN else _not_counted,
-            ),
-            partial(self._step, exchange, self._passed),
-            partial(self._step, exchange, self._failed),
-        )
-        exchange.stops.append(forward.abort)
-        exchange.forward = forward
-        exchange.count()
-        forward.start(time.monotonic())
-
     def _stream_alone(self, exchange: Exchange) -> None:
         """Stream for this caller only."""
         exchange.hits = 0
@@ -367,17 +341,6 @@ class Dispatcher:
         exchange.stops.append(broadcast.stop)
         exchange.follow(broadcast.relay, self._refused)
         broadcast.start()
-
-    def _passed(self, exchange: Exchange, answer: UpstreamAnswer, items: list[Item]) -> None:
-        if items:
-            tokens = sum(item.tokens for item in items)
-            exchange.service.series.tokens += tokens
-            exchange.use_tokens(tokens)
-        exchange.worker_seconds = answer.service
-        exchange.pass_on(answer.body)
-
-    def _failed(self, exchange: Exchange, error: ApiError) -> None:
-        raise error
 
     # join, forward --------------------------------------------------------------------------------
 
@@ -514,37 +477,7 @@ class Dispatcher:
                 headers=STREAM_HEADERS if call.stream is not None else b"",
             )
 
-    # Time, errors, records ------------------------------------------------------------------------
-
-    def _set_deadline(self, exchange: Exchange) -> None:
-        exchange.timer = self._wheel.at(
-            _deadline(exchange), partial(self._step, exchange, self._expired)
-        )
-
-    def _begun(self, exchange: Exchange) -> None:
-        """Its stream has: the time to the next event may be shorter than that to the first."""
-        if exchange.timer is not None:
-            exchange.timer.cancel()
-        self._set_deadline(exchange)
-
-    def _expired(self, exchange: Exchange) -> None:
-        service, now = exchange.service, time.monotonic()
-        if now < _deadline(exchange):
-            # Its service became ready meanwhile, or stopped being so; or its stream goes on.
-            self._set_deadline(exchange)
-        elif service.endpoints.ready or exchange.began:
-            phase = _phase(exchange, now)
-            service.series.expired[phase] += 1
-            message = f"The deadline of the request has passed (phase: {phase})."
-            raise ApiError("deadline_exceeded", message)
-        else:
-            service.series.expired["start"] += 1
-            why = service.trouble or "No worker became ready while the request could wait."
-            raise ApiError(
-                "starting",
-                f"{why} (phase: start)",
-                retry_after=service.admission.retry_after(now),
-            )
+    # Errors, records ----------------------------------------------------------------------------
 
     def _step(self, exchange: Exchange, step: Callable[..., None], *arguments: Any) -> None:
         """Take one step of an exchange; whatever goes wrong in it ends the exchange."""
@@ -602,43 +535,6 @@ class Dispatcher:
         series.route(request.head.route.path).count(status, seconds)
         if self._access_log is not None:
             self._access_log.record(request, service, status, seconds)
-
-
-def _deadline(exchange: Exchange) -> float:
-    """When it is given up, as things stand; a stream, when nothing more has come for too long."""
-    service = exchange.service
-    if exchange.began and exchange.relay is not None:
-        limits = service.limits
-        pause = limits.token_timeout_seconds or limits.timeout_seconds
-        return min(exchange.relay.last + pause, _end_of_stream(exchange))
-    return deadline(service, exchange.since, exchange.cap)
-
-
-def _end_of_stream(exchange: Exchange) -> float:
-    """When a stream must have ended, however steadily it comes."""
-    service = exchange.service
-    since = max(exchange.request.received, service.ready_since)
-    return min(since + service.limits.stream_timeout_seconds, exchange.cap)
-
-
-def _phase(exchange: Exchange, now: float) -> str:
-    """What it was waiting for when its time was over."""
-    if exchange.began:
-        return "total" if now >= _end_of_stream(exchange) else "between-tokens"
-    return exchange.forward.phase if exchange.forward is not None else "shared"
-
-
-def _to_be_counted(call: Call, body: bytes) -> list[Item]:
-    """Of an answer that is passed on as it is, what its tokens are counted by."""
-    try:
-        return call.codec.extract(call, body)
-    except ValueError:
-        return []  # An engine of the user's own may write something else.
-
-
-def _not_counted(body: bytes) -> list[Item]:
-    """What is not written is not counted, where nobody needs to read it."""
-    return []
 
 
 def _full_name(service: Service) -> str:

@@ -1,132 +1,35 @@
 """One request and its answer: what has come in for it, what is still missing, how it ends.
 
-``dispatch`` moves an :class:`Exchange` forward; the edge that made the :class:`Request` gets
-exactly one :class:`Answer`, or a stream that begins with one, and may cancel the exchange when its
-caller is gone. Here stands the state and how an answer is put together; the decisions stand in
-``dispatch``.
+``dispatch`` moves an :class:`Exchange` forward; the edge that made the request (``request``) gets
+exactly one answer, or a stream that begins with one, and may cancel the exchange when its caller is
+gone. Here stands the state and how an answer is put together; the decisions stand in ``dispatch``.
 """
 
 import math
 import random
 import time
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 import msgspec
 
-from sluice_api import names
 from sluice_api.call import Call, Item
-from sluice_api.errors import ApiError, render
+from sluice_api.errors import ApiError
 from sluice_api.routes import canonical_body
 from sluice_api.shapes.generation import GenerationCodec, error_event
 from sluice_gateway.auth import Tenant
 from sluice_gateway.cache import Hit
+from sluice_gateway.cache_status import CACHE_STATUS, hit_headers
 from sluice_gateway.forward import Forward, Job
 from sluice_gateway.freshness import EARLY, Use, judge, renew_early
-from sluice_gateway.head import PLAIN, Head
+from sluice_gateway.head import PLAIN
 from sluice_gateway.metrics import ServiceSeries
 from sluice_gateway.priority import Priority, granted
 from sluice_gateway.relay import Reader, Relay
+from sluice_gateway.request import JSON, STREAM_HEADERS, Answer, Request, error_answer
 from sluice_gateway.service import Binding, Service
 from sluice_gateway.timers import Timer
 from sluice_gateway.upstream import EVENT_STREAM
-
-JSON: Final = b"application/json"
-STREAM_HEADERS: Final = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
-"""Proxies on the way must neither keep a stream nor gather it."""
-_CACHE_STATUS: Final = names.CACHE_STATUS.encode() + b": " + names.CACHE_NAME.encode()
-
-
-class Answer(msgspec.Struct, eq=False):
-    """What goes back. ``headers`` are whole lines, each with its CRLF, framing not included.
-
-    Attributes:
-        error: what the body says in words, where it tells of an error.
-    """
-
-    status: int
-    content_type: bytes
-    headers: bytes
-    body: bytes
-    error: ApiError | None = None
-
-    def beside(self, lines: bytes) -> "Answer":
-        """The same answer with more headers."""
-        if not lines:
-            return self
-        return Answer(self.status, self.content_type, self.headers + lines, self.body)
-
-
-class Caller(Protocol):
-    """The edge's side of a request."""
-
-    def answer(self, answer: Answer) -> None:
-        """Called exactly once, perhaps before the request was handed over completely."""
-        ...
-
-    def begin(self, answer: Answer) -> bool:
-        """Called instead of :meth:`answer` where the answer is a stream; the body is its beginning.
-
-        Returns what :meth:`send` returns.
-        """
-        ...
-
-    def send(self, data: bytes) -> bool:
-        """More of the stream. False: no more now; ``Exchange.resume`` is called when there may."""
-        ...
-
-    def end(self) -> None:
-        """The stream is complete."""
-        ...
-
-    def break_off(self, data: bytes) -> None:
-        """The stream is not complete: send ``data``, and close so that it does not look so."""
-        ...
-
-
-class OwnCaller:
-    """The gateway itself as a caller. A stream is answered when it has ended.
-
-    Args:
-        on_answer: told the one answer.
-    """
-
-    def __init__(self, on_answer: Callable[[Answer], None]) -> None:
-        self.answer = on_answer
-        self._begun: Answer | None = None
-
-    def begin(self, answer: Answer) -> bool:
-        self._begun = answer
-        return True
-
-    def send(self, data: bytes) -> bool:
-        return True
-
-    def end(self) -> None:
-        assert self._begun is not None
-        self.answer(self._begun)
-
-    def break_off(self, data: bytes) -> None:
-        self.answer(Answer(502, EVENT_STREAM, b"", data))
-
-
-class Request(msgspec.Struct, eq=False):
-    """A complete request for an inference route. ``received`` is on the monotonic clock.
-
-    Attributes:
-        background: the gateway's own; it is no demand and in no count of requests.
-        tenant: who asks, once that is known.
-        limit_lines: headers that tell a caller with limits what is left of them.
-    """
-
-    head: Head
-    body: bytes
-    caller: Caller
-    id: bytes
-    received: float
-    background: bool = False
-    tenant: Tenant | None = None
-    limit_lines: bytes = b""
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -540,7 +443,7 @@ class Exchange(msgspec.Struct, eq=False):
     def _cache_status(self) -> bytes:
         """RFC 9211; ``detail`` says for lists how many of the inputs were found."""
         if self.reason:
-            return b"%b; %b\r\n" % (_CACHE_STATUS, self.reason)
+            return b"%b; %b\r\n" % (CACHE_STATUS, self.reason)
         count = len(self.call.inputs)
         detail = b'; detail="%d of %d"' % (self.hits, count) if count > 1 else b""
         if self.hits == count or self.rescued:
@@ -549,7 +452,7 @@ class Exchange(msgspec.Struct, eq=False):
                 detail = b"; detail=stale-while-revalidate"
             if self.rescued:
                 return b"%b; fwd=stale; ttl=%d; detail=stale-if-error\r\nage: %d\r\n" % (
-                    _CACHE_STATUS,
+                    CACHE_STATUS,
                     math.floor(ttl),
                     self.oldest,
                 )
@@ -561,33 +464,7 @@ class Exchange(msgspec.Struct, eq=False):
             forwarded = b"fwd=request"
         stored = b"; stored" if self.stored else b""
         collapsed = b"; collapsed" if self.collapsed else b""
-        return b"%b; %b%b%b%b\r\n" % (_CACHE_STATUS, forwarded, stored, collapsed, detail)
+        return b"%b; %b%b%b%b\r\n" % (CACHE_STATUS, forwarded, stored, collapsed, detail)
 
 
 _OF_ONE_BEGINNING: Final = Exchange.__struct_fields__[Exchange.__struct_fields__.index("binding") :]
-
-
-def hit_headers(ttl: float, age: float, more: bytes, detail: bytes = b"") -> bytes:
-    """``Cache-Status`` and ``Age`` of an answer from the cache, and ``more`` lines."""
-    return b"%b; hit; ttl=%d%b\r\nage: %d\r\n%b" % (
-        _CACHE_STATUS,
-        math.floor(ttl),
-        detail,
-        age,
-        more,
-    )
-
-
-def error_answer(error: ApiError, request: Request) -> Answer:
-    """``error`` in the shape that callers of the request's path expect."""
-    rendered = render(error, path=request.head.path, request_id=request.id.decode("latin-1"))
-    content_type = JSON
-    lines = []
-    for name, value in rendered.headers:
-        if name == "content-type":
-            content_type = value.encode()
-        else:
-            lines.append(b"%b: %b\r\n" % (name.encode(), value.encode()))
-    if error.code == "not_cached":
-        lines.append(_CACHE_STATUS + b"; detail=only-if-cached\r\n")
-    return Answer(rendered.status, content_type, b"".join(lines), rendered.body, error)

@@ -19,9 +19,9 @@ from sluice_api import names
 from sluice_api.errors import ApiError
 from sluice_api.shapes.generation import error_event
 from sluice_gateway.auth import Rights, Tenant
-from sluice_gateway.exchange import Answer, Request, error_answer
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import Reader, Relay
+from sluice_gateway.request import Answer, Request, error_answer
 from sluice_gateway.timers import Timer
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024

@@ -21,9 +21,9 @@ from sluice_api.routes import CANONICAL_ROUTES
 from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant
 from sluice_gateway.dispatch import Dispatcher
-from sluice_gateway.exchange import Answer, OwnCaller, Request
 from sluice_gateway.head import Head, parse_head
 from sluice_gateway.keys import TenantScope
+from sluice_gateway.request import Answer, OwnCaller, Request
 from sluice_gateway.service import Binding, Service
 
 TICK_SECONDS: Final = 0.5

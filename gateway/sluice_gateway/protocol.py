@@ -17,10 +17,10 @@ from uvicorn.server import ServerState
 from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
 from sluice_gateway.edge import STATUS_LINES, Edge, refusal
-from sluice_gateway.exchange import Answer, Request
 from sluice_gateway.fallback import GuardedProtocol
 from sluice_gateway.head import MAX_HEAD_BYTES, Head, parse_head
 from sluice_gateway.idempotency import Pending
+from sluice_gateway.request import Answer, Request
 
 MAX_AHEAD_BYTES: Final = 256 * 1024
 """What a connection may send beyond the request that is being answered."""

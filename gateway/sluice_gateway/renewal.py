@@ -13,9 +13,10 @@ from sluice_api.call import Call
 from sluice_api.routes import CANONICAL_ROUTES, canonical_body
 from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant
-from sluice_gateway.exchange import Exchange, OwnCaller, Request
+from sluice_gateway.exchange import Exchange
 from sluice_gateway.head import Head, parse_head
 from sluice_gateway.lease import MAX_KEYS, Leases
+from sluice_gateway.request import OwnCaller, Request
 from sluice_gateway.service import Service
 
 MAX_RUNNING: Final = 32

@@ -8,7 +8,7 @@ from typing import Final
 
 from sluice_api import names
 from sluice_api.shapes import v2_binary
-from sluice_gateway.exchange import Answer, Caller, Request
+from sluice_gateway.request import Answer, Caller, Request
 
 BYTES: Final = b"application/octet-stream"
 _SIGN: Final = b'"binary_data'

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from sluice_api import names
 from sluice_api.errors import ApiError
 from sluice_api.routes import POST_ROUTES, SHAPES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
-from sluice_gateway import exchange
+from sluice_gateway import request as requests
 from sluice_gateway.control.streaming import EventStream, StreamCaller
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
@@ -88,12 +88,12 @@ async def _answer(
     head: Head,
     body: bytes,
     request_id: bytes,
-) -> tuple[exchange.Answer, Pending | None]:
+) -> tuple[requests.Answer, Pending | None]:
     """Dispatch, and cancel the exchange when the client goes first.
 
     Returns the answer, and the exchange if that goes on: the answer is the head of a stream then.
     """
-    handed = dispatcher.handle(exchange.Request(head, body, caller, request_id, time.monotonic()))
+    handed = dispatcher.handle(requests.Request(head, body, caller, request_id, time.monotonic()))
     if handed is None:
         return await caller.result, None
     gone = asyncio.get_running_loop().create_task(_disconnected(request), name="await disconnect")

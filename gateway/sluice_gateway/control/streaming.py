@@ -13,10 +13,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sluice_api.errors import ApiError
-from sluice_gateway.exchange import Answer
 from sluice_gateway.fallback import CONNECTION, Connection
 from sluice_gateway.idempotency import Pending
 from sluice_gateway.protocol import HEARTBEAT, HEARTBEAT_SECONDS
+from sluice_gateway.request import Answer
 
 MAX_WAITING_BYTES: Final = 64 * 1024
 """What may wait here beside uvicorn's own buffer before the stream is held up."""

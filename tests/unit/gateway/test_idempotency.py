@@ -8,11 +8,11 @@ import pytest
 from sluice_api import names
 from sluice_api.errors import ApiError
 from sluice_gateway.auth import Rights, Tenant
-from sluice_gateway.exchange import Answer, Request
 from sluice_gateway.head import parse_head
 from sluice_gateway.idempotency import MAX_ANSWER_BYTES, Repeats, Running
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import KEPT_BYTES
+from sluice_gateway.request import Answer, Request
 from sluice_gateway.timers import Timer
 
 RIGHTS = Rights(frozenset(), None)

@@ -7,8 +7,8 @@ from typing import Any, cast
 from sluice_api import wire
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
-from sluice_gateway.exchange import Answer, Request, error_answer
 from sluice_gateway.precompute import RENEW_AT, RETRY_SECONDS, Precompute
+from sluice_gateway.request import Answer, Request, error_answer
 from sluice_gateway.service import Binding, Service
 
 OK = Answer(200, b"application/json", b"", b"{}")

@@ -7,8 +7,8 @@ from uvicorn.server import ServerState
 
 from sluice_gateway.control.streaming import MAX_WAITING_BYTES, EventStream, StreamCaller
 from sluice_gateway.edge import Edge
-from sluice_gateway.exchange import Answer, Request
 from sluice_gateway.protocol import HEARTBEAT, HEARTBEAT_SECONDS, FastProtocol
+from sluice_gateway.request import Answer, Request
 from sluice_gateway.settings import EdgeLimits
 
 BODY = b'{"messages":[]}'

@@ -1,0 +1,127 @@
+"""A request as an edge hands it in, and the answer that the edge gets for it.
+
+``protocol`` and ``control.inference`` make a :class:`Request`, and are its :class:`Caller`;
+``dispatch`` takes it. The gateway itself asks through an :class:`OwnCaller`.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from sluice_api.errors import ApiError, render
+from sluice_gateway.auth import Tenant
+from sluice_gateway.cache_status import CACHE_STATUS
+from sluice_gateway.head import Head
+from sluice_gateway.upstream import EVENT_STREAM
+
+JSON: Final = b"application/json"
+STREAM_HEADERS: Final = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
+"""Proxies on the way must neither keep a stream nor gather it."""
+
+
+class Answer(msgspec.Struct, eq=False):
+    """What goes back. ``headers`` are whole lines, each with its CRLF, framing not included.
+
+    Attributes:
+        error: what the body says in words, where it tells of an error.
+    """
+
+    status: int
+    content_type: bytes
+    headers: bytes
+    body: bytes
+    error: ApiError | None = None
+
+    def beside(self, lines: bytes) -> "Answer":
+        """The same answer with more headers."""
+        if not lines:
+            return self
+        return Answer(self.status, self.content_type, self.headers + lines, self.body)
+
+
+class Caller(Protocol):
+    """The edge's side of a request."""
+
+    def answer(self, answer: Answer) -> None:
+        """Called exactly once, perhaps before the request was handed over completely."""
+        ...
+
+    def begin(self, answer: Answer) -> bool:
+        """Called instead of :meth:`answer` where the answer is a stream; the body is its beginning.
+
+        Returns what :meth:`send` returns.
+        """
+        ...
+
+    def send(self, data: bytes) -> bool:
+        """More of the stream. False: no more now; ``Exchange.resume`` is called when there may."""
+        ...
+
+    def end(self) -> None:
+        """The stream is complete."""
+        ...
+
+    def break_off(self, data: bytes) -> None:
+        """The stream is not complete: send ``data``, and close so that it does not look so."""
+        ...
+
+
+class OwnCaller:
+    """The gateway itself as a caller. A stream is answered when it has ended.
+
+    Args:
+        on_answer: told the one answer.
+    """
+
+    def __init__(self, on_answer: Callable[[Answer], None]) -> None:
+        self.answer = on_answer
+        self._begun: Answer | None = None
+
+    def begin(self, answer: Answer) -> bool:
+        self._begun = answer
+        return True
+
+    def send(self, data: bytes) -> bool:
+        return True
+
+    def end(self) -> None:
+        assert self._begun is not None
+        self.answer(self._begun)
+
+    def break_off(self, data: bytes) -> None:
+        self.answer(Answer(502, EVENT_STREAM, b"", data))
+
+
+class Request(msgspec.Struct, eq=False):
+    """A complete request for an inference route. ``received`` is on the monotonic clock.
+
+    Attributes:
+        background: the gateway's own; it is no demand and in no count of requests.
+        tenant: who asks, once that is known.
+        limit_lines: headers that tell a caller with limits what is left of them.
+    """
+
+    head: Head
+    body: bytes
+    caller: Caller
+    id: bytes
+    received: float
+    background: bool = False
+    tenant: Tenant | None = None
+    limit_lines: bytes = b""
+
+
+def error_answer(error: ApiError, request: Request) -> Answer:
+    """``error`` in the shape that callers of the request's path expect."""
+    rendered = render(error, path=request.head.path, request_id=request.id.decode("latin-1"))
+    content_type = JSON
+    lines = []
+    for name, value in rendered.headers:
+        if name == "content-type":
+            content_type = value.encode()
+        else:
+            lines.append(b"%b: %b\r\n" % (name.encode(), value.encode()))
+    if error.code == "not_cached":
+        lines.append(CACHE_STATUS + b"; detail=only-if-cached\r\n")
+    return Answer(rendered.status, content_type, b"".join(lines), rendered.body, error)
