@@ -171,7 +171,8 @@ def _known(raw: bytes) -> Head:
         common = _common(b"".join(parts[::3])) if len(own) == len(names) else None
         if common is not None:
             length = own.get(b"content-length", b"0")
-            if length.isdigit() and not (common.chunked and b"content-length" in own):
+            plain = length.isdigit() and len(length) < 16
+            if plain and not (common.chunked and b"content-length" in own):
                 return replace(
                     common,
                     content_length=int(length),
