@@ -241,7 +241,6 @@ class ResponseCache:
         item: Item,
         rules: CacheRules,
         now: float,
-        *,
         seconds: float = 0.0,
         owner: bytes = b"",
     ) -> bool:
@@ -340,39 +339,30 @@ class ResponseCache:
         return f"<ResponseCache{deaf} {self._local!r}, {self._redis!r}>"
 
 
-class _Lookup:
+class _Lookup(msgspec.Struct, eq=False):
     """One caller that waits for the replies of Redis.
 
     Attributes:
+        on_done: None when nobody waits any more.
         asked: what each reply is for: index in ``keys``, number of the secret, that part of the
             key.
     """
 
-    __slots__ = ("_cache", "_on_done", "asked", "hits", "keys", "owner")
-
-    def __init__(
-        self,
-        cache: ResponseCache,
-        keys: list[bytes],
-        hits: Hits,
-        on_done: Callable[[Hits], None],
-        owner: bytes,
-    ) -> None:
-        self._cache = cache
-        self.owner = owner
-        self.keys = keys
-        self.hits = hits
-        self.asked: list[tuple[int, int, bytes]] = []
-        self._on_done: Callable[[Hits], None] | None = on_done
+    cache: ResponseCache
+    keys: list[bytes]
+    hits: Hits
+    on_done: Callable[[Hits], None] | None
+    owner: bytes
+    asked: list[tuple[int, int, bytes]] = []
 
     def cancel(self) -> None:
-        self._on_done = None
+        self.on_done = None
 
     def replied(self, replies: list[object] | Failure) -> None:
         """Also when nobody waits any more: what Redis had is kept for the next caller."""
         if isinstance(replies, list):
-            self._cache.read(self, replies)
-        on_done, self._on_done = self._on_done, None
+            self.cache.read(self, replies)
+        on_done, self.on_done = self.on_done, None
         if on_done is not None:
             on_done(self.hits)
 

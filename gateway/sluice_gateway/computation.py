@@ -142,7 +142,9 @@ class Computation:
         binding, keys = self._binding, self._keys
         now, ttl = time.time(), binding.cache.ttl_seconds
         self._service.took(time.monotonic() - self._started)
-        tokens = sum(item.tokens for item in items)
+        tokens = 0
+        for item in items:
+            tokens += item.tokens
         self._service.series.tokens += tokens
         exchange.use_tokens(tokens)
         # Another digest than the key's would be found later as something that it is not.
@@ -157,14 +159,8 @@ class Computation:
                 exchange.raw = answer.body
         for index, item in zip(self._indexes, items, strict=True):
             if proven:
-                self._cache.store(
-                    keys[index],
-                    item,
-                    binding.cache,
-                    now,
-                    seconds=answer.service or 0.0,
-                    owner=self._owner,
-                )
+                seconds = answer.service or 0.0
+                self._cache.store(keys[index], item, binding.cache, now, seconds, self._owner)
             if self._leases is not None:
                 (self._leases.done if proven else self._leases.free)(keys[index])
             if flights is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import hiredis
+import msgspec
 
 _log = logging.getLogger(__name__)
 
@@ -197,18 +198,13 @@ class Link(asyncio.Protocol):
         return f"<Link {state}, {self.pending} replies and {self.pending_bytes} bytes pending>"
 
 
-class _Call:
-    __slots__ = ("count", "deadline", "on_replies", "replies", "size", "write")
-
-    def __init__(
-        self, count: int, size: int, on_replies: OnReplies, deadline: float, write: bool
-    ) -> None:
-        self.count = count
-        self.size = size
-        self.on_replies = on_replies
-        self.deadline = deadline
-        self.write = write
-        self.replies: list[Any] = []
+class _Call(msgspec.Struct, eq=False):
+    count: int
+    size: int
+    on_replies: OnReplies
+    deadline: float
+    write: bool
+    replies: list[Any] = []
 
 
 def _nothing() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from sluice_api import names, wire
-from sluice_api.call import Call, Item
+from sluice_api.call import REUSABLE, Call, Item
 from sluice_api.shapes.generation import is_sampled, leaves_open
 from sluice_api.tasks import DETERMINISM, Determinism, Task
 from sluice_gateway.admission import Admission, Waiter
@@ -244,8 +244,9 @@ class Service:
             return b"off"
         if not self.binding.answer_digest or not self.tasks:
             return b"no-digest"
-        drawn = not call.reusable or (self._draws and leaves_open(call))
-        if drawn and (rules.generation != "sampled" or call.determinism is Determinism.NEVER):
+        determinism = call.determinism
+        drawn = determinism not in REUSABLE or (self._draws and leaves_open(call))
+        if drawn and (rules.generation != "sampled" or determinism is Determinism.NEVER):
             return b"sampled"
         if rules.generation == "never" and _generates(call.task):
             return b"never"

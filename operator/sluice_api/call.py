@@ -5,7 +5,7 @@ into a body. Because both sides use the same codecs, the gateway can answer from
 what the worker would have answered, whatever route the question came by.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -14,6 +14,9 @@ from sluice_api.tasks import DETERMINISM, Determinism, Task
 
 MAX_INPUTS = 2048
 """How many inputs one request may carry (OpenAI's own bound for embeddings)."""
+
+REUSABLE: Final = frozenset((Determinism.PURE, Determinism.GENERATION))
+"""Of calls whose answers may be stored and shared."""
 
 Input = str | list[int]
 """One text, or one text as the model's own token ids.
@@ -74,7 +77,7 @@ class Call(msgspec.Struct):
     @property
     def reusable(self) -> bool:
         """Whether the answer follows from the call, so that it may be stored and shared."""
-        return self.determinism in (Determinism.PURE, Determinism.GENERATION)
+        return self.determinism in REUSABLE
 
     @property
     def determinism(self) -> Determinism:

@@ -1,0 +1,275 @@
+"""The gateway's path in one process, without sockets: what a request costs in Python alone.
+
+The bytes of a request go into the edge's protocol, what is written to the worker is answered at
+once, and nothing waits. So a change of a few microseconds shows, on a busy machine too: calls of
+functions do not depend on it at all, instructions (where the kernel lets them be counted) hardly.
+Nothing is asked of Redis. ``--calls`` lists the functions.
+"""
+
+import argparse
+import asyncio
+import ctypes
+import fcntl
+import gc
+import os
+import platform
+import struct
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+import measure
+import msgspec
+import uvloop
+from peers.proxies import ANSWER, DIGEST, REVISION, TEXT, access_options, body, readiness, service
+from uvicorn.server import ServerState
+
+from sluice_api import names, wire
+from sluice_api.tasks import Task
+from sluice_gateway import process, settings
+from sluice_gateway.app import Gateway
+from sluice_gateway.protocol import FastProtocol
+from sluice_gateway.upstream import Connection, Pool
+
+WORKERS: Final = ["127.0.0.1:1", "127.0.0.1:2"]
+WARM: Final = 1_000
+TRACED: Final = 50
+PATHS: Final = {
+    "passed on (no-store)": "cache-control: no-store\r\n",
+    "looked up, joined, stored in memory": "",
+    "the same, each with an id of its own": "x-request-id: %032x\r\n",
+}
+
+_PERF_EVENT_OPEN: Final = 298  # On x86-64.
+_ENABLE: Final = 0x2400
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--count", type=int, default=2_000, help="requests per measurement")
+    parser.add_argument("--calls", action="store_true", help="list the functions that are called")
+    options = parser.parse_args(arguments)
+    found = []
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for name, line in PATHS.items():
+            found.append({"path": name, **runner.run(_measure(line, options))})
+    measure.table(
+        "A request in process, without sockets",
+        ["path", "µs CPU", "instructions", "calls of Python", "of C"],
+        [
+            [
+                row["path"],
+                f"{row['cpu_us']:.1f}",
+                f"{row['instructions']:,.0f}" if row["instructions"] else "–",
+                f"{row['python']:.0f}",
+                f"{row['c']:.0f}",
+            ]
+            for row in found
+        ],
+    )
+    measure.save("path", {"paths": found})
+
+
+async def _measure(line: str, options: argparse.Namespace) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    with measure.folder() as folder:
+        table = folder / "services.yaml"
+        table.write_bytes(
+            msgspec.json.encode(wire.ServiceTable(services=[service("bench", WORKERS)]))
+        )
+        access, headers = access_options(folder)
+        given = ["--discovery", f"static:{table}", "--slow-start", "0s", *access]
+        gateway = Gateway(settings.read(given, {}))
+        assert gateway.keys is not None
+        gateway.keys.begin()
+        with _Workers() as workers:
+            gateway.discovery.begin(gateway.services)
+            gateway.edge.start(loop)
+            await _ready(gateway)
+            client = _Client()
+            protocol = FastProtocol(gateway.edge, ServerState(), lambda: asyncio.Protocol())
+            protocol.connection_made(client)  # type: ignore[arg-type]
+            lines = line + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+
+            def ask(requests: list[bytes]) -> None:
+                for request in requests:
+                    protocol.data_received(request)
+                    workers.asked.pop().data_received(_REPLY)
+
+            try:
+                return await _take(ask, _Requests(lines), client, options)
+            finally:
+                gateway.edge.close()
+                await gateway.services.close()
+                gateway.wheel.close()
+
+
+async def _ready(gateway: Gateway) -> None:
+    async with asyncio.timeout(30):
+        while len(gateway.services.all()[0].endpoints.ready) < len(WORKERS):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def _take(
+    ask: Callable[[list[bytes]], None],
+    requests: "_Requests",
+    client: "_Client",
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    ask(requests.make(WARM))
+    if client.answers != WARM or not client.last.startswith(b"HTTP/1.1 200"):
+        raise SystemExit(f"{client.answers} answers to {WARM} requests, the last: {client.last!r}")
+    process.freeze()
+    instructions = _Instructions()
+    times, counts = [], []
+    for _ in range(options.rounds):
+        batch = requests.make(options.count)
+        counted, began = instructions.read(), time.process_time()
+        ask(batch)
+        times.append((time.process_time() - began) / options.count * 1e6)
+        counts.append((instructions.read() - counted) / options.count)
+        await asyncio.sleep(0.01)  # For the timers.
+    gc.unfreeze()
+    calls = _calls(lambda: ask(requests.make(TRACED)))
+    if options.calls:
+        print()
+        for (kind, name), count in sorted(calls.items()):
+            print(f"  {count / TRACED:6.2f} {kind:6} {name}")
+    return {
+        "cpu_us": measure.median(times),
+        "instructions": measure.median(counts),
+        "python": sum(n for (kind, _), n in calls.items() if kind == "python") / TRACED,
+        "c": sum(n for (kind, _), n in calls.items() if kind == "c") / TRACED,
+    }
+
+
+class _Requests:
+    """Requests that differ in their texts."""
+
+    def __init__(self, lines: str) -> None:
+        self._lines = lines
+        self._made = 0
+
+    def make(self, count: int) -> list[bytes]:
+        return [self._next() for _ in range(count)]
+
+    def _next(self) -> bytes:
+        self._made += 1
+        content = body(f"{TEXT} {self._made:09d}")
+        lines = self._lines % self._made if "%" in self._lines else self._lines
+        return (
+            f"POST /v1/embeddings HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+            f"{lines}content-length: {len(content)}\r\n\r\n{content}"
+        ).encode()
+
+
+class _Client:
+    """A transport that nobody reads from."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self.last = b""
+
+    def write(self, data: bytes) -> None:
+        self.answers += 1
+        self.last = data
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class _Workers:
+    """Every connection to a worker, while it is entered: probes are answered, the rest is kept."""
+
+    def __init__(self) -> None:
+        self.asked: list[Connection] = []
+
+    def __enter__(self) -> "_Workers":
+        async def connect(_: Pool, connection: Connection, seconds: float) -> None:
+            connection.connection_made(_Wire(connection, self.asked))  # type: ignore[arg-type]
+
+        self._before = Pool._connect, Pool.expire
+        Pool._connect = connect  # type: ignore[method-assign]
+        Pool.expire = lambda pool, now: None  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Pool._connect, Pool.expire = self._before  # type: ignore[method-assign]
+
+
+class _Wire:
+    """The transport of one of them."""
+
+    def __init__(self, connection: Connection, asked: list[Connection]) -> None:
+        self._connection = connection
+        self._asked = asked
+
+    def write(self, data: bytes) -> None:
+        if data.startswith(b"GET "):
+            asyncio.get_running_loop().call_soon(self._connection.data_received, _READY)
+        else:
+            self._asked.append(self._connection)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None: ...
+
+
+def _http(content: str, lines: str) -> bytes:
+    return (
+        "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n{lines}\r\n{content}"
+    ).encode()
+
+
+_READY: Final = _http(readiness(Task.EMBEDDINGS), "")
+_REPLY: Final = _http(
+    ANSWER,
+    f"{names.ANSWER_DIGEST}: {DIGEST}\r\n{names.REVISION}: {REVISION}\r\n"
+    f"{names.CAPACITY}: 100000;0;0.000\r\n",
+)
+
+
+class _Instructions:
+    """Instructions of this thread so far, outside the kernel; 0 where they cannot be counted."""
+
+    def __init__(self) -> None:
+        self._file = -1
+        if sys.platform == "linux" and platform.machine() == "x86_64":
+            # struct perf_event_attr: hardware, its size, instructions; neither kernel nor monitor.
+            attributes = struct.pack("<IIQ", 0, 112, 1) + bytes(24) + struct.pack("<Q", 0b1100000)
+            given = ctypes.create_string_buffer(attributes.ljust(112, b"\0"))
+            self._file = ctypes.CDLL(None).syscall(_PERF_EVENT_OPEN, given, 0, -1, -1, 0)
+        if self._file >= 0:
+            fcntl.ioctl(self._file, _ENABLE, 0)
+
+    def read(self) -> int:
+        return int.from_bytes(os.read(self._file, 8), "little") if self._file >= 0 else 0
+
+
+def _calls(work: Callable[[], None]) -> "Counter[tuple[str, str]]":
+    """How often ``work`` calls what, by kind and name."""
+    calls: Counter[tuple[str, str]] = Counter()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            file = os.path.basename(frame.f_code.co_filename)
+            calls["python", f"{file} {frame.f_code.co_qualname}"] += 1
+        elif event == "c_call":
+            calls["c", argument.__qualname__] += 1
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+if __name__ == "__main__":
+    main()
