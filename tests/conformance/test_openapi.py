@@ -6,6 +6,7 @@ that the document names. The examples are the same each time.
 
 import asyncio
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,9 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.transport.serialization import Binary
 
+from sluice_api import names
 from sluice_api.errors import CATALOGUE
 from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS
 from sluice_api.tasks import Task
@@ -44,6 +47,7 @@ ASKED_WITH_GET = (
     *("/v1/models", "/v1/models/{model}", "/livez", "/readyz"),
     *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}", "/v2/models/{name}/ready"),
 )
+JSON_BYTES = names.INFERENCE_JSON_BYTES.title()
 V2_NAMED = V2_PREFIX + "{name}"
 POSTED = (*POST_ROUTES, V2_NAMED + V2_SUFFIX, V2_NAMED + V2_VERSIONS + "{version}" + V2_SUFFIX)
 
@@ -114,6 +118,10 @@ def test_posting(gateway: GatewayProcess, document: Any, path: str) -> None:
     def address(case: Any) -> None:
         if "{name}" in path:
             case.path_parameters["name"] = model
+            if isinstance(case.body, Binary):
+                _as_bytes(case, FITTING[V2_NAMED + V2_SUFFIX])
+                return
+            case.headers.pop(JSON_BYTES, None)
         elif "model" in case.body:
             case.body["model"] = model
         case.body |= FITTING.get(path, {})
@@ -127,6 +135,27 @@ def test_posting(gateway: GatewayProcess, document: Any, path: str) -> None:
     assert "{version}" in path or statuses[200], statuses
     statuses = explore(operation.as_strategy(generation_mode=wrong), base)
     assert set(statuses) <= {400, 404, 415, 422, 504}
+
+
+def _as_bytes(case: Any, fitting: dict[str, Any]) -> None:
+    """A body of random bytes becomes one whose tensor they are, written as text."""
+    text = case.body.data.hex().encode() or b"none"
+    data = len(text).to_bytes(4, "little") + text
+    (tensor,) = fitting["inputs"]
+    inputs = {name: value for name, value in tensor.items() if name != "data"}
+    inputs["parameters"] = {"binary_data_size": len(data)}
+    head = json.dumps({"inputs": [inputs]}).encode()
+    case.headers[JSON_BYTES] = str(len(head))
+    case.body = Binary(head + data)
+
+
+def test_tensors_may_be_bytes(document: Any) -> None:
+    for path in (path for path in POSTED if path.startswith(V2_NAMED)):
+        raw = document[path]["POST"].definition.raw
+        for body in (raw["requestBody"], raw["responses"]["200"]):
+            assert set(body["content"]) == {"application/json", "application/octet-stream"}
+        assert JSON_BYTES in {parameter["name"] for parameter in raw["parameters"]}
+        assert JSON_BYTES in raw["responses"]["200"]["headers"]
 
 
 @pytest.mark.parametrize("path", ASKED_WITH_GET)

@@ -15,11 +15,13 @@ from sluice_api.errors import CATALOGUE
 from sluice_api.routes import POST_ROUTES, SHAPES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS, Shape
 from sluice_api.shapes import answers
 from sluice_gateway.head import MAX_DEADLINE_MS
+from sluice_gateway.tensors import BYTES
 from sluice_gateway.upstream import EVENT_STREAM
 
 V2_INFER: Final = V2_PREFIX + "{name}" + V2_SUFFIX
 V2_INFER_VERSION: Final = V2_PREFIX + "{name}" + V2_VERSIONS + "{version}" + V2_SUFFIX
 _BY_PATH: Final = {**SHAPES, V2_INFER: SHAPES[V2_SUFFIX], V2_INFER_VERSION: SHAPES[V2_SUFFIX]}
+_BINARY: Final = frozenset((V2_INFER, V2_INFER_VERSION))
 _STREAMED: Final = {path for path, codec in POST_ROUTES.items() if hasattr(codec, "render_stream")}
 _NOT_INFERENCE: Final = frozenset(("route_not_found", "method_not_allowed", "forbidden"))
 _GENERATED: Final = ("HTTPValidationError", "ValidationError")
@@ -43,6 +45,8 @@ def document(app: FastAPI) -> dict[str, Any]:
             if path in _BY_PATH:
                 operation.update(_inference(path, _BY_PATH[path]))
                 operation["parameters"] = [*operation.get("parameters", ()), *_HEADERS]
+                if path in _BINARY:
+                    _add_binary(operation)
             else:
                 operation["responses"]["default"] = _error(path, "An error of the catalogue")
     return found
@@ -65,6 +69,17 @@ def _inference(path: str, shape: Shape) -> dict[str, Any]:
     return {"requestBody": {"required": True, **_content(shape.request)}, "responses": responses}
 
 
+def _add_binary(operation: dict[str, Any]) -> None:
+    """Tensors may come, and be asked for, as bytes behind the JSON."""
+    answer = operation["responses"]["200"]
+    for body in (operation["requestBody"], answer):
+        body["content"][BYTES.decode()] = {"schema": _TENSORS}
+    length = {"type": "integer", "minimum": 1}
+    told = "Bytes of JSON, where tensors follow them as bytes."
+    operation["parameters"].append(_header(_JSON_BYTES, length, told))
+    answer["headers"] = {_JSON_BYTES: {"description": told, "schema": length}}
+
+
 def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
     """A header that a request may have."""
     return {"name": name, "in": "header", "schema": schema, "description": description}
@@ -76,6 +91,13 @@ _EVENT: Final = {
     "properties": {"data": {"type": "string"}},
     "required": ["data"],
 }
+_TENSORS: Final = {
+    "type": "string",
+    "format": "binary",
+    "description": "JSON as for application/json, with `binary_data_size` among the parameters of"
+    " tensors in place of their data, and behind it the bytes of these, in order.",
+}
+_JSON_BYTES: Final = names.INFERENCE_JSON_BYTES.title()
 _HEADERS: Final = (
     _header(
         "Idempotency-Key",
