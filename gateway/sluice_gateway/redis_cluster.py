@@ -17,7 +17,7 @@ from sluice_gateway.redis_address import Address
 from sluice_gateway.redis_link import Failure, OnReplies
 from sluice_gateway.redis_pipeline import BUDGET_SECONDS, PAUSES_SECONDS, RedisPipeline
 from sluice_gateway.redis_places import Cluster, Fixed, Slots, parse_place, read_slots
-from sluice_gateway.redis_store import START_SECONDS, Faults, Store
+from sluice_gateway.redis_store import START_SECONDS, Faults, Store, wait_at_most
 
 SLOTS: Final = 16384
 REFRESH_SECONDS: Final = 10.0
@@ -90,11 +90,7 @@ class RedisCluster:
     async def start(self, seconds: float = START_SECONDS) -> None:
         """Begin to connect; returns after the first attempt, or after so many seconds."""
         self._keeper = asyncio.create_task(self._keep(), name="redis cluster keeper")
-        try:
-            async with asyncio.timeout(seconds):
-                await self._read_once.wait()
-        except TimeoutError:
-            pass
+        await wait_at_most(self._read_once, seconds)
 
     async def close(self) -> None:
         if self._keeper is not None:
@@ -171,11 +167,7 @@ class RedisCluster:
             self._read_once.set()
             await asyncio.sleep(URGENT_SECONDS)
             well = slots and all(node.up for node in self._nodes.values())
-            try:
-                async with asyncio.timeout(REFRESH_SECONDS if well else ILL_SECONDS):
-                    await self._again.wait()
-            except TimeoutError:
-                pass
+            await wait_at_most(self._again, REFRESH_SECONDS if well else ILL_SECONDS)
 
     async def _read(self) -> Slots | None:
         """The table, from whichever node answers first; None when none does."""

@@ -20,7 +20,7 @@ from sluice_gateway import redis_commands
 from sluice_gateway.redis_address import Address
 from sluice_gateway.redis_link import Failure, Link, OnReplies
 from sluice_gateway.redis_places import Cluster, Place, parse_place
-from sluice_gateway.redis_store import START_SECONDS
+from sluice_gateway.redis_store import START_SECONDS, wait_at_most
 from sluice_gateway.redis_writes import WriteQueue
 
 __all__ = ["Failure", "OnReplies", "RedisPipeline"]
@@ -107,11 +107,7 @@ class RedisPipeline:
     async def start(self, seconds: float = START_SECONDS) -> None:
         """Begin to connect; returns after the first attempt, or after so many seconds."""
         self._keeper = asyncio.create_task(self._keep(), name="redis keeper")
-        try:
-            async with asyncio.timeout(seconds):
-                await self._tried.wait()
-        except TimeoutError:
-            pass
+        await wait_at_most(self._tried, seconds)
 
     async def close(self) -> None:
         """Fail what is pending and disconnect."""

@@ -1,5 +1,6 @@
 """What the cache needs of Redis, whichever kind of Redis it is."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -8,6 +9,15 @@ from sluice_gateway.redis_link import OnReplies
 
 START_SECONDS: Final = 0.5
 """A gateway begins without Redis rather than later."""
+
+
+async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    """Return once ``event`` is set, or after so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
 
 
 class Store(Protocol):

@@ -19,7 +19,7 @@ from sluice_api.rates import Rate
 from sluice_gateway.limits import Bucket, Sharing, TenantLimits
 from sluice_gateway.redis_commands import command
 from sluice_gateway.redis_link import Failure
-from sluice_gateway.redis_store import Store
+from sluice_gateway.redis_store import Store, wait_at_most
 
 HEARTBEAT_SECONDS: Final = 1.0
 """A gateway says so often that it is there, and settles what is not urgent five times as often."""
@@ -189,11 +189,7 @@ class SharedLimits:
         touched = self.sharing.touched
         hungry = [bucket.next_settling for bucket in touched if bucket.is_hungry]
         until = min([self._next_round if touched else now + HEARTBEAT_SECONDS, *hungry])
-        try:
-            async with asyncio.timeout(until - now):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+        await wait_at_most(self._wake, until - now)
 
     def _due(self, now: float) -> list[Bucket]:
         """Those that wait for Redis, and all that were touched when it is time for them."""
