@@ -18,8 +18,8 @@ FOREIGN = f"v1beta1.{names.METRICS_GROUP}"
 PATIENCE_SECONDS = 60.0
 
 
-def raw(cluster: Cluster, path: str, *arguments: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(cluster.kubectl("get", "--raw", path, *arguments).stdout)
+def raw(cluster: Cluster, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = cluster.read(path)
     return found
 
 

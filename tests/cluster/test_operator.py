@@ -5,24 +5,20 @@ plane of their own, because those of the chart, in the tests' shared cluster, wo
 them.
 """
 
-import json
 import secrets
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.support.cluster.cluster import Cluster
 from tests.support.operator_process import NAMESPACE, OperatorSite, install_crd
 
-CHILDREN = (
-    "deployment,service,horizontalpodautoscaler,poddisruptionbudget,networkpolicy,serviceaccount"
-)
-KINDS = frozenset(
-    {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"}
-)
+KINDS = ("deployment", "service", "poddisruptionbudget", "networkpolicy", "serviceaccount")
 """Made for every service; there is no HPA as long as nobody serves our metric."""
+CHILDREN = (*KINDS, "horizontalpodautoscaler")
 WAITING = ("Starting", "Unschedulable")
 """What is wrong with a service here, at best: there is no node."""
 
@@ -38,10 +34,21 @@ def own_site(
 
 @pytest.fixture
 def site(own_site: OperatorSite) -> Iterator[OperatorSite]:
+    """Without an operator; those that a test starts end with it."""
+    own_site.end_all()
     yield own_site
     own_site.end_all()
     own_site.cluster.repair()
     own_site.cluster.check()
+
+
+@pytest.fixture
+def led(own_site: OperatorSite) -> OperatorSite:
+    """With one operator, which leads: the one of the test before, if that has left it."""
+    if not own_site.is_led():
+        own_site.end_all()
+        own_site.start_leader("operator-a")
+    return own_site
 
 
 @pytest.fixture
@@ -54,18 +61,16 @@ def team(own_site: OperatorSite) -> Iterator[str]:
 
 def has_children(site: OperatorSite, namespace: str, name: str) -> bool:
     """Whether all that belongs to a service is there."""
-    label = f"sluice.dev/service={name}"
-    told = site.cluster.kubectl("get", CHILDREN, "-n", namespace, "-l", label, "-o", "json").stdout
-    return {item["kind"] for item in json.loads(told)["items"]} >= KINDS
+    return all(site.read(namespace, kind, of=name) for kind in KINDS)
 
 
 def test_one_replica_leads_and_the_other_only_watches(site: OperatorSite, team: str) -> None:
     leader = site.start_leader("operator-a")
     follower = site.start("operator-b")
     site.publish(team, "one")
-    site.cluster.until(lambda: has_children(site, team, "one"), "the children of one", 15)
+    site.cluster.until(lambda: has_children(site, team, "one"), "the children of one")
     seen = 'sluice_operator_watch_events_total{kind="Deployment"}'
-    site.cluster.until(lambda: follower.metrics().get(seen), "the follower sees them too", 10)
+    site.cluster.until(lambda: follower.metrics().get(seen), "the follower sees them too")
     assert leader.calls(writes_only=True) >= len(KINDS)
     assert follower.calls(writes_only=True) == 0
     assert not follower.leads()
@@ -75,30 +80,12 @@ def test_one_replica_leads_and_the_other_only_watches(site: OperatorSite, team: 
     assert site.condition(team, "one")["reason"] in WAITING
 
 
-def test_replicas_belong_to_the_scaler_alone(site: OperatorSite, team: str) -> None:
-    site.start_leader("operator-a")
-    site.publish(team, "one", scaling={"minReplicas": 2})
-
-    def owners() -> set[str] | None:
-        found = site.read(team, "deployment")
-        if not found:
-            return None
-        return {
-            entry["manager"]
-            for entry in found[0]["metadata"]["managedFields"]
-            if "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
-        }
-
-    site.cluster.until(lambda: owners() == {"sluice-scaler"}, "the scaler owns replicas", 15)
-    assert site.read(team, "deployment")[0]["spec"]["replicas"] == 2
-
-
 def test_a_killed_leader_is_replaced(site: OperatorSite, team: str) -> None:
     leader = site.start_leader("operator-a")
     other = site.start("operator-b")
     leader.end(signal.SIGKILL)
     published = site.publish(team, "one")
-    site.cluster.until(lambda: has_children(site, team, "one"), "the other has taken over", 12)
+    site.cluster.until(lambda: has_children(site, team, "one"), "the other has taken over")
     took = time.monotonic() - published
     assert took <= 9.0, "lease of 6 s, a look each second, and the work itself"
     assert other.leads()
@@ -111,7 +98,7 @@ def test_a_restarted_container_goes_on_leading(site: OperatorSite, team: str) ->
     synced, led = again.said("synced")[-1]["time"], again.said("leading")[-1]["time"]
     assert seconds_between(synced, led) < 1.0
     site.publish(team, "one")
-    site.cluster.until(lambda: has_children(site, team, "one"), "it works", 10)
+    site.cluster.until(lambda: has_children(site, team, "one"), "it works")
 
 
 def test_ending_hands_over_at_once(site: OperatorSite, team: str) -> None:
@@ -133,13 +120,13 @@ def test_a_leader_that_was_stopped_writes_nothing_when_it_goes_on(
     site.until_quiet(leader)
     before = leader.calls(writes_only=True)
     leader.send(signal.SIGSTOP)
-    site.cluster.until(other.leads, "the other leads", 12)
+    site.cluster.until(other.leads, "the other leads")
     site.publish(team, "one")
-    site.cluster.until(lambda: has_children(site, team, "one"), "the other works", 10)
+    site.cluster.until(lambda: has_children(site, team, "one"), "the other works")
     leader.send(signal.SIGCONT)
-    site.cluster.until(lambda: not leader.leads(), "the old one knows", 10)
+    site.cluster.until(lambda: not leader.leads(), "the old one knows")
     seen = 'sluice_operator_watch_events_total{kind="Deployment"}'
-    site.cluster.until(lambda: leader.metrics().get(seen), "the old one sees the children", 20)
+    site.cluster.until(lambda: leader.metrics().get(seen), "the old one sees the children")
     assert leader.calls(writes_only=True) == before
     assert other.leads()
 
@@ -149,10 +136,10 @@ def test_an_api_server_that_restarts_costs_nobody_their_process(
 ) -> None:
     operators = [site.start_leader("operator-a"), site.start("operator-b")]
     site.publish(team, "one")
-    site.cluster.until(lambda: has_children(site, team, "one"), "the children of one", 15)
+    site.cluster.until(lambda: has_children(site, team, "one"), "the children of one")
     site.cluster.restart("kube-apiserver", signal.SIGKILL)
     site.publish(team, "two")
-    site.cluster.until(lambda: has_children(site, team, "two"), "work goes on", 20)
+    site.cluster.until(lambda: has_children(site, team, "two"), "work goes on")
     for operator in operators:
         assert operator.process.is_running()
         assert len(operator.said("started")) == 1
@@ -168,10 +155,8 @@ def test_a_service_at_rest_causes_no_request(site: OperatorSite, team: str) -> N
     site.cluster.until(lambda: all(map(asleep, range(5))), "all sleep", 20)
 
     def versions() -> dict[str, str]:
-        told = site.cluster.kubectl(
-            "get", f"inferenceservice,{CHILDREN}", "-n", team, "-o", "json"
-        ).stdout
-        items = json.loads(told)["items"]
+        resources = [site.read(team, "inferenceservice", f"m-{number}") for number in range(5)]
+        items = resources + [item for kind in CHILDREN for item in site.read(team, kind)]
         return {i["metadata"]["uid"]: i["metadata"]["resourceVersion"] for i in items}
 
     site.until_quiet(operator, 8.0)  # On a busy machine it may pause in the middle of its work.
@@ -182,12 +167,37 @@ def test_a_service_at_rest_causes_no_request(site: OperatorSite, team: str) -> N
     assert versions() == before
 
 
-def test_drift_is_repaired_within_seconds(site: OperatorSite, team: str) -> None:
-    site.start_leader("operator-a")
-    site.publish(team, "one")
-    site.cluster.until(lambda: has_children(site, team, "one"), "the children", 15)
-    kubectl = site.cluster.kubectl
-    deployment = site.read(team, "deployment")[0]["metadata"]["name"]
+# What one leader can do, test after test ----------------------------------------------------------
+
+
+def test_replicas_belong_to_the_scaler_alone(led: OperatorSite, team: str) -> None:
+    led.publish(team, "one", scaling={"minReplicas": 2})
+
+    def owners() -> set[str] | None:
+        found = led.read(team, "deployment")
+        if not found:
+            return None
+        return {
+            entry["manager"]
+            for entry in found[0]["metadata"]["managedFields"]
+            if "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+        }
+
+    led.cluster.until(lambda: owners() == {"sluice-scaler"}, "the scaler owns replicas")
+    assert led.read(team, "deployment")[0]["spec"]["replicas"] == 2
+
+
+def test_the_lease_names_the_pod(led: OperatorSite) -> None:
+    lease = led.read(NAMESPACE, "lease", "sluice-operator")["spec"]
+    assert lease["holderIdentity"] == "operator-a"
+    assert lease["leaseDurationSeconds"] == 6
+
+
+def test_drift_is_repaired_within_seconds(led: OperatorSite, team: str) -> None:
+    led.publish(team, "one")
+    led.cluster.until(lambda: has_children(led, team, "one"), "the children")
+    kubectl = led.cluster.kubectl
+    deployment = led.read(team, "deployment")[0]["metadata"]["name"]
     image = '{"spec":{"template":{"spec":{"containers":[{"name":"worker","image":"bad:1"}]}}}}'
     kubectl("patch", "deployment", deployment, "-n", team, "-p", image)
     kubectl("patch", "networkpolicy", "one-workers", "-n", team, "--type=merge",
@@ -196,10 +206,10 @@ def test_drift_is_repaired_within_seconds(site: OperatorSite, team: str) -> None
     kubectl("label", "service", deployment, "-n", team, "sluice.dev/revision-")
 
     def is_whole() -> bool:
-        policy = site.read(team, "networkpolicy", "one-workers")
-        template = site.read(team, "deployment", deployment)["spec"]["template"]["spec"]
-        labels = site.read(team, "service", deployment)["metadata"]["labels"]
-        budgets = site.read(team, "poddisruptionbudget")
+        policy = led.read(team, "networkpolicy", "one-workers")
+        template = led.read(team, "deployment", deployment)["spec"]["template"]["spec"]
+        labels = led.read(team, "service", deployment)["metadata"]["labels"]
+        budgets = led.read(team, "poddisruptionbudget")
         image = template["containers"][0]["image"]
         return bool(
             policy["spec"].get("ingress")
@@ -208,59 +218,53 @@ def test_drift_is_repaired_within_seconds(site: OperatorSite, team: str) -> None
             and budgets
         )
 
-    site.cluster.until(is_whole, "all is repaired", 5)
+    led.cluster.until(is_whole, "all is repaired", 5)
 
 
-def test_deleting_leaves_nothing(site: OperatorSite, team: str) -> None:
-    site.start_leader("operator-a")
-    site.publish(team, "one", "two")
+def test_deleting_leaves_nothing(led: OperatorSite, team: str) -> None:
+    led.publish(team, "one", "two")
     for name in ("one", "two"):
-        site.cluster.until(
-            lambda name=name: has_children(site, team, name), f"children of {name}", 15
-        )
-    site.cluster.kubectl("delete", "inferenceservice", "one", "-n", team)
-    mine = ("-n", team, "-l", "sluice.dev/service=one", "-o", "name")
+        led.cluster.until(lambda name=name: has_children(led, team, name), f"children of {name}")
+    led.cluster.kubectl("delete", "inferenceservice", "one", "-n", team)
 
-    def left() -> str:
-        return site.cluster.kubectl("get", f"{CHILDREN},replicaset,pod", *mine).stdout
+    def left() -> list[Any]:
+        kinds = (*CHILDREN, "replicaset", "pod")
+        return [item for kind in kinds for item in led.read(team, kind, of="one")]
 
-    site.cluster.until(lambda: not left(), "nothing of one is left", 20)
-    assert has_children(site, team, "two")
+    led.cluster.until(lambda: not left(), "nothing of one is left")
+    assert has_children(led, team, "two")
 
 
-def test_what_the_role_forbids_is_told_and_mended(site: OperatorSite, team: str) -> None:
+def test_what_the_role_forbids_is_told_and_mended(led: OperatorSite, team: str) -> None:
     rules = '[{"op":"test","path":"/rules/3/resources/0","value":"deployments"},' \
             '{"op":"replace","path":"/rules/3/verbs","value":["get","list","watch"]}]'  # fmt: skip
-    site.start_leader("operator-a")
     try:
-        site.cluster.kubectl("patch", "clusterrole", "sluice-operator", "--type=json", "-p", rules)
-        site.publish(team, "one")
-        site.cluster.until(
-            lambda: site.condition(team, "one").get("reason") == "PermissionDenied",
+        led.cluster.kubectl("patch", "clusterrole", "sluice-operator", "--type=json", "-p", rules)
+        led.publish(team, "one")
+        led.cluster.until(
+            lambda: led.condition(team, "one").get("reason") == "PermissionDenied",
             "it is told",
-            15,
         )
-        message = site.condition(team, "one")["message"]
+        message = led.condition(team, "one")["message"]
         assert "patch deployments" in message
-        assert site.condition(team, "one", "Stalled")["status"] == "True"
+        assert led.condition(team, "one", "Stalled")["status"] == "True"
     finally:
-        site.grant()
-    site.cluster.until(lambda: has_children(site, team, "one"), "it goes on by itself", 75)
-    site.cluster.until(
-        lambda: site.condition(team, "one").get("reason") in WAITING, "it is taken back", 15
+        led.grant()
+    led.cluster.until(lambda: has_children(led, team, "one"), "it goes on by itself", 75)
+    led.cluster.until(
+        lambda: led.condition(team, "one").get("reason") in WAITING, "it is taken back"
     )
 
 
-def test_a_foreign_object_of_our_name_is_left_alone(site: OperatorSite, team: str) -> None:
-    site.start_leader("operator-a")
-    site.cluster.kubectl("create", "serviceaccount", "one-workers", "-n", team)
-    before = site.read(team, "serviceaccount", "one-workers")["metadata"]["resourceVersion"]
-    site.publish(team, "one")
-    site.cluster.until(
-        lambda: site.condition(team, "one").get("reason") == "FieldConflict", "it is told", 15
+def test_a_foreign_object_of_our_name_is_left_alone(led: OperatorSite, team: str) -> None:
+    led.cluster.kubectl("create", "serviceaccount", "one-workers", "-n", team)
+    before = led.read(team, "serviceaccount", "one-workers")["metadata"]["resourceVersion"]
+    led.publish(team, "one")
+    led.cluster.until(
+        lambda: led.condition(team, "one").get("reason") == "FieldConflict", "it is told"
     )
-    assert "one-workers" in site.condition(team, "one")["message"]
-    after = site.read(team, "serviceaccount", "one-workers")["metadata"]["resourceVersion"]
+    assert "one-workers" in led.condition(team, "one")["message"]
+    after = led.read(team, "serviceaccount", "one-workers")["metadata"]["resourceVersion"]
     assert after == before
 
 
@@ -271,14 +275,13 @@ def test_an_operator_without_the_crd_waits_for_it(site: OperatorSite, team: str)
         site.cluster.until(
             lambda: operator.port and "install the CRD" in operator.ask("/readyz")[1],
             "it says so",
-            20,
         )
         assert operator.ask("/livez") == (200, "ok")
     finally:
         install_crd(site.cluster)
-    site.cluster.until(operator.leads, "it goes on by itself", 20)
+    site.cluster.until(operator.leads, "it goes on by itself")
     site.publish(team, "one")
-    site.cluster.until(lambda: has_children(site, team, "one"), "it works", 10)
+    site.cluster.until(lambda: has_children(site, team, "one"), "it works")
 
 
 def test_losing_the_crd_ends_the_process_and_the_next_one_waits(site: OperatorSite) -> None:
@@ -301,17 +304,10 @@ def seconds_between(one: str, other: str) -> float:
     return second - first
 
 
-def test_the_lease_names_the_pod(site: OperatorSite) -> None:
-    site.start_leader("operator-a")
-    lease = site.read(NAMESPACE, "lease", "sluice-operator")["spec"]
-    assert lease["holderIdentity"] == "operator-a"
-    assert lease["leaseDurationSeconds"] == 6
-
-
 def test_the_log_is_quiet(site: OperatorSite, team: str) -> None:
     operator = site.start_leader("operator-a")
     site.publish(team, "one")
-    site.cluster.until(lambda: has_children(site, team, "one"), "the children", 15)
+    site.cluster.until(lambda: has_children(site, team, "one"), "the children")
     site.until_quiet(operator)
     lines = [line for line in operator.lines() if "steps" not in line]
     assert len(lines) <= 10, [line["message"] for line in lines]

@@ -9,6 +9,7 @@ import pytest
 from sluice_api import names
 from tests.support.cluster.cluster import Cluster
 from tests.support.failure_cases import ROOM, STUB, manifest
+from tests.support.published import Published
 from tests.support.resources import document
 
 DRIFT_SECONDS = 5.0
@@ -38,9 +39,7 @@ def items(cluster: Cluster, namespace: str, kind: str) -> list[dict[str, Any]]:
 
 
 def reason(cluster: Cluster, namespace: str, name: str) -> str:
-    path = '{.status.conditions[?(@.type=="Ready")].reason}'
-    got = cluster.kubectl("get", "inf", name, "-n", namespace, "-o", f"jsonpath={path}")
-    return str(got.stdout)
+    return Published(cluster, namespace, name).condition().get("reason", "")
 
 
 @pytest.fixture
@@ -137,11 +136,10 @@ def evict(cluster: Cluster, namespace: str, pod: str) -> int:
 
 def test_a_drain_takes_one_at_a_time_and_is_never_blocked(cluster: Cluster, namespace: str) -> None:
     make(cluster, namespace, "pair", scaling__minReplicas=2, scaling__initialReplicas=2)
-    ready = "{.status.scaling.summary}"
+    pair = Published(cluster, namespace, "pair")
 
     def summary() -> str:
-        got = cluster.kubectl("get", "inf", "pair", "-n", namespace, "-o", f"jsonpath={ready}")
-        return str(got.stdout)
+        return str(pair.status.get("scaling", {}).get("summary", ""))
 
     cluster.until(lambda: summary() == "2/2", "two replicas", seconds=60)
     cluster.until(

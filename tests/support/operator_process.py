@@ -29,6 +29,19 @@ ROOT = Path(__file__).parents[2]
 NAMESPACE = chart.NAMESPACE
 CRD = ROOT / "manifests" / "crd" / "inferenceservices.sluice.dev.yaml"
 RIGHTS = ("access.yaml", "lease.yaml")
+PREFIXES = {
+    "inferenceservice": "apis/sluice.dev/v1alpha1",
+    "deployment": "apis/apps/v1",
+    "replicaset": "apis/apps/v1",
+    "service": "api/v1",
+    "serviceaccount": "api/v1",
+    "pod": "api/v1",
+    "horizontalpodautoscaler": "apis/autoscaling/v2",
+    "poddisruptionbudget": "apis/policy/v1",
+    "networkpolicy": "apis/networking.k8s.io/v1",
+    "lease": "apis/coordination.k8s.io/v1",
+}
+PLURALS = {"networkpolicy": "networkpolicies"}
 READY_SECONDS = 40.0
 END_SECONDS = 25.0
 QUIET_SECONDS = 150.0
@@ -174,8 +187,12 @@ class OperatorSite:
 
     def start_leader(self, name: str) -> OperatorProcess:
         started = self.start(name)
-        self.cluster.until(started.leads, f"{name} leads", 15)
+        self.cluster.until(started.leads, f"{name} leads")
         return started
+
+    def is_led(self) -> bool:
+        """Whether an operator of this site runs and leads."""
+        return any(one.process.is_running() and one.leads() for one in self._operators)
 
     def until_quiet(self, operator: OperatorProcess, seconds: float = 2.0) -> None:
         """Wait until an operator has not called the API server for so long."""
@@ -221,14 +238,17 @@ class OperatorSite:
         )
         return time.monotonic()
 
-    def read(self, namespace: str, kind: str, name: str = "") -> Any:
-        """Objects as kubectl shows them: one, or the list of all that Sluice has made."""
-        chosen = [name] if name else ["-l", "app.kubernetes.io/managed-by=sluice"]
-        told = self.cluster.kubectl(
-            "get", kind, *chosen, "-n", namespace, "-o", "json", "--show-managed-fields"
-        )
-        answer = json.loads(told.stdout)
-        return answer if name else answer["items"]
+    def read(self, namespace: str, kind: str, name: str = "", *, of: str = "") -> Any:
+        """Objects as the API server has them: one, or the list of all that Sluice has made.
+
+        of: only those of this service.
+        """
+        group = PREFIXES[kind]
+        path = f"/{group}/namespaces/{namespace}/{PLURALS.get(kind, kind + 's')}"
+        if name:
+            return self.cluster.read(f"{path}/{name}")
+        label = f"sluice.dev/service={of}" if of else "app.kubernetes.io/managed-by=sluice"
+        return self.cluster.read(path, labelSelector=label)["items"]
 
     def condition(self, namespace: str, name: str, kind: str = "Ready") -> dict[str, Any]:
         """A condition of a service; empty while there is none."""

@@ -28,11 +28,12 @@ class Reply:
     body: Any
 
 
-def ask(url: str, body: Any, *, seconds: float = 60.0) -> Reply:
+def ask(url: str, body: Any, *, key: str = "", seconds: float = 60.0) -> Reply:
     """POST JSON, read JSON. Raises OSError where there is no answer."""
-    request = urllib.request.Request(
-        url, data=json.dumps(body).encode(), headers={"content-type": "application/json"}
-    )
+    headers = {"content-type": "application/json"}
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)
     try:
         response = urllib.request.urlopen(request, timeout=seconds)
     except urllib.error.HTTPError as error:
@@ -91,7 +92,8 @@ class Published:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(resource))
 
     def get(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", "inf", self.name, "-o", "json"))
+        path = f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/{names.PLURAL}/{self.name}"
+        found: dict[str, Any] = self.cluster.read(path)
         return found
 
     @property
@@ -106,12 +108,7 @@ class Published:
 
     def condition(self, kind: str = "Ready") -> dict[str, str]:
         """Empty where there is none, or where it tells of an older generation."""
-        resource = self.get()
-        for entry in (resource.get("status") or {}).get("conditions") or ():
-            if entry["type"] == kind:
-                current = entry["observedGeneration"] == resource["metadata"]["generation"]
-                return dict(entry) if current else {}
-        return {}
+        return condition_of(self.get(), kind)
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Raises AssertionError with what stands in status if it takes too long."""
@@ -125,23 +122,28 @@ class Published:
         self.until(lambda: self._has(replicas), f"{self.model} has {replicas} ready workers")
 
     def _has(self, replicas: int) -> bool:
-        ready = self.condition()
+        resource = self.get()
+        ready = condition_of(resource, "Ready")
         return (
             (ready.get("status"), ready.get("reason")) == ("True", "Ready")
-            and self.condition("Reconciling").get("status") == "False"
+            and condition_of(resource, "Reconciling").get("status") == "False"
             and len(self.workers(ready=True)) >= replicas
         )
 
     def workers(self, revision: str = "", *, ready: bool = False) -> dict[str, dict[str, Any]]:
         """Pods by name that are not on their way out."""
-        labels = f"{names.SERVICE_LABEL}={self.name}"
-        labels += f",{names.REVISION_LABEL}={revision}" if revision else ""
-        found = json.loads(self.kubectl("get", "pods", "-l", labels, "-o", "json"))["items"]
         return {
             pod["metadata"]["name"]: pod
-            for pod in found
+            for pod in self._pods(revision)
             if "deletionTimestamp" not in pod["metadata"] and (is_ready(pod) or not ready)
         }
+
+    def _pods(self, revision: str = "") -> list[dict[str, Any]]:
+        labels = f"{names.SERVICE_LABEL}={self.name}"
+        labels += f",{names.REVISION_LABEL}={revision}" if revision else ""
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        found: list[dict[str, Any]] = self.cluster.read(path, labelSelector=labels)["items"]
+        return found
 
     def answered(self, revision: str = "") -> int:
         """Good answers that the workers have counted themselves."""
@@ -163,10 +165,20 @@ class Published:
     def until_gone(self) -> None:
         """Until nothing of it is left. Raises AssertionError with what there still is."""
         try:
-            patience = 3 * self.seconds  # A pod may use up its grace.
+            patience = 3 * self.seconds  # A pod may use up its grace, and is the last to go.
+            self.cluster.until(lambda: not self._pods(), f"{self.model} has no pods", patience)
             self.cluster.until(lambda: not self.objects(), f"{self.model} is gone", patience)
         except AssertionError as error:
             raise AssertionError(f"{error}: {sorted(self.objects())}") from error
+
+
+def condition_of(resource: dict[str, Any], kind: str) -> dict[str, str]:
+    """See `Published.condition`."""
+    for entry in (resource.get("status") or {}).get("conditions") or ():
+        if entry["type"] == kind:
+            current = entry["observedGeneration"] == resource["metadata"]["generation"]
+            return dict(entry) if current else {}
+    return {}
 
 
 def is_ready(pod: dict[str, Any]) -> bool:

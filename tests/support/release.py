@@ -103,6 +103,16 @@ class Release:
         status = self.cluster.helm("status", self.name, "--namespace", self.namespace, check=False)
         return status.returncode == 0
 
+    def values(self) -> dict[str, Any] | None:
+        """What it was installed with, but for the images; None where it is not installed."""
+        if not self.is_installed():
+            return None
+        said = self.cluster.helm(
+            *("get", "values", self.name, "--namespace", self.namespace, "--output", "json")
+        )
+        found: dict[str, Any] = json.loads(said.stdout) or {}
+        return {name: each for name, each in found.items() if name not in chart.TEST_IMAGES}
+
     @property
     def url(self) -> str:
         """Where tests outside reach the gateway: its Service, through a relay."""
@@ -123,9 +133,7 @@ class Release:
 
 def pods(cluster: Access, namespace: str, labels: str) -> dict[str, str]:
     """Name → uid of the pods of these labels that are not on their way out."""
-    found = json.loads(
-        cluster.kubectl("get", "pods", "-n", namespace, "-l", labels, "-o", "json").stdout
-    )
+    found = cluster.read(f"/api/v1/namespaces/{namespace}/pods", labelSelector=labels)
     return {
         pod["metadata"]["name"]: pod["metadata"]["uid"]
         for pod in found["items"]
