@@ -254,7 +254,8 @@ def _of_container(pod: Object, container: Mapping[str, Any], asked: Asked) -> Fi
         told = str(waiting.get("message") or reason)
         remedy = _remedy(_WAITING[reason], asked)
         return Finding(_WAITING[reason], f"{who}: {reason}: {sentence(told)} {remedy}".rstrip())
-    ended = _ended(container)
+    # A worker that ends well is still a worker that does not answer, when it does so again.
+    ended = _ended(container, well_too=reason == "CrashLoopBackOff")
     if ended is None or (state.get("running") and container.get("ready")):
         return None
     if not state.get("running") or reason == "CrashLoopBackOff" or _explained(ended):
@@ -262,11 +263,11 @@ def _of_container(pod: Object, container: Mapping[str, Any], asked: Asked) -> Fi
     return None
 
 
-def _ended(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """How the container ended last, if it did not end well."""
+def _ended(container: Mapping[str, Any], *, well_too: bool = False) -> Mapping[str, Any] | None:
+    """How the container ended last, if it did not end well; or in any way."""
     for state in (container.get("state") or {}, container.get("lastState") or {}):
         ended: Mapping[str, Any] | None = state.get("terminated")
-        if ended and ended.get("exitCode", 0) != 0:
+        if ended and (well_too or ended.get("exitCode", 0) != 0):
             return ended
     return None
 

@@ -293,7 +293,9 @@ def _reconciling(sight: Sight, ready: Verdict) -> Verdict:
 def _workers_available(sight: Sight) -> Verdict:
     stable = sight.rollout.stable
     finding = sight.findings.get(stable.name)
-    held_up = stable.counts.ready < stable.desired and finding is not None
+    # What has loaded something else is ready to Kubernetes, and gets no request.
+    idle = finding is not None and finding.reason == "DigestMismatch"
+    held_up = stable.counts.ready < stable.desired or idle
     if stable.counts.ready:
         if held_up and finding is not None and finding.reason != "Starting":
             return Verdict("WorkersAvailable", True, finding.reason, finding.message)

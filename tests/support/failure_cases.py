@@ -23,7 +23,9 @@ ROOM = {"requests": {"cpu": "5m", "memory": "32Mi"}}
 
 _SCRIPT = """\
 case "${SLUICE_MODEL_URI##*/}" in
+end) exit 0 ;;
 oom) exec dd if=/dev/zero of=/dev/null bs=200M count=1 ;;
+leave) trap 'exit 0' TERM; dd if=/dev/zero of=/tmp/full bs=1M count=64; sleep 1000 & wait ;;
 disk) dd if=/dev/zero of=/tmp/full bs=1M count=64; exec sleep 1000 ;;
 unready) mkdir /tmp/www; echo yes >/tmp/www/livez; exec httpd -f -p 8081 -h /tmp/www ;;
 silent) exec sleep 1000 ;;
@@ -153,6 +155,38 @@ def pod_evicted(scene: Scene) -> bool:
     return any(pod["status"].get("reason") == "Evicted" for pod in scene.pods)
 
 
+def pod_left_well(scene: Scene) -> bool:
+    return any(
+        pod["status"]["phase"] in ("Succeeded", "Failed") and end.get("exitCode") == 0
+        for pod in scene.pods
+        for container in pod["status"].get("containerStatuses") or ()
+        for end in [container["state"].get("terminated") or {}]
+    )
+
+
+def workers_run(count: int) -> Evidence:
+    """So many of them have been started."""
+    return lambda scene: (
+        sum(
+            "running" in container["state"]
+            for pod in scene.pods
+            for container in pod["status"].get("containerStatuses") or ()
+        )
+        >= count
+    )
+
+
+def workers_are_ready(count: int) -> Evidence:
+    return lambda scene: (
+        sum(
+            (condition["type"], condition["status"]) == ("Ready", "True")
+            for pod in scene.pods
+            for condition in pod["status"].get("conditions") or ()
+        )
+        >= count
+    )
+
+
 def at_once(scene: Scene) -> bool:
     """Nothing has to be shown: the spec or an object that was there says it."""
     return True
@@ -214,12 +248,29 @@ FOREIGN_ACCOUNT = {
     "kind": "ServiceAccount",
     "metadata": {"name": "foreign-workers"},
 }
+LITTLE_DISK = {"storage": "8Mi", "memory": "128Mi"}
 CPU_LIMITS = {"requests": {"cpu": "64", "memory": "32Mi"}}
 
 
 def cases(volume_name: str) -> tuple[Case, ...]:
     """Failures that one namespace can hold side by side. ``volume_name``: of a PersistentVolume."""
     return (
+        # First what takes longest: the kubelet looks at disks every ten seconds.
+        Case(
+            "full-disk",
+            "Evicted",
+            ("full-disk-", "ephemeral"),
+            pod_evicted,
+            misbehaving("disk", hardware__resources={**ROOM, "limits": {"storage": "8Mi"}}),
+        ),
+        Case(
+            "leaves-well",
+            "Evicted",
+            ("leaves-well-", "evicted"),
+            # Whether the kubelet keeps the code is a matter of moments; the pod has ended.
+            lambda scene: pod_evicted(scene) or pod_left_well(scene),
+            misbehaving("leave", hardware__resources={**ROOM, "limits": LITTLE_DISK}),
+        ),
         Case(
             "no-cpu",
             "Unschedulable",
@@ -318,6 +369,13 @@ def cases(volume_name: str) -> tuple[Case, ...]:
             misbehaving("crash"),
         ),
         Case(
+            "ends",
+            "CrashLoop",
+            ("exit code 0", "container worker", "logs"),
+            container_waits("CrashLoopBackOff"),
+            misbehaving("end"),
+        ),
+        Case(
             "no-program",
             "CrashLoop",
             ("/absent",),
@@ -332,11 +390,23 @@ def cases(volume_name: str) -> tuple[Case, ...]:
             misbehaving("oom"),
         ),
         Case(
-            "full-disk",
-            "Evicted",
-            ("full-disk-", "ephemeral"),
-            pod_evicted,
-            misbehaving("disk", hardware__resources={**ROOM, "limits": {"storage": "8Mi"}}),
+            "two-contents",
+            "DigestMismatch",
+            ("two-contents-", "gets no requests", "spec.model.revision"),
+            workers_are_ready(2),
+            {
+                "model__uri": "hf://stub/start100-owndigest",
+                "scaling__minReplicas": 2,
+                "scaling__initialReplicas": 2,
+            },
+            condition=("WorkersAvailable", "True"),
+        ),
+        Case(
+            "downloads",
+            "Starting",
+            ("downloads-", "downloads the model: ", " % after "),
+            workers_run(1),
+            {"model__uri": "hf://stub/start60000-download"},
         ),
         Case(
             "never-ready",

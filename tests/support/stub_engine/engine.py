@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import os
 import re
+import secrets
 import signal
 import sys
 from collections import Counter, deque
@@ -48,6 +49,7 @@ class Behaviour:
         slots: requests at once.
         start_seconds: until it is ready.
         download: the start shows as a download with its progress.
+        own_digest: it has loaded what no other process has.
         exit_code: it ends with this one once the start is over, instead of becoming ready.
     """
 
@@ -55,6 +57,7 @@ class Behaviour:
     slots: int = 4
     start_seconds: float = 1.0
     download: bool = False
+    own_digest: bool = False
     exit_code: int | None = None
 
 
@@ -62,7 +65,8 @@ def behaviour_of(uri: str) -> Behaviour:
     """What the last part of a model's address says: words such as ``ms100``, joined by dashes.
 
     ``ms``: milliseconds of a request; ``slots``; ``start``: milliseconds until ready; ``download``;
-    ``exit``: the code to end with. What is left out keeps its default, unknown words do nothing.
+    ``owndigest``; ``exit``: the code to end with. What is left out keeps its default, unknown words
+    do nothing.
     """
     values: dict[str, int] = {}
     for word in uri.rpartition("/")[2].split("-"):
@@ -74,6 +78,7 @@ def behaviour_of(uri: str) -> Behaviour:
         slots=max(1, values.get("slots", default.slots)),
         start_seconds=values.get("start", default.start_seconds * 1000) / 1000,
         download="download" in uri,
+        own_digest="owndigest" in uri,
         exit_code=values.get("exit"),
     )
 
@@ -87,9 +92,9 @@ class Engine:
         self.revision = environment.get(names.ENV_REVISION, "")
         self.grace = parse_duration(environment.get(names.ENV_DRAIN_GRACE, "2s"))
         self.patience = parse_duration(environment.get(names.ENV_DRAIN_TIMEOUT, "45s"))
-        self.digest = (
-            f"sha256:{hashlib.sha256(repr((self.name, self.revision)).encode()).hexdigest()}"
-        )
+        own = secrets.token_hex(4) if self.behaviour.own_digest else ""
+        loaded = repr((self.name, self.revision, own)).encode()
+        self.digest = f"sha256:{hashlib.sha256(loaded).hexdigest()}"
         self.phase = wire.Phase.STARTING
         self.progress: float | None = None
         self.answered: Counter[tuple[str, int]] = Counter()

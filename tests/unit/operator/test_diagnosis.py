@@ -96,6 +96,18 @@ CASES: list[tuple[Observed, str, str]] = [
         ),
         *("ProbeFailed", "Startup"),
     ),
+    (
+        seen(pod(state=waiting("CrashLoopBackOff"), last=ended(0), restarts=2)),
+        *("CrashLoop", "exit code 0, 2 restarts"),
+    ),
+    (
+        with_event(
+            "Unhealthy",
+            "Startup probe failed: connection refused",
+            pod(state=waiting("CrashLoopBackOff"), last=ended(0), restarts=2),
+        ),
+        *("CrashLoop", "exit code 0"),
+    ),
     (seen(CREATING), "Starting", "is being made"),
     (seen(refused='pods "a" is forbidden: exceeded quota: q'), "QuotaExceeded", "ResourceQuota"),
     (

@@ -185,6 +185,26 @@ def test_a_replica_too_many_to_place_is_told_without_alarm() -> None:
     assert status["scaling"]["summary"] == "1/2"
 
 
+def test_a_replica_that_loaded_something_else_is_told() -> None:
+    cluster = PlannedCluster(scaling__minReplicas=2)
+    cluster.want(**{f"r{REVISION}": 2})
+    cluster.settle()
+    cluster.run_pods()
+    for number, pod in enumerate(cluster.pods.values()):
+        pod["status"]["podIP"] = f"10.0.0.{number}"
+    told = {f"10.0.0.{n}": f"sha256:{n}" for n in range(2)}
+    workers = {
+        address: wire.WorkerSeen(address=address, answer_digest=digest)
+        for address, digest in told.items()
+    }
+    cluster.learnt = Learnt(answer_digests={REVISION: "sha256:0"}, workers=workers)
+    found = conditions(cluster.settle().status)
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("True", "Ready")
+    available = found["WorkersAvailable"]
+    assert (available["status"], available["reason"]) == ("True", "DigestMismatch")
+    assert "gets no requests" in available["message"]
+
+
 def test_a_condition_that_stays_keeps_its_time() -> None:
     cluster = PlannedCluster()
     cluster.settle()
