@@ -6,17 +6,24 @@ gateway and Redis; the model's worker is the stub engine, since nothing here is 
 
 import json
 import re
+import secrets
+import subprocess
+import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.support import chart
+from tests.support.cluster import programs
 from tests.support.cluster.access import Access
 from tests.support.cluster.choice import chosen_cluster
 from tests.support.cluster.cluster import Cluster
 from tests.support.open_loop import open_loop
+from tests.support.published import Reply, ask
 from tests.support.release import Release, pods
 
 MODELS = "team-a"
@@ -45,6 +52,12 @@ spec:
 STUB = {"worker": {"image": {"repository": "sluice-stub"}}}
 MORE_CACHE = {**STUB, "gateway": {"cacheMiB": 65}}
 """A change of values that rolls every gateway and no model."""
+KEYS = {"mode": "keys", "existingSecret": "sluice-keys"}
+ROUTE = {
+    "enabled": True,
+    "parentRefs": [{"name": "edge", "namespace": "edge", "sectionName": "https"}],
+    "hostnames": ["models.example.com"],
+}
 CRD = "inferenceservices.sluice.dev"
 API_SERVICE = "v1beta2.custom.metrics.k8s.io"
 WORKERS = "sluice.dev/service=minilm"
@@ -74,7 +87,8 @@ def images(release: Release) -> None:
 def serving(release: Release, images: None) -> Release:
     """Installed, with one model that answers; as the test before left it, if it did."""
     cluster = release.cluster
-    release.install(STUB)
+    if release.values() != STUB:
+        release.install(STUB)
     cluster.kubectl("create", "namespace", MODELS, check=False)
     cluster.kubectl("apply", "-n", MODELS, "-f", "-", stdin=MODEL)
     cluster.kubectl(
@@ -112,6 +126,20 @@ def answers(release: Release) -> None:
     assert load.failures == []
 
 
+@pytest.fixture(scope="module")
+def http_routes(cluster: Access) -> Iterator[None]:
+    """The Gateway API's resource, which is no part of Kubernetes; it goes if it came with this."""
+    name = "httproutes.gateway.networking.k8s.io"
+    found = cluster.kubectl("get", "crd", name, check=False).returncode == 0
+    if not found:
+        path = programs.gateway_api() / "gateway.networking.k8s.io_httproutes.yaml"
+        cluster.kubectl("apply", "--server-side", "-f", str(path))
+        cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    yield
+    if not found:
+        cluster.kubectl("delete", "crd", name)
+
+
 # Rendering, judged by the API server --------------------------------------------------------------
 
 
@@ -123,12 +151,15 @@ def answers(release: Release) -> None:
         {"redis": {"enabled": False, "existingSecret": "x"}, "metricsApi": {"enabled": False}},
         {"auth": {"publicAccess": True}, "ingress": {"enabled": True, "tlsSecret": "tls"}},
         {"auth": {"publicAccess": True}, "gateway": {"service": {"type": "LoadBalancer"}}},
+        {"auth": KEYS, "httpRoute": ROUTE},
         {"networkPolicy": {"metricsFrom": [{"namespaceSelector": {}}]}, "crds": {"keep": False}},
         {"redis": {"runAsUser": None}, "labels": {"team": "a"}, "annotations": {"b": "c"}},
     ],
     ids=lambda values: ",".join(values) or "default",
 )
-def test_the_api_server_takes_every_object(release: Release, values: dict[str, object]) -> None:
+def test_the_api_server_takes_every_object(
+    release: Release, http_routes: None, values: dict[str, object]
+) -> None:
     rendered = chart.template(values, "--skip-tests")
     said = release.cluster.kubectl(
         *("apply", "--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict"),
@@ -179,6 +210,42 @@ def test_the_gateways_share_their_answers(serving: Release) -> None:
             told.append(answer.headers["Cache-Status"])
     assert "hit" not in told[0]
     assert "hit" in told[1]
+
+
+def test_with_keys_only_their_callers_are_answered(serving: Release, tmp_path: Path) -> None:
+    """With a Secret as docs/access.md makes it; the model is public, and that opens nothing."""
+    command = [sys.executable, "-m", "sluice_cli", "keys", "create", MODELS, "--namespace", MODELS]
+    command += ["--secret", KEYS["existingSecret"], "--file", str(tmp_path / "keys.yaml")]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    serving.cluster.kubectl("apply", "-f", "-", stdin=made.stdout)
+    key = made.stderr.splitlines()[-1]
+    try:
+        replace_gateways(serving, {**STUB, "auth": KEYS})
+        told = [asked(serving, each) for each in (key, "", f"{key[:-4]}AAAA") * 5]
+    finally:
+        replace_gateways(serving, STUB)
+        name = KEYS["existingSecret"]
+        serving.cluster.kubectl("delete", "secret", name, "-n", serving.namespace)
+    assert [reply.status for reply in told] == [200, 401, 401] * 5
+    assert told[1].body["error"]["code"] == "unauthorized"
+
+
+def replace_gateways(release: Release, values: Mapping[str, Any]) -> None:
+    """Install anew, and wait until those of before, which serve while they drain, have ended."""
+    before = release.pods("gateway").keys()
+    release.install(values)
+    path = f"/api/v1/namespaces/{release.namespace}/pods"
+
+    def names() -> set[str]:
+        return {pod["metadata"]["name"] for pod in release.cluster.read(path)["items"]}
+
+    release.cluster.until(lambda: before.isdisjoint(names()), "the end of the gateways before")
+
+
+def asked(release: Release, key: str) -> Reply:
+    """A request for the model under the name it has for its own tenant."""
+    body = {"model": "minilm", "input": secrets.token_hex(8)}
+    return ask(f"{release.url}/v1/embeddings", body, key=key)
 
 
 def test_upgrade_and_rollback_keep_models_pods_and_fail_no_request(serving: Release) -> None:

@@ -6,6 +6,7 @@ blocks run as they stand. What they cannot do to a cluster that other tests shar
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from sluice_api import names
 from tests.support import chart
+from tests.support.published import Published, fixed, stub
 from tests.support.release import Release
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +46,7 @@ def published(platform: Release, worker_image: None) -> Iterator[Release]:
     platform.cluster.kubectl("delete", "inf", "minilm", "--ignore-not-found", "-n", "default")
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(("language", "block"), blocks("docs/platform-team.md", "sh"))
 def test_the_page_for_the_platform_team(
     language: str, block: str, platform: Release, tmp_path: Path
@@ -50,6 +54,7 @@ def test_the_page_for_the_platform_team(
     run(language, block, platform, tmp_path)
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(("language", "block"), blocks("docs/ml-engineer.md", "sh"))
 def test_the_page_for_the_ml_engineer(
     language: str, block: str, published: Release, tmp_path: Path
@@ -57,6 +62,7 @@ def test_the_page_for_the_ml_engineer(
     run(language, block, published, tmp_path)
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(("language", "block"), blocks("docs/application.md", "sh", "python"))
 def test_the_page_for_applications(
     language: str, block: str, published: Release, tmp_path: Path
@@ -70,8 +76,51 @@ def test_the_page_for_applications(
     run(language, block, published, tmp_path)
 
 
-def run(language: str, block: str, release: Release, folder: Path) -> None:
-    """One block, from the repository's root, with the administrator's kubeconfig."""
+def test_edits_of_the_ml_engineer_through_the_command_line(
+    platform: Release, restricted: str, tmp_path: Path
+) -> None:
+    """What the page sends through `sluice`, for a service of the stub engine."""
+    page = (ROOT / "docs/ml-engineer.md").read_text()
+    (explaining,) = (one[2] for one in BLOCK.finditer(page) if "sluice explain" in one[2])
+    (promoting,) = (one[2] for one in BLOCK.finditer(page) if "sluice promote" in one[2])
+    (restarting,) = re.findall(r"`(kubectl get [^`]*sluice\s+restart - [^`]*)`", page)
+    cluster = platform.cluster
+    environment = cluster.environment | {"KUBECONFIG": str(tmp_path / "kubeconfig")}
+    shutil.copy(cluster.kubeconfig, environment["KUBECONFIG"])
+    here = f"kubectl config set-context --current --namespace={restricted}"
+    run("sh", here, platform, tmp_path, environment)
+
+    service = Published(cluster, restricted, "minilm", seconds=60.0)
+    trial = {"canary": {"weight": 10, "model": {"uri": "hf://stub/new-start300"}}}
+    service.apply(stub("old-start300", scaling=fixed(1), rollout=trial))
+    service.until(lambda: service.condition("CanaryHealthy").get("status") == "True", "a canary")
+    service.until_ready(2)
+    (canary,) = (one["name"] for one in service.status["revisions"] if one["role"] == "canary")
+    assert "canary" in run("sh", explaining, platform, tmp_path, environment)
+
+    run("sh", promoting, platform, tmp_path, environment)
+    service.until(lambda: service.revision == canary, "the canary is promoted")
+    spec = service.get()["spec"]
+    assert spec["model"]["uri"] == "hf://stub/new-start300"
+    assert "canary" not in spec.get("rollout", {})
+
+    service.until(lambda: len(service.workers()) == 1, "only its worker is left")
+    before = service.workers().keys()
+    run("sh", restarting.replace("\n", " "), platform, tmp_path, environment)
+    assert names.RESTARTED in service.get()["metadata"]["annotations"]
+    service.until(lambda: before.isdisjoint(service.workers()), "another worker")
+    service.until_ready(1)
+    assert service.revision == canary
+
+
+def run(
+    language: str,
+    block: str,
+    release: Release,
+    folder: Path,
+    environment: dict[str, str] | None = None,
+) -> str:
+    """One block, from the repository's root, with the administrator's kubeconfig; what it said."""
     images = folder / "images.json"
     images.write_text(json.dumps(chart.TEST_IMAGES))
     lines = [line for line in block.splitlines() if line.strip() not in ELSEWHERE]
@@ -81,10 +130,11 @@ def run(language: str, block: str, release: Release, folder: Path) -> None:
     result = subprocess.run(
         [*command[language], text],
         cwd=ROOT,
-        env=release.cluster.environment,
+        env=environment or release.cluster.environment,
         capture_output=True,
         text=True,
         timeout=BLOCK_SECONDS,
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
     assert '"error"' not in result.stdout, result.stdout
+    return result.stdout

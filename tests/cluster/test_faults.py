@@ -4,7 +4,6 @@ Open-loop load with unique inputs comes from inside the cluster, each request is
 that are replaced, an API server and a Redis that go away: see test_gateway_pods.
 """
 
-import json
 import time
 from functools import partial
 from typing import Any
@@ -41,9 +40,8 @@ def wait_for(service: Published, load: Load, more: int, what: str) -> None:
 
 
 def pod(platform: Release, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
-        platform.cluster.kubectl("get", "pod", name, "-n", platform.namespace, "-o", "json").stdout
-    )
+    path = f"/api/v1/namespaces/{platform.namespace}/pods/{name}"
+    found: dict[str, Any] = platform.cluster.read(path)
     return found
 
 
@@ -54,10 +52,8 @@ def whole(platform: Release, component: str) -> bool:
 
 
 def leader(cluster: Cluster) -> str:
-    return cluster.kubectl(
-        *("get", "lease", "sluice-operator", "-n", "sluice-system"),
-        *("-o", "jsonpath={.spec.holderIdentity}"),
-    ).stdout
+    path = "/apis/coordination.k8s.io/v1/namespaces/sluice-system/leases/sluice-operator"
+    return str(cluster.read(path)["spec"].get("holderIdentity") or "")
 
 
 def restarted(service: Published, times: int) -> bool:
@@ -84,6 +80,7 @@ def test_a_killed_worker_fails_no_request(service: Published) -> None:
     assert load.failures == []
 
 
+@pytest.mark.minutes
 def test_a_deleted_worker_fails_no_request(service: Published) -> None:
     before = service.workers()
     with cluster_load(service.cluster, GATEWAY, service.model, RATE) as load:
@@ -119,6 +116,7 @@ def test_one_operator_after_the_other_dies(platform: Release, service: Published
     assert load.failures == []
 
 
+@pytest.mark.minutes
 def test_both_operators_die_and_a_sleeping_service_wakes_all_the_same(
     platform: Release, service: Published
 ) -> None:
@@ -145,6 +143,7 @@ def test_both_operators_die_and_a_sleeping_service_wakes_all_the_same(
 # Gateways -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.minutes
 def test_a_killed_gateway_fails_only_what_it_had(platform: Release, service: Published) -> None:
     # What a killed process has in hand is lost, and nobody but the caller may send a POST twice. A
     # gateway that is told to end loses nothing, see test_gateway_pods.

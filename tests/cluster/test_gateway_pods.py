@@ -4,6 +4,8 @@ The stub engine answers two workers; open-loop load with unique inputs comes fro
 cluster, on the gateways' Service.
 """
 
+import signal
+
 import pytest
 
 from tests.support.cluster_load import Load, cluster_load
@@ -44,10 +46,10 @@ def test_gateways_are_replaced_without_a_failure(platform: Release, service: Pub
     assert service.answered(service.revision) == len(load.answers)
 
 
-def test_the_api_server_restarts_without_a_failure(platform: Release, service: Published) -> None:
+def test_the_api_server_is_killed_without_a_failure(platform: Release, service: Published) -> None:
     with cluster_load(service.cluster, GATEWAY, service.model, RATE) as load:
         wait_for(service, load, 40, "before")
-        service.cluster.stop("kube-apiserver")
+        service.cluster.stop("kube-apiserver", signal.SIGKILL)
         wait_for(service, load, 200, "without an API server")
         service.cluster.begin("kube-apiserver")
         service.cluster.until(

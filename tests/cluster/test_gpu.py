@@ -3,7 +3,6 @@
 The device is fake: nothing computes on it, but it is requested, counted and refused as a real one.
 """
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -49,16 +48,20 @@ def test_load_orders_no_more_gpus_than_there_are(
         cluster.until(load.more(100), "more load")
         assert len(service.workers()) == ordered < MOST
         told = service.condition("WorkersAvailable")
+        assert unschedulable(service)
+        assert {answer.status for answer in load.answers} <= {200, 429}
+
+        # Devices come: those that waited start, and more are ordered again.
+        cluster.advertise(GPU, MOST)
+        service.until(lambda: len(service.workers(ready=True)) > ordered, "scaling goes on")
     assert told["status"] == "True", "the first one goes on"
     assert f"Insufficient {GPU}" in told["message"]
-    assert unschedulable(service)
-    assert {answer.status for answer in load.answers} <= {200, 429}
     assert load.revisions.total() >= 100
 
 
 def unschedulable(service: Published) -> set[str]:
     """Workers that the scheduler refuses."""
-    pods = json.loads(service.kubectl("get", "pods", "-o", "json"))["items"]
+    pods = service.cluster.read(f"/api/v1/namespaces/{service.namespace}/pods")["items"]
     return {
         pod["metadata"]["name"]
         for pod in pods

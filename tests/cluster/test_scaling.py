@@ -4,21 +4,28 @@ Load is open-loop with unique inputs, so that a failure or a cache cannot hide.
 """
 
 import json
+import secrets
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from sluice_api import names
 from tests.support.cluster.cluster import Cluster
 from tests.support.paced_load import Answer, Phase, start
-from tests.support.published import GATEWAY, Published, stub
+from tests.support.published import GATEWAY, Published, fixed, stub
 from tests.support.release import Release
 from tests.support.replica_log import replica_log
 
 pytestmark = pytest.mark.usefixtures("platform")
 
 BEHAVIOUR = "ms100-slots2-start300"  # 20 requests a second of one replica
+SLOW = "ms500000-slots4-start300"  # what a test ends itself
 PATIENCE_SECONDS = 60.0  # the machine may be busy with other things
 
 
@@ -35,8 +42,8 @@ def published(cluster: Cluster, namespace: str, name: str = "model", **scaling: 
 
 
 def hpa(service: Published) -> dict[str, Any]:
-    name = f"{service.name}-{service.revision}"
-    found: dict[str, Any] = json.loads(service.kubectl("get", "hpa", name, "-o", "json"))
+    path = f"/apis/autoscaling/v2/namespaces/{service.namespace}/horizontalpodautoscalers"
+    found: dict[str, Any] = service.cluster.read(f"{path}/{service.name}-{service.revision}")
     return found
 
 
@@ -60,6 +67,7 @@ def reasons(failed: list[Answer]) -> Counter[str]:
     return Counter(f"{answer.status} {answer.error[:200]}" for answer in failed)
 
 
+@pytest.mark.minutes
 def test_from_zero_up_under_load_down_and_to_zero(cluster: Cluster, namespace: str) -> None:
     service = published(cluster, namespace, idleAfter="8s")
     with replica_log(cluster, namespace) as log:
@@ -86,6 +94,7 @@ def test_from_zero_up_under_load_down_and_to_zero(cluster: Cluster, namespace: s
         assert service.status["scaling"]["rule"] == "idle"
 
 
+@pytest.mark.minutes
 def test_workers_have_counted_what_the_client_has(cluster: Cluster, namespace: str) -> None:
     service = published(cluster, namespace, minReplicas=2, initialReplicas=2)
     service.until(lambda: service.status["readyReplicas"] == 2, "two replicas")
@@ -95,6 +104,7 @@ def test_workers_have_counted_what_the_client_has(cluster: Cluster, namespace: s
     assert service.answered() == len(outcome.answers)
 
 
+@pytest.mark.minutes
 def test_twenty_services_wake_at_one_instant(cluster: Cluster, namespace: str) -> None:
     names = [f"model-{number}" for number in range(20)]
     for name in names:
@@ -122,39 +132,102 @@ def leader_that_does_not_write(platform: Release) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("leader_that_does_not_write")
-def test_the_hpa_alone_scales(cluster: Cluster, namespace: str) -> None:
+def test_the_hpa_alone_scales_up_and_down(cluster: Cluster, namespace: str) -> None:
     """Otherwise a metrics API that is dead would not be noticed: the leader's writes hide it."""
     service = published(cluster, namespace, minReplicas=1, initialReplicas=1)
     service.until(lambda: service.status["readyReplicas"] == 1, "the floor")
-    phases = [Phase(50, 25), Phase(0, 0.1)]
-    with (
-        replica_log(cluster, namespace) as log,
-        start(cluster, GATEWAY, [service.model], phases) as load,
-    ):
-        service.until(lambda: log.now("model").ordered >= 3, "more replicas")
-        load.finish()
-        risen = [seen for seen in log.history["model"] if seen.ordered > 1]
-        assert {seen.writer for seen in risen} == {"kube-controller-manager"}
+    with replica_log(cluster, namespace) as log:
+        with start(cluster, GATEWAY, [service.model], [Phase(50, 12), Phase(0, 0.1)]) as load:
+            service.until(lambda: log.now("model").ordered >= 3, "more replicas")
+            load.finish()
+        # What is deleted once nobody has asked for half a minute, nobody but the HPA deletes.
+        service.until(lambda: log.now("model").ordered == 1, "the floor again")
+        changes = log.history["model"]
+    first = next(number for number, seen in enumerate(changes) if seen.ordered > 1)
+    assert {seen.writer for seen in changes[first:]} == {"kube-controller-manager"}
+    # What it read before its last step was shared by more replicas.
+    service.until(lambda: hpa_reads(service) in ("1", "1000m"), "the HPA reads one a replica")
+    assert hpa_says(service, "ScalingActive").startswith("True")
 
 
+def begin(platform: Release, service: Published) -> HTTPConnection:
+    """A request that is sent and not waited for; closing the connection ends it."""
+    connection = HTTPConnection(urlsplit(platform.url).netloc, timeout=PATIENCE_SECONDS)
+    body = json.dumps({"model": service.model, "input": secrets.token_hex(8)})
+    connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
+    return connection
+
+
+def busy(service: Published) -> set[str]:
+    """Workers that compute something, as they say themselves."""
+    found = set()
+    for name, pod in service.workers(ready=True).items():
+        url = service.cluster.url(pod["status"]["podIP"], names.ADMIN_PORT)
+        with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
+            if json.load(answer)["capacity"]["inFlight"]:
+                found.add(name)
+    return found
+
+
+def begin_at(worker: str, platform: Release, service: Published) -> HTTPConnection:
+    """A request that one certain worker computes: the gateways choose, until they choose it."""
+    landed: list[HTTPConnection] = []
+
+    def lands() -> bool:
+        request = begin(platform, service)
+        service.until(lambda: bool(busy(service)), "a worker has it")
+        if busy(service) == {worker}:
+            landed.append(request)
+            return True
+        request.close()
+        service.until(lambda: not busy(service), "it is given up")
+        return False
+
+    service.until(lands, f"a request at {worker}")
+    return landed[0]
+
+
+def signal(service: Published, metric: str) -> float:
+    """What the metrics API has of the service now; 0 while it has nothing."""
+    path = (
+        f"/apis/custom.metrics.k8s.io/v1beta2/namespaces/{service.namespace}"
+        f"/inferenceservices.sluice.dev/{service.name}/{metric}"
+    )
+    try:
+        value = str(service.cluster.read(path)["items"][0]["value"])
+    except RuntimeError:
+        return 0.0
+    return float(value[:-1]) / 1000 if value.endswith("m") else float(value)
+
+
+def test_the_idle_replica_goes_and_the_busy_one_stays(platform: Release, restricted: str) -> None:
+    """The younger one is busy, which Kubernetes by itself would end first."""
+    service = Published(platform.cluster, restricted, seconds=PATIENCE_SECONDS)
+    service.apply(stub(SLOW, limits={"timeout": "10m"}, scaling=fixed(1)))
+    service.until_ready(1)
+    (older,) = service.workers()
+    service.apply(stub(SLOW, limits={"timeout": "10m"}, scaling=fixed(2)))
+    service.until_ready(2)
+    (younger,) = service.workers().keys() - {older}
+    with closing(begin_at(younger, platform, service)):
+        # Any replica of the operator may answer; all of them hear the gateways at once.
+        service.until(
+            lambda: [signal(service, "in_flight_requests") for _ in range(4)] == [1.0] * 4,
+            "the operators know of it",
+        )
+        service.apply(stub(SLOW, limits={"timeout": "10m"}, scaling=fixed(1)))
+        service.until(lambda: len(service.workers()) == 1, "one replica goes")
+        assert busy(service) == service.workers().keys() == {younger}
+
+
+@pytest.mark.minutes
 def test_signals_for_an_autoscaler_of_ones_own(cluster: Cluster, namespace: str) -> None:
     service = published(cluster, namespace, mode="signal", minReplicas=1, initialReplicas=1)
     service.until(lambda: service.status["readyReplicas"] == 1, "the floor")
 
-    def arrivals() -> float:
-        path = (
-            f"/apis/custom.metrics.k8s.io/v1beta2/namespaces/{namespace}"
-            "/inferenceservices.sluice.dev/model/arrivals_per_second"
-        )
-        answer = cluster.kubectl("get", "--raw", path, check=False)
-        if answer.returncode:
-            return 0.0
-        value = json.loads(answer.stdout)["items"][0]["value"]
-        return float(value[:-1]) / 1000 if value.endswith("m") else float(value)
-
     phases = [Phase(15, 14), Phase(0, 0.1)]
     with start(cluster, GATEWAY, [service.model], phases) as load:
-        service.until(lambda: arrivals() > 12, "the rate is published")
+        service.until(lambda: signal(service, "arrivals_per_second") > 12, "the rate is published")
         outcome = load.finish()
     assert outcome.good
     assert "hpa" not in service.kubectl("get", "hpa", "-o", "name")

@@ -8,6 +8,7 @@ short leaves nothing.
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -106,6 +107,16 @@ def tools() -> Module:
         packages=("helm.sh/helm/v4/cmd/helm", "./coredns", "./pause"),
         flags=("-ldflags=-s -w",),
     )
+
+
+def gateway_api() -> Path:
+    """The folder of the Gateway API's resource definitions, in its Go module. Raises BuildError."""
+    command = ["go", "mod", "download", "-json", "sigs.k8s.io/gateway-api"]
+    folder = MODULES / "gateway-api"
+    told = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if told.returncode:
+        raise BuildError(f"{' '.join(command)}\nin {folder} failed:\n{told.stderr}{told.stdout}")
+    return Path(json.loads(told.stdout)["Dir"]) / "config" / "crd" / "standard"
 
 
 def ensure(module: Module) -> Path:
