@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, get_args
 import msgspec
 import yaml
 
-from sluice_api import names, wire
+from sluice_api import names, strict_yaml, wire
 from sluice_gateway.endpoints import split_url
 
 POLL_SECONDS: Final = 0.05
@@ -133,12 +133,14 @@ def read_table(path: Path) -> wire.ServiceTable:
         raise TableError(f"{path}: larger than {MAX_TABLE_BYTES} bytes")
     try:
         is_json = text.lstrip()[:1] == b"{"
-        given = msgspec.json.decode(text) if is_json else yaml.safe_load(text)
+        given = msgspec.json.decode(text) if is_json else strict_yaml.load(text, yaml.SafeLoader)
         if isinstance(given, dict) and given.get("kind") == names.KIND:
             raise TableError(
                 f"{path}: this is an {names.KIND}, not a table of services. Run `sluice up {path}`."
             )
         table = msgspec.convert(given, wire.ServiceTable)
+    except RecursionError:
+        raise TableError(f"{path}: it nests too deeply") from None
     except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise TableError(f"{path}: {' '.join(str(error).split())}") from None
     _check(table, path)

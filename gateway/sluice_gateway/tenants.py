@@ -151,7 +151,9 @@ class Keys:
             raise _unauthorized("The API key has expired.", "invalid_token")
         if len(self._seen) >= MAX_SEEN:
             self._seen.clear()
-        self._seen[authorization] = known.tenant
+        # Any number of spaces may stand before a key; what is kept of callers must be bounded.
+        if len(authorization) <= MAX_KEY_BYTES:
+            self._seen[authorization] = known.tenant
         return known.tenant
 
     def _apply(self, content: KeyFile, now: float) -> None:

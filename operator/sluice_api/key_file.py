@@ -31,6 +31,7 @@ MAX_LISTED: Final = 256
 EVERYTHING: Final = "*"
 PRIORITIES: Final = ("high", "normal", "low")
 MAX_WEIGHT: Final = 100
+_MAX_SHOWN_BITS: Final = 128
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -147,26 +148,28 @@ def read_key_file(text: bytes, source: str) -> KeyFile:
     if len(text) > MAX_FILE_BYTES:
         raise KeyFileError(f"{source}: larger than {MAX_FILE_BYTES} bytes. Remove old keys.")
     try:
-        given = msgspec.json.decode(text) if text.lstrip()[:1] == b"{" else _construct(text)
+        is_json = text.lstrip()[:1] == b"{"
+        given = msgspec.json.decode(text) if is_json else strict_yaml.load(text.decode(), _Loader)
     except msgspec.DecodeError as error:
         raise KeyFileError(f"{source}: {error}") from None
     except UnicodeDecodeError:
         raise KeyFileError(f"{source}: not UTF-8 text.") from None
     except yaml.YAMLError as error:
         raise KeyFileError(f"{source}: {strict_yaml.told(error)}") from None
-    except (ValueError, OverflowError, RecursionError) as error:
-        # Such as a date that does not exist.
-        raise KeyFileError(f"{source}: is not valid YAML: {error}") from None
+    except RecursionError:
+        raise KeyFileError(f"{source}: it nests too deeply.") from None
     try:
         return _file(given)
     except _Fault as fault:
-        line = _line(yaml.compose(text, Loader=_Loader), fault.path)
-        where = f"{source} line {line}: {_shown_path(fault.path)}"
+        where = f"{source}{_line_of(text, fault.path)}: {_shown_path(fault.path)}"
         raise KeyFileError(f"{where}{fault.message}") from None
 
 
-def _construct(text: bytes) -> Any:
-    return yaml.load(text.decode(), Loader=_Loader)  # noqa: S506 - a safe one
+def _line_of(text: bytes, path: tuple[str | int, ...]) -> str:
+    try:
+        return f" line {_line(yaml.compose(text, Loader=_Loader), path)}"
+    except (yaml.YAMLError, RecursionError):  # JSON that is no YAML, such as with half characters.
+        return ""
 
 
 def _line(node: yaml.Node | None, path: tuple[str | int, ...]) -> int:
@@ -297,7 +300,13 @@ def _moment(given: Any, path: Path) -> datetime:
     if isinstance(given, datetime):
         if given.tzinfo is None:
             raise _Fault(path, f"got {given.isoformat()} without a zone, needs {form}.")
-        return given.astimezone(UTC)
+        try:
+            return given.astimezone(UTC)
+        except OverflowError:
+            raise _Fault(
+                path,
+                f"got {given.isoformat()}, in UTC beyond the years that there are; needs {form}.",
+            ) from None
     if isinstance(given, date):
         return datetime(given.year, given.month, given.day, tzinfo=UTC)
     raise _Fault(path, f"got {_shown(given)}, needs {form}.")
@@ -309,9 +318,10 @@ def _members(given: Any, path: Path, known: set[str]) -> dict[str, Any]:
         raise _Fault(path, f"got {_kind(given)}, needs a mapping with {allowed}.")
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+            word = name if isinstance(name, str) else ""
+            near = difflib.get_close_matches(word, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"allowed {', '.join(sorted(known))}."
-            shown = str(name) if _NAME.fullmatch(str(name)) and len(str(name)) < 40 else "…"
+            shown = word if _NAME.fullmatch(word) and len(word) < 40 else "…"
             raise _Fault((*path, shown), f"this field does not exist; {hint}")
     return {name: value for name, value in given.items() if value is not None}
 
@@ -370,6 +380,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         long = len(value) > 40 or value.startswith("sk-")
         return f"a text of {len(value)} characters" if long else repr(value)
+    if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
+        return "a number that is too long to be told"  # Python refuses to write some of them.
     return _kind(value) if isinstance(value, (dict, list)) or value is None else str(value)[:40]
 
 

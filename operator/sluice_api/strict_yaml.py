@@ -1,6 +1,6 @@
 """YAML read more strictly than usual: a key that stands twice is an error, not the last word.
 
-``service_files`` and ``key_file`` read with it.
+``service_files`` and ``key_file`` read with it, the latter and the gateway's table by :func:`load`.
 """
 
 from collections.abc import Hashable
@@ -28,6 +28,23 @@ class NoKeyTwice(yaml.constructor.SafeConstructor):
                 )
             seen[key_node.value] = line
         return super().construct_mapping(node, deep)
+
+
+def load(text: str | bytes, loader: type[Any]) -> Any:
+    """What ``text`` says, read by a safe ``loader``. Raises yaml.YAMLError, whatever is wrong."""
+    try:
+        return yaml.load(text, Loader=loader)  # noqa: S506 - a safe one
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("it nests too deeply") from None
+    except Exception:
+        # PyYAML lets through what Python says of a value: ValueError of a day that does not exist,
+        # KeyError of `!!bool x`, and more. Some repeat the value, which may be nobody's to read.
+        raise yaml.YAMLError(
+            "it holds a value that is none of its kind, such as a day that does not exist or a"
+            " number of thousands of digits; write it in quotes if it is meant as a text"
+        ) from None
 
 
 def told(error: yaml.YAMLError) -> str:

@@ -141,6 +141,32 @@ def entry(key: str) -> str:
             r"line 3: tenants\[1\]\.name: 't' is there twice",
         ),
         ("tenants: []\ntenants: []", r"f: line 2, .*tenants stands twice, on lines 1 and 2"),
+        (
+            entry(f"{{id: a, sha256: {HASH}, expires: 9999-12-31T23:59:59-01:00}}"),
+            r"line 5: .*expires: got 9999-12-31T23:59:59-01:00, in UTC beyond the years",
+        ),
+        (
+            entry(f"{{id: a, sha256: {HASH}, expires: '0001-01-01T00:00:00+14:00'}}"),
+            r"line 5: .*expires: got 0001-01-01T00:00:00\+14:00, in UTC beyond the years",
+        ),
+        (
+            entry(f"{{id: a, sha256: {HASH}, expires: 2027-02-30}}"),
+            "f: is not valid YAML: .*a day that does not exist",
+        ),
+        (
+            f"tenants:\n- name: t\n  namespaces: [n]\n  weight: {'9' * 5000}",
+            "f: is not valid YAML: .*thousands of digits",
+        ),
+        (
+            f"tenants:\n- name: t\n  namespaces: [n]\n  weight: 0x{'f' * 5000}",
+            "line 4: .*weight: got a number that is too long to be told, needs a whole number",
+        ),
+        (f"tenants: []\n? 0x{'f' * 5000}\n: 1", "f line 1: .*this field does not exist"),
+        ("tenants: !!bool x", "f: is not valid YAML: .*none of its kind"),
+        ("tenants: !!timestamp x", "f: is not valid YAML: .*none of its kind"),
+        ("[" * 20_000, "f: "),
+        ('{"a":' + "[" * 20_000, "f: it nests too deeply"),
+        ('{"a":"\\ud83d\\ude00"}', "f: a: this field does not exist"),
         ("tenants: [", r"f: line \d, column \d"),
         ("{", "f: Input data was truncated"),
         ("\tx", "f: line 1"),

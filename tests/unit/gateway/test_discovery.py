@@ -55,6 +55,11 @@ def test_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
         ("", "Expected `object`, got `null`"),
         ("[]", "Expected `object`"),
         ("kind: InferenceService\nmetadata: {name: a}", "this is an InferenceService.*sluice up /"),
+        ("services: [{name: a, revision: 2027-02-30}]", "a day that does not exist"),
+        (f"services: {'9' * 5000}", "thousands of digits"),
+        ("services: !!bool x", "none of its kind"),
+        ("[" * 20_000, "nests too deeply"),
+        ('{"services":' + "[" * 20_000, "nests too deeply"),
         ("services: !!python/object:os.system {}", "could not determine a constructor"),
     ],
 )

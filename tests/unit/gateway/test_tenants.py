@@ -201,7 +201,16 @@ async def test_a_new_file_holds_at_once(make: Callable[..., File]) -> None:
     assert file.changes == [{"t"}, {"t"}]
 
 
-@pytest.mark.parametrize("text", ["tenants: [", "tenants: [{name: t}]", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tenants: [",
+        "tenants: [{name: t}]",
+        "",
+        "tenants: [{name: t, namespaces: [n], keys: [{id: a, sha256: "
+        f"{'ab' * 32}, expires: 9999-12-31T23:59:59-01:00}}]}}]",
+    ],
+)
 async def test_a_file_that_cannot_be_used_keeps_the_last_good_one(
     make: Callable[..., File], text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -269,6 +278,15 @@ def test_headers_that_are_remembered_are_bounded(
     for spaces in range(50):
         keys.identify(b"Bearer " + b" " * spaces + key.text.encode())
         assert len(keys._seen) <= 10
+
+
+def test_a_long_header_is_not_remembered(make: Callable[..., File]) -> None:
+    key = make_key()
+    keys = make(entry("t", key)).keys
+    assert keys.identify(b"Bearer" + b" " * 20_000 + key.text.encode()).key == key.id
+    assert not keys._seen
+    keys.identify(bearer(key))
+    assert list(keys._seen) == [bearer(key)]
 
 
 def test_limits_of_the_file_and_of_everybody(make: Callable[..., File]) -> None:
