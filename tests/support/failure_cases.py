@@ -60,6 +60,7 @@ class Case:
         spec: changes of the smallest spec, see :func:`document`.
         around: objects that are made first.
         condition: which condition must give the reason, and its status.
+        only_told: the worker says it, Kubernetes shows nothing of it: there is no time to keep.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Case:
     spec: Mapping[str, Any] = field(default_factory=dict)
     around: tuple[Object, ...] = ()
     condition: tuple[str, str] = ("Ready", "False")
+    only_told: bool = False
 
     def resource(self, namespace: str) -> dict[str, Any]:
         changes = {
@@ -407,6 +409,7 @@ def cases(volume_name: str) -> tuple[Case, ...]:
             ("downloads-", "downloads the model: ", " % after "),
             workers_run(1),
             {"model__uri": "hf://stub/start60000-download"},
+            only_told=True,
         ),
         Case(
             "never-ready",
