@@ -28,6 +28,8 @@ MAX_HEADERS: Final = 100
 KNOWN_BYTES: Final = 2048
 """A longer head is parsed each time: what is kept for anybody who asks must be small in all."""
 MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
+MAX_LENGTH_DIGITS: Final = 20
+"""llhttp bounds the number, not the zeros before it."""
 
 V2_ROUTE: Final = V2_PREFIX + "{name}" + V2_SUFFIX
 
@@ -221,6 +223,8 @@ def _parse(raw: bytes) -> Head:
     chunked = b"transfer-encoding" in headers
     if chunked and (version == "1.0" or headers[b"transfer-encoding"].lower() != b"chunked"):
         raise ApiError("bad_http", "Transfer-Encoding must be chunked, in HTTP/1.1 only.")
+    if len(headers.get(b"content-length", b"")) > MAX_LENGTH_DIGITS:
+        raise ApiError("bad_http", f"Content-Length has more than {MAX_LENGTH_DIGITS} digits.")
     return _head(collected, headers, chunked)
 
 
@@ -381,7 +385,7 @@ def _quoted(value: bytes) -> str:
 def _deadline(value: bytes | None) -> tuple[float | None, tuple[str, str] | None]:
     if value is None:
         return None, None
-    if not value.isdigit() or not 0 < int(value[:12]) <= MAX_DEADLINE_MS:
+    if len(value) > 12 or not value.isdigit() or not 0 < int(value) <= MAX_DEADLINE_MS:
         return None, (
             "invalid_field",
             f"{names.DEADLINE_MS}: got {_quoted(value)}, "

@@ -94,6 +94,23 @@ def test_deadline() -> None:
     assert refusal is not None and refusal[0] == "invalid_field" and "'soon'" in refusal[1]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [b"000000000001" + b"9" * 9, b"0" * 400 + b"1", b"1" * 400, b"000000000001" + b"9" * 5000],
+)
+def test_a_deadline_of_many_digits_is_refused(value: bytes) -> None:
+    refusal = head(b"x-sluice-deadline-ms: " + value).refusal
+    assert refusal is not None and refusal[0] == "invalid_field"
+    assert "x-sluice-deadline-ms: got '" in refusal[1].lower()
+
+
+@pytest.mark.parametrize("digits", [21, 300, 5000])
+def test_a_length_of_many_digits_is_refused(digits: int) -> None:
+    with pytest.raises(ApiError) as refused:
+        head(b"content-length: " + b"0" * (digits - 1) + b"5")
+    assert refused.value.code == "bad_http"
+
+
 def test_encoding_is_refused_later_because_its_framing_is_sound() -> None:
     parsed = head(b"content-encoding: gzip", b"content-length: 3")
     assert parsed.refusal is not None and parsed.refusal[0] == "unsupported_media_type"
