@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
 from sluice_gateway.edge import Connections, refusal
-from sluice_gateway.head import MAX_HEAD_BYTES, Head, parse_head
+from sluice_gateway.head import Head, count_empty_line, find_end, parse_head
 
 CONNECTION: Final = "sluice.connection"
 """Among the extensions of an ASGI scope: the :class:`Connection` behind the request."""
@@ -90,7 +90,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """Set by who streams an answer over it, for as long as that takes."""
     _ahead = b""  # not read yet
     _head: Head | None = None  # of the request whose body is coming in
-    _partial = False  # the beginning of a head has come
+    _partial = 0  # bytes of a head that is not complete
+    _empty_lines = 0  # before it
     _parsed: Head | None = None  # of the request that uvicorn was given last
     _need = 0  # bytes of the body still to come
     _held = 0  # bytes of it that the edge counts
@@ -155,19 +156,17 @@ class GuardedProtocol(HttpToolsProtocol):
     def _take_head(self, data: bytes) -> bytes:
         """Give uvicorn a head. Returns what follows it; keeps everything if it is not complete."""
         if data[:2] == b"\r\n":
-            return data[2:]  # RFC 9112 §2.2: an empty line before a request is ignored.
-        end = data.find(b"\r\n\r\n") + 4
-        if max(end, 0 if end >= 4 else len(data)) > MAX_HEAD_BYTES:
-            raise ApiError("headers_too_large", f"The head has more than {MAX_HEAD_BYTES} bytes.")
-        if end < 4:
-            if b"\n\n" in data:
-                raise ApiError("bad_http", "Lines must end with CRLF.")
+            self._empty_lines = count_empty_line(self._empty_lines)
+            self._partial = 0
+            return data[2:]
+        end = find_end(data, self._partial)
+        if not end:
             if not self._partial:
-                self._partial = True
                 self._since = time.monotonic()
+            self._partial = len(data)
             self._ahead = data
             return b""
-        self._partial = False
+        self._partial = self._empty_lines = 0
         head = parse_head(data[:end])
         self._since = time.monotonic()
         limit = self._edge.limits.body_bytes

@@ -25,6 +25,8 @@ from sluice_gateway.priority import WORDS, Priority
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
+MAX_EMPTY_LINES: Final = 2
+"""Before a request; RFC 9112 §2.2 has at least one ignored."""
 KNOWN_BYTES: Final = 2048
 """A longer head is parsed each time: what is kept for anybody who asks must be small in all."""
 MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
@@ -152,6 +154,33 @@ class _Collector:
     def on_headers_complete(self) -> None:
         self.complete = True
         self.keep_alive = self.parser.should_keep_alive()  # llhttp forgets it after the message.
+
+
+def find_end(data: bytes, searched: int) -> int:
+    """Where the head at the beginning of ``data`` ends, or 0 where more of it must come.
+
+    Args:
+        searched: so many of its bytes have been here before, without an end; a head that comes in
+            small pieces is not searched anew with each.
+
+    Raises:
+        ApiError: ``headers_too_large``, or ``bad_http`` for lines that end without CR.
+    """
+    end = data.find(b"\r\n\r\n", max(searched - 3, 0)) + 4
+    if max(end, 0 if end >= 4 else len(data)) > MAX_HEAD_BYTES:
+        raise ApiError("headers_too_large", f"The head has more than {MAX_HEAD_BYTES} bytes.")
+    if end >= 4:
+        return end
+    if data.find(b"\n\n", max(searched - 1, 0)) >= 0:
+        raise ApiError("bad_http", "Lines must end with CRLF.")
+    return 0
+
+
+def count_empty_line(before: int) -> int:
+    """One more empty line before a request, behind ``before``. Raises ApiError ``bad_http``."""
+    if before >= MAX_EMPTY_LINES:
+        raise ApiError("bad_http", f"More than {MAX_EMPTY_LINES} empty lines before a request.")
+    return before + 1
 
 
 def parse_head(raw: bytes) -> Head:

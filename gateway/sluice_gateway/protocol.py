@@ -18,7 +18,7 @@ from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
 from sluice_gateway.edge import STATUS_LINES, Edge, refusal
 from sluice_gateway.fallback import GuardedProtocol
-from sluice_gateway.head import MAX_HEAD_BYTES, Head, parse_head
+from sluice_gateway.head import Head, count_empty_line, find_end, parse_head
 from sluice_gateway.idempotency import Pending
 from sluice_gateway.request import Answer, Request
 
@@ -52,7 +52,7 @@ class FastProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_ahead", "_body", "_chunks", "_close_after",
-        "_connections", "_discarding", "_edge", "_exchange",
+        "_connections", "_discarding", "_edge", "_empty_lines", "_exchange",
         "_fallback", "_handing", "_head", "_held", "_id", "_need", "_partial", "_paused", "_since",
         "_state", "_streaming", "_transport", "_used", "_write_paused", "busy",
     )  # fmt: skip
@@ -75,7 +75,8 @@ class FastProtocol(asyncio.Protocol):
         self._id = b""
         self._since = 0.0  # when the present phase began
         self._handing = False
-        self._partial = False  # the beginning of a head has come
+        self._partial = 0  # bytes of a head that is not complete
+        self._empty_lines = 0  # before it
         self._paused = False
         self._write_paused = False
         self._discarding = False
@@ -165,19 +166,22 @@ class FastProtocol(asyncio.Protocol):
     def _take_head(self, data: bytes) -> bytes:
         """Parse a head. Returns what follows it; everything, if it is not complete."""
         if data[:2] == b"\r\n":
-            return data[2:]  # RFC 9112 §2.2: an empty line before a request is ignored.
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
-            self._await_head(data)
+            self._empty_lines = count_empty_line(self._empty_lines)
+            self._partial = 0
+            return data[2:]
+        end = find_end(data, self._partial)
+        if not end:
+            if not self._partial:
+                self._since = time.monotonic()
+            self._partial = len(data)
+            self._ahead = data
             return b""
-        if end > MAX_HEAD_BYTES:
-            raise ApiError("headers_too_large", f"The head has more than {MAX_HEAD_BYTES} bytes.")
         head = parse_head(data[:end])
         if head.route is None:
             self._hand_over(data)
             return b""
         self._head = head
-        self._partial = False
+        self._partial = self._empty_lines = 0
         length = head.content_length
         if length > self._edge.limits.body_bytes:
             raise ApiError(
@@ -200,16 +204,6 @@ class FastProtocol(asyncio.Protocol):
             self._edge.dispatcher.check(head)  # What is refused anyway need not be sent.
             self._transport.write(_CONTINUE)
         return data[end:]
-
-    def _await_head(self, data: bytes) -> None:
-        if len(data) > MAX_HEAD_BYTES:
-            raise ApiError("headers_too_large", f"The head has more than {MAX_HEAD_BYTES} bytes.")
-        if b"\n\n" in data:
-            raise ApiError("bad_http", "Lines must end with CRLF.")
-        if not self._partial:
-            self._partial = True
-            self._since = time.monotonic()
-        self._ahead = data
 
     def _take_body(self, data: bytes) -> bytes:
         if self._chunks is not None:

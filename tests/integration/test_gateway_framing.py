@@ -142,9 +142,30 @@ async def test_request_in_single_bytes(client: Client) -> None:
     assert (await client.reply()).json()["data"][0]["embedding"] == vector_of("drip").tolist()
 
 
-async def test_empty_lines_before_a_request_are_ignored(client: Client) -> None:
-    client.send(b"\r\n\r\n" + request(PATH, body("crlf")))
-    assert (await client.reply()).status == 200
+@pytest.mark.parametrize("first", ["/livez", None])
+async def test_empty_lines_before_a_request_are_ignored(client: Client, first: str | None) -> None:
+    if first is not None:
+        await client.get(first)
+    for _ in range(3):  # before each
+        client.send(b"\r\n\r\n" + request(PATH, body("crlf")))
+        assert (await client.reply()).status == 200
+
+
+@pytest.mark.parametrize("edge", [*EDGES, "admin"])
+async def test_endless_empty_lines_are_refused(gateway: GatewayProcess, edge: str) -> None:
+    port = gateway.admin_port if edge == "admin" else gateway.port
+    async with await Client.open(port) as client:
+        if edge in ("ordinary", "admin"):
+            assert (await client.get("/livez")).status == 200
+        if edge == "fast, byte by byte":
+            for byte in b"\r\n" * 3:
+                client.send(bytes((byte,)))
+                await asyncio.sleep(0)
+        else:
+            client.send(b"\r\n" * 500_000)
+        reply = await client.reply()
+        assert (reply.status, reply.json()["error"]["code"]) == (400, "bad_http")
+        assert await client.closed()
 
 
 async def test_expect_100_continue(client: Client) -> None:

@@ -3,7 +3,16 @@
 import pytest
 
 from sluice_api.errors import ApiError
-from sluice_gateway.head import KNOWN_BYTES, PLAIN, Directives, Head, parse_head
+from sluice_gateway.head import (
+    KNOWN_BYTES,
+    MAX_EMPTY_LINES,
+    PLAIN,
+    Directives,
+    Head,
+    count_empty_line,
+    find_end,
+    parse_head,
+)
 from sluice_gateway.priority import Priority, granted
 
 
@@ -108,6 +117,26 @@ def test_a_deadline_of_many_digits_is_refused(value: bytes) -> None:
 def test_a_length_of_many_digits_is_refused(digits: int) -> None:
     with pytest.raises(ApiError) as refused:
         head(b"content-length: " + b"0" * (digits - 1) + b"5")
+    assert refused.value.code == "bad_http"
+
+
+def test_a_head_that_comes_in_pieces_is_searched_once() -> None:
+    raw = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"
+    for size in range(1, len(raw)):
+        found = [find_end(raw[: come + size], come) for come in range(0, len(raw), size)]
+        assert found == [0] * (len(found) - 1) + [len(raw)], size
+    assert find_end(raw + b"x" * 10, len(raw) + 3) == 0  # What was searched is not looked at.
+    with pytest.raises(ApiError) as refused:
+        find_end(b"GET / HTTP/1.1\n\n", 15)
+    assert refused.value.code == "bad_http"
+
+
+def test_empty_lines_before_a_request_are_few() -> None:
+    count = 0
+    for _ in range(MAX_EMPTY_LINES):
+        count = count_empty_line(count)
+    with pytest.raises(ApiError) as refused:
+        count_empty_line(count)
     assert refused.value.code == "bad_http"
 
 
