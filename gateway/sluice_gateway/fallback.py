@@ -68,6 +68,10 @@ class Connection:
     def is_lost(self) -> bool:
         return self._cycle.disconnected
 
+    @property
+    def stalled_since(self) -> float | None:
+        return self._protocol.stalled_since
+
     def attach(self, streaming: Streaming | None) -> None:
         """Tell ``streaming`` what happens to the connection, until told otherwise."""
         self._protocol.streaming = streaming
@@ -98,7 +102,9 @@ class GuardedProtocol(HttpToolsProtocol):
     _chunks: ChunkedBody | None = None
     _refusal: tuple[ApiError, Head | None] | None = None  # is due after what is being answered
     _discarding = False
-    _stalled_since: float | None = None
+    stalled_since: float | None = None
+    """When the client took some of an answer last; None while nothing waits for it."""
+    _unsent = 0  # bytes that waited for it when its times were enforced last
     _since = 0.0  # when the present phase of reading began
 
     def guarded_by(self, edge: Connections) -> Self:
@@ -118,7 +124,7 @@ class GuardedProtocol(HttpToolsProtocol):
     @property
     def owing_since(self) -> float | None:
         owes = self._head is not None or self.idle
-        return self._since if owes and self._stalled_since is None else None
+        return self._since if owes and self.stalled_since is None else None
 
     def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
         super().connection_made(transport)
@@ -133,11 +139,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self.streaming.lost()
 
     def pause_writing(self) -> None:
-        self._stalled_since = time.monotonic()
+        self.stalled_since = time.monotonic()
+        self._unsent = self.transport.get_write_buffer_size()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        self._stalled_since = None
+        self.stalled_since = None
         super().resume_writing()
 
     # A request coming in --------------------------------------------------------------------------
@@ -289,10 +296,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def enforce_times(self, now: float) -> None:
         """Times between a complete request and its answer are those of its route."""
         limits, spent = self._edge.limits, now - self._since
+        if self.stalled_since is not None:
+            unsent, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+            if self._unsent < unsent:
+                self.stalled_since = now  # Slowly, but it takes its answer.
         if self.streaming is not None:
             self.streaming.enforce_times(now)
-        elif self._stalled_since is not None:
-            if now - self._stalled_since > limits.write_seconds:
+        elif self.stalled_since is not None:
+            if now - self.stalled_since > limits.write_seconds:
                 self._edge.cut("stalled")
                 self.transport.abort()
         elif self._discarding:

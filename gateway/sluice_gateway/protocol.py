@@ -54,7 +54,7 @@ class FastProtocol(asyncio.Protocol):
         "_ahead", "_body", "_chunks", "_close_after",
         "_connections", "_discarding", "_edge", "_empty_lines", "_exchange",
         "_fallback", "_handing", "_head", "_held", "_id", "_need", "_partial", "_paused", "_since",
-        "_state", "_streaming", "_transport", "_used", "_write_paused", "busy",
+        "_state", "_streaming", "_transport", "_unsent", "_used", "_write_paused", "busy",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,7 @@ class FastProtocol(asyncio.Protocol):
         self._empty_lines = 0  # before it
         self._paused = False
         self._write_paused = False
+        self._unsent = 0  # bytes that waited for the client when its times were enforced last
         self._discarding = False
         self._streaming = False  # the answer that is going out is a stream
         self._close_after = False
@@ -134,6 +135,7 @@ class FastProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client takes its answers too slowly: nothing more is read until it catches up."""
         self._write_paused = True
+        self._unsent = self._transport.get_write_buffer_size()
         self._since = time.monotonic()
         self._pause()
 
@@ -418,6 +420,10 @@ class FastProtocol(asyncio.Protocol):
 
     def enforce_times(self, now: float) -> None:
         """Close, with an answer where one is due, a connection that takes too long."""
+        if self._write_paused:
+            unsent, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+            if self._unsent < unsent:
+                self._since = now  # Slowly, but it takes its answer.
         limits, spent = self._edge.limits, now - self._since
         if self._discarding:
             if spent > limits.linger_seconds:

@@ -86,7 +86,6 @@ class EventStream(Response):
         self._caller = caller
         self._exchange = exchange
         self._write_seconds = write_seconds
-        self._writing_since: float | None = None
         self._connection: Connection | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,7 +96,7 @@ class EventStream(Response):
             self.lost()
         try:
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-            await self._send(send, start)
+            await send(start)
             await self._stream(send, connection)
         finally:
             connection.attach(None)
@@ -111,7 +110,7 @@ class EventStream(Response):
             data, was_full = caller.take()
             if data or ended:
                 message = {"type": "http.response.body", "body": data, "more_body": not ended}
-                await self._send(send, message)
+                await send(message)
             if ended:
                 return
             if broken:
@@ -121,11 +120,6 @@ class EventStream(Response):
                 self._exchange.resume()
             await caller.changed.wait()
 
-    async def _send(self, send: Send, message: dict[str, object]) -> None:
-        self._writing_since = time.monotonic()
-        await send(message)
-        self._writing_since = None
-
     # From the connection --------------------------------------------------------------------------
 
     def lost(self) -> None:
@@ -134,10 +128,11 @@ class EventStream(Response):
         self._caller.changed.set()
 
     def enforce_times(self, now: float) -> None:
-        if self._writing_since is not None:
-            if now - self._writing_since > self._write_seconds and self._connection is not None:
+        connection = self._connection
+        if connection is not None and connection.stalled_since is not None:
+            if now - connection.stalled_since > self._write_seconds:
                 self._exchange.cut_off("stalled")
-                self._connection.break_off(at_once=True)
+                connection.break_off(at_once=True)
         elif now - self._caller.last > HEARTBEAT_SECONDS:
             self._caller.send(HEARTBEAT)
 

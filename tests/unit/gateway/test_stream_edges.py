@@ -1,12 +1,16 @@
 """What both edges do with a stream as time passes: heartbeats, clients that take nothing."""
 
+import asyncio
 import time
 from typing import Any, cast
 
+import pytest
+from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from sluice_gateway.control.streaming import MAX_WAITING_BYTES, EventStream, StreamCaller
-from sluice_gateway.edge import Edge
+from sluice_gateway.edge import Connections, Edge
+from sluice_gateway.fallback import GuardedProtocol
 from sluice_gateway.protocol import HEARTBEAT, HEARTBEAT_SECONDS, FastProtocol
 from sluice_gateway.request import Answer, Request
 from sluice_gateway.settings import EdgeLimits
@@ -22,6 +26,7 @@ class Transport:
     def __init__(self) -> None:
         self.written = b""
         self.closed = ""
+        self.unsent = 0
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -34,6 +39,13 @@ class Transport:
 
     def abort(self) -> None:
         self.closed = self.closed or "aborted"
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def set_protocol(self, protocol: object) -> None: ...
+
+    def get_extra_info(self, name: str) -> None: ...
 
     def pause_reading(self) -> None: ...
 
@@ -103,11 +115,42 @@ def test_a_client_that_takes_nothing_is_cut_off() -> None:
     assert not transport.written.endswith(b"0\r\n\r\n")
 
 
+def ordinary() -> tuple[GuardedProtocol, Transport]:
+    """A connection on the ordinary edge."""
+    config = Config(app=cast(Any, None), http=GuardedProtocol, log_config=None)
+    config.load()
+    loop = asyncio.get_running_loop()
+    protocol = GuardedProtocol(config, ServerState(), {}, loop).guarded_by(
+        Connections(EdgeLimits())
+    )
+    transport = Transport()
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
+@pytest.mark.parametrize("edge", ["fast", "ordinary"])
+async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(edge: str) -> None:
+    protocol, transport = streaming()[:2] if edge == "fast" else ordinary()
+    transport.unsent = 1_000_000
+    protocol.pause_writing()
+    now, limit = time.monotonic(), EdgeLimits().write_seconds
+    for _ in range(10):  # ten times as long as it may take nothing
+        now += limit - 1
+        transport.unsent -= 1
+        protocol.enforce_times(now)
+    assert not transport.closed
+    protocol.enforce_times(now + limit - 1)
+    assert not transport.closed
+    protocol.enforce_times(now + limit + 1)
+    assert transport.closed == "aborted"
+
+
 class Link:
     """An ordinary connection, as an event stream sees it."""
 
     def __init__(self) -> None:
         self.broken: list[bool] = []
+        self.stalled_since: float | None = None
 
     def break_off(self, *, at_once: bool = False) -> None:
         self.broken.append(at_once)
@@ -128,7 +171,7 @@ async def test_an_ordinary_client_that_takes_nothing_is_cut_off() -> None:
     caller, exchange, link = StreamCaller(), Exchange(), Link()
     stream = EventStream(caller, cast(Any, exchange), {}, 30.0)
     stream._connection = cast(Any, link)
-    stream._writing_since = 100.0
+    link.stalled_since = 100.0
     stream.enforce_times(129.0)
     assert (exchange.causes, link.broken) == ([], [])
     stream.enforce_times(131.0)
