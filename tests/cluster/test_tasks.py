@@ -4,6 +4,7 @@ The models were trained on the spot, lie in a volume of the node and are served 
 image. They are asked through the gateway's Service, and must know what was held out.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,25 @@ READY_SECONDS = 120.0
 
 
 @pytest.fixture(scope="module")
-def folder(trained_models: trained.Models) -> Path:
-    """The models, readable for the user that workers run as."""
-    one = trained_models.tagger
-    for path in (trained_models.translator, trained_models.talker, one):
-        for each in (path, *path.rglob("*")):
+def models(trained_models: trained.Models) -> dict[str, Path]:
+    """Where each lies, readable for the user that workers run as."""
+    found = {
+        "tagger": trained_models.tagger,
+        "translator": trained_models.translator,
+        "talker": trained_models.talker,
+    }
+    for path in found.values():
+        for each in (path.parent, path, *path.rglob("*")):
             each.chmod(0o755 if each.is_dir() else 0o644)
-    one.parent.chmod(0o755)
-    return one.parent
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(models: dict[str, Path]) -> Path:
+    """What holds them all."""
+    common = Path(os.path.commonpath([path.parent for path in models.values()]))
+    common.chmod(0o755)
+    return common
 
 
 @pytest.fixture
@@ -66,7 +78,12 @@ def claim(cluster: Cluster, restricted: str, folder: Path) -> Iterator[str]:
 
 @pytest.mark.usefixtures("worker_image")
 def test_each_family_knows_what_it_has_learnt(
-    platform: Release, cluster: Cluster, restricted: str, claim: str, folder: Path
+    platform: Release,
+    cluster: Cluster,
+    restricted: str,
+    claim: str,
+    folder: Path,
+    models: dict[str, Path],
 ) -> None:
     tasks = {
         "tagger": "token-classification",
@@ -75,8 +92,8 @@ def test_each_family_knows_what_it_has_learnt(
     }
     services = {name: Published(cluster, restricted, name, seconds=READY_SECONDS) for name in tasks}
     for name, service in services.items():
-        assert (folder / name).is_dir()
-        model = {"uri": f"pvc://{claim}/{name}", "task": tasks[name]}
+        path = models[name].relative_to(folder)
+        model = {"uri": f"pvc://{claim}/{path}", "task": tasks[name]}
         requests = {"cpu": "50m", "memory": "1Gi"}
         service.apply(
             {
