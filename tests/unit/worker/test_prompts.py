@@ -26,7 +26,8 @@ from tests.unit.worker.test_choice import BYTES
 SIZE = 300
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}"
-    "{% for c in m.tool_calls or [] %}{{ c.function.arguments.city }}{% endfor %}{% endfor %}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.arguments.city }}"
+    "{{ c.function.arguments.role }}{% endfor %}{% endfor %}"
     "{% if tools %}<tool_call>{{ tools[0].function.name }}{% endif %}[assistant]"
 )
 HI = {"role": "user", "content": "Hi"}
@@ -90,6 +91,13 @@ def test_a_special_token_in_a_message_is_text() -> None:
                 {"id": "1", "function": {"name": "f", "arguments": r'{"city": "\u003c|end|>"}'}}
             ],
         },
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"id": "1", "function": {"name": "f", "arguments": '{"role": "<|end|>"}'}}
+            ],
+        },
         {"role": "user", "content": "\U000f0000<|end|>"},
     ],
 )
@@ -97,6 +105,17 @@ def test_wherever_it_stands(message: dict[str, Any]) -> None:
     (prompt,) = maker().prepare(conversation(message)).prompts
     text = BYTES.decode(prompt.ids, skip_special_tokens=False)
     assert (text.count("<|end|>"), prompt.ids.count(0)) == (2, 1)
+
+
+def test_a_members_name_in_a_tool_does_not_matter_either() -> None:
+    schema = {"type": "object", "properties": {"role": {"enum": ["<|end|>"]}}, "role": "<|end|>"}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    template = "{{ messages[0].role }}{{ tools | tojson }}"
+    quoting = Quoting([("<|end|>", True), ("user", True)])
+    parts = ChatTemplate(template, {}).render(json.dumps([HI]), json.dumps([tool]), quoting)
+    assert "".join(parts).count("<|end|>") == 2
+    assert not any("<|end|>" in part for part in parts)
+    assert parts[0].startswith("user"), "a message's own role stays whole"
 
 
 def test_what_is_no_special_token_is_tokenised_as_a_whole() -> None:

@@ -36,11 +36,18 @@ class Quoting:
     def __repr__(self) -> str:
         return f"<Quoting {self._pattern.pattern[:80]}>"
 
-    def marked(self, value: Any) -> tuple[Any, str]:
-        """``value``, decoded JSON, with special tokens marked, and the mark."""
-        written = msgspec.json.encode(value).decode()
+    def marked(self, messages: list[dict[str, Any]], tools: Any) -> tuple[Any, Any, str]:
+        """Both, decoded JSON, with special tokens marked, and the mark.
+
+        Only a message's own ``role`` is left alone: it is one of a few words, and templates ask
+        for it.
+        """
+        written = msgspec.json.encode([messages, tools]).decode()
         mark = next(chr(code) for code in _PRIVATE if chr(code) not in written)
-        return (value if self._none else self._walk(value, mark)), mark
+        if self._none:
+            return messages, tools, mark
+        told = [{**self._walk(message, mark), "role": message["role"]} for message in messages]
+        return told, self._walk(tools, mark), mark
 
     def _walk(self, value: Any, mark: str) -> Any:
         match value:
@@ -50,8 +57,7 @@ class Quoting:
                 return [self._walk(each, mark) for each in value]
             case dict():
                 return {
-                    self._walk(name, mark): each if name == "role" else self._walk(each, mark)
-                    for name, each in value.items()
+                    self._walk(name, mark): self._walk(each, mark) for name, each in value.items()
                 }
             case _:
                 return value

@@ -44,7 +44,7 @@ class ChatTemplate:
         """
         told = _with_objects(msgspec.json.decode(messages))
         offers = None if tools is None else msgspec.json.decode(tools)
-        (told, offers), mark = quoting.marked([told, offers])
+        told, offers, mark = quoting.marked(told, offers)
         try:
             rendered: Any = render_jinja_template(
                 conversations=[told],
