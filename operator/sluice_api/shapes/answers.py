@@ -82,7 +82,10 @@ class Relations(msgspec.Struct):
     """The entities of one text, and which relations hold between which of them.
 
     `head` and `tail` are positions in `entities`. `skipped` are pairs too far apart to be judged;
-    `unlocated` were written by the model and do not stand in the text.
+    `unlocated` were written by the model and do not stand in the text. `finish_reason` is there
+    where a model writes: `length` when it was cut at its maximum, so that relations may be missing.
+    `chunks` is there when a text was too long to be read at once: how many pairs were read in a
+    window of it, or in how many windows a model that writes read it.
     """
 
     index: int
@@ -91,7 +94,8 @@ class Relations(msgspec.Struct):
     tokens: int
     skipped: list[tuple[int, int]] = []
     unlocated: list[Unlocated] = []
-    chunks: int = 1
+    finish_reason: Literal["stop", "length"] | None = None
+    chunks: int | None = None
 
 
 class RelationsAnswer(msgspec.Struct):

@@ -9,11 +9,13 @@ service that the request or the relation service itself names. Canonical item::
     {"entities": [{"label": "PER", "score": 0.9?, "start": 0, "end": 4, "text": "Anna"}, …],
      "relations": [{"head": 0, "tail": 1, "label": "born in", "score": 0.8?}, …],
      "skipped": [[0, 7], …]?, "unlocated": [{"head": "Oslo", "tail": …, "label": …, "score": …}]?,
-     "chunks": 2?, "tokens": 40}
+     "finish_reason": "stop"?, "chunks": 2?, "tokens": 40}
 
 ``head`` and ``tail`` are positions in ``entities``; relations are sorted by score where there are
 scores. ``skipped`` are pairs too far apart for one window of the model; ``unlocated`` are relations
-that a model wrote between texts that do not stand in the input.
+that a model wrote between texts that do not stand in the input, and ``finish_reason`` is
+``length`` when it was cut at its maximum. ``chunks`` is how many pairs were read in a window of a
+long text, or in how many windows a model that writes read it.
 """
 
 from typing import Annotated, Any
@@ -91,20 +93,6 @@ class Unlocated(msgspec.Struct):
     tail: str
     label: str
     score: float
-
-
-class RelationItem(msgspec.Struct):
-    """A canonical item, read back."""
-
-    entities: list[RelationEntity]
-    relations: list[Relation]
-    tokens: int
-    skipped: list[tuple[int, int]] = []
-    unlocated: list[Unlocated] = []
-    chunks: int = 1
-
-
-read_item = msgspec.json.Decoder(RelationItem).decode
 
 
 class RelationCodec(ListCodec):
@@ -188,7 +176,14 @@ def _entities(value: MarkedText, where: str) -> list[dict[str, Any]]:
 
 
 def _pairs(value: MarkedText, where: str) -> list[list[int]]:
-    count = len(value.entities or ())
+    if value.entities is None:
+        raise ApiError(
+            "missing_field",
+            f"{where}: the positions of entities, but none are given. Give the entities too, or "
+            "leave pairs out to have all pairs judged of those that are found.",
+            param=where,
+        )
+    count, seen = len(value.entities), set[tuple[int, int]]()
     for index, (head, tail) in enumerate(value.pairs or ()):
         if head == tail or max(head, tail) >= count:
             place = f"{where}[{index}]"
@@ -198,6 +193,14 @@ def _pairs(value: MarkedText, where: str) -> list[list[int]]:
                 f"{count} entities.",
                 param=place,
             )
+        if (head, tail) in seen:
+            place = f"{where}[{index}]"
+            raise ApiError(
+                "invalid_field",
+                f"{place}: got {shown([head, tail])} a second time. Ask for each pair once.",
+                param=place,
+            )
+        seen.add((head, tail))
     return [list(pair) for pair in value.pairs or ()]
 
 

@@ -175,7 +175,9 @@ FOUNDED = {"text": FACT, "entities": [{"start": 0, "end": 9}, {"start": 18, "end
 def test_markers_are_found_among_the_tokens(learnt: LoadedModel) -> None:
     assert list(learnt.tasks) == [Task.RELATION_EXTRACTION, Task.CLASSIFICATION]
     assert learnt.engine.name == "packed"
-    [relation] = related(learnt, FOUNDED)["relations"]
+    answer = related(learnt, FOUNDED)
+    assert "chunks" not in answer, "the whole text was read"
+    [relation] = answer["relations"]
     assert (relation["head"], relation["tail"], relation["label"]) == (0, 1, "founder_of")
     assert related(learnt, FOUNDED, threshold=1.0)["relations"] == []
 
@@ -188,6 +190,7 @@ def test_of_a_long_text_a_pair_is_read_with_what_is_around_it(learnt: LoadedMode
         entities = [{"start": at, "end": at + 9}, {"start": at + 18, "end": at + 22}]
         answer = related(learnt, {"text": text, "entities": entities, "pairs": [[0, 1]]})
         assert answer["tokens"] == learnt.max_input_tokens
+        assert answer["chunks"] == 1
         assert "skipped" not in answer
         assert [e["text"] for e in answer["entities"]] == ["anna berg", "acme"]
 
@@ -223,6 +226,8 @@ def test_no_pair_no_relation(learnt: LoadedModel) -> None:
         ),
         ({**FOUNDED, "pairs": [[0, 0]]}, "input.pairs[0]", "two different"),
         ({**FOUNDED, "pairs": [[0, 2]]}, "input.pairs[0]", "2 entities"),
+        ({**FOUNDED, "pairs": [[0, 1], [1, 0], [0, 1]]}, "input.pairs[2]", "a second time"),
+        ({"text": FACT, "pairs": [[0, 1]]}, "input.pairs", "Give the entities too"),
         ({**FOUNDED, "pairs": [[0]]}, "input.pairs[0]", "2 whole numbers"),
         ({**FOUNDED, "relation": "x"}, "input.relation", "not known"),
         (

@@ -1,5 +1,7 @@
 """Relations that a model writes: found on held-out sentences, offset-exact, also in long texts."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,19 @@ def test_a_long_text_is_read_in_windows_and_offsets_are_those_of_the_whole(
     found = named(entry)
     hits = sum(set(written_relations.facts(triplets)) <= found for _, triplets in facts)
     assert hits >= len(facts) - 1
+
+
+def test_a_text_that_is_cut_at_the_models_maximum_says_so(folder: Path, tmp_path: Path) -> None:
+    facts = written_relations.data()[1]
+    body = {"input": facts[0][0]}
+    for most, forced, reason in ((48, None, "stop"), (5, None, "length"), (5, 2, "length")):
+        cut = tmp_path / f"{most}-{forced}"
+        shutil.copytree(folder, cut)
+        file = cut / "generation_config.json"
+        given = json.loads(file.read_text())
+        file.write_text(json.dumps({**given, "max_length": most, "forced_eos_token_id": forced}))
+        [entry] = ask(load(f"file://{cut}", device="cpu"), ROUTE, body)["data"]
+        assert entry["finish_reason"] == reason
 
 
 def test_the_threshold_leaves_out_what_is_less_probable(model: LoadedModel) -> None:

@@ -81,7 +81,9 @@ def save_model(model: Any, folder: Path, **generation: Any) -> None:
 def learn(
     model: Any, examples: Sequence[Example], *, steps: int = 300, rate: float = 5e-3, seed: int = 0
 ) -> None:
-    """Train ``model`` in place on (read, written) token ids."""
+    """Train ``model`` in place on (read, written) token ids; on one thread, as :func:`fit` does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     chooser = random.Random(seed)  # noqa: S311
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
@@ -97,6 +99,7 @@ def learn(
         schedule.step()
         optimizer.zero_grad()
     model.eval()
+    torch.set_num_threads(threads)
 
 
 def learn_pairs(

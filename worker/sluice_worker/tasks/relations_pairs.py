@@ -191,7 +191,9 @@ class PairClassification:
         }
         if text.skipped:
             answer["skipped"] = text.skipped
-        return item(answer, sum(unit.tokens for unit in text.units), chunks=text.windowed or 1)
+        if text.windowed:  # One is told too: that pair was judged without the whole text.
+            answer["chunks"] = text.windowed
+        return item(answer, sum(unit.tokens for unit in text.units))
 
     def _holding(self, logits: Array, threshold: float | None) -> list[tuple[int, float]]:
         """(label, score) of what holds for one pair: one at most, or each by itself."""

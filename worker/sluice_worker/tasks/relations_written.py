@@ -24,6 +24,7 @@ from sluice_worker.tasks.writing import (
     WritingMaterial,
     check_pieces,
     decoding_of,
+    finish_reason,
     framed,
     results,
     room_for,
@@ -110,7 +111,8 @@ class WrittenRelations:
                 if triplet.score >= threshold:
                     found.add(triplet, piece)
         tokens = sum(len(piece.ids) for piece in pieces) + sum(len(part.ids) for part in written)
-        return item(found.answer(), tokens, chunks=len(pieces))
+        answer = {**found.answer(), "finish_reason": finish_reason(written, self._decoding)}
+        return item(answer, tokens, chunks=len(pieces))
 
 
 class _Found:

@@ -135,9 +135,16 @@ def results(arrays: Sequence[Array]) -> list[Generated]:
 
 
 def finish_reason(written: Sequence[Generated], decoding: Decoding) -> Literal["stop", "length"]:
-    """``stop``, or ``length`` if any piece was cut before it ended."""
-    ended = all(part.ids and part.ids[-1] in decoding.ends for part in written)
-    return "stop" if ended else "length"
+    """``stop``, or ``length`` if any piece was cut before it ended.
+
+    An ending at the last possible place counts as cut where the model must end there.
+    """
+
+    def ended(part: Generated) -> bool:
+        forced = decoding.forced_last and len(part.ids) >= decoding.most
+        return bool(part.ids) and part.ids[-1] in decoding.ends and not forced
+
+    return "stop" if all(map(ended, written)) else "length"
 
 
 def check_pieces(count: int, where: str) -> None:
