@@ -4,7 +4,6 @@ Off unless origins are configured. Both edges add :meth:`Cors.lines` to their an
 that a browser asks beforehand is answered by ``control.answering``.
 """
 
-from functools import lru_cache
 from typing import Final
 
 from sluice_api import names
@@ -45,7 +44,8 @@ class Cors:
         self._everybody = EVERYBODY in origins
         self._origins = frozenset(origin.encode() for origin in origins)
         self._credentials = credentials and not self._everybody
-        self.lines = lru_cache(maxsize=256)(self._lines)
+        self._foreign = self._written(None)
+        self._lines = {origin: self._written(origin) for origin in self._origins}
 
     def __repr__(self) -> str:
         return f"<Cors {'everybody' if self._everybody else len(self._origins)}>"
@@ -77,6 +77,11 @@ class Cors:
         found.append(("access-control-max-age", str(MAX_AGE_SECONDS)))
         return found
 
-    def _lines(self, origin: bytes | None) -> bytes:
-        """:meth:`headers` as whole lines; bound as ``lines``, and remembered."""
+    def lines(self, origin: bytes | None) -> bytes:
+        """:meth:`headers` as whole lines."""
+        if self._everybody and origin is not None:
+            origin = EVERYBODY.encode()
+        return self._lines.get(origin, self._foreign) if origin is not None else self._foreign
+
+    def _written(self, origin: bytes | None) -> bytes:
         return b"".join(b"%b: %b\r\n" % (n.encode(), v.encode()) for n, v in self.headers(origin))

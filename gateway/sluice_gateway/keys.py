@@ -20,6 +20,8 @@ from sluice_api.call import Input
 SECRET_BYTES: Final = 32
 MAX_SECRETS: Final = 2
 """The current secret, and during a rotation the one before it."""
+KNOWN_BYTES: Final = 2048
+"""Longer parameters are hashed each time: tools and schemas may be as large as a body."""
 
 _SCHEMA: Final = 2
 """Raised when the meaning of the same fields changes; every key changes with it."""
@@ -219,15 +221,15 @@ def item_keys(
     epoch: bytes = b"",
 ) -> list[bytes]:
     """:func:`item_key` of each input of one call, in order; what they share is hashed once."""
-    macs = _started(keyring, _wire(scope), revision, answer_digest, task, parameters, epoch)
+    start = _started if len(parameters) <= KNOWN_BYTES else _start
+    macs = start(keyring, _wire(scope), revision, answer_digest, task, parameters, epoch)
     if len(macs) == 1:
         mac = macs[0]
         return [mac(_tail(item)) for item in items]
     return [b"".join([mac(tail) for mac in macs]) for tail in map(_tail, items)]
 
 
-@lru_cache(maxsize=1024)
-def _started(
+def _start(
     keyring: Keyring,
     scope: bytes,
     revision: str,
@@ -239,6 +241,9 @@ def _started(
     """The MACs with what the calls of one tenant for one service share taken in already."""
     head = _head(scope, revision, answer_digest, task, parameters, epoch)
     return [mac.after(head) for mac in keyring.naming]
+
+
+_started = lru_cache(maxsize=1024)(_start)
 
 
 def _wire(scope: TenantScope) -> bytes:

@@ -1,6 +1,7 @@
 """Which pages may call, and how that is said; how many connections there can be."""
 
 import resource
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -55,6 +56,15 @@ def test_credentials_only_for_who_is_named() -> None:
 def test_no_line_can_be_slipped_in() -> None:
     for cors in (Cors(("*",)), Cors((PAGE.decode(),))):
         assert b"evil" not in cors.lines(PAGE + b"\r\nset-cookie: evil")
+
+
+@pytest.mark.parametrize("origins", [("*",), (PAGE.decode(),)])
+def test_nothing_is_remembered_of_who_asks(origins: tuple[str, ...]) -> None:
+    cors = Cors(origins)
+    origin = bytes(range(256)) * 100
+    known = sys.getrefcount(origin)
+    cors.lines(origin)
+    assert sys.getrefcount(origin) == known
 
 
 @pytest.fixture

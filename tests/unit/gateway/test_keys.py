@@ -4,6 +4,7 @@ import hmac
 import multiprocessing
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,30 @@ def test_keys_of_a_list_are_the_keys_of_its_inputs() -> None:
             items=["text", [1, 2], ""],
         )
         assert keys == [make(ring), make(ring, item=[1, 2]), make(ring, item="")]
+
+
+def test_what_is_remembered_of_callers_parameters_is_small() -> None:
+    ring, large = Keyring(SECRET), b"x" * 1_000_000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(20):
+            parameters = b"%d%b" % (number, large)
+            (key,) = item_keys(
+                ring,
+                ANNA,
+                revision="0123456789",
+                answer_digest="sha256:ab",
+                task="embeddings",
+                parameters=parameters,
+                items=["text"],
+            )
+            assert key == make(ring, parameters=parameters)
+        del parameters
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < len(large)
 
 
 def test_rotation_keeps_the_old_key_beside_the_new_one() -> None:
