@@ -74,7 +74,13 @@ class Leases:
         """
         gathering = _Gathering(len(keys), on_taken)
         for index, key in enumerate(keys):
+            if key in self._held:  # By this process, which has asked for it if no more.
+                gathering.take(index, False)
+                continue
             token, lease = next(self._tokens), _lease(key)
+            # From now on, so that who is done before Redis has answered lets go of it all the same:
+            # what ends a lease comes there behind what takes it, and does nothing without it.
+            self._held[key] = token
             words = command("SET", lease, token, "NX", "PX", max(1, int(seconds * 1000)))
             on_reply = partial(self._took, key, token, partial(gathering.take, index))
             self._store.call(lease, [words], on_reply)
@@ -125,9 +131,10 @@ class Leases:
     ) -> None:
         reply = replies if isinstance(replies, Failure) else replies[0]
         if reply == b"OK":
-            self._held[key] = token
             on_taken(True)
         else:
+            if self._held.get(key) == token:
+                del self._held[key]
             on_taken(False if reply is None else None)
 
     def _looked(

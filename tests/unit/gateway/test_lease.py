@@ -1,7 +1,7 @@
 """Leases in a real Redis: one holder, an end by token only, failures only gateways can tell."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -80,6 +80,46 @@ async def test_who_has_lost_it_ends_nothing(server: RedisServer) -> None:
         first.free(key)
         await look(first, key)
         assert await look(second, key) == ["held"]
+
+
+@on_uvloop
+async def test_who_is_done_before_redis_has_answered_holds_nothing(server: RedisServer) -> None:
+    ends: list[Callable[[Leases, bytes], None]] = [
+        Leases.free,
+        Leases.done,
+        lambda leases, key: leases.fail(key, FAILURE),
+    ]
+    async with gateways(server) as (first, second):
+        for number, end in enumerate(ends):
+            key = key_of(f"early {number}")
+            answered = asyncio.ensure_future(take(first, key))
+            await asyncio.sleep(0)  # Asked, and not answered.
+            end(first, key)
+            await answered
+            assert repr(first) == "<Leases 0 held>"
+            await look(first, key)  # Behind what was sent before.
+            (state,) = await look(second, key)
+            if end is Leases.free:
+                assert state == "gone"
+            elif end is not Leases.done:
+                assert isinstance(state, ApiError)
+            with server.client() as client:
+                (left,) = [client.pttl(name) for name in client.keys(f"*{key.hex()}*")] or [-2]
+                assert left <= 1000  # of the 60 s that were asked for
+
+
+@on_uvloop
+async def test_what_is_held_or_asked_for_here_is_not_asked_for_again(server: RedisServer) -> None:
+    key = key_of("twice")
+    async with gateways(server) as (first, second):
+        assert await asyncio.gather(take(first, key), take(first, key)) == [[True], [False]]
+        assert await take(first, key) == [False]
+        first.free(key)
+        assert repr(first) == "<Leases 0 held>"
+        await look(first, key)
+        assert await take(second, key) == [True]
+        assert await take(first, key) == [False]
+        assert repr(first) == "<Leases 0 held>"
 
 
 @on_uvloop
