@@ -5,7 +5,7 @@ into a body. Because both sides use the same codecs, the gateway can answer from
 what the worker would have answered, whatever route the question came by.
 """
 
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -14,6 +14,8 @@ from sluice_api.tasks import DETERMINISM, Determinism, Task
 
 MAX_INPUTS = 2048
 """How many inputs one request may carry (OpenAI's own bound for embeddings)."""
+MAX_TOKEN_IDS = 1 << 20
+"""How many token ids one input may be: as many as the longest contexts of models."""
 
 REUSABLE: Final = frozenset((Determinism.PURE, Determinism.GENERATION))
 """Of calls whose answers may be stored and shared."""
@@ -23,6 +25,20 @@ Input = str | list[int]
 
 What has a structure (a question and its context, a chat) is one text of JSON, in one spelling only:
 :func:`structured` and :func:`members_of` write and read it.
+"""
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], msgspec.Meta(max_length=MAX_TOKEN_IDS)]
+GivenInputs = (
+    str
+    | Annotated[
+        list[str | TokenId | TokenIds],
+        msgspec.Meta(extra_json_schema={"maxItems": MAX_TOKEN_IDS}),
+    ]
+)
+"""How a body gives them: a text, a list of texts, a list of token ids, or a list of such lists.
+
+:func:`inputs_of` holds the list to its bound, which depends on what it is of.
 """
 
 
@@ -213,6 +229,30 @@ def members_of(value: Input) -> dict[str, Any]:
 def place(call: Call, index: int) -> str:
     """How the caller finds input ``index`` again."""
     return f"{call.codec.field}[{index}]" if len(call.inputs) > 1 else call.codec.field
+
+
+def inputs_of(value: GivenInputs, field_name: str) -> list[Input]:
+    """The inputs that a body gives; they must all be of one kind. Raises ApiError."""
+    if isinstance(value, str):
+        return check_inputs([value], field_name)
+    given: list[Any] = value
+    if len(given) > MAX_TOKEN_IDS and isinstance(given[0], int):
+        raise ApiError(
+            "invalid_field",
+            f"{field_name}: got {len(given)} token ids, at most {MAX_TOKEN_IDS} are allowed.",
+            param=field_name,
+        )
+    if given and all(isinstance(entry, int) for entry in given):
+        return check_inputs([given], field_name)
+    for index, entry in enumerate(given):
+        if isinstance(entry, int):
+            raise ApiError(
+                "invalid_field",
+                f"{field_name}[{index}]: got the number {entry} in a list that also holds texts "
+                "or lists. A list holds only texts, only token ids, or only lists of token ids.",
+                param=f"{field_name}[{index}]",
+            )
+    return check_inputs(given, field_name)
 
 
 def check_inputs(inputs: list[Input], field_name: str) -> list[Input]:

@@ -108,7 +108,8 @@ def _kinds(kind: inspect.Type) -> str:
 def _parts(kind: inspect.Type) -> list[inspect.Type]:
     """The alternatives of a type. That a field may also be null is nothing a caller must know."""
     kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
-    return [part for part in kinds if not isinstance(part, inspect.NoneType)]
+    bare = [part.type if isinstance(part, inspect.Metadata) else part for part in kinds]
+    return [part for part in bare if not isinstance(part, inspect.NoneType)]
 
 
 def _bounds(low: object, high: object, both: str, single: str) -> str:

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from sluice_api.call import Call, Input, Item, check_inputs
+from sluice_api.call import Call, GivenInputs, Input, Item, inputs_of
 from sluice_api.decode import decode
-from sluice_api.errors import ApiError
 from sluice_api.shapes import generation
 from sluice_api.shapes.generation import (
     Choice,
@@ -20,7 +19,6 @@ from sluice_api.shapes.generation import (
     GenerationCodec,
     GenerationRequest,
     StreamWriter,
-    TokenId,
     TokenLogprob,
 )
 from sluice_api.tasks import Task
@@ -34,7 +32,7 @@ DEFAULT_MAX_TOKENS = 16
 class CompletionRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
     """`prompt` is a text, a list of texts, a list of token ids, or a list of such lists."""
 
-    prompt: str | list[str | TokenId | list[TokenId]]
+    prompt: GivenInputs
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=generation.MAX_ALTERNATIVES)] | None = None
     best_of: int | None = None
     echo: bool | None = None
@@ -74,7 +72,7 @@ class CompletionsCodec:
             codec=self,
             model=request.model,
             task=Task.TEXT_GENERATION,
-            inputs=_prompts(request.prompt),
+            inputs=inputs_of(request.prompt, self.field),
             parameters=msgspec.to_builtins(parameters),
             sampled=generation.asks_for_sampling(parameters),
             stream=generation.stream_of(request),
@@ -172,20 +170,6 @@ def scores(tokens: Sequence[TokenLogprob], offset: int) -> TextScores:
 def _choices(items: list[Item]) -> Iterator[tuple[int, CompletionChoice]]:
     raw = (choice for item in items for choice in generation.raw_choices(item))
     return ((index, _read_choice(choice)) for index, choice in enumerate(raw))
-
-
-def _prompts(value: Any) -> list[Input]:
-    if isinstance(value, str) or (value and all(isinstance(entry, int) for entry in value)):
-        return check_inputs([value], "prompt")
-    for index, entry in enumerate(value):
-        if isinstance(entry, int):
-            raise ApiError(
-                "invalid_field",
-                f"prompt[{index}]: got the number {entry} in a list that also holds texts or "
-                "lists. A list holds only texts, only token ids, or only lists of token ids.",
-                param=f"prompt[{index}]",
-            )
-    return check_inputs(list(value), "prompt")
 
 
 def _refuse_unsupported(request: CompletionRequest) -> None:

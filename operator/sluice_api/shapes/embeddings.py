@@ -14,24 +14,23 @@ import msgspec
 from sluice_api.call import (
     Call,
     CanonicalCodec,
+    GivenInputs,
     Input,
     Item,
-    check_inputs,
+    inputs_of,
     split_items,
     write_list,
 )
 from sluice_api.decode import decode
-from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
 
-TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 Dimensions = Annotated[int, msgspec.Meta(ge=1, le=65536)]
 
 
 class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
     """``input`` is a text, a list of texts, a list of token ids, or a list of such lists."""
 
-    input: str | list[str | TokenId | list[TokenId]]
+    input: GivenInputs
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Dimensions | None = None
@@ -59,7 +58,7 @@ class EmbeddingsCodec:
             codec=self,
             model=request.model,
             task=Task.EMBEDDINGS,
-            inputs=_inputs(request.input),
+            inputs=inputs_of(request.input, self.field),
             parameters={"dimensions": request.dimensions, "truncate": request.truncate},
             # Only base64 holds the exact bits, so only that answer can be stored as it comes.
             passthrough=request.encoding_format == "base64",
@@ -115,28 +114,6 @@ def vector_of(encoded: Item) -> "array[float]":
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
-
-
-def _inputs(value: str | list[str | int | list[int]]) -> list[Input]:
-    if isinstance(value, str):
-        return check_inputs([value], "input")
-    if value and all(isinstance(entry, int) for entry in value):
-        return check_inputs([[entry for entry in value if isinstance(entry, int)]], "input")
-    inputs: list[Input] = []
-    for index, entry in enumerate(value):
-        if isinstance(entry, int):
-            raise _mixed(index, entry)
-        inputs.append(entry)
-    return check_inputs(inputs, "input")
-
-
-def _mixed(index: int, entry: int) -> ApiError:
-    return ApiError(
-        "invalid_field",
-        f"input[{index}]: got the number {entry} in a list that also holds texts or lists. "
-        "A list holds only texts, only token ids, or only lists of token ids.",
-        param=f"input[{index}]",
-    )
 
 
 CODEC: CanonicalCodec = EmbeddingsCodec()

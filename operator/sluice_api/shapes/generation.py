@@ -18,13 +18,14 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from sluice_api.call import Call, CanonicalCodec, Item, Stream
+from sluice_api.call import Call, CanonicalCodec, Item, Stream, TokenId
 from sluice_api.decode import check_depth, shown
 from sluice_api.errors import ApiError, render
 from sluice_api.tasks import Task
 
 MAX_CHOICES = 64
 MAX_STOPS = 16
+MAX_BIASES = 1024
 MAX_ALTERNATIVES = 20
 """Alternatives reported beside each token; OpenAI's own bound for chat."""
 
@@ -32,7 +33,6 @@ JSON_OBJECT: Final = "object"
 """The canonical ``json_schema`` of the response format ``json_object``."""
 
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
-TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -72,7 +72,12 @@ class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
-    logit_bias: dict[TokenId, Bias] | None = None
+    logit_bias: (
+        Annotated[
+            dict[TokenId, Bias], msgspec.Meta(extra_json_schema={"maxProperties": MAX_BIASES})
+        ]
+        | None
+    ) = None
     response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -116,6 +121,14 @@ def parameters_of(call: Call) -> Parameters:
 
 def canonical(request: GenerationRequest) -> Parameters:
     """The shared members in canonical form: equal meaning, equal values. Raises ApiError."""
+    biases = request.logit_bias or {}
+    # Not by its type: to say what does not fit that, the whole body is read once more.
+    if len(biases) > MAX_BIASES:
+        raise ApiError(
+            "invalid_field",
+            f"logit_bias: got {len(biases)} tokens, at most {MAX_BIASES} are allowed.",
+            param="logit_bias",
+        )
     parameters = Parameters(
         max_tokens=request.max_tokens,
         temperature=request.temperature,
@@ -124,7 +137,7 @@ def canonical(request: GenerationRequest) -> Parameters:
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         repetition_penalty=request.repetition_penalty,
-        logit_bias={str(token): bias for token, bias in (request.logit_bias or {}).items()},
+        logit_bias={str(token): bias for token, bias in biases.items()},
         json_schema=_json_schema(request.response_format),
     )
     if request.temperature != 0:  # The most probable token does not depend on these.

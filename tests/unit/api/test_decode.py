@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice_api import routes
-from sluice_api.call import Codec
+from sluice_api.call import MAX_TOKEN_IDS, Codec
 from sluice_api.errors import ApiError
-from sluice_api.shapes import chat, classify, embeddings, fill_mask, v2
+from sluice_api.shapes import chat, classify, completions, embeddings, fill_mask, v2
 from tests.support.request_bodies import bodies
 
 CODECS = [*routes.POST_ROUTES.values(), v2.CODEC]
@@ -40,7 +40,7 @@ def refusal(codec: Codec, body: bytes | dict[str, Any]) -> ApiError:
             embeddings.CODEC,
             {"input": [-1]},
             "input[0]: got -1, allowed a text, a whole number from 0 to 2147483647 or a list of"
-            " whole numbers.",
+            " at most 1048576 whole numbers.",
         ),
         (
             embeddings.CODEC,
@@ -93,6 +93,41 @@ def test_a_field_says_what_it_got_and_what_it_takes(
     codec: Codec, more: dict[str, Any], message: str
 ) -> None:
     assert refusal(codec, {"input": "a"} | more).message == message
+
+
+@pytest.mark.parametrize(
+    ("codec", "body", "message"),
+    [
+        (
+            embeddings.CODEC,
+            {"input": [1] * (MAX_TOKEN_IDS + 1)},
+            "input: got 1048577 token ids, at most 1048576 are allowed.",
+        ),
+        (
+            completions.CODEC,
+            {"prompt": [[1], [1] * (MAX_TOKEN_IDS + 1)]},
+            f"prompt[1]: got [{'1,' * 38}..., allowed a text, a whole number from 0 to 2147483647"
+            " or a list of at most 1048576 whole numbers.",
+        ),
+        (
+            completions.CODEC,
+            {"prompt": "x", "logit_bias": dict.fromkeys(range(1025), 1)},
+            "logit_bias: got 1025 tokens, at most 1024 are allowed.",
+        ),
+    ],
+    ids=["flat", "nested", "biases"],
+)
+def test_what_is_made_one_by_one_is_bounded(
+    codec: Codec, body: dict[str, Any], message: str
+) -> None:
+    error = refusal(codec, body)
+    assert (error.code, error.message) == ("invalid_field", message)
+
+
+def test_the_bounds_themselves_are_allowed() -> None:
+    assert embeddings.CODEC.parse(json.dumps({"input": [1] * MAX_TOKEN_IDS}).encode()).inputs
+    most = {"prompt": [[1] * MAX_TOKEN_IDS], "logit_bias": dict.fromkeys(range(1024), 1)}
+    assert completions.CODEC.parse(json.dumps(most).encode()).inputs
 
 
 @pytest.mark.parametrize("member", ["function_call", "audio"])
