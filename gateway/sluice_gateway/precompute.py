@@ -8,10 +8,11 @@ nobody awake. ``app`` owns the one :class:`Precompute` of a process.
 
 import asyncio
 import logging
+import math
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import lru_cache, partial
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -30,6 +31,8 @@ TICK_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 30.0
 RENEW_AT: Final = 0.8
 """Share of its time to live after which an answer is computed anew."""
+_PERMANENT: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+"""The request itself is at fault: only another list or another revision can help."""
 
 log = logging.getLogger(__name__)
 
@@ -40,41 +43,43 @@ class Progress:
     Attributes:
         binding: what the answers hold for; with another one everything begins again, and so it
             does with other ``entries``.
-        pending: indexes to be asked for; ``failed`` those that are tried again at ``due``.
-        renewing: answers are computed although there are some.
+        due: when each entry is asked for next; never again where the same answer is certain.
+        answered: indexes of what was answered once: from then on it is computed anew.
+        failed: indexes of what failed the last time.
     """
 
-    __slots__ = ("binding", "due", "entries", "failed", "pending", "renewing", "running")
+    __slots__ = ("answered", "binding", "due", "entries", "failed", "running")
 
     def __init__(self, binding: Binding, entries: list[wire.Precomputed]) -> None:
         self.binding = binding
         self.entries = entries
-        self.pending = deque(range(len(entries)))
+        self.due = [0.0] * len(entries)
+        self.answered: set[int] = set()
         self.failed: set[int] = set()
         self.running = False
-        self.renewing = False
-        self.due = 0.0
 
     def __repr__(self) -> str:
         return f"<Progress {self.counts()}>"
 
-    @property
-    def total(self) -> int:
-        return len(self.entries)
-
     def counts(self) -> dict[str, int]:
         """By state; what is being renewed is done all the while."""
-        pending = 0 if self.renewing else len(self.pending) + self.running
-        failed = len(self.failed)
-        return {"done": self.total - pending - failed, "pending": pending, "failed": failed}
+        done, failed = len(self.answered - self.failed), len(self.failed)
+        return {"done": done, "pending": len(self.entries) - done - failed, "failed": failed}
 
-    def turn(self, now: float) -> None:
-        """Begin again where it is time: with what failed, or with everything."""
-        if self.pending or now < self.due:
-            return
-        self.renewing = not self.failed
-        self.pending.extend(sorted(self.failed) or range(self.total))
-        self.failed.clear()
+    def turn(self, now: float) -> int | None:
+        """The entry that has been due longest, if there is one."""
+        index = min(range(len(self.due)), key=self.due.__getitem__)
+        return index if self.due[index] <= now else None
+
+    def settle(self, index: int, status: int, now: float) -> None:
+        """Take note of how an entry was answered, and when it is due again."""
+        if status == HTTPStatus.OK:
+            self.answered.add(index)
+            self.failed.discard(index)
+            self.due[index] = now + RENEW_AT * self.binding.cache.ttl_seconds
+        else:
+            self.failed.add(index)
+            self.due[index] = math.inf if status in _PERMANENT else now + RETRY_SECONDS
 
 
 class Precompute:
@@ -133,14 +138,13 @@ class Precompute:
         idle = service.endpoints.ready and not service.held
         if progress.running or not idle or not binding.answer_digest:
             return
-        progress.turn(now)
-        if not progress.pending:
+        index = progress.turn(now)
+        if index is None:
             return
-        index = progress.pending.popleft()
         progress.running = True
         entry = entries[index]
         request = Request(
-            _head(entry.task, progress.renewing),
+            _head(entry.task, index in progress.answered),
             msgspec.json.encode(entry.body),
             OwnCaller(partial(self._answered, service, progress, index, entry.task)),
             self._new_id(),
@@ -153,8 +157,9 @@ class Precompute:
         self, service: Service, progress: Progress, index: int, task: Task, answer: Answer
     ) -> None:
         progress.running = False
-        if answer.status != 200:
-            progress.failed.add(index)
+        was_pending = progress.counts()["pending"]
+        progress.settle(index, answer.status, time.monotonic())
+        if answer.status != HTTPStatus.OK:
             log.warning(
                 "precomputing failed",
                 extra={
@@ -164,25 +169,19 @@ class Precompute:
                     "answer": answer.body.decode(errors="replace")[:500],
                 },
             )
-        if not progress.pending:
-            self._completed(service, progress)
+        counts = progress.counts()
+        if was_pending and not counts["pending"]:
+            log.info(
+                "precomputed",
+                extra={
+                    "service": f"{service.namespace}/{service.name}",
+                    "revision": progress.binding.revision,
+                    "count": counts["done"],
+                    "failed": counts["failed"],
+                },
+            )
         # From the loop, so that a long list of answers that are there does not nest.
         asyncio.get_running_loop().call_soon(self._look_after, service)
-
-    def _completed(self, service: Service, progress: Progress) -> None:
-        failed = len(progress.failed)
-        pause = RETRY_SECONDS if failed else RENEW_AT * progress.binding.cache.ttl_seconds
-        progress.due = time.monotonic() + pause
-        progress.renewing = False
-        log.info(
-            "precomputed",
-            extra={
-                "service": f"{service.namespace}/{service.name}",
-                "revision": progress.binding.revision,
-                "count": progress.total - failed,
-                "failed": failed,
-            },
-        )
 
 
 @lru_cache(maxsize=64)

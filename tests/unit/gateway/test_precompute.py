@@ -117,8 +117,8 @@ async def test_what_fails_is_tried_again_later(monkeypatch: Any) -> None:
     service = Fake()
     precompute, dispatcher = made(service)
     look(precompute, service)
-    refused = error_answer(ApiError("input_too_long", "Too long."), dispatcher.requests[0])
-    await dispatcher.answer(refused)
+    failed = error_answer(ApiError("upstream_failed", "No."), dispatcher.requests[0])
+    await dispatcher.answer(failed)
     await dispatcher.answer()
     assert service.precomputed == {"done": 1, "pending": 0, "failed": 1}
     look(precompute, service)
@@ -130,6 +130,63 @@ async def test_what_fails_is_tried_again_later(monkeypatch: Any) -> None:
     assert not dispatcher.requests[-1].head.directives.no_cache
     await dispatcher.answer()
     assert service.precomputed == {"done": 2, "pending": 0, "failed": 0}
+
+
+async def test_one_that_always_fails_leaves_the_others_warm(monkeypatch: Any) -> None:
+    service = Fake(2)
+    precompute, dispatcher = made(service)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    asked: dict[bytes, list[float]] = {b'{"input":"0"}': [], b'{"input":"1"}': []}
+    began, told = now, 0
+    while now < began + 2 * 1000:
+        look(precompute, service)
+        while told < len(dispatcher.requests):
+            request, told = dispatcher.requests[told], told + 1
+            asked[request.body].append(now - began)
+            bad = error_answer(ApiError("upstream_failed", "No."), request)
+            await dispatcher.answer(bad if request.body == b'{"input":"0"}' else OK)
+        now += 10.0
+    assert asked[b'{"input":"1"}'] == [0.0, 800.0, 1600.0], "before each expiry"
+    assert asked[b'{"input":"0"}'][:3] == [0.0, 30.0, 60.0]
+    assert service.precomputed == {"done": 1, "pending": 0, "failed": 1}
+
+
+async def test_a_renewal_that_failed_is_computed_anew_and_not_read_from_the_cache(
+    monkeypatch: Any,
+) -> None:
+    service = Fake(1)
+    precompute, dispatcher = made(service)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    look(precompute, service)
+    await dispatcher.answer()
+    for pause in (RENEW_AT * 1000, RETRY_SECONDS):
+        now += pause
+        look(precompute, service)
+        assert dispatcher.requests[-1].head.directives.no_cache
+        await dispatcher.answer(
+            error_answer(ApiError("upstream_failed", "No."), dispatcher.requests[-1])
+        )
+    assert len(dispatcher.requests) == 3
+
+
+async def test_what_is_refused_is_asked_again_only_when_the_list_or_the_revision_changes(
+    monkeypatch: Any,
+) -> None:
+    service = Fake(1)
+    precompute, dispatcher = made(service)
+    look(precompute, service)
+    refused = error_answer(ApiError("input_too_long", "Too long."), dispatcher.requests[0])
+    await dispatcher.answer(refused)
+    later = time.monotonic() + 100_000
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    look(precompute, service)
+    assert len(dispatcher.requests) == 1
+    assert service.precomputed == {"done": 0, "pending": 0, "failed": 1}
+    service.rebind("sha256:2")
+    look(precompute, service)
+    assert len(dispatcher.requests) == 2
 
 
 async def test_answers_are_renewed_before_they_expire(monkeypatch: Any) -> None:
