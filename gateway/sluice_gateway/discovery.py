@@ -17,7 +17,7 @@ import msgspec
 import yaml
 
 from sluice_api import names, strict_yaml, wire
-from sluice_gateway.endpoints import split_url
+from sluice_gateway.worker_url import split_url
 
 POLL_SECONDS: Final = 0.05
 MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
@@ -194,4 +194,7 @@ def _check(table: wire.ServiceTable, path: Path) -> None:
             try:
                 split_url(endpoint.url)
             except ValueError as error:
-                raise TableError(f"{where}.endpoints[{number}].url: {error}") from None
+                name = f"{service.namespace}/{service.name}"
+                raise TableError(
+                    f"{where}.endpoints[{number}].url of service {name}: {error}"
+                ) from None

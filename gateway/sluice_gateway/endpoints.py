@@ -31,6 +31,7 @@ from sluice_gateway.ring import Ring
 from sluice_gateway.room import Roster
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.upstream import Pool, UpstreamAnswer
+from sluice_gateway.worker_url import split_url
 
 UNKNOWN_LIMIT: Final = 16
 """Requests given to a worker that does not tell its capacity."""
@@ -528,13 +529,3 @@ class EndpointSet:
 
 def _nothing() -> None:
     """Nobody waits for room."""
-
-
-def split_url(url: str) -> tuple[str, int]:
-    """Host and port of an endpoint's URL. Raises ValueError unless it is plain ``http://``."""
-    scheme, _, rest = url.partition("://")
-    authority = rest.rstrip("/")
-    host, _, port = authority.rpartition(":")
-    if scheme != "http" or not host or not port.isdigit() or "/" in authority:
-        raise ValueError(f"{url!r} is not of the form http://HOST:PORT")
-    return host.strip("[]"), int(port)

@@ -49,6 +49,10 @@ def test_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
             "services: [{name: a, revision: r, endpoints: [{url: x, revision: r}]}]",
             r"endpoints\[0\].url",
         ),
+        (
+            "services: [{name: a, revision: r, endpoints: [{url: 'http://a..b:9', revision: r}]}]",
+            r"endpoints\[0\].url of service default/a: 'http://a\.\.b:9': 'a\.\.b' is no host",
+        ),
         ("services: [{name: a, revision: r, limits: {waiting: -1}}]", "waiting"),
         ("services: [{name: a, revision: r, failure: {reason: X}}]", "message"),
         ("service: []", "missing required field `services`"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sluice_api import names, wire
 from sluice_gateway.balance import Rules
-from sluice_gateway.endpoints import Endpoint, EndpointSet, Lease, State, split_url
+from sluice_gateway.endpoints import Endpoint, EndpointSet, Lease, State
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.upstream import UpstreamAnswer
 
@@ -204,14 +204,6 @@ async def test_learnt_digest_binds_while_somebody_has_it() -> None:
     one.not_ready("gone")
     two.proved(ready(digest="e"), NOW)
     assert two.state is State.READY
-
-
-def test_urls() -> None:
-    assert split_url("http://127.0.0.1:80") == ("127.0.0.1", 80)
-    assert split_url("http://[::1]:8080/") == ("::1", 8080)
-    for bad in ("https://a:1", "http://a", "a:1", "http://a:b", "http://a:1/x", "http://:1"):
-        with pytest.raises(ValueError, match="http://HOST:PORT"):
-            split_url(bad)
 
 
 async def test_a_roll_out_is_one_change_and_never_a_moment_without_ready_endpoints() -> None:
