@@ -132,6 +132,9 @@ def _(client: Any, base: str) -> None:
     assert (told["name"], told["versions"], told["platform"]) == ("emb", ["r1"], "sluice")
     assert told["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
     outputs = {output.pop("name"): output for output in told["outputs"]}
+    tasks = {name: output.pop("parameters") for name, output in outputs.items()}
+    assert tasks["embedding"] == {"tasks": ["embeddings"]}
+    assert tasks["labels"] == {"tasks": ["classification"]}
     assert outputs["embedding"] == {"datatype": "FP32", "shape": [-1, 4]}
     assert outputs["labels"] == {"datatype": "BYTES", "shape": [-1, -1]}
 

@@ -35,10 +35,17 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+class TensorTasks(BaseModel):
+    """The tasks that have a tensor, where a model offers others as well."""
+
+    tasks: list[str]
+
+
 class TensorMetadata(BaseModel):
     name: str
     datatype: str
     shape: list[int]
+    parameters: TensorTasks | None = None
 
 
 class V2Server(BaseModel):

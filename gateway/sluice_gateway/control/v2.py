@@ -5,7 +5,7 @@ the version is taken off a path's end here and not by the router.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from fastapi import FastAPI, HTTPException, Request, Response
 
@@ -21,6 +21,12 @@ from sluice_gateway.service import Service
 from sluice_gateway.services import Services, name_for
 
 UNKNOWN: Final = -1
+
+
+class _Tensor(NamedTuple):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
 
 
 def add_routes(
@@ -61,9 +67,18 @@ def add_routes(
         response.status_code = 200 if ready else 503
         return models.ModelReady(name=name_for(tenant, service), ready=ready)
 
-    @app.get(V2_PREFIX + "{name:path}", tags=["v2"], summary="Inputs and outputs of a model")
+    @app.get(
+        V2_PREFIX + "{name:path}",
+        tags=["v2"],
+        summary="Inputs and outputs of a model",
+        response_model_exclude_none=True,
+    )
     async def model_metadata(request: Request, name: str) -> models.V2Model:
-        """The only version is the revision; `-1` stands for a size that is not fixed."""
+        """The only version is the revision; `-1` stands for a size that is not fixed.
+
+        A tensor that not every task of the model has says in `parameters.tasks` which do; tasks
+        may have tensors of one name and different shapes.
+        """
         if name.endswith(V2_SUFFIX):
             raise HTTPException(405, headers={"Allow": "POST"})
         tenant = identify(request)
@@ -91,18 +106,40 @@ def resolve(services: Services, path: str, tenant: Tenant) -> Service:
 
 
 def _inputs(service: Service) -> list[models.TensorMetadata]:
-    """Of the first task that has tensors."""
-    views = [VIEWS[task] for task in service.tasks if task in VIEWS]
-    names = views[0].inputs if views else ()
-    return [models.TensorMetadata(name=n, datatype="BYTES", shape=[UNKNOWN]) for n in names]
+    return _described(service, _inputs_of)
 
 
 def _outputs(service: Service) -> list[models.TensorMetadata]:
-    """Of every task it offers that has tensors; each name once."""
-    outputs = {}
-    for task in service.tasks:
-        for name, datatype, rank in VIEWS[task].outputs if task in VIEWS else ():
-            last = service.dimensions if task == Task.EMBEDDINGS else None
-            shape = [UNKNOWN] * (rank - 1) + [last or UNKNOWN]
-            outputs[name] = models.TensorMetadata(name=name, datatype=datatype, shape=shape)
-    return list(outputs.values())
+    return _described(service, _outputs_of)
+
+
+def _inputs_of(service: Service, task: Task) -> list[_Tensor]:
+    return [_Tensor(name, "BYTES", (UNKNOWN,)) for name in VIEWS[task].inputs]
+
+
+def _outputs_of(service: Service, task: Task) -> list[_Tensor]:
+    last = (service.dimensions if task == Task.EMBEDDINGS else None) or UNKNOWN
+    return [
+        _Tensor(name, datatype, (UNKNOWN,) * (rank - 1) + (last,))
+        for name, datatype, rank in VIEWS[task].outputs
+    ]
+
+
+def _described(
+    service: Service, tensors_of: Callable[[Service, Task], list[_Tensor]]
+) -> list[models.TensorMetadata]:
+    """The tensors of every task it offers that has some; equal ones once, with their tasks."""
+    tasks = [task for task in service.tasks if task in VIEWS]
+    found: dict[_Tensor, list[str]] = {}
+    for task in tasks:
+        for tensor in tensors_of(service, task):
+            found.setdefault(tensor, []).append(task)
+    return [
+        models.TensorMetadata(
+            name=tensor.name,
+            datatype=tensor.datatype,
+            shape=[*tensor.shape],
+            parameters=models.TensorTasks(tasks=of) if len(of) < len(tasks) else None,
+        )
+        for tensor, of in found.items()
+    ]
