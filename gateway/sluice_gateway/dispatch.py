@@ -42,7 +42,7 @@ from sluice_gateway.keys import Keyring, item_keys
 from sluice_gateway.metrics import ServiceSeries
 from sluice_gateway.passage import Passage
 from sluice_gateway.renewal import Renewals
-from sluice_gateway.request import STREAM_HEADERS, Answer, OwnCaller, Request, error_answer
+from sluice_gateway.request import STREAM_HEADERS, Answer, OwnCaller, Request, bug, error_answer
 from sluice_gateway.service import Binding, Service
 from sluice_gateway.services import Services
 from sluice_gateway.timers import TimerWheel
@@ -489,7 +489,7 @@ class Dispatcher:
             self._failed_with(exchange, error)
         except Exception:
             log.exception("request failed", extra={"request_id": exchange.request.id.decode()})
-            exchange.fail(_bug())
+            exchange.fail(bug())
 
     def _failed_with(self, exchange: Exchange, error: ApiError) -> None:
         """Try what there is instead of an error: another revision, a stale answer."""
@@ -515,7 +515,7 @@ class Dispatcher:
         """Answer a request that no service was found for."""
         if not isinstance(error, ApiError):
             log.error("request failed", exc_info=error, extra={"request_id": request.id.decode()})
-            error = _bug()
+            error = bug()
         if error.code in ACCESS_CODES:
             self._denied(request.tenant.name if request.tenant is not None else "", error.code)
         request.caller.answer(error_answer(error, request))
@@ -539,7 +539,3 @@ class Dispatcher:
 
 def _full_name(service: Service) -> str:
     return f"{service.namespace}/{service.name}"
-
-
-def _bug() -> ApiError:
-    return ApiError("internal_error", "The request could not be handled.")

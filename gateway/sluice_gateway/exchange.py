@@ -26,7 +26,7 @@ from sluice_gateway.head import PLAIN
 from sluice_gateway.metrics import ServiceSeries
 from sluice_gateway.priority import Priority, granted
 from sluice_gateway.relay import Reader, Relay
-from sluice_gateway.request import JSON, STREAM_HEADERS, Answer, Request, error_answer
+from sluice_gateway.request import JSON, STREAM_HEADERS, Answer, Request, error_answer, give
 from sluice_gateway.service import Binding, Service
 from sluice_gateway.timers import Timer
 from sluice_gateway.upstream import EVENT_STREAM
@@ -331,8 +331,8 @@ class Exchange(msgspec.Struct, eq=False):
             self.finish(answer)
 
     def finish(self, answer: Answer) -> None:
-        self._end(answer.status)
-        self.request.caller.answer(answer)
+        self.done = True  # Nothing else ends it meanwhile.
+        self._end(give(self.request, answer))
 
     def cancel(self) -> None:
         """The caller is gone: nothing is answered, and what only it wanted is stopped."""

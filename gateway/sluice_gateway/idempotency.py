@@ -21,7 +21,7 @@ from sluice_api.shapes.generation import error_event
 from sluice_gateway.auth import Rights, Tenant
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import Reader, Relay
-from sluice_gateway.request import Answer, Request, error_answer
+from sluice_gateway.request import Answer, Request, error_answer, give
 from sluice_gateway.timers import Timer
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
@@ -344,7 +344,7 @@ class Seat:
 
     def answer(self, answer: Answer) -> None:
         self.forget_deadline()
-        self.caller.answer(answer.beside(self.request.limit_lines))
+        give(self.request, answer.beside(self.request.limit_lines))  # The others get theirs.
 
     def expire(self) -> None:
         """Its own deadline has passed, whatever that of the request which it waits for is."""

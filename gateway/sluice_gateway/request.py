@@ -4,6 +4,7 @@
 ``dispatch`` takes it. The gateway itself asks through an :class:`OwnCaller`.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -18,6 +19,8 @@ from sluice_gateway.upstream import EVENT_STREAM
 JSON: Final = b"application/json"
 STREAM_HEADERS: Final = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 """Proxies on the way must neither keep a stream nor gather it."""
+
+log = logging.getLogger(__name__)
 
 
 class Answer(msgspec.Struct, eq=False):
@@ -44,7 +47,10 @@ class Caller(Protocol):
     """The edge's side of a request."""
 
     def answer(self, answer: Answer) -> None:
-        """Called exactly once, perhaps before the request was handed over completely."""
+        """Called exactly once, perhaps before the request was handed over completely.
+
+        Raises ApiError, nothing having been written, where the answer is none for this caller.
+        """
         ...
 
     def begin(self, answer: Answer) -> bool:
@@ -110,6 +116,30 @@ class Request(msgspec.Struct, eq=False):
     background: bool = False
     tenant: Tenant | None = None
     limit_lines: bytes = b""
+
+
+def give(request: Request, answer: Answer) -> int:
+    """Answer ``request``: with an error where ``answer`` cannot be given. Returns the status."""
+    caller = request.caller
+    try:
+        try:
+            caller.answer(answer)
+        except ApiError as error:
+            answer = error_answer(error, request)
+            caller.answer(answer)
+        except Exception:
+            log.exception("answer failed", extra={"request_id": request.id.decode()})
+            answer = error_answer(bug(), request)
+            caller.answer(answer)
+    except Exception:  # It took some of an answer: it must not wait for the rest of it.
+        log.exception("answer failed", extra={"request_id": request.id.decode()})
+        caller.break_off(b"")
+    return answer.status
+
+
+def bug() -> ApiError:
+    """What a caller is told of an exception that nobody foresaw."""
+    return ApiError("internal_error", "The request could not be handled.")
 
 
 def error_answer(error: ApiError, request: Request) -> Answer:

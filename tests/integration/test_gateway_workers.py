@@ -13,6 +13,7 @@ import pytest
 
 from sluice_api import wire
 from sluice_api.errors import ApiError
+from sluice_api.tasks import Task
 from tests.support.gateway_process import Client, GatewayProcess, Reply, request, service
 from tests.support.stub_process import StubProcess
 from tests.support.stub_worker import DIGEST, Behaviour, StubWorker, until, vector_of
@@ -473,3 +474,41 @@ async def test_what_holds_a_start_up_is_told_after_the_hold(gateway: GatewayProc
 
 async def _waiting(gateway: GatewayProcess, count: int) -> bool:
     return bool((await gateway.services())["emb"]["waiting"] == count)
+
+
+NO_INT64 = (
+    b'{"object":"list","model":"qa","data":[{"index":0,"answers":[{"text":"a","score":0.5,'
+    b'"start":9223372036854775808,"end":1}],"tokens":3}],"usage":{"prompt_tokens":3,"total_tokens":3}}'
+)
+
+
+@pytest.mark.parametrize("edge", ["fast", "ordinary"])
+async def test_numbers_that_no_tensor_holds_are_the_failure_of_their_worker(
+    gateway: GatewayProcess, edge: str
+) -> None:
+    question, context = (
+        {"name": name, "shape": [1], "datatype": "BYTES", "data": [f"{name} {edge}"]}
+        for name in ("question", "context")
+    )
+    asked = {"inputs": [question, context], "parameters": {"binary_data_output": True}}
+    path = "/v2/models/qa/infer"
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    behaviour = Behaviour(tasks=[Task.QUESTION_ANSWERING])
+    async with contextlib.AsyncExitStack() as stack:
+        worker = stack.enter_context(StubWorker(behaviour))
+        await gateway.follow([service("qa", [worker.url])])
+        behaviour.raw = head % len(NO_INT64) + NO_INT64
+        for headers in ({}, {"idempotency_key": f"no-int64-{edge}"}):
+            clients = [await stack.enter_async_context(await gateway.client()) for _ in range(3)]
+            for client in clients:
+                if edge == "ordinary":
+                    assert (await client.get("/livez")).status == 200
+            for client in clients:
+                client.send(request(path, asked, **headers))
+            for client in clients:
+                reply = await client.reply()
+                assert (reply.status, reply.json()["code"]) == (502, "upstream_failed"), reply
+        behaviour.raw = None
+        assert (await gateway.post(path, asked)).status == 200
+    count = "sluice_gateway_requests_total"
+    assert await gateway.metric(count, status="502") >= 3

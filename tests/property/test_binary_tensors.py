@@ -86,6 +86,37 @@ def test_any_bytes_are_read_or_refused(
     assert refused is None or (refused.code == "invalid_field" and refused.param)
 
 
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("INT64", [1, 2**63]),
+        ("INT64", [-(2**63) - 1]),
+        ("INT32", [2**31]),
+        ("UINT8", [-1]),
+        ("INT64", [0.5]),
+        ("FP32", [1e39]),
+        ("FP64", ["one"]),
+        ("BYTES", [5]),
+        ("FP16", [1.0]),
+        ("INT64", None),
+    ],
+)
+def test_what_a_worker_wrote_and_does_not_fit_is_its_failure(datatype: str, data: Any) -> None:
+    output = {"name": "t", "shape": [1], "datatype": datatype, "data": data}
+    body = msgspec.json.encode({"model_name": "m", "outputs": [output]})
+    assert write(body, Wanted(False, {})) == (body, None)
+    with pytest.raises(ApiError) as failed:
+        write(body, Wanted(True, {}))
+    assert failed.value.code == "upstream_failed"
+
+
+@pytest.mark.parametrize("body", [b"", b"no JSON", b"{}", b"[]", b'{"outputs":[5]}'])
+def test_what_is_no_answer_is_the_failure_of_its_worker(body: bytes) -> None:
+    with pytest.raises(ApiError) as failed:
+        write(body, Wanted(True, {}))
+    assert failed.value.code == "upstream_failed"
+
+
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=5), st.integers(1, 24))
 def test_a_list_of_texts_that_is_cut_is_refused(parts: list[bytes], missing: int) -> None:
     whole = b"".join(struct.pack("<I", len(part)) + part for part in [*parts, b"x" * 20])

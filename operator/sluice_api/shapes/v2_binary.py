@@ -28,6 +28,13 @@ _TYPES: Final = {"FP32": "f", "INT64": "q"}
 """Datatype of an output → type code of ``array``; BYTES are texts."""
 
 
+_NO_TENSORS: Final = (
+    *(msgspec.DecodeError, RecursionError),
+    *(AttributeError, LookupError, OverflowError, TypeError, ValueError),
+)
+"""What reading and packing raise where an answer is not made of tensors as their datatypes say."""
+
+
 class Wanted(NamedTuple):
     """Which outputs are to be bytes."""
 
@@ -91,14 +98,22 @@ def write(body: bytes, wanted: Wanted) -> tuple[bytes, int | None]:
     """An answer with the outputs that are wanted so as bytes.
 
     Returns the body and how much of it is JSON, or None where all of it still is.
+
+    Raises:
+        ApiError: ``upstream_failed`` where a worker wrote no tensors, or numbers that do not fit.
     """
-    answer: Any = msgspec.json.decode(body)
     parts = []
-    for output in answer["outputs"]:
-        if wanted.says(output["name"]):
-            data = _pack(output["datatype"], output.pop("data"))
-            output["parameters"] = {SIZE: len(data)}
-            parts.append(data)
+    try:
+        answer: Any = msgspec.json.decode(body)
+        for output in answer["outputs"]:
+            if wanted.says(output["name"]):
+                data = _pack(output["datatype"], output.pop("data"))
+                output["parameters"] = {SIZE: len(data)}
+                parts.append(data)
+    except _NO_TENSORS as error:
+        raise ApiError(
+            "upstream_failed", f"The worker's outputs cannot be given as bytes: {error!s:.80}."
+        ) from None
     if not parts:
         return body, None
     text = msgspec.json.encode(answer)
@@ -137,11 +152,14 @@ def _texts(data: bytes, place: str) -> list[str]:
 
 
 def _pack(datatype: str, data: list[Any]) -> bytes:
+    """The elements as bytes. Raises one of ``_NO_TENSORS``."""
     if datatype == "BYTES":
         encoded = [text.encode() for text in data]
         return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
     # JSON has no name for what is no number; a model that overflows answers null there.
     values = array(_TYPES[datatype], [math.nan if value is None else value for value in data])
+    if values.typecode in "fd" and (math.inf in values or -math.inf in values):
+        raise OverflowError(f"a number is too large for {datatype}")  # JSON has no infinity.
     if sys.byteorder == "big":
         values.byteswap()
     return values.tobytes()

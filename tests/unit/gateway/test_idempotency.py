@@ -114,8 +114,9 @@ class Bench:
         who: Tenant = ME,
         path: bytes = b"/predict",
         deadline_ms: int | None = None,
+        caller: Caller | None = None,
     ) -> tuple[Caller, Any]:
-        caller = Caller()
+        caller = caller or Caller()
         lines = b"host: t\r\nidempotency-key: %b\r\n" % key
         if deadline_ms is not None:
             lines += b"%b: %d\r\n" % (names.DEADLINE_MS.encode(), deadline_ms)
@@ -145,6 +146,42 @@ def expired() -> Answer:
 
 def answer(body: bytes = b"yes", status: int = 200) -> Answer:
     return Answer(status, b"application/json", b"a: b\r\n", body)
+
+
+class Choosy(Caller):
+    """Cannot be given what it is answered with."""
+
+    def __init__(self, error: Exception, times: int = 1) -> None:
+        super().__init__()
+        self.error = error
+        self.times = times
+
+    def answer(self, answer: Answer) -> None:
+        self.times -= 1
+        if self.times >= 0:
+            raise self.error
+        super().answer(answer)
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "status"),
+    [
+        (ApiError("upstream_failed", "No tensors."), 1, 502),
+        (OverflowError("int too big"), 1, 500),
+        (OverflowError("int too big"), 2, None),
+    ],
+)
+def test_who_cannot_be_given_the_answer_keeps_it_from_nobody(
+    error: Exception, times: int, status: int | None
+) -> None:
+    bench = Bench()
+    choosy = Choosy(error, times)
+    bench.send(caller=choosy)
+    second, _ = bench.send()
+    bench.exchange.caller.answer(answer())
+    assert [each.status for each in choosy.answers] == ([] if status is None else [status])
+    assert choosy.broken == (b"" if status is None else None)
+    assert [each.body for each in second.answers] == [b"yes"]
 
 
 def test_all_who_wait_get_the_one_answer_and_later_ones_a_copy() -> None:
