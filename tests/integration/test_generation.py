@@ -400,6 +400,30 @@ async def test_what_is_wrong_is_said_before_the_stream(worker: WorkerProcess) ->
                 assert (answer.status, error["code"], error["param"]) == (400, code, param), error
 
 
+async def test_a_schema_that_is_too_much_fails_alone(worker: WorkerProcess) -> None:
+    members = [{f"k{n}": {"type": "string", "pattern": f".*{n}.*"}} for n in range(200)]
+    schema = {"anyOf": [{"type": "object", "properties": member} for member in members]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    drawn = {"temperature": 2, "logit_bias": {"0": -100}, "max_tokens": 60}
+    url = f"{worker.url}/v1/chat/completions"
+    async with aiohttp.ClientSession() as session:
+
+        async def asked(**body: Any) -> tuple[int, Any]:
+            async with session.post(url, json={"messages": user("Tell"), **body}) as answer:
+                return answer.status, await answer.json()
+
+        neighbour = asyncio.create_task(asked(**drawn))
+        refused = await asyncio.gather(
+            *(asked(response_format=wanted, temperature=1, seed=seed) for seed in range(8))
+        )
+        assert (await neighbour)[0] == 200
+        for status, body in refused:
+            assert (status, body["error"]["code"]) == (400, "invalid_field"), body
+            assert body["error"]["param"] == "response_format.json_schema.schema"
+        async with session.get(f"{worker.url}/livez") as answer:
+            assert answer.status == 200, await answer.text()
+
+
 async def read_into(parts: bytearray, answer: aiohttp.ClientResponse) -> None:
     async for part in answer.content.iter_any():
         parts += part

@@ -12,6 +12,7 @@ from sluice_api.errors import ApiError
 from sluice_api.shapes import chat, completions
 from sluice_api.shapes.generation import Parameters
 from sluice_api.tasks import Task
+from sluice_worker.generation import grammar
 from sluice_worker.generation.defaults import Defaults, defaults_of
 from sluice_worker.generation.grammar import Vocabulary, schema_of
 from sluice_worker.generation.loading import offered
@@ -273,21 +274,67 @@ def test_a_chat_may_write_as_much_as_fits() -> None:
 def test_a_grammar_lets_only_what_fits_pass() -> None:
     schema = '{"type":"object","properties":{"a":{"const":"é"}},"required":["a"]}'
     vocabulary = maker().vocabulary
-    grammar = vocabulary.grammar(schema, "here")
+    made = vocabulary.grammar(schema, "here")
     for token in BYTES.encode('{"a": "é"}').ids:
         row = torch.zeros(SIZE + 20)  # Some models have more logits than tokens.
-        grammar.mask(row[:SIZE])
+        made.mask(row[:SIZE])
         assert row[token] == 0
         assert torch.isinf(row[:SIZE]).sum() > SIZE / 2
-        grammar.advance(token)
-    assert grammar.ended or not torch.isinf(_masked(grammar)[0])
-    with pytest.raises(ValueError, match="grammar"):
+        made.advance(token)
+    assert made.ended or not torch.isinf(_masked(made)[0])
+    with pytest.raises(ApiError, match="here"):
         vocabulary.grammar(schema, "here").advance(BYTES.encode("x").ids[0])
 
 
-def _masked(grammar: Any) -> torch.Tensor:
+def test_a_schema_that_no_text_can_begin_with_is_refused_before_any_computing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Matcher:
+        """As the library's own is once a limit is met."""
+
+        @staticmethod
+        def grammar_from_json_schema(schema: str, **_: Any) -> str:
+            return schema
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self._masked = False
+
+        def compute_bitmask(self) -> bytes:
+            self._masked = True
+            return bytes(SIZE // 8 + 1)
+
+        def is_error(self) -> bool:
+            return self._masked
+
+        def get_error(self) -> str:
+            return "Too many items\n<state>\nTokens"
+
+    monkeypatch.setattr(grammar.llguidance, "LLMatcher", Matcher)
+    given = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
+    with pytest.raises(ApiError) as caught:
+        maker().prepare(completion(response_format=given))
+    assert caught.value.param == "response_format.json_schema.schema"
+    assert str(caught.value).endswith("Too many items. Correct it, or make it simpler.")
+
+
+def test_a_schema_that_is_too_much_later_says_so() -> None:
+    made = maker().vocabulary.grammar(json.dumps(wide(300)), "here")
+    made.check()
+    _masked(made)
+    with pytest.raises(ApiError, match=r"here: .*max is 2000") as caught:
+        made.advance(BYTES.encode("{").ids[0])
+    assert (caught.value.code, caught.value.param) == ("invalid_field", "here")
+
+
+def wide(names: int) -> dict[str, Any]:
+    """A schema beyond what the library follows, of this many alternatives."""
+    kinds = [{"type": "object", "properties": {f"k{n}": {"type": "string"}}} for n in range(names)]
+    return {"anyOf": kinds}
+
+
+def _masked(made: Any) -> torch.Tensor:
     row = torch.zeros(SIZE)
-    grammar.mask(row)
+    made.mask(row)
     return row
 
 

@@ -11,6 +11,7 @@ import llguidance
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sluice_api.errors import ApiError
@@ -61,24 +62,37 @@ class Vocabulary:
             raise _bad_schema(where, str(error)) from None
         if matcher.is_error():
             raise _bad_schema(where, matcher.get_error())
-        return SchemaGrammar(matcher)
+        return SchemaGrammar(matcher, where)
 
 
 class SchemaGrammar:
-    """Implements :class:`sluice_worker.engines.decoder.sampling.Grammar`."""
+    """Implements :class:`sluice_worker.engines.decoder.sampling.Grammar`.
 
-    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+    The library has limits that some schemas only meet on the way, with what has been written: then
+    every method raises an ApiError that names ``where`` the schema came from.
+    """
+
+    def __init__(self, matcher: llguidance.LLMatcher, where: str) -> None:
         self._matcher = matcher
+        self._where = where
+
+    def check(self) -> None:
+        """Find out whether a text can begin at all."""
+        self._allowed()
 
     def mask(self, row: Tensor) -> None:
-        allowed = np.unpackbits(
-            np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little"
-        )[: len(row)]
+        allowed = np.unpackbits(self._allowed(), bitorder="little")[: len(row)]
         row.masked_fill_(torch.from_numpy(allowed == 0).to(row.device), -torch.inf)
 
     def advance(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            raise ValueError(f"token {token} breaks the grammar: {self._matcher.get_error()}")
+            raise _bad_schema(self._where, self._matcher.get_error())
+
+    def _allowed(self) -> NDArray[np.uint8]:
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():  # Else it would be the end of the text.
+            raise _bad_schema(self._where, self._matcher.get_error())
+        return bits
 
     @property
     def ended(self) -> bool:
@@ -127,6 +141,9 @@ def _json(schema: object) -> str:
 
 
 def _bad_schema(where: str, reason: str) -> ApiError:
+    told = reason.partition("\n<state>")[0][:200]  # What follows is for the library's authors.
     return ApiError(
-        "invalid_field", f"{where}: no usable JSON schema: {reason[:200]}.", param=where
+        "invalid_field",
+        f"{where}: no usable JSON schema: {told}. Correct it, or make it simpler.",
+        param=where,
     )

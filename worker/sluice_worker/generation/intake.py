@@ -69,6 +69,8 @@ class Request:
 
     def check(self) -> None:
         """Raises ApiError when a sequence has failed."""
+        if isinstance(self.error, ApiError):  # Of the caller's own rules.
+            raise self.error
         if self.error is not None:
             raise ApiError("internal_error", "The model failed on this prompt.")
 

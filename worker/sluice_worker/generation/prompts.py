@@ -156,7 +156,9 @@ class PromptMaker:
         )
 
     def _check(self, parameters: Parameters) -> None:
-        self._grammar(parameters)
+        grammar = self._grammar(parameters)
+        if grammar is not None:
+            grammar.check()
         self.tool_parser(parameters)
         size = self.vocabulary.size
         for token in parameters.logit_bias:

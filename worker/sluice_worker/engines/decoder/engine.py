@@ -205,15 +205,18 @@ class DecoderEngine:
             begin += work.guessed + 1
             try:
                 _accept(work, found)
-            except Exception as failure:  # Of its listener, from which nobody else may suffer.
+            except Exception as failure:  # Of its own rules or listener: nobody else may suffer.
+                log.warning("a text failed: %s", failure)
                 work.sequence.fail(failure)
 
 
-def _accept(work: Work, drawn: list[Drawn]) -> None:
+def _accept(work: Work, drawn: list[Drawn | Exception]) -> None:
     """The first of ``drawn`` comes next; each later one only if the guess before it is right."""
     sequence, guess = work.sequence, work.tokens[len(work.tokens) - work.guessed :]
     right = 0
     for found in () if sequence.cancelled else drawn:
+        if isinstance(found, Exception):
+            raise found
         sequence.accept(found)
         if sequence.done or right == len(guess) or found.token != guess[right]:
             break

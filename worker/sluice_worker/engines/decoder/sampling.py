@@ -21,11 +21,11 @@ class Grammar(Protocol):
     """Which tokens may come next."""
 
     def mask(self, row: Tensor) -> None:
-        """Set what may not come to minus infinity, in place."""
+        """Set what may not come to minus infinity, in place. May raise, as ``advance`` may."""
         ...
 
     def advance(self, token: int) -> None:
-        """The token was chosen. Raises ValueError when it was not allowed."""
+        """The token was chosen."""
         ...
 
     @property
@@ -155,26 +155,38 @@ class Context(Protocol):
     prompt: int
 
 
-def choose(logits: Tensor, rows: Sequence[Context]) -> list[Drawn]:
-    """One token for each row of ``[rows, vocabulary]``. Grammars advance by it."""
+def choose(logits: Tensor, rows: Sequence[Context]) -> list[Drawn | Exception]:
+    """One token for each row of ``[rows, vocabulary]``, by which grammars advance; or what a row's
+    own rules failed with."""
     if all(row.sampler.plain for row in rows):
         return [Drawn(token) for token in logits.argmax(-1).tolist()]
     logits = logits.float()
     scores = logits
+    failed: dict[int, Exception] = {}
     if any(row.sampler.adjusts for row in rows):
         scores = logits.clone()
-        for scored, row in zip(scores, rows, strict=True):
+        for place, row in enumerate(rows):
             if row.sampler.adjusts:
-                row.sampler.adjust(scored, row.ids, row.prompt)
+                try:
+                    row.sampler.adjust(scores[place], row.ids, row.prompt)
+                except Exception as failure:
+                    failed[place] = failure
     tokens: list[int] = scores.argmax(-1).tolist()
-    for place, row in enumerate(rows):
-        if row.sampler.sampling.temperature > 0:
-            tokens[place] = row.sampler.draw(scores[place])
-        row.sampler.advance(tokens[place])
     return [
-        _scored(logits[place], token, row.sampler.sampling.logprobs)
-        for place, (token, row) in enumerate(zip(tokens, rows, strict=True))
+        failed.get(place) or _settled(row.sampler, logits[place], scores[place], tokens[place])
+        for place, row in enumerate(rows)
     ]
+
+
+def _settled(sampler: Sampler, row: Tensor, scores: Tensor, token: int) -> Drawn | Exception:
+    """The token of one row; ``token`` if it takes the most probable one."""
+    try:
+        if sampler.sampling.temperature > 0:
+            token = sampler.draw(scores)
+        sampler.advance(token)
+    except Exception as failure:
+        return failure
+    return _scored(row, token, sampler.sampling.logprobs)
 
 
 def _scored(row: Tensor, token: int, alternatives: int | None) -> Drawn:
