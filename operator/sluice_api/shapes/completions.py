@@ -68,11 +68,13 @@ class CompletionsCodec:
         parameters = generation.canonical(request)
         parameters.max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         parameters.logprobs = request.logprobs
+        inputs = inputs_of(request.prompt, self.field)
+        generation.check_choices(inputs, parameters)
         return Call(
             codec=self,
             model=request.model,
             task=Task.TEXT_GENERATION,
-            inputs=inputs_of(request.prompt, self.field),
+            inputs=inputs,
             parameters=msgspec.to_builtins(parameters),
             sampled=generation.asks_for_sampling(parameters),
             stream=generation.stream_of(request),

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from sluice_api.call import Call, CanonicalCodec, Item, Stream, TokenId
+from sluice_api.call import MAX_INPUTS, Call, CanonicalCodec, Input, Item, Stream, TokenId
 from sluice_api.decode import check_depth, shown
 from sluice_api.errors import ApiError, render
 from sluice_api.tasks import Task
@@ -32,6 +32,12 @@ MAX_ALTERNATIVES = 20
 JSON_OBJECT: Final = "object"
 """The canonical ``json_schema`` of the response format ``json_object``."""
 
+LEAST_TEMPERATURE = 1e-5
+"""Below this the most probable token is as good as certain, and dividing by it overflows: it is
+taken as 0."""
+
+Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
+Repetition = Annotated[float, msgspec.Meta(ge=0.01, le=10)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -55,14 +61,15 @@ class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The members that both routes take. `top_k` 0 or -1 means no bound.
+    """The members that both routes take. `top_k` 0 or -1 means no bound, and a `temperature`
+    below 0.00001 is 0.
 
     A member left out has the value of the model's own `generation_config.json`.
     """
 
     model: str | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
@@ -71,7 +78,7 @@ class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+    repetition_penalty: Repetition | None = None
     logit_bias: (
         Annotated[
             dict[TokenId, Bias], msgspec.Meta(extra_json_schema={"maxProperties": MAX_BIASES})
@@ -131,7 +138,7 @@ def canonical(request: GenerationRequest) -> Parameters:
         )
     parameters = Parameters(
         max_tokens=request.max_tokens,
-        temperature=request.temperature,
+        temperature=settled_temperature(request.temperature),
         n=request.n or 1,
         stop=[request.stop] if isinstance(request.stop, str) else (request.stop or []),
         presence_penalty=request.presence_penalty or 0.0,
@@ -140,11 +147,27 @@ def canonical(request: GenerationRequest) -> Parameters:
         logit_bias={str(token): bias for token, bias in biases.items()},
         json_schema=_json_schema(request.response_format),
     )
-    if request.temperature != 0:  # The most probable token does not depend on these.
+    if parameters.temperature != 0:  # The most probable token does not depend on these.
         parameters.top_p, parameters.min_p = request.top_p, request.min_p
         parameters.top_k = None if request.top_k is None else max(0, request.top_k)
         parameters.seed = request.seed
     return parameters
+
+
+def settled_temperature(given: float | None) -> float | None:
+    """What a temperature means: see :data:`LEAST_TEMPERATURE`."""
+    return 0.0 if given is not None and given < LEAST_TEMPERATURE else given
+
+
+def check_choices(inputs: Sequence[Input], parameters: Parameters) -> None:
+    """Refuse more texts than a request may have inputs. Raises ApiError."""
+    if len(inputs) * parameters.n > MAX_INPUTS:
+        raise ApiError(
+            "too_many_inputs",
+            f"n: got {parameters.n} choices of {len(inputs)} prompts each, at most {MAX_INPUTS} "
+            "texts are written together. Ask for fewer, or send several requests.",
+            param="n",
+        )
 
 
 def asks_for_sampling(parameters: Parameters) -> bool:

@@ -26,6 +26,7 @@ from sluice_api.call import (
 )
 from sluice_api.decode import decode
 from sluice_api.errors import ApiError
+from sluice_api.shapes.generation import Repetition, Temperature, settled_temperature
 from sluice_api.tasks import Task
 
 MAX_NEW_TOKENS = 4096
@@ -41,16 +42,17 @@ class WritingParameters(msgspec.Struct, forbid_unknown_fields=True):
     """How the text is written. What is left out is the model's own default.
 
     The most probable text is written, with beams where the model's defaults ask for them. A
-    ``temperature`` above 0, ``top_p``, ``top_k`` or ``seed`` have tokens drawn by chance instead.
+    ``temperature`` of 0.00001 or more, ``top_p``, ``top_k`` or ``seed`` have tokens drawn by chance
+    instead.
     """
 
     max_tokens: Tokens | None = None
     num_beams: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAMS)] | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+    repetition_penalty: Repetition | None = None
     length_penalty: Annotated[float, msgspec.Meta(ge=-10, le=10)] | None = None
     no_repeat_ngram_size: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None
 
@@ -163,12 +165,13 @@ def canonical(given: WritingParameters) -> tuple[dict[str, Any], bool]:
     if parameters.get("stride") == 0:
         del parameters["stride"]
     drawn = [name for name in DRAWING if name in parameters]
-    sampled = given.temperature > 0 if given.temperature is not None else bool(drawn)
+    temperature = settled_temperature(given.temperature)
+    sampled = temperature > 0 if temperature is not None else bool(drawn)
     if sampled and (given.num_beams or 1) > 1:
         raise ApiError(
             "invalid_field",
             f"parameters.num_beams: got {given.num_beams} together with "
-            f"parameters.{'temperature' if given.temperature else drawn[0]}. Beams look for the "
+            f"parameters.{'temperature' if temperature else drawn[0]}. Beams look for the "
             "most probable text, so nothing is drawn: leave one of them out.",
             param="parameters.num_beams",
         )

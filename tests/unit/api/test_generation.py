@@ -109,9 +109,24 @@ def test_what_an_openai_client_keeps_of_an_answer_can_be_sent_back() -> None:
     ]
 
 
+def test_prompts_and_choices_are_bounded_together() -> None:
+    assert completion(prompt=["a"] * 32, n=64).parameters["n"] == 64
+    with pytest.raises(ApiError) as caught:
+        completion(prompt=["a"] * 33, n=64)
+    assert (caught.value.code, caught.value.param) == ("too_many_inputs", "n")
+
+
+def test_a_penalty_too_small_to_divide_by_is_refused() -> None:
+    with pytest.raises(ApiError, match=r"0\.01") as caught:
+        conversation(repetition_penalty=1e-300)
+    assert caught.value.param == "repetition_penalty"
+
+
 def test_sampling_parameters_do_not_tell_greedy_calls_apart() -> None:
     greedy = completion(temperature=0)
     assert completion(temperature=0.0, seed=3, top_p=0.4, top_k=3, min_p=0.2) == greedy
+    assert completion(temperature=1e-38, seed=3) == greedy
+    assert conversation(temperature=9e-6) == conversation(temperature=0)
     assert greedy.reusable
     assert completion().reusable  # So far as can be told: the model's defaults decide.
 

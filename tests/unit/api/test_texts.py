@@ -38,12 +38,19 @@ def test_calls_that_mean_the_same_have_the_same_parameters() -> None:
         {"truncate": False},
         {"temperature": 0},
         {"temperature": 0.0, "top_p": 0.5, "seed": 4},
+        {"temperature": 1e-40, "top_p": 0.5},
         {"num_beams": None},
     ):
         call = SUMMARIZE.parse(body(parameters=parameters))
         assert call.canonical_parameters() == plain
         assert call.reusable
     assert SUMMARIZE.parse(body(parameters={"num_beams": 1})).canonical_parameters() != plain
+
+
+def test_a_penalty_too_small_to_divide_by_is_refused() -> None:
+    error = refused(repetition_penalty=1e-300, temperature=1)
+    assert error.param == "parameters.repetition_penalty"
+    assert "0.01" in str(error)
 
 
 @pytest.mark.parametrize(
