@@ -4,13 +4,19 @@ import asyncio
 import time
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import msgspec
 import pytest
 
+from sluice_api.errors import ApiError
 from sluice_api.routes import POST_ROUTES
 from sluice_api.shapes.generation import Delta
+from sluice_api.tasks import Task
+from sluice_worker.admission import Reserved
+from sluice_worker.cost import Average
 from sluice_worker.generation import intake
+from sluice_worker.generation.defaults import Defaults
 from sluice_worker.generation.intake import GenerationIntake, Request
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
@@ -66,3 +72,30 @@ async def test_a_failure_while_a_part_is_on_its_way_is_told_at_once(
     assert b"internal_error" in await asyncio.wait_for(anext(stream), 10)
     with pytest.raises(intake.Broken):
         await anext(stream)
+
+
+def test_every_text_of_a_request_counts_when_it_is_admitted() -> None:
+    made = object.__new__(GenerationIntake)
+    made.tasks, made._service = (Task.TEXT_GENERATION,), "m"
+    made._live, made._on_pool, made._max_backlog_seconds = set(), 0, 60.0
+    made._chars_per_token, made._written, made.reserved = Average(1.0), Average(64.0), Reserved()
+    made._maker = cast(Any, SimpleNamespace(most_tokens=50, defaults=Defaults(frozenset())))
+    cost = SimpleNamespace(seconds_per_token=0.01, predict=lambda load: 0.1)
+    made.engine = cast(Any, SimpleNamespace(cost=cost, most_running=4))
+    made.metrics = cast(Any, SimpleNamespace(refused=MagicMock()))
+
+    def admitted(**members: Any) -> float:
+        """What is set aside for a call that has ten seconds."""
+        body = msgspec.json.encode({"model": "m", "max_tokens": 8, **members})
+        call = POST_ROUTES["/v1/completions"].parse(body)
+        with made.admit(call, time.monotonic() + 10):
+            return made.reserved.seconds
+
+    assert admitted(prompt="a" * 10) == pytest.approx((0.1 + 0.8) / 4)
+    assert admitted(prompt=["a" * 80] * 4) == pytest.approx(4 * 0.5 + 0.8)
+    assert admitted(prompt="a" * 10, n=40, temperature=1) == pytest.approx(0.1 + 10 * 0.8)
+    assert admitted(prompt="a" * 10, n=64, temperature=0) == pytest.approx((0.1 + 0.8) / 4)
+    for members in ({"prompt": ["a"] * 60}, {"prompt": "a", "n": 64, "temperature": 1}):
+        with pytest.raises(ApiError) as caught:
+            admitted(**members)
+        assert caught.value.code == "deadline_exceeded"

@@ -159,13 +159,14 @@ class GenerationIntake:
         if self._on_pool >= MAX_ON_POOL:
             self.metrics.refused.labels("overloaded").inc()
             raise overloaded(wait)
-        own = self._own_seconds(call)
+        texts = self._texts(call)
+        own = self._own_seconds(call, texts)
         try:
             judge(wait=wait, own=own, left=deadline - now, max_backlog=self._max_backlog_seconds)
         except ApiError as error:
             self.metrics.refused.labels(error.code).inc()
             raise
-        return self.reserved.hold(own / self.engine.most_running)
+        return self.reserved.hold(own * min(1.0, texts / self.engine.most_running))
 
     def predicted_wait(self) -> float:
         """Seconds until a newcomer's prompt would be read: prompts ahead, and a free place."""
@@ -185,18 +186,27 @@ class GenerationIntake:
             backlog_seconds=self.predicted_wait(),
         )
 
-    def _own_seconds(self, call: Call) -> float:
+    def _texts(self, call: Call) -> int:
+        """How many differing texts ``call`` has written."""
+        parameters = generation.parameters_of(call)
+        choices = parameters.n if self._maker.defaults.draws(parameters) else 1
+        return len(call.inputs) * choices
+
+    def _own_seconds(self, call: Call, texts: int) -> float:
         asked = call.parameters.get("max_tokens") or self._maker.most_tokens
         per_token = max(0.5, self._chars_per_token.value)
-        tokens = sum(len(i) / per_token if isinstance(i, str) else len(i) for i in call.inputs)
-        reading = min(tokens, self._maker.most_tokens) * self.engine.cost.seconds_per_token
-        return reading + self._expected(asked) * self._step_seconds()
+        lengths = (len(i) / per_token if isinstance(i, str) else len(i) for i in call.inputs)
+        tokens = sum(min(length, self._maker.most_tokens) for length in lengths)
+        reading = tokens * self.engine.cost.seconds_per_token
+        # As many texts as there are places share their steps; the others come after them.
+        rounds = max(1.0, texts / self.engine.most_running)
+        return reading + self._expected(asked) * rounds * self._step_seconds(texts)
 
     def _expected(self, max_tokens: int) -> float:
         return min(float(max_tokens), self._written.value)
 
-    def _step_seconds(self) -> float:
-        rows = min(len(self._live) + 1, self.engine.most_running)
+    def _step_seconds(self, more: int = 1) -> float:
+        rows = min(len(self._live) + more, self.engine.most_running)
         return self.engine.cost.predict(Load(rows, rows * 256.0))
 
     # answering ------------------------------------------------------------------------------------
