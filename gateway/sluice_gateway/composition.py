@@ -88,12 +88,13 @@ def found_in(answer: Answer, call: Call, finder: Finder) -> list[list[tokens.Ent
 def completed(call: Call, finder: Finder, found: list[list[tokens.Entity]]) -> Call:
     """``call`` as if its caller had given what was ``found``. Raises ApiError."""
     for index, entities in zip(finder.indexes, found, strict=True):
-        if len(entities) > relations.MAX_ENTITIES:
+        if len(entities) > relations.MAX_FOUND:
             where = place(call, index)
             raise ApiError(
                 "too_many_inputs",
                 f"{where}: {finder.name!r} found {len(entities)} entities in it, at most "
-                f"{relations.MAX_ENTITIES} are taken. Divide the text, or give some of them.",
+                f"{relations.MAX_FOUND} are taken, because every pair is judged. Divide the text, "
+                "or give the entities and the pairs that matter.",
                 param=where,
             )
     given = dict(zip(finder.indexes, found, strict=True))

@@ -31,6 +31,8 @@ from sluice_api.tasks import Task
 
 MAX_ENTITIES = 256
 MAX_PAIRS = 4096
+MAX_FOUND = 64
+"""Entities of one text so that all their pairs are within ``MAX_PAIRS``."""
 
 Position = Annotated[int, msgspec.Meta(ge=0)]
 
