@@ -15,12 +15,13 @@ import yaml
 from pydantic import ValidationError
 
 from sluice_api import names, strict_yaml
+from sluice_api.call import Call
 from sluice_api.errors import ApiError
 from sluice_api.inference_service import InferenceService
 from sluice_api.routes import CANONICAL_ROUTES
 from sluice_api.section import Section
 from sluice_api.spec_errors import Problem, Refused, SpecError, shown
-from sluice_api.tasks import Task
+from sluice_api.tasks import Determinism, Task
 
 MAX_FILE_BYTES: Final = 1_048_576
 """As much as the API server stores in one object."""
@@ -98,16 +99,35 @@ def parse_service(document: object, source: str) -> InferenceService:
 
 
 def _unanswerable(service: InferenceService, source: str) -> Iterator[Problem]:
-    """Requests to be precomputed that the route of their task would refuse."""
-    for index, entry in enumerate(service.spec.cache.precompute):
+    """Requests to be precomputed that their route would refuse, or whose answer is not kept."""
+    cache = service.spec.cache
+    for index, entry in enumerate(cache.precompute):
         try:
-            CANONICAL_ROUTES[Task(entry["task"])].codec.parse(msgspec.json.encode(entry["body"]))
+            codec = CANONICAL_ROUTES[Task(entry["task"])].codec
+            call = codec.parse(msgspec.json.encode(entry["body"]))
+            if message := _not_kept(call, cache.generation):
+                yield Problem(source, service.key, f"spec.cache.precompute[{index}].body", message)
         except ApiError as error:
             field = f"spec.cache.precompute[{index}].body"
             if error.param is not None:
                 field = f"{field}.{error.param}"
             message = error.message.removeprefix(f"{error.param}: ")
             yield Problem(source, service.key, field, message)
+
+
+def _not_kept(call: Call, generation: str) -> str:
+    """Why the answer to ``call`` is not kept; empty if it is, as far as the request tells."""
+    if call.determinism is Determinism.GENERATION and generation == "never":
+        return (
+            "got a text to be written beside spec.cache.generation: never, allowed only where it is"
+            " kept. Set spec.cache.generation: deterministic, or remove the entry."
+        )
+    if call.determinism is Determinism.SAMPLED and generation != "sampled":
+        return (
+            f"got a text to be drawn by chance beside spec.cache.generation: {generation}, allowed"
+            " only with sampled. Set temperature: 0, or spec.cache.generation: sampled."
+        )
+    return ""
 
 
 def parse_documents(text: str, source: str) -> list[Any]:

@@ -28,11 +28,14 @@ def test_a_hedge_without_a_time_learns_it() -> None:
     assert service_entry(service(limits={"hedge": {}})).limits.hedge == wire.HedgeRules()
 
 
+def test_a_cache_may_be_off() -> None:
+    assert service_entry(service(cache={"enabled": False})).cache.enabled is False
+
+
 def test_the_gateway_gets_everything() -> None:
     changed = service(
         metadata__namespace="search",
         cache={
-            "enabled": False,
             "ttl": "1h",
             "sharing": "service",
             "generation": "never",
@@ -64,9 +67,7 @@ def test_the_gateway_gets_everything() -> None:
         public=False,
         tenants=["a"],
         entities_from="shared/ner",
-        cache=wire.CacheRules(
-            enabled=False, ttl_seconds=3600.0, sharing="service", generation="never"
-        ),
+        cache=wire.CacheRules(ttl_seconds=3600.0, sharing="service", generation="never"),
         limits=wire.LimitRules(
             waiting=5,
             timeout_seconds=2.0,

@@ -171,6 +171,29 @@ def test_long_values_are_shortened_in_messages(tmp_path: Path) -> None:
     assert "a" * 77 + "..." in problem
 
 
+@pytest.mark.parametrize(
+    ("generation", "refused"),
+    [("deterministic", ["chance"]), ("sampled", []), ("never", ["written", "chance"])],
+)
+def test_requests_whose_answer_is_not_kept_are_not_precomputed(
+    tmp_path: Path, generation: str, refused: list[str]
+) -> None:
+    cache = f"""  cache:
+    sharing: service
+    generation: {generation}
+    precompute:
+    - {{task: text-generation, body: {{prompt: a, temperature: 0}}}}
+    - {{task: text-generation, body: {{prompt: a, temperature: 1}}}}
+"""
+    if not refused:
+        load_files([write(tmp_path, service_text("a", cache), "a.yaml")])
+        return
+    found = problems(write(tmp_path, service_text("a", cache), "a.yaml"))
+    assert len(found) == len(refused)
+    for problem, word in zip(found, refused, strict=True):
+        assert f"cache.generation: {generation}" in problem and word in problem
+
+
 def test_requests_to_be_precomputed_are_read_as_their_route_reads_them(tmp_path: Path) -> None:
     cache = """  cache:
     sharing: service

@@ -114,6 +114,7 @@ def schema_refuses(resource: dict[str, Any]) -> bool:
     return not validator.is_valid(with_defaults(SCHEMA, resource))
 
 
+EMBEDDED = {"task": "embeddings", "body": {"input": "a"}}
 REFUSED_BY_RULE = [
     {"scaling__minReplicas": 5},
     {"scaling__initialReplicas": 5},
@@ -151,6 +152,12 @@ REFUSED_BY_RULE = [
     {"entitiesFrom": "ner", "model__task": "embeddings"},
     {"rollout__canary": {"weight": 5}},
     {"cache__precompute": [{"task": "embeddings", "body": {"input": "a"}}]},
+    {"cache__precompute": [EMBEDDED], "cache__sharing": "service", "cache__enabled": False},
+    {
+        "cache__precompute": [EMBEDDED, {"task": "chat", "body": {}}],
+        "cache__sharing": "service",
+        "model__task": "embeddings",
+    },
     {"rollout__canary": {"model": {"uri": "file:///m", "revision": "v2"}}},
     {"model__uri": "file:///m", "rollout__canary": {"model": {"revision": "v2"}}},
 ]
@@ -235,6 +242,17 @@ ACCEPTED = [
     {
         "cache__sharing": "service",
         "cache__precompute": [{"task": "embeddings", "body": {"input": ["a"], "x": {"y": 1}}}],
+    },
+    {
+        "cache__sharing": "service",
+        "cache__precompute": [EMBEDDED, {"task": "zero-shot", "body": {}}],
+        "model__task": "embeddings",
+    },
+    {
+        "cache__sharing": "service",
+        "cache__precompute": [EMBEDDED],
+        "model__task": "chat",
+        "engine__image": "a/b:1",
     },
     {"rollout__canary": {"engine": {"image": "a/b:1"}, "weight": 0}},
     {"rollout__canary": {"model": {"uri": "hf://a/b", "maxInputTokens": "auto"}}},
