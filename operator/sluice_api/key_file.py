@@ -32,6 +32,7 @@ EVERYTHING: Final = "*"
 PRIORITIES: Final = ("high", "normal", "low")
 MAX_WEIGHT: Final = 100
 _MAX_SHOWN_BITS: Final = 128
+_MAX_DEPTH: Final = 16
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -149,7 +150,7 @@ def read_key_file(text: bytes, source: str) -> KeyFile:
         raise KeyFileError(f"{source}: larger than {MAX_FILE_BYTES} bytes. Remove old keys.")
     try:
         is_json = text.lstrip()[:1] == b"{"
-        given = msgspec.json.decode(text) if is_json else strict_yaml.load(text.decode(), _Loader)
+        given = msgspec.json.decode(text) if is_json else _load(text.decode())
     except msgspec.DecodeError as error:
         raise KeyFileError(f"{source}: {error}") from None
     except UnicodeDecodeError:
@@ -163,6 +164,18 @@ def read_key_file(text: bytes, source: str) -> KeyFile:
     except _Fault as fault:
         where = f"{source}{_line_of(text, fault.path)}: {_shown_path(fault.path)}"
         raise KeyFileError(f"{where}{fault.message}") from None
+
+
+def _load(text: str) -> Any:
+    """What the YAML says. Raises yaml.YAMLError."""
+    depth = 0
+    # First without building anything: the loader in C nests as the text does, until it crashes.
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError(f"it nests deeper than {_MAX_DEPTH}")
+    return strict_yaml.load(text, _Loader)
 
 
 def _line_of(text: bytes, path: tuple[str | int, ...]) -> str:
