@@ -349,6 +349,7 @@ class Gateway:
                 metric_names.GATEWAY_KEYS_AGE,
                 lambda: time.monotonic() - self.keys.read_at if self.keys else 0,
             ),
+            (metric_names.GATEWAY_BODY_BYTES, lambda: self.edge.buffered),
             (metric_names.GATEWAY_CONNECTIONS, lambda: len(self.edge.connections)),
             (
                 metric_names.GATEWAY_DISCOVERY_AGE,

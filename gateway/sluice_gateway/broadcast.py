@@ -183,6 +183,7 @@ class Broadcast:
             self._leases.fail(self._keys[0], told)
 
     def _close(self) -> None:
+        self.relay.detach()  # Or the two would keep each other, and the request, alive.
         if self._flights is not None and self._live.get(self._keys[0]) is self:
             del self._live[self._keys[0]]
 

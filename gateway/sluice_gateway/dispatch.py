@@ -408,6 +408,7 @@ class Dispatcher:
             exchange.follow(broadcast.relay, self._refused)
             broadcast.start()
             return
+        broadcast.relay.detach()  # Another one's is followed, or waited for.
         exchange.collapsed = 1
         exchange.service.series.collapsed += 1
         live = self._live.get(key)
@@ -493,6 +494,7 @@ class Dispatcher:
 
     def _failed_with(self, exchange: Exchange, error: ApiError) -> None:
         """Try what there is instead of an error: another revision, a stale answer."""
+        error.__traceback__ = error.__context__ = None  # Their frames have it, and the exchange.
         stable = exchange.service.stable
         if isinstance(error, Rebound) and not exchange.service.removed:
             self._begin_again(exchange, exchange.service)

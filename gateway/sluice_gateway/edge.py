@@ -25,6 +25,8 @@ STATUS_LINES: Final = {
     for status in HTTPStatus
 }
 SWEEP_SECONDS: Final = 0.25
+UNCOUNTED_BYTES: Final = 16 * 1024
+"""Bodies up to this that came in one piece are bounded by how many may be answered at a time."""
 EVICTED_AT_ONCE: Final = 0.01
 """Part of all connections; making room for many at a time, none of them costs much."""
 
@@ -53,6 +55,27 @@ class Timed(Protocol):
         ...
 
 
+class Counted:
+    """A body that is here in full, and counts for as long as anything refers to this.
+
+    The request has it, and whatever may still send the request to a worker has the request: so it
+    counts until the body is really gone, however its exchange ends and whoever else waits for it.
+    """
+
+    __slots__ = ("_connections", "_size")
+
+    def __init__(self, connections: "Connections", size: int) -> None:
+        self._connections = connections
+        self._size = size
+        connections.buffered += size
+
+    def __repr__(self) -> str:
+        return f"<Counted {self._size} bytes>"
+
+    def __del__(self) -> None:
+        self._connections.buffered -= self._size
+
+
 class Connections:
     """What the connections of one server share: the limits, the clock's text, request ids.
 
@@ -62,7 +85,7 @@ class Connections:
         cut: told why a connection is ended by us; for the metrics.
 
     Attributes:
-        buffered: bytes of all bodies that are not complete.
+        buffered: bytes of all bodies that are coming in or being answered.
     """
 
     def __init__(
@@ -108,11 +131,15 @@ class Connections:
         """Keep so many bytes of an incomplete body. Raises ApiError; they count nevertheless."""
         self.buffered += size
         if self.buffered > self.limits.buffered_bytes:
-            raise ApiError(
-                "receiving_too_much",
-                "The bodies that are coming in leave no room for this one.",
-                retry_after=1.0,
-            )
+            raise _no_room()
+
+    def count(self, size: int) -> Counted | None:
+        """Keep a whole body of so many bytes until it is answered. Raises ApiError."""
+        if size <= UNCOUNTED_BYTES:
+            return None
+        if self.buffered + size > self.limits.buffered_bytes:
+            raise _no_room()
+        return Counted(self, size)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweep(loop)
@@ -145,6 +172,14 @@ class Edge(Connections):
     ) -> None:
         super().__init__(limits, cors, cut)
         self.dispatcher = dispatcher
+
+
+def _no_room() -> ApiError:
+    return ApiError(
+        "receiving_too_much",
+        "The bodies that are coming in and those being answered leave no room for this one.",
+        retry_after=1.0,
+    )
 
 
 def refusal(edge: Connections, error: ApiError, head: Head | None) -> bytes:

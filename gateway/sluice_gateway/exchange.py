@@ -407,6 +407,7 @@ class Exchange(msgspec.Struct, eq=False):
         # Without these, what is left of an exchange would be cycles for the garbage collector.
         self.timer = self.relay = self.on_refused = self.forward = None
         self.stops = []
+        self.leave = {}
         if self.on_done is not None:
             self.on_done(self, status)
 

@@ -143,12 +143,19 @@ class Repeats:
         version, request = self._version(), seat.request
         repeat = self._running[identity] = Repeat(
             print_,
-            lambda answer: self._ended(identity, repeat, answer, version),
+            lambda ended, answer: self._ended(identity, ended, answer, version),
             partial(self._lead_again, identity, print_),
         )
         seat.leads = True
         repeat.join(seat)
-        shared = Request(request.head, request.body, repeat, request.id, request.received)
+        shared = Request(
+            request.head,
+            request.body,
+            repeat,
+            request.id,
+            request.received,
+            counted=request.counted,
+        )
         shared.tenant = request.tenant  # What is left of its limits is told to each for itself.
         pending = seat.handle(shared)
         if not repeat.done:
@@ -218,7 +225,7 @@ class Repeat:
     def __init__(
         self,
         fingerprint: bytes,
-        on_end: Callable[[Answer | None], None],
+        on_end: "Callable[[Repeat, Answer | None], None]",
         again: Callable[["Seat"], None],
     ) -> None:
         self._again = again
@@ -258,13 +265,18 @@ class Repeat:
     def leave(self, seat: "Seat") -> None:
         """Somebody is gone. A plain answer is finished: who sent a key is likely to ask again."""
         seat.forget_deadline()
-        if seat in self._seats:
-            self._seats.remove(seat)
+        self.forget(seat)
         if seat.reader is not None:
             seat.reader.leave()
-        if not self._seats and not self.done and self.pending is not None and self.pending.streams:
+        pending = self.pending
+        if not self._seats and not self.done and pending is not None and pending.streams:
             self._end(None)
-            self.pending.cancel()
+            pending.cancel()
+
+    def forget(self, seat: "Seat") -> None:
+        """One has been told everything."""
+        if seat in self._seats:
+            self._seats.remove(seat)
 
     # What the exchange tells its caller -----------------------------------------------------------
 
@@ -278,6 +290,7 @@ class Repeat:
         for seat in seats:
             if late and not seat.leads and seat in self._seats:
                 self._again(seat)
+        self._seats.clear()
 
     def begin(self, answer: Answer) -> bool:
         self.head = answer
@@ -315,7 +328,11 @@ class Repeat:
     def _end(self, answer: Answer | None) -> None:
         if not self.done:
             self.done = True
-            self._on_end(answer)
+            # What is left of it would otherwise be cycles that hold the request.
+            self.pending = None
+            if self._relay is not None:
+                self._relay.detach()
+            self._on_end(self, answer)
 
     def _hold(self, hold: bool) -> None:
         self._held = hold
@@ -396,6 +413,8 @@ class Seat:
         return self.caller.send(data)
 
     def over(self, error: ApiError | None) -> None:
+        self.repeat.forget(self)
+        self.reader = None
         self.forget_deadline()
         if error is None:
             self.caller.end()

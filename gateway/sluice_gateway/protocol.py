@@ -244,11 +244,13 @@ class FastProtocol(asyncio.Protocol):
         edge = self._edge
         if self._held:
             self._let_body_go()
+        counted = edge.count(len(body))
         self._id = head.request_id or edge.new_id()
         self.busy = self._used = True
         self._since = now = time.monotonic()
         self._handing = True
-        exchange = edge.dispatcher.handle(Request(head, body, self, self._id, now))
+        request = Request(head, body, self, self._id, now, counted=counted)
+        exchange = edge.dispatcher.handle(request)
         self._handing = False
         if self.busy:
             self._exchange = exchange

@@ -161,6 +161,10 @@ class Relay:
         for reader in tuple(self._readers):
             self.settle(reader)
 
+    def detach(self) -> None:
+        """Where it came from is done with it: nobody is told to wait or go on any more."""
+        self._hold = _nobody
+
     def hurry(self) -> None:
         """Somebody waits for the end of it: from now on no reader may hold it up."""
         self._hurried = True
@@ -213,3 +217,7 @@ class Relay:
         if hold != self._holding:
             self._holding = hold
             self._hold(hold)
+
+
+def _nobody(hold: bool) -> None:
+    """There is no worker left to hold up."""

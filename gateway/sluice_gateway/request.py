@@ -106,6 +106,7 @@ class Request(msgspec.Struct, eq=False):
         background: the gateway's own; it is no demand and in no count of requests.
         tenant: who asks, once that is known.
         limit_lines: headers that tell a caller with limits what is left of them.
+        counted: has the edge count the body for as long as this is referred to.
     """
 
     head: Head
@@ -116,6 +117,7 @@ class Request(msgspec.Struct, eq=False):
     background: bool = False
     tenant: Tenant | None = None
     limit_lines: bytes = b""
+    counted: object = None
 
 
 def give(request: Request, answer: Answer) -> int:
@@ -154,4 +156,6 @@ def error_answer(error: ApiError, request: Request) -> Answer:
             lines.append(b"%b: %b\r\n" % (name.encode(), value.encode()))
     if error.code == "not_cached":
         lines.append(CACHE_STATUS + b"; detail=only-if-cached\r\n")
+    # Where it was raised is of no more use, and has the request, which has who gets the answer.
+    error.__traceback__ = error.__context__ = None
     return Answer(rendered.status, content_type, b"".join(lines), rendered.body, error)

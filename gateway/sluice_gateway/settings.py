@@ -50,7 +50,7 @@ class EdgeLimits:
         linger_seconds: how long a refused client may go on sending before it is cut off.
         write_seconds: how long a client may take none of its answer.
         connections: of clients, at one time.
-        buffered_bytes: of all bodies that are coming in, together.
+        buffered_bytes: of all bodies that are coming in or being answered, together.
     """
 
     body_bytes: int = names.MAX_BODY_BYTES
@@ -60,7 +60,7 @@ class EdgeLimits:
     write_seconds: float = 30.0
     linger_seconds: float = 2.0
     connections: int = 8_192
-    buffered_bytes: int = 256 * MEBIBYTE
+    buffered_bytes: int = 128 * MEBIBYTE
 
     def body_is_late(self, seconds: float, received: int) -> bool:
         """Whether a body of which so many bytes have come in so many seconds is given up."""
@@ -387,9 +387,9 @@ OPTIONS: Final = (
     _own(
         "buffered_bytes",
         "--max-receiving-mib",
-        "256",
+        "128",
         mebibytes(1, 2**20),
-        "mebibytes of all request bodies that are coming in at one time",
+        "mebibytes of all request bodies that are coming in or being answered at one time",
     ),
     _own(
         "cors_origins",

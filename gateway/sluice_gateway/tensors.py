@@ -23,7 +23,9 @@ def as_json(request: Request) -> Request:
     """The same request in JSON. Raises ApiError."""
     body, wanted = v2_binary.read(request.body, request.head.json_bytes)
     caller = _Translated(request.caller, wanted) if wanted.any() else request.caller
-    found = Request(request.head, body, caller, request.id, request.received)
+    found = Request(
+        request.head, body, caller, request.id, request.received, counted=request.counted
+    )
     found.tenant, found.limit_lines = request.tenant, request.limit_lines
     return found
 

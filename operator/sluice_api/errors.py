@@ -258,7 +258,7 @@ _KINDS: Final = (
         "receiving_too_much",
         503,
         "This server is receiving too much",
-        "The request bodies that are coming in together have more bytes than may wait.",
+        "The request bodies that are coming in or being answered have more bytes than may be here.",
         "Retry after the time in Retry-After; send each request at once.",
         retryable=True,
         openai_type="server_error",

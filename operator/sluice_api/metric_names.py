@@ -218,6 +218,12 @@ GATEWAY_LIMIT_FAULTS = Metric(
     "Times the limits could not be settled with Redis, by cause; each gateway has its part then.",
     ("cause",),
 )
+GATEWAY_BODY_BYTES = Metric(
+    "sluice_gateway_body_bytes",
+    "gauge",
+    "Bytes of request bodies that are coming in or being answered; of small ones that came in one"
+    " piece, none.",
+)
 GATEWAY_CONNECTIONS = Metric("sluice_gateway_connections", "gauge", "Client connections open now.")
 GATEWAY_CONNECTIONS_CUT = Metric(
     "sluice_gateway_connections_cut_total",

@@ -21,7 +21,7 @@ from sluice_gateway.control.streaming import EventStream, StreamCaller
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.edge import Edge
 from sluice_gateway.fallback import CONNECTION
-from sluice_gateway.head import Head, routed
+from sluice_gateway.head import routed
 from sluice_gateway.idempotency import Pending
 from sluice_gateway.service import Service
 
@@ -53,7 +53,10 @@ def make_router(edge: Edge, resolve: Callable[[Request, str], Service]) -> APIRo
         body = await _body(request)
         request_id = head.request_id or edge.new_id()
         caller = StreamCaller()
-        answer, handed = await _answer(request, edge.dispatcher, caller, head, body, request_id)
+        asked = requests.Request(
+            head, body, caller, request_id, time.monotonic(), counted=edge.count(len(body))
+        )
+        answer, handed = await _answer(request, edge.dispatcher, caller, asked)
         headers = {names.REQUEST_ID: request_id.decode("latin-1")}
         for line in answer.headers.decode("latin-1").split("\r\n")[:-1]:
             name, _, value = line.partition(": ")
@@ -85,15 +88,13 @@ async def _answer(
     request: Request,
     dispatcher: Dispatcher,
     caller: StreamCaller,
-    head: Head,
-    body: bytes,
-    request_id: bytes,
+    asked: requests.Request,
 ) -> tuple[requests.Answer, Pending | None]:
     """Dispatch, and cancel the exchange when the client goes first.
 
     Returns the answer, and the exchange if that goes on: the answer is the head of a stream then.
     """
-    handed = dispatcher.handle(requests.Request(head, body, caller, request_id, time.monotonic()))
+    handed = dispatcher.handle(asked)
     if handed is None:
         return await caller.result, None
     gone = asyncio.get_running_loop().create_task(_disconnected(request), name="await disconnect")

@@ -80,6 +80,7 @@ def test_what_all_look_at_is_not_counted_twice() -> None:
 
 
 SUMMED_GAUGES = {
+    metric_names.GATEWAY_BODY_BYTES.name,
     metric_names.GATEWAY_STREAMS.name,
     metric_names.GATEWAY_CACHE_BYTES.name,
     metric_names.GATEWAY_IN_FLIGHT.name,
