@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from sluice_api.shapes.generation import LEAST_TEMPERATURE
 from sluice_worker.engines.base import Array
 from sluice_worker.engines.seq2seq.decoding import (
     Decoding,
@@ -20,6 +21,8 @@ from sluice_worker.engines.seq2seq.decoding import (
 )
 from sluice_worker.engines.seq2seq.engine import Seq2SeqEngine
 from sluice_worker.engines.seq2seq.reading import PackedReader
+from sluice_worker.engines.seq2seq.rules import processors
+from sluice_worker.engines.seq2seq.search import search_for
 from tests.support.writers import END, PAD, build_tiny_writer
 
 ARCHITECTURES = ("t5", "bart", "marian", "m2m_100", "mbart", "pegasus")
@@ -281,3 +284,13 @@ def test_what_a_unit_counts_for() -> None:
     unit = generation_unit((5, 6, 7), Decoding(END, (END,), 20, beams=4), expected=10)
     assert unit.tokens == 3 + 4 * 10
     assert generation_unit((5,), PLAIN, expected=500).tokens == 1 + 20
+
+
+def test_the_lowest_temperature_draws_the_most_probable_token_in_half_precision() -> None:
+    lowest = Sampling(temperature=LEAST_TEMPERATURE, seed=1)
+    decoding = Decoding(start=0, ends=(1,), most=5, repetition_penalty=0.01, sampling=lowest)
+    device = torch.device("cpu")
+    search = search_for(decoding, processors(decoding, (5, 6), device), device)
+    found = search.advance(torch.tensor([[0.0, 2.0, 60.0, 50.0]], dtype=torch.float16))
+    assert found is not None
+    assert found.tokens.tolist() == [2]

@@ -65,6 +65,7 @@ class PathSearch:
         return f"<PathSearch {len(self._ids)} of {self._decoding.most} tokens>"
 
     def advance(self, logits: Tensor) -> Next | None:
+        logits = logits.float()  # Half precision ends at 65504, which a low temperature exceeds.
         scores = self._rules.apply(self._sequence, logits)
         token = self._draw.token(scores) if self._draw else scores.argmax(dim=-1)
         chosen = int(token)
