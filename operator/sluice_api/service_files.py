@@ -102,6 +102,9 @@ def _unanswerable(service: InferenceService, source: str) -> Iterator[Problem]:
     """Requests to be precomputed that their route would refuse, or whose answer is not kept."""
     cache = service.spec.cache
     for index, entry in enumerate(cache.precompute):
+        if message := _not_of_the_model(service, entry["task"]):
+            yield Problem(source, service.key, f"spec.cache.precompute[{index}].task", message)
+            continue
         try:
             codec = CANONICAL_ROUTES[Task(entry["task"])].codec
             call = codec.parse(msgspec.json.encode(entry["body"]))
@@ -113,6 +116,31 @@ def _unanswerable(service: InferenceService, source: str) -> Iterator[Problem]:
                 field = f"{field}.{error.param}"
             message = error.message.removeprefix(f"{error.param}: ")
             yield Problem(source, service.key, field, message)
+
+
+_KINDS: Final = (
+    (
+        *("embeddings", "classification", "zero-shot", "token-classification"),
+        *("relation-extraction", "question-answering", "fill-mask", "rerank"),
+    ),
+    ("relation-extraction", "summarization", "translation"),
+    ("text-generation", "chat"),
+)
+"""Tasks by what kind of model does them: one that reads, one that rewrites, one that continues."""
+
+
+def _not_of_the_model(service: InferenceService, asked: str) -> str:
+    """Why no model of the service's task does what is asked; empty if one may."""
+    # No rule of the CRD: the API server counts comparing each entry as too dear.
+    task = service.spec.model.task
+    if task == "auto" or service.spec.engine.image:
+        return ""
+    if any(task in kind and asked in kind for kind in _KINDS):
+        return ""
+    return (
+        f"got {asked} beside spec.model.task: {task}, which no model does as well. Ask for a task"
+        " of this model, or correct the model's."
+    )
 
 
 def _not_kept(call: Call, generation: str) -> str:

@@ -76,35 +76,6 @@ def _precomputed_is_kept(cache: Any) -> str:
     )
 
 
-def _precomputed_for_the_task(spec: Any) -> str:
-    task = spec.model.task
-    others = [e["task"] for e in spec.cache.precompute if not _one_model_does(task, e["task"])]
-    if task == "auto" or spec.engine.image or not others:
-        return ""
-    return (
-        f"got the task {others[0]} beside spec.model.task: {task}, which no model does as well."
-        " Ask for a task of this model, or correct the model's."
-    )
-
-
-def _one_model_does(task: str, other: str) -> bool:
-    return any(task in kind and other in kind for kind in _KINDS)
-
-
-_KINDS: Final = (
-    (
-        *("embeddings", "classification", "zero-shot", "token-classification"),
-        *("relation-extraction", "question-answering", "fill-mask", "rerank"),
-    ),
-    ("relation-extraction", "summarization", "translation"),
-    ("text-generation", "chat"),
-)
-"""Tasks by what kind of model does them: one that reads, one that rewrites, one that continues."""
-_OTHER_TASKS_CEL: Final = "self.cache.precompute.filter(e, !({}))".format(
-    " || ".join(f"(self.model.task in {list(kind)} && e.task in {list(kind)})" for kind in _KINDS)
-)
-
-
 def _entities_for_relations(spec: Any) -> str:
     if not spec.entities_from or spec.model.task in _RELATIONS:
         return ""
@@ -311,17 +282,6 @@ SPEC_RULES = (
         "'got ' + self.entitiesFrom + ' beside spec.model.task: ' + self.model.task + ', allowed"
         " only with relation-extraction or auto. Remove entitiesFrom, or correct the task.'",
         "`entitiesFrom` goes with the task `relation-extraction` only, written or found (`auto`).",
-    ),
-    Rule(
-        "cache.precompute",
-        _precomputed_for_the_task,
-        "self.model.task == 'auto' || self.engine.image != '' || size(self.cache.precompute) == 0"
-        f" || size({_OTHER_TASKS_CEL}) == 0",
-        f"'got the task ' + {_OTHER_TASKS_CEL}[0].task + ' beside spec.model.task: ' +"
-        " self.model.task + ', which no model does as well. Ask for a task of this model, or"
-        " correct the model\\'s.'",
-        "`cache.precompute` asks for tasks that a model of `model.task` may do; with an"
-        " `engine.image` for any.",
     ),
     Rule(
         "hardware.gpu.count",

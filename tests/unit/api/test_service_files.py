@@ -194,6 +194,23 @@ def test_requests_whose_answer_is_not_kept_are_not_precomputed(
         assert f"cache.generation: {generation}" in problem and word in problem
 
 
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [("task: embeddings", True), ("task: chat", False), ("task: auto", False)],
+)
+def test_what_no_model_of_the_task_does_is_not_precomputed(
+    tmp_path: Path, model: str, refused: bool
+) -> None:
+    entry = "{task: text-generation, body: {prompt: a, temperature: 0}}"
+    spec = f"    {model}\n  cache: {{sharing: service, precompute: [{entry}]}}\n"
+    path = write(tmp_path, service_text("a", spec), "a.yaml")
+    if not refused:
+        load_files([path])
+        return
+    (problem,) = problems(path)
+    assert "spec.cache.precompute[0].task: got text-generation beside" in problem
+
+
 def test_requests_to_be_precomputed_are_read_as_their_route_reads_them(tmp_path: Path) -> None:
     cache = """  cache:
     sharing: service

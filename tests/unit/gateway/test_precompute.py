@@ -4,6 +4,8 @@ import asyncio
 import time
 from typing import Any, cast
 
+import pytest
+
 from sluice_api import wire
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
@@ -147,8 +149,8 @@ async def test_one_that_always_fails_leaves_the_others_warm(monkeypatch: Any) ->
             bad = error_answer(ApiError("upstream_failed", "No."), request)
             await dispatcher.answer(bad if request.body == b'{"input":"0"}' else OK)
         now += 10.0
-    assert asked[b'{"input":"1"}'] == [0.0, 800.0, 1600.0], "before each expiry"
-    assert asked[b'{"input":"0"}'][:3] == [0.0, 30.0, 60.0]
+    assert asked[b'{"input":"1"}'] == pytest.approx([0.0, 800.0, 1600.0]), "before each expiry"
+    assert asked[b'{"input":"0"}'][:3] == pytest.approx([0.0, 30.0, 60.0])
     assert service.precomputed == {"done": 1, "pending": 0, "failed": 1}
 
 

@@ -153,11 +153,6 @@ REFUSED_BY_RULE = [
     {"rollout__canary": {"weight": 5}},
     {"cache__precompute": [{"task": "embeddings", "body": {"input": "a"}}]},
     {"cache__precompute": [EMBEDDED], "cache__sharing": "service", "cache__enabled": False},
-    {
-        "cache__precompute": [EMBEDDED, {"task": "chat", "body": {}}],
-        "cache__sharing": "service",
-        "model__task": "embeddings",
-    },
     {"rollout__canary": {"model": {"uri": "file:///m", "revision": "v2"}}},
     {"model__uri": "file:///m", "rollout__canary": {"model": {"revision": "v2"}}},
 ]
