@@ -146,7 +146,7 @@ def ours(model: Any) -> Callable[[list[list[int]], int], None]:
     rules = Rules(float("inf"), STEPWISE_UNITS, float("inf"))
 
     async def drive(work: list[list[int]], beams: int) -> None:
-        loop = Loop(lanes, warmth.cost, warmth.wide, rules, Metrics(), Progress())
+        loop = Loop(lanes, warmth.cost, warmth.wide, rules, Metrics(), Progress(), proof=canary[0])
         queue = iter(work)
 
         async def client() -> None:

@@ -38,13 +38,14 @@ class ToyEngine:
         self.gate.set()
         self.entered = threading.Semaphore(0)
         self.batches: list[list[str]] = []
+        self.broken = False
 
     def run(self, units: Sequence[Unit]) -> list[Array]:
         texts = ["".join(map(chr, unit.ids)) for unit in units]
         self.batches.append(texts)
         self.entered.release()
         assert self.gate.wait(30), "the test never opened the gate"
-        if any(POISON in text for text in texts):
+        if self.broken or any(POISON in text for text in texts):
             raise RuntimeError("poisoned")
         arrays = [np.array([u.tokens, sum(u.ids) % 9973], np.float32) for u in units]
         for text, array in zip(texts, arrays, strict=True):

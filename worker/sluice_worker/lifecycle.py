@@ -1,9 +1,9 @@
 """Where the worker stands, and the two questions about it: is it live, is it ready?
 
-*Live* is progress: work waits and no batch finishes, or batches only fail, or the event loop has
-stopped turning. Being idle, being busy and still loading are all live. *Ready* is loaded, warmed
-up and not draining. Overload flips neither: it answers 429. Read by the admin thread, written by
-the event loop and the thread that loads; every write replaces one immutable state.
+*Live* is progress: work waits and no batch finishes, or the engine only fails, or the event loop
+has stopped turning. Being idle, being busy and still loading are all live. *Ready* is loaded,
+warmed up and not draining. Overload flips neither: it answers 429. Read by the admin thread,
+written by the event loop and the thread that loads; every write replaces one immutable state.
 """
 
 import logging
@@ -19,7 +19,8 @@ STALL_SECONDS = 120.0
 """Work that waits this long without any batch finishing means the worker hangs."""
 
 FAILURES_IN_A_ROW = 5
-"""This many failed batches without a good one in between mean that the engine is broken."""
+"""The engine itself failed so often without a success in between: it is broken. What fails by its
+own input or parameters does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Lifecycle:
         if since is not None and now - since > STALL_SECONDS:
             return f"work has been waiting for {now - since:.0f} s and no batch has finished"
         if self.progress.failures_in_a_row >= FAILURES_IN_A_ROW:
-            return f"the last {self.progress.failures_in_a_row} batches failed"
+            return f"the engine failed {self.progress.failures_in_a_row} times in a row"
         return None
 
     def readiness(self) -> Readiness:

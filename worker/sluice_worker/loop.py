@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sluice_api.errors import ApiError
@@ -88,7 +88,12 @@ class Running:
 
 
 class Loop:
-    """Owns the queue, the lanes and the cost model of one loaded model."""
+    """Owns the queue, the lanes and the cost model of one loaded model.
+
+    Args:
+        proof: a unit that was computed before. A unit that fails may be at fault itself, by its
+            input or its parameters; only when this one fails as well, the engine is.
+    """
 
     def __init__(
         self,
@@ -99,6 +104,7 @@ class Loop:
         metrics: Metrics,
         progress: Progress,
         *,
+        proof: Unit,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lanes = lanes
@@ -115,6 +121,7 @@ class Loop:
         self.unit_tokens = Average(32.0)
         self.job_units = Average(1.0)
         self._padded = lanes.engine.computed_tokens((1, 2)) > 3
+        self._proof = replace(proof, key=b"proof")
         self._clock = clock
         self._dispatch_due = False
 
@@ -330,17 +337,34 @@ class Loop:
 
     def _fail(self, batch: Running, error: Exception) -> None:
         """Run the units of a failed batch again one by one; fail the one that fails alone."""
-        self.progress.failures_in_a_row += 1
-        log.error(
-            "a batch failed",
-            exc_info=error,
-            extra={"units": len(batch.entries), "in_a_row": self.progress.failures_in_a_row},
-        )
-        for entry in [batch.entries[place] for place in sorted(batch.left)]:
-            if len(batch.entries) > 1 and entry.waiters:
-                self.backlog.again(entry)
-                continue
+        first = batch.entries[0]
+        if first.unit is self._proof:
+            self.backlog.finish(first)
+            self.progress.failures_in_a_row += 1
+            log.error(
+                "the engine is at fault",
+                exc_info=error,
+                extra={"in_a_row": self.progress.failures_in_a_row},
+            )
+            return
+        log.error("a batch failed", exc_info=error, extra={"units": len(batch.entries)})
+        left = [batch.entries[place] for place in sorted(batch.left)]
+        again = [entry for entry in left if entry.waiters] if len(batch.entries) > 1 else []
+        for entry in again:
+            self.backlog.again(entry)
+        if again:
+            return
+        for entry in left:
             self.backlog.finish(entry)
             for waiter in entry.waiters:
                 waiter.job.fail(ApiError("internal_error", "The model failed on this input."))
                 self.backlog.abandon(waiter.job)
+        self._prove()
+
+    def _prove(self) -> None:
+        """Have the proof computed by itself, unless it is about to be."""
+        now = self._clock()
+        cost = self.cost.unit_seconds(self._proof.tokens, self.budget())
+        job = Job(1, math.inf, asyncio.get_running_loop().create_future())
+        self.backlog.add(job, [self._proof], [cost], [now], now)
+        job.entries[0].alone = True

@@ -101,7 +101,15 @@ def connect(worker: Worker, model: "LoadedModel", warmth: "Warmth") -> None:
         max_size=min(most, STEPWISE_UNITS) if model.engine.stepwise else most,
         max_backlog_seconds=settings.max_backlog_seconds,
     )
-    loop = Loop(lanes, warmth.cost, warmth.wide, rules, metrics, lifecycle.progress)
+    loop = Loop(
+        lanes,
+        warmth.cost,
+        warmth.wide,
+        rules,
+        metrics,
+        lifecycle.progress,
+        proof=model.canary[0],
+    )
     worker.intake = Intake(
         model.tasks,
         loop,

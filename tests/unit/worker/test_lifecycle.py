@@ -59,4 +59,4 @@ def test_batches_that_only_fail_are_not_live(lifecycle: Lifecycle) -> None:
     lifecycle.progress.failures_in_a_row = FAILURES_IN_A_ROW - 1
     assert lifecycle.ailment(NOW) is None
     lifecycle.progress.failures_in_a_row = FAILURES_IN_A_ROW
-    assert "batches failed" in str(lifecycle.ailment(NOW))
+    assert "engine failed" in str(lifecycle.ailment(NOW))

@@ -9,12 +9,14 @@ from sluice_api.errors import ApiError
 from sluice_worker.backlog import Job
 from sluice_worker.cost import CostModel, Load, WideGain
 from sluice_worker.lanes import Lanes
-from sluice_worker.lifecycle import Progress
+from sluice_worker.lifecycle import FAILURES_IN_A_ROW, Progress
 from sluice_worker.loop import Loop, Rules
 from sluice_worker.metrics import Metrics
+from tests.support.event_loops import eventually
 from tests.support.worker_fakes import NOT_A_NUMBER, POISON, ToyEngine, unit
 
 SECONDS_PER_TOKEN = 0.001
+PROOF = unit("proof")
 
 
 class Clock:
@@ -55,6 +57,7 @@ class Bench:
             Rules(0.1, 8, max_backlog),
             Metrics(),
             Progress(),
+            proof=PROOF,
             clock=self.clock,
         )
 
@@ -65,6 +68,10 @@ class Bench:
         """Wait until so many more batches have begun."""
         for _ in range(batches):
             assert await asyncio.to_thread(self.engine.entered.acquire, timeout=10)
+
+    async def idle(self) -> None:
+        """Wait until nothing is left to compute."""
+        await eventually(lambda: not (self.loop.backlog.waiting or self.loop.running))
 
 
 @pytest.fixture
@@ -195,17 +202,42 @@ async def test_a_bad_input_fails_alone(make: Make, bad: str) -> None:
     assert isinstance(poisoned, ApiError) and poisoned.code == "internal_error"
     assert not isinstance(good, BaseException) and good[0][0] == 4
     assert not isinstance(fine, BaseException) and fine[0][0] == 4
-    assert bench.loop.progress.failures_in_a_row <= 1
-    assert bench.loop.backlog.waiting == 0
+    await bench.idle()
+    assert bench.loop.progress.failures_in_a_row == 0
 
 
-async def test_failures_in_a_row_are_counted_until_a_success(make: Make) -> None:
+async def test_who_fails_by_itself_says_nothing_about_the_engine(make: Make) -> None:
     bench = make()
-    for expected in (1, 2, 3):
+    for _ in range(FAILURES_IN_A_ROW):
         with pytest.raises(ApiError):
             await soon(bench.submit(POISON).done)
+        await bench.idle()
+    assert bench.loop.progress.failures_in_a_row == 0
+    assert bench.engine.batches == [[POISON], ["proof"]] * FAILURES_IN_A_ROW
+
+
+async def test_failures_of_the_engine_are_counted_until_a_success(make: Make) -> None:
+    bench = make()
+    bench.engine.broken = True
+    for expected in (1, 2, 3):
+        with pytest.raises(ApiError):
+            await soon(bench.submit("good").done)
+        await bench.idle()
         assert bench.loop.progress.failures_in_a_row == expected
+    bench.engine.broken = False
     await soon(bench.submit("good").done)
+    assert bench.loop.progress.failures_in_a_row == 0
+
+
+async def test_lanes_that_fail_side_by_side_have_the_engine_proved_alone(make: Make) -> None:
+    bench = make(threads=2, width=2)
+    bench.engine.gate.clear()
+    jobs = [bench.submit(POISON + letter * 90) for letter in "ab"]
+    await bench.entered(2)
+    bench.engine.gate.set()
+    await asyncio.gather(*(job.done for job in jobs), return_exceptions=True)
+    await bench.idle()
+    assert bench.engine.batches[2:] in ([["proof"]], [["proof"], ["proof"]])
     assert bench.loop.progress.failures_in_a_row == 0
 
 

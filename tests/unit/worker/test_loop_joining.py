@@ -15,7 +15,10 @@ from sluice_worker.lanes import Joinable, Lanes
 from sluice_worker.lifecycle import Progress
 from sluice_worker.loop import JOINING_SECONDS, Loop, Rules
 from sluice_worker.metrics import Metrics
+from tests.support.event_loops import eventually
 from tests.support.worker_fakes import NOT_A_NUMBER, POISON, ToyEngine, unit
+
+PROOF = unit("proof")
 
 
 class StepEngine(ToyEngine):
@@ -68,6 +71,7 @@ class Bench:
             Rules(0.1, 3, 10.0),
             Metrics(),
             Progress(),
+            proof=PROOF,
             clock=lambda: self.now,
         )
 
@@ -157,8 +161,9 @@ async def test_who_brought_a_batch_down_fails_alone(bench: Bench) -> None:
     assert (await asyncio.wait_for(first.done, 10))[0][0] == 4
     with pytest.raises(ApiError, match="failed on this input"):
         await asyncio.wait_for(poison.done, 10)
+    await eventually(lambda: not bench.loop.running)
     # Each was tried again by itself, through the way on which nobody can join.
-    assert sorted(bench.engine.batches) == sorted([["bbbb"], [POISON]])
+    assert sorted(bench.engine.batches) == sorted([["bbbb"], [POISON], ["proof"]])
 
 
 async def test_a_result_that_is_no_number_fails_its_text(bench: Bench) -> None:
