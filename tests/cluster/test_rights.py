@@ -1,28 +1,21 @@
 """The installed platform runs with exactly the rights the chart gives it, and needs no other."""
 
-import re
-
 import pytest
 
 from tests.support.cluster.cluster import Cluster
 from tests.support.published import Published, ask, fixed, stub
 from tests.support.release import RESTRICTED, Release
+from tests.support.rights import Right, lacking, may
 
-ACCOUNTS = ("sluice-operator", "sluice-gateway")
-# Of a right that is lacking; quotas and pod security forbid as well, and other tests see to that.
-REFUSED = re.compile(r"system:serviceaccount:sluice-system:\S+ cannot ")
+OPERATOR, GATEWAY = ACCOUNTS = (
+    "system:serviceaccount:sluice-system:sluice-operator",
+    "system:serviceaccount:sluice-system:sluice-gateway",
+)
 
 
 def rights(cluster: Cluster, account: str, namespace: str) -> str:
     """A table: resources, their names, verbs."""
-    subject = f"system:serviceaccount:sluice-system:{account}"
-    return cluster.kubectl("auth", "can-i", "--list", "--as", subject, "-n", namespace).stdout
-
-
-def may(cluster: Cluster, account: str, *what: str) -> bool:
-    subject = f"system:serviceaccount:sluice-system:{account}"
-    answer = cluster.kubectl("auth", "can-i", "--as", subject, *what, check=False)
-    return answer.stdout.strip() == "yes"
+    return cluster.kubectl("auth", "can-i", "--list", "--as", account, "-n", namespace).stdout
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
@@ -48,19 +41,19 @@ def test_secrets_are_nobodys(platform: Release, cluster: Cluster, account: str, 
 
 def test_one_secret_is_the_operators(platform: Release, cluster: Cluster) -> None:
     own = ("secrets/sluice-metrics-api-tls", "-n", platform.namespace)
-    assert may(cluster, "sluice-operator", "get", *own)
-    assert may(cluster, "sluice-operator", "patch", *own)
-    assert not may(cluster, "sluice-operator", "update", *own)
+    assert may(cluster, OPERATOR, "get", *own)
+    assert may(cluster, OPERATOR, "patch", *own)
+    assert not may(cluster, OPERATOR, "update", *own)
     other = ("secrets/sluice-cache", "-n", platform.namespace)
     for account in ACCOUNTS:
         assert not may(cluster, account, "get", *other)
     for verb in ("create", "delete"):
-        assert not may(cluster, "sluice-gateway", verb, "deployments.apps", "--all-namespaces")
+        assert not may(cluster, GATEWAY, verb, "deployments.apps", "--all-namespaces")
     for verb, part in (("create", "exec"), ("get", "log")):
         what = (verb, "pods", f"--subresource={part}", "--all-namespaces")
-        assert not may(cluster, "sluice-operator", *what)
+        assert not may(cluster, OPERATOR, *what)
     tokens = ("create", "serviceaccounts", "--subresource=token", "--all-namespaces")
-    assert not may(cluster, "sluice-operator", *tokens)
+    assert not may(cluster, OPERATOR, *tokens)
 
 
 def test_the_life_of_a_service_meets_no_refusal(
@@ -87,4 +80,24 @@ def test_the_life_of_a_service_meets_no_refusal(
     for component in ("operator", "gateway"):
         said = platform.logs(component)
         assert said
-        assert [line for line in said.splitlines() if REFUSED.search(line)] == []
+        assert lacking(cluster, said) == set()
+
+
+def test_a_refusal_counts_as_long_as_the_right_is_lacking(cluster: Cluster, namespace: str) -> None:
+    """In the API server's own words; the test above would see nothing if these changed."""
+    account = f"system:serviceaccount:{namespace}:default"
+    scaling = ("scale", "deployment/one", "--replicas=2", "-n", namespace, "--as", account)
+    told = cluster.kubectl(*scaling, check=False).stderr
+    get = Right(account, "get", "deployments", "apps", "one", namespace=namespace)
+    assert lacking(cluster, told) == {get}
+    listing = cluster.kubectl("get", "nodes", "--as", account, check=False).stderr
+    assert lacking(cluster, listing) == {Right(account, "list", "nodes")}
+
+    cluster.kubectl(
+        "create", "role", "reader", "--verb=get", "--resource=deployments", "-n", namespace
+    )
+    cluster.kubectl(
+        *("create", "rolebinding", "reader", "--role=reader", "-n", namespace),
+        f"--serviceaccount={namespace}:default",
+    )
+    cluster.until(lambda: lacking(cluster, told) == set(), "the right is in force")
