@@ -164,9 +164,12 @@ class Precompute:
                 "precomputing failed",
                 extra={
                     "service": f"{service.namespace}/{service.name}",
-                    "request": index,
+                    "field": f"spec.cache.precompute[{index}]",
                     "task": str(task),
                     "answer": answer.body.decode(errors="replace")[:500],
+                    "then": "not asked for again until the list or the revision is another"
+                    if progress.due[index] == math.inf
+                    else f"asked for again in {RETRY_SECONDS:.0f} s",
                 },
             )
         counts = progress.counts()

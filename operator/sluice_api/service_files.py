@@ -10,18 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import yaml
 from pydantic import ValidationError
 
 from sluice_api import names, strict_yaml
-from sluice_api.call import Call
-from sluice_api.errors import ApiError
 from sluice_api.inference_service import InferenceService
-from sluice_api.routes import CANONICAL_ROUTES
+from sluice_api.precomputed import refused
 from sluice_api.section import Section
 from sluice_api.spec_errors import Problem, Refused, SpecError, shown
-from sluice_api.tasks import Determinism, Task
 
 MAX_FILE_BYTES: Final = 1_048_576
 """As much as the API server stores in one object."""
@@ -58,7 +54,8 @@ def load_files(paths: Iterable[Path | str]) -> list[InferenceService]:
             except SpecError as error:
                 problems.extend(error.problems)
                 continue
-            problems.extend(_unanswerable(service, source))
+            for field, message in refused(service):
+                problems.append(Problem(source, service.key, field, message))
             if service.key in services:
                 message = (
                     f"got {service.metadata.name}, which {sources[service.key]} defines already."
@@ -96,66 +93,6 @@ def parse_service(document: object, source: str) -> InferenceService:
         found = chain(_problems(error), _broken_rules(InferenceService, written, []))
         problems = [Problem(source, name, ".".join(path), message) for path, message in found]
         raise SpecError(problems) from None
-
-
-def _unanswerable(service: InferenceService, source: str) -> Iterator[Problem]:
-    """Requests to be precomputed that their route would refuse, or whose answer is not kept."""
-    cache = service.spec.cache
-    for index, entry in enumerate(cache.precompute):
-        if message := _not_of_the_model(service, entry["task"]):
-            yield Problem(source, service.key, f"spec.cache.precompute[{index}].task", message)
-            continue
-        try:
-            codec = CANONICAL_ROUTES[Task(entry["task"])].codec
-            call = codec.parse(msgspec.json.encode(entry["body"]))
-            if message := _not_kept(call, cache.generation):
-                yield Problem(source, service.key, f"spec.cache.precompute[{index}].body", message)
-        except ApiError as error:
-            field = f"spec.cache.precompute[{index}].body"
-            if error.param is not None:
-                field = f"{field}.{error.param}"
-            message = error.message.removeprefix(f"{error.param}: ")
-            yield Problem(source, service.key, field, message)
-
-
-_KINDS: Final = (
-    (
-        *("embeddings", "classification", "zero-shot", "token-classification"),
-        *("relation-extraction", "question-answering", "fill-mask", "rerank"),
-    ),
-    ("relation-extraction", "summarization", "translation"),
-    ("text-generation", "chat"),
-)
-"""Tasks by what kind of model does them: one that reads, one that rewrites, one that continues."""
-
-
-def _not_of_the_model(service: InferenceService, asked: str) -> str:
-    """Why no model of the service's task does what is asked; empty if one may."""
-    # No rule of the CRD: the API server counts comparing each entry as too dear.
-    task = service.spec.model.task
-    if task == "auto" or service.spec.engine.image:
-        return ""
-    if any(task in kind and asked in kind for kind in _KINDS):
-        return ""
-    return (
-        f"got {asked} beside spec.model.task: {task}, which no model does as well. Ask for a task"
-        " of this model, or correct the model's."
-    )
-
-
-def _not_kept(call: Call, generation: str) -> str:
-    """Why the answer to ``call`` is not kept; empty if it is, as far as the request tells."""
-    if call.determinism is Determinism.GENERATION and generation == "never":
-        return (
-            "got a text to be written beside spec.cache.generation: never, allowed only where it is"
-            " kept. Set spec.cache.generation: deterministic, or remove the entry."
-        )
-    if call.determinism is Determinism.SAMPLED and generation != "sampled":
-        return (
-            f"got a text to be drawn by chance beside spec.cache.generation: {generation}, allowed"
-            " only with sampled. Set temperature: 0, or spec.cache.generation: sampled."
-        )
-    return ""
 
 
 def parse_documents(text: str, source: str) -> list[Any]:

@@ -20,6 +20,21 @@ class Task(StrEnum):
     CHAT = "chat"
 
 
+_SIDE_BY_SIDE: tuple[tuple[Task, ...], ...] = (
+    (Task.EMBEDDINGS, Task.ZERO_SHOT),
+    (Task.CLASSIFICATION, Task.ZERO_SHOT, Task.RERANK, Task.RELATION_EXTRACTION),
+    (Task.TEXT_GENERATION, Task.CHAT),
+)
+"""What models do with the same output: with vectors, with the scores of labels, with the next
+token. A model served for any other task does that one only."""
+
+
+def one_model_does(task: Task) -> list[Task]:
+    """``task``, and what a model that is served for it may do beside it."""
+    others = [each for kind in _SIDE_BY_SIDE if task in kind for each in kind if each != task]
+    return [task, *others]
+
+
 class Determinism(StrEnum):
     """How far an answer follows from its input alone; decides what may be cached.
 

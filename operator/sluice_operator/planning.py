@@ -37,6 +37,7 @@ from sluice_operator.status import (
     conditions,
     make_events,
     make_status,
+    make_warnings,
     waits_for_gateways,
 )
 from sluice_operator.steps import Apply, Delete, Plan, Rank, Scale, Step
@@ -82,7 +83,7 @@ def plan_service(
     rest = tuple(old for old in rollout.old if old not in over)
     told = replace(rollout, old=rest)
     sight = Sight(observed, told, wanted, findings, obstacle, learnt, platform, now)
-    status = make_status(sight)
+    before, status = sight.before, make_status(sight)
     stuck, next_look = stuck_pods(observed, learnt, now)
     if waits_for_gateways(sight):
         next_look = _soonest(next_look, AWARE_LOOK_SECONDS)
@@ -93,7 +94,7 @@ def plan_service(
     return Plan(
         status=status,
         steps=steps,
-        events=tuple(make_events(observed.resource.get("status") or {}, status)),
+        events=(*make_events(before, status), *make_warnings(service, before, status)),
         again_after=next_look or None,
         watch_pods=stuck,
     )

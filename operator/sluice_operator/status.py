@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sluice_api.inference_service import MAX_REPLICAS
+from sluice_api.inference_service import MAX_REPLICAS, InferenceService, revision_of
+from sluice_api.precomputed import refused
 from sluice_api.service_status import DEFINING, MOST_ENTRIES, Status
+from sluice_api.tasks import Task
 from sluice_operator.children.identity import selector_of
 from sluice_operator.diagnosis import Finding
 from sluice_operator.rollout import FIXED_MODES, Revision, Rollout
@@ -370,6 +372,26 @@ def make_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
     if was and was.get("desired") != now["desired"]:
         told = f"From {was.get('desired')} to {now['desired']} replicas: {now['reason']}"
         yield Event("Normal", "Scaled", told)
+
+
+def make_warnings(
+    service: InferenceService, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Iterator[Event]:
+    """What of the spec comes to nothing, said when the spec or what its model does is news."""
+    known, last = _offered(service, after), _offered(service, before)
+    if before.get("observedGeneration") == after["observedGeneration"] and known == last:
+        return
+    faults = [f"{field}: {message}" for field, message in refused(service, known)]
+    if faults:
+        yield Event("Warning", "PrecomputeRefused", " ".join(faults))
+
+
+def _offered(service: InferenceService, status: Mapping[str, Any]) -> list[Task]:
+    """The tasks of the model that the spec names; empty until a worker has told."""
+    revision = revision_of(service)
+    found = (r for r in status.get("revisions") or () if r["name"] == revision)
+    # A task that this version does not know is one that it cannot judge.
+    return [Task(task) for r in found for task in r.get("tasks") or () if task in set(Task)]
 
 
 def timestamp(moment: datetime) -> str:

@@ -194,21 +194,46 @@ def test_requests_whose_answer_is_not_kept_are_not_precomputed(
         assert f"cache.generation: {generation}" in problem and word in problem
 
 
+BODIES = {
+    "text-generation": "{prompt: a, temperature: 0}",
+    "embeddings": "{input: a}",
+    "classification": "{input: a}",
+    "zero-shot": "{input: a, parameters: {labels: [x, y]}}",
+    "fill-mask": '{input: "[MASK]"}',
+    "rerank": "{query: a, documents: [b]}",
+    "summarization": "{input: a}",
+    "translation": "{input: a}",
+}
+
+
 @pytest.mark.parametrize(
-    ("model", "refused"),
-    [("task: embeddings", True), ("task: chat", False), ("task: auto", False)],
+    ("served", "asked", "refused"),
+    [
+        ("embeddings", "text-generation", True),
+        ("fill-mask", "embeddings", True),
+        ("fill-mask", "fill-mask", False),
+        ("token-classification", "classification", True),
+        ("summarization", "translation", True),
+        ("rerank", "embeddings", True),
+        ("rerank", "classification", False),
+        ("embeddings", "zero-shot", False),
+        ("classification", "zero-shot", False),
+        ("chat", "text-generation", False),
+        ("auto", "text-generation", False),
+    ],
 )
 def test_what_no_model_of_the_task_does_is_not_precomputed(
-    tmp_path: Path, model: str, refused: bool
+    tmp_path: Path, served: str, asked: str, refused: bool
 ) -> None:
-    entry = "{task: text-generation, body: {prompt: a, temperature: 0}}"
-    spec = f"    {model}\n  cache: {{sharing: service, precompute: [{entry}]}}\n"
+    entry = f"{{task: {asked}, body: {BODIES[asked]}}}"
+    spec = f"    task: {served}\n  cache: {{sharing: service, precompute: [{entry}]}}\n"
     path = write(tmp_path, service_text("a", spec), "a.yaml")
     if not refused:
         load_files([path])
         return
     (problem,) = problems(path)
-    assert "spec.cache.precompute[0].task: got text-generation beside" in problem
+    assert f"spec.cache.precompute[0].task: got {asked} beside spec.model.task: {served}" in problem
+    assert "remove the entry" in problem
 
 
 def test_requests_to_be_precomputed_are_read_as_their_route_reads_them(tmp_path: Path) -> None:

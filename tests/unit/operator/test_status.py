@@ -6,8 +6,10 @@ from typing import Any
 from sluice_api import wire
 from sluice_api.inference_service import revision_of
 from sluice_api.service_status import CONDITIONS, REASONS, Status
+from sluice_api.tasks import Task
 from sluice_operator.state import Learnt, Wanted
 from sluice_operator.status import AWARE_SECONDS, make_events
+from sluice_operator.steps import Plan
 from tests.support.planned_cluster import START, PlannedCluster
 from tests.support.pod_states import ended
 from tests.support.resources import service
@@ -282,3 +284,54 @@ def test_a_change_between_two_that_never_answered_is_no_promotion() -> None:
             "scaling": {},
         }
         assert [event.reason for event in make_events(before, after)] == told
+
+
+PRECOMPUTED = {
+    "sharing": "service",
+    "precompute": [
+        {"task": "embeddings", "body": {"input": "a"}},
+        {"task": "fill-mask", "body": {"input": "[MASK]"}},
+    ],
+}
+
+
+def warnings(plan: Plan) -> list[str]:
+    return [event.message for event in plan.events if event.reason == "PrecomputeRefused"]
+
+
+def test_what_cannot_be_precomputed_is_told_once_for_each_spec() -> None:
+    cluster = PlannedCluster(model__task="fill-mask", cache=PRECOMPUTED)
+    first = cluster.plan()
+    [told] = warnings(first)
+    assert told.startswith("spec.cache.precompute[0].task: got embeddings beside spec.model.task")
+    assert "remove the entry" in told
+    cluster.carry_out(first)
+    assert warnings(cluster.plan()) == []
+    assert warnings(cluster.settle()) == []
+    cluster.edit(model__task="embeddings", cache=PRECOMPUTED)
+    [told] = warnings(cluster.plan())
+    assert told.startswith("spec.cache.precompute[1].task: got fill-mask beside")
+    cluster.edit(model__task="embeddings", cache={**PRECOMPUTED, "precompute": []})
+    assert warnings(cluster.plan()) == []
+
+
+def test_what_only_the_model_can_tell_is_told_when_a_replica_has() -> None:
+    cluster = PlannedCluster(cache=PRECOMPUTED)
+    assert warnings(cluster.plan()) == []
+    cluster.settle()
+    revision = cluster.resource["status"]["revision"]
+    cluster.learnt = Learnt(tasks={revision: (Task.EMBEDDINGS, Task.ZERO_SHOT)})
+    plan = cluster.plan()
+    [told] = warnings(plan)
+    assert told.startswith(
+        "spec.cache.precompute[1].task: got fill-mask beside the model, which does embeddings,"
+    )
+    cluster.carry_out(plan)
+    assert warnings(cluster.plan()) == []
+
+
+def test_a_request_that_its_route_refuses_is_told_with_the_field_in_it() -> None:
+    entry = {"task": "embeddings", "body": {"inputs": "a"}}
+    cluster = PlannedCluster(cache={"sharing": "service", "precompute": [entry]})
+    [told] = warnings(cluster.plan())
+    assert told.startswith("spec.cache.precompute[0].body.inputs: this field is not known")
