@@ -27,6 +27,10 @@ MAX_TOLD: Final = 20
 log = logging.getLogger(__name__)
 
 
+class _Loader(strict_yaml.Strict, yaml.SafeLoader):
+    pass
+
+
 class TableError(ValueError):
     """The source says nothing that can be used; the message says where and why."""
 
@@ -133,7 +137,7 @@ def read_table(path: Path) -> wire.ServiceTable:
         raise TableError(f"{path}: larger than {MAX_TABLE_BYTES} bytes")
     try:
         is_json = text.lstrip()[:1] == b"{"
-        given = msgspec.json.decode(text) if is_json else strict_yaml.load(text, yaml.SafeLoader)
+        given = msgspec.json.decode(text) if is_json else strict_yaml.load(text, _Loader)
         if isinstance(given, dict) and given.get("kind") == names.KIND:
             raise TableError(
                 f"{path}: this is an {names.KIND}, not a table of services. Run `sluice up {path}`."

@@ -130,7 +130,7 @@ class KeyFile:
 # Reading ------------------------------------------------------------------------------------------
 
 
-class _Loader(strict_yaml.NoKeyTwice, _Fast):
+class _Loader(strict_yaml.Strict, _Fast):
     pass
 
 

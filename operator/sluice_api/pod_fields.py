@@ -4,6 +4,8 @@ They are checked as far as a mistake can be told without knowing the cluster; th
 API server when the pods are made. Used by ``spec_hardware``.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -97,6 +99,7 @@ class Member:
         return schema
 
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TYPES: Final = {"string": str, "integer": int, "object": dict, "array": list}
 
 
@@ -121,6 +124,9 @@ class PodObject(Kind):
                 raise Refused(name, self.form)
             if not member.fits(below):
                 raise Refused(below, f"{name} {member.form}")
+            if found := _not_json(below, name):
+                where, odd = found
+                raise Refused(odd, f"in {where} what JSON has", "Put it in quotes.")
         for name in self.required:
             if name not in given:
                 raise Refused("no " + name, self.form)
@@ -134,6 +140,27 @@ class PodObject(Kind):
         if self.required:
             schema["required"] = list(self.required)
         return schema
+
+
+def _not_json(value: object, where: str) -> tuple[str, object] | None:
+    """Where below ``where`` a value stands that YAML has and JSON has not, and the value."""
+    if isinstance(value, dict):
+        for name, below in value.items():
+            if not isinstance(name, str) or _not_json(name, where):
+                return where, name
+            if found := _not_json(below, f"{where}.{name}"):
+                return found
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            if found := _not_json(below, f"{where}[{index}]"):
+                return found
+    elif isinstance(value, str):
+        return (where, value) if _SURROGATE.search(value) else None
+    elif isinstance(value, float):
+        return None if math.isfinite(value) else (where, value)
+    elif not (value is None or isinstance(value, int)):
+        return where, value
+    return None
 
 
 class PodList(Kind):

@@ -22,8 +22,15 @@ def shown(value: object) -> str:
     elif value is None:
         text = "nothing"
     else:
-        text = json.dumps(value, default=str)
+        text = _plain(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _plain(value: object) -> str:
+    try:
+        return json.dumps(value, default=str)
+    except ValueError:  # Python writes no whole number of thousands of digits.
+        return "a number of thousands of digits"
 
 
 class Refused(ValueError):
