@@ -17,6 +17,8 @@ import msgspec
 import yaml
 
 from sluice_api import names, strict_yaml, wire
+from sluice_api.decode import value_at
+from sluice_api.spec_errors import shown
 from sluice_gateway.worker_url import split_url
 
 POLL_SECONDS: Final = 0.05
@@ -142,7 +144,7 @@ def read_table(path: Path) -> wire.ServiceTable:
             raise TableError(
                 f"{path}: this is an {names.KIND}, not a table of services. Run `sluice up {path}`."
             )
-        table = msgspec.convert(given, wire.ServiceTable)
+        table = _convert(given, path)
     except RecursionError:
         raise TableError(f"{path}: it nests too deeply") from None
     except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -155,6 +157,14 @@ def read_table(path: Path) -> wire.ServiceTable:
             extra={"path": str(path), "members": unknown[:MAX_TOLD], "count": len(unknown)},
         )
     return table
+
+
+def _convert(given: Any, path: Path) -> wire.ServiceTable:
+    try:
+        return msgspec.convert(given, wire.ServiceTable)
+    except msgspec.ValidationError as error:
+        got = shown(value_at(str(error), given))
+        raise TableError(f"{path}: {error}: got {got}") from None
 
 
 def unknown_members(given: Any, kind: type[msgspec.Struct], where: str = "") -> Iterator[str]:

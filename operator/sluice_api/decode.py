@@ -88,6 +88,11 @@ def explain(message: str, body: bytes, root: inspect.Type) -> ApiError:
     return ApiError("invalid_field", f"{place}: got {got}{allowed}.", param=path)
 
 
+def value_at(message: str, value: Any) -> Any:
+    """What msgspec speaks of where it says ``message`` of ``value``."""
+    return _lookup(value, _read_path(message)[1])
+
+
 def check_depth(value: Any, where: str) -> None:
     """Raise ApiError if ``value``, as it was decoded, nests deeper than :data:`MAX_DEPTH`."""
     level = [value]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from sluice_api import names
+from sluice_api import bounds, names
 from sluice_api.digests import revision_digest
 from sluice_api.fields import Choice, Duration, Flag, Text, TextMap, TextSet, Whole
 from sluice_api.pod_fields import Member, PodList, PodObject
@@ -160,16 +160,16 @@ class Cache(Section):
     enabled: Annotated[bool, Flag()] = Field(
         default=True, description="Whether answers are kept.", examples=[False]
     )
-    ttl: Annotated[float, Duration("1s", "720h")] = Field(
+    ttl: Annotated[float, Duration("1s", bounds.LONGEST_KEPT)] = Field(
         default=86400.0, description="How long an answer is fresh at most.", examples=["1h"]
     )
-    stale_while_revalidate: Annotated[float, Duration("0s", "720h")] = Field(
+    stale_while_revalidate: Annotated[float, Duration("0s", bounds.LONGEST_KEPT)] = Field(
         default=600.0,
         description="How long after ttl an answer is still given at once, while it is computed anew"
         " behind the caller's back, if a replica is ready and nobody waits. 0s: never.",
         examples=["1h"],
     )
-    stale_if_error: Annotated[float, Duration("0s", "720h")] = Field(
+    stale_if_error: Annotated[float, Duration("0s", bounds.LONGEST_KEPT)] = Field(
         default=3600.0,
         description="How long after ttl an answer is given when no replica can give a new one."
         " 0s: never.",
@@ -190,7 +190,9 @@ class Cache(Section):
         " expires), never means none.",
         examples=["never"],
     )
-    precompute: Annotated[tuple[dict[str, Any], ...], PodList(PRECOMPUTED, max_items=64)] = Field(
+    precompute: Annotated[
+        tuple[dict[str, Any], ...], PodList(PRECOMPUTED, max_items=bounds.MAX_PRECOMPUTED)
+    ] = Field(
         default=(),
         description="Requests that are answered before anybody asks: at the start of each revision,"
         " and again before the answers expire, whenever a replica is ready and nobody waits. They"
@@ -202,7 +204,7 @@ class Cache(Section):
 class Hedge(Section):
     """When a second replica is asked the same; the first answer counts, the other is stopped."""
 
-    after: Annotated[float | None, Duration("10ms", "1m", auto=True)] = Field(
+    after: Annotated[float | None, Duration("10ms", bounds.LONGEST_HEDGE, auto=True)] = Field(
         default=None,
         description="Time without an answer from the first; auto: what 95 of 100 of the last"
         " answers took.",
@@ -213,42 +215,48 @@ class Hedge(Section):
 class Limits(Section):
     """What a caller can expect at worst."""
 
-    max_waiting: Annotated[int, Whole(0, 100_000)] = Field(
+    max_waiting: Annotated[int, Whole(0, bounds.MAX_WAITING)] = Field(
         default=1000,
         description="Requests that may wait in one gateway for a free replica; more are refused"
         " with 429.",
         examples=[200],
     )
-    timeout: Annotated[float, Duration("100ms", "1h")] = Field(
+    timeout: Annotated[float, Duration("100ms", bounds.LONGEST_WAIT)] = Field(
         default=30.0,
         description="Time from the last byte of a request to the last byte of its answer; of a"
         " streamed one, to its first event and from each to the next.",
         examples=["10s"],
     )
-    start_timeout: Annotated[float, Duration("1s", "1h")] = Field(
+    start_timeout: Annotated[float, Duration("1s", bounds.LONGEST_WAIT)] = Field(
         default=120.0,
         description="How long a request is held while the service wakes or starts, before 503.",
         examples=["5m"],
     )
-    queue_timeout: Annotated[float | None, Duration("10ms", "1h", auto=True)] = Field(
-        default=None,
-        description="How long a request may wait for a place at a replica that is ready, before"
-        " 429; auto: as long as its deadline allows.",
-        examples=["2s"],
+    queue_timeout: Annotated[float | None, Duration("10ms", bounds.LONGEST_WAIT, auto=True)] = (
+        Field(
+            default=None,
+            description="How long a request may wait for a place at a replica that is ready, before"
+            " 429; auto: as long as its deadline allows.",
+            examples=["2s"],
+        )
     )
-    first_byte_timeout: Annotated[float | None, Duration("10ms", "1h", auto=True)] = Field(
+    first_byte_timeout: Annotated[
+        float | None, Duration("10ms", bounds.LONGEST_WAIT, auto=True)
+    ] = Field(
         default=None,
         description="Time from sending a request to a replica until the answer begins, or the first"
         " event of a streamed one; then another replica is asked, and this one is taken out if it"
         " happens again. auto: as long as the request's deadline allows.",
         examples=["5s"],
     )
-    token_timeout: Annotated[float | None, Duration("100ms", "1h", auto=True)] = Field(
-        default=None,
-        description="Time from each event of a streamed answer to the next; auto: timeout.",
-        examples=["10s"],
+    token_timeout: Annotated[float | None, Duration("100ms", bounds.LONGEST_WAIT, auto=True)] = (
+        Field(
+            default=None,
+            description="Time from each event of a streamed answer to the next; auto: timeout.",
+            examples=["10s"],
+        )
     )
-    stream_timeout: Annotated[float, Duration("1s", "24h")] = Field(
+    stream_timeout: Annotated[float, Duration("1s", bounds.LONGEST_STREAM)] = Field(
         default=3600.0,
         description="Time from the last byte of a request to the last byte of its streamed answer.",
         examples=["10m"],
@@ -279,7 +287,7 @@ class Access(Section):
                 pattern="^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$",
                 form="a tenant of 1 to 63 letters, digits and . _ -",
             ),
-            max_items=256,
+            max_items=bounds.MAX_TENANTS,
         ),
     ] = Field(
         default=(),

@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from sluice_api import bounds
+from sluice_api.quantities import parse_duration
 from sluice_api.tasks import Task
+
+_KEPT = parse_duration(bounds.LONGEST_KEPT)
+_WAIT = parse_duration(bounds.LONGEST_WAIT)
+_STREAM = parse_duration(bounds.LONGEST_STREAM)
+_HEDGE = parse_duration(bounds.LONGEST_HEDGE)
 
 
 class _Message(msgspec.Struct, rename="camel", kw_only=True):
@@ -100,9 +107,9 @@ class CacheRules(_Message, kw_only=True):
     """
 
     enabled: bool = True
-    ttl_seconds: Annotated[float, msgspec.Meta(gt=0)] = 86400.0
-    stale_while_revalidate_seconds: Annotated[float, msgspec.Meta(ge=0)] = 600.0
-    stale_if_error_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    ttl_seconds: Annotated[float, msgspec.Meta(gt=0, le=_KEPT)] = 86400.0
+    stale_while_revalidate_seconds: Annotated[float, msgspec.Meta(ge=0, le=_KEPT)] = 600.0
+    stale_if_error_seconds: Annotated[float, msgspec.Meta(ge=0, le=_KEPT)] = 3600.0
     sharing: Literal["tenant", "service"] = "tenant"
     generation: Literal["deterministic", "sampled", "never"] = "deterministic"
 
@@ -122,7 +129,7 @@ class HedgeRules(_Message, kw_only=True):
             took lately.
     """
 
-    after_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    after_seconds: Annotated[float, msgspec.Meta(gt=0, le=_HEDGE)] | None = None
 
 
 class LimitRules(_Message, kw_only=True):
@@ -143,13 +150,13 @@ class LimitRules(_Message, kw_only=True):
         hedge: when a second worker is asked; None: never.
     """
 
-    waiting: Annotated[int, msgspec.Meta(ge=0)] = 1000
-    timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
-    start_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 120.0
-    queue_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    first_byte_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    token_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    stream_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    waiting: Annotated[int, msgspec.Meta(ge=0, le=bounds.MAX_WAITING)] = 1000
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=_WAIT)] = 30.0
+    start_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=_WAIT)] = 120.0
+    queue_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=_WAIT)] | None = None
+    first_byte_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=_WAIT)] | None = None
+    token_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=_WAIT)] | None = None
+    stream_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=_STREAM)] = 3600.0
     hedge: HedgeRules | None = None
 
 
@@ -174,7 +181,7 @@ class Failure(_Message, kw_only=True):
 
     reason: str
     message: str
-    retry_after_seconds: Annotated[float, msgspec.Meta(gt=0)]
+    retry_after_seconds: Annotated[float, msgspec.Meta(gt=0, le=_WAIT)]
 
 
 class Delay(_Message, kw_only=True):
@@ -225,7 +232,7 @@ class Service(_Message, kw_only=True):
     answer_digest: str = ""
     tasks: list[Task] = []
     public: bool = False
-    tenants: list[str] = []
+    tenants: Annotated[list[str], msgspec.Meta(max_length=bounds.MAX_TENANTS)] = []
     cache: CacheRules = msgspec.field(default_factory=CacheRules)
     limits: LimitRules = msgspec.field(default_factory=LimitRules)
     endpoints: list[Endpoint] = []
@@ -233,7 +240,7 @@ class Service(_Message, kw_only=True):
     failure: Failure | None = None
     delay: Delay | None = None
     canary: Canary | None = None
-    precompute: list[Precomputed] = []
+    precompute: Annotated[list[Precomputed], msgspec.Meta(max_length=bounds.MAX_PRECOMPUTED)] = []
 
 
 class ServiceTable(_Message, kw_only=True):

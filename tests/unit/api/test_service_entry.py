@@ -1,11 +1,13 @@
 """The gateway's line of a service, from its spec and from what the operator wrote."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from sluice_api import wire
-from sluice_api.inference_service import canary_of, revision_of
+from sluice_api.inference_service import Spec, canary_of, revision_of
 from sluice_api.service_entry import (
     FATAL_REASONS,
     PASSING_REASONS,
@@ -22,6 +24,66 @@ def test_the_resource_and_the_wire_have_the_same_defaults() -> None:
     assert entry.cache == wire.CacheRules()
     assert entry.limits == wire.LimitRules()
     assert entry == wire.Service(name="minilm", revision=revision_of(service()))
+
+
+_LARGEST: dict[tuple[str, ...], str] = {
+    ("limits", "waiting"): "limits.maxWaiting",
+    ("limits", "timeoutSeconds"): "limits.timeout",
+    ("limits", "startTimeoutSeconds"): "limits.startTimeout",
+    ("limits", "queueTimeoutSeconds"): "limits.queueTimeout",
+    ("limits", "firstByteTimeoutSeconds"): "limits.firstByteTimeout",
+    ("limits", "tokenTimeoutSeconds"): "limits.tokenTimeout",
+    ("limits", "streamTimeoutSeconds"): "limits.streamTimeout",
+    ("limits", "hedge", "afterSeconds"): "limits.hedge.after",
+    ("cache", "ttlSeconds"): "cache.ttl",
+    ("cache", "staleWhileRevalidateSeconds"): "cache.staleWhileRevalidate",
+    ("cache", "staleIfErrorSeconds"): "cache.staleIfError",
+}
+"""Members of the wire by the field of the spec that they come from."""
+
+
+@pytest.mark.parametrize(("member", "field"), _LARGEST.items(), ids=_LARGEST.values())
+def test_the_resource_and_the_wire_allow_as_much(member: tuple[str, ...], field: str) -> None:
+    kind = _kind(field)
+    spec: Any = kind.maximum
+    for step in reversed(field.split(".")):
+        spec = {step: spec}
+    line = msgspec.to_builtins(service_entry(service(**spec)))
+    *before, last = member
+    holder = line
+    for step in before:
+        holder = holder[step]
+    assert holder[last] == kind.parse(kind.maximum)
+    assert msgspec.convert(line, wire.Service)
+    holder[last] = holder[last] * 2 if isinstance(holder[last], int) else holder[last] + 0.001
+    with pytest.raises(msgspec.ValidationError, match=rf"{'.'.join(member)}`$"):
+        msgspec.convert(line, wire.Service)
+
+
+def test_every_number_of_the_wire_is_compared() -> None:
+    numbers = {
+        (part, *below)
+        for part, kind in (("limits", wire.LimitRules), ("cache", wire.CacheRules))
+        for below in _numbers(kind)
+    }
+    assert numbers == set(_LARGEST)
+
+
+def _numbers(kind: type[msgspec.Struct]) -> Iterator[tuple[str, ...]]:
+    for member in msgspec.structs.fields(kind):
+        told = str(member.type)
+        if "HedgeRules" in told:
+            yield from ((member.encode_name, *below) for below in _numbers(wire.HedgeRules))
+        elif "int" in told or "float" in told:
+            yield (member.encode_name,)
+
+
+def _kind(path: str) -> Any:
+    """The kind of the spec's field at ``path``."""
+    section: Any = Spec
+    for step in path.split("."):
+        section = next(field.content for field in section.fields() if field.name == step)
+    return section
 
 
 def test_a_hedge_without_a_time_learns_it() -> None:

@@ -53,7 +53,22 @@ def test_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
             "services: [{name: a, revision: r, endpoints: [{url: 'http://a..b:9', revision: r}]}]",
             r"endpoints\[0\].url of service default/a: 'http://a\.\.b:9': 'a\.\.b' is no host",
         ),
-        ("services: [{name: a, revision: r, limits: {waiting: -1}}]", "waiting"),
+        (
+            "services: [{name: a, revision: r, limits: {waiting: -1}}]",
+            r">= 0 - at `\$\.services\[0\]\.limits\.waiting`: got -1",
+        ),
+        (
+            "services: [{name: a, revision: r, limits: {waiting: 100001}}]",
+            r"<= 100000 - at .*limits\.waiting`: got 100001",
+        ),
+        (
+            "services: [{name: a, revision: r, cache: {ttlSeconds: .inf}}]",
+            r"<= 2592000.0 - at .*cache\.ttlSeconds`: got Infinity",
+        ),
+        (
+            "services: [{name: a, revision: r, limits: {timeoutSeconds: .nan}}]",
+            r"> 0.0 - at .*limits\.timeoutSeconds`: got NaN",
+        ),
         ("services: [{name: a, revision: r, failure: {reason: X}}]", "message"),
         ("service: []", "missing required field `services`"),
         ("", "Expected `object`, got `null`"),
