@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from sluice_api import type_words
+from sluice_api.body_bounds import LARGE, check_counts
 from sluice_api.errors import ApiError
 from sluice_api.type_words import Step
 
@@ -23,7 +24,6 @@ MAX_DEPTH = 64
 """How deep lists and objects may nest where a caller may nest as it likes, such as in a schema."""
 
 _MODEL = b'"model"'
-_LARGE = 64 * 1024
 _END = 1024
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -39,11 +39,12 @@ _SURROGATES = re.compile(
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Decode ``body``. Raises :class:`ApiError` that names field, value and what is allowed."""
+    check_counts(body)
     try:
         value = decoder.decode(body)
         # Of a member that is given twice the last counts. The one that decides who answers must not
         # be read differently by anybody on the way; nobody else's need costs a search.
-        if body.count(_MODEL) > 1 if len(body) <= _LARGE else _ends(body).count(_MODEL) > 1:
+        if body.count(_MODEL) > 1 if len(body) <= LARGE else _ends(body).count(_MODEL) > 1:
             _check_repeated(body)
         return value
     except msgspec.ValidationError as error:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from sluice_api.body_bounds import check_counts
 from sluice_api.call import MAX_INPUTS
 from sluice_api.decode import shown
 from sluice_api.errors import ApiError
@@ -57,13 +58,14 @@ def read(body: bytes, json_bytes: int | None) -> tuple[bytes, Wanted]:
         json_bytes: how much of the body is JSON; None for all of it.
 
     Raises:
-        ApiError: sizes that do not add up, or bytes that are no data of their tensor.
+        ApiError: too many values, sizes that do not add up, or bytes that are no data of their tensor.
     """
     if json_bytes is not None and json_bytes > len(body):
         raise _wrong(
             "Inference-Header-Content-Length", f"got {json_bytes}, the body has {len(body)} bytes"
         )
     text, rest = (body, b"") if json_bytes is None else (body[:json_bytes], body[json_bytes:])
+    check_counts(text)
     try:
         request: Any = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
