@@ -18,6 +18,7 @@ from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
 from sluice_gateway.edge import Connections, refusal
 from sluice_gateway.head import Head, count_empty_line, find_end, parse_head
+from sluice_gateway.unsent import Unsent
 
 CONNECTION: Final = "sluice.connection"
 """Among the extensions of an ASGI scope: the :class:`Connection` behind the request."""
@@ -102,9 +103,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _chunks: ChunkedBody | None = None
     _refusal: tuple[ApiError, Head | None] | None = None  # is due after what is being answered
     _discarding = False
-    stalled_since: float | None = None
-    """When the client took some of an answer last; None while nothing waits for it."""
-    _unsent = 0  # bytes that waited for it when its times were enforced last
+    _unsent: Unsent | None = None  # while so much is that nothing more is written
     _since = 0.0  # when the present phase of reading began
 
     def guarded_by(self, edge: Connections) -> Self:
@@ -126,6 +125,11 @@ class GuardedProtocol(HttpToolsProtocol):
         owes = self._head is not None or self.idle
         return self._since if owes and self.stalled_since is None else None
 
+    @property
+    def stalled_since(self) -> float | None:
+        """When the client took some of an answer last; None while nothing waits for it."""
+        return self._unsent.moved if self._unsent is not None else None
+
     def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
         super().connection_made(transport)
         self._since = time.monotonic()
@@ -139,12 +143,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self.streaming.lost()
 
     def pause_writing(self) -> None:
-        self.stalled_since = time.monotonic()
-        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent = Unsent(self.transport, time.monotonic())
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        self.stalled_since = None
+        self._unsent = None
         super().resume_writing()
 
     # A request coming in --------------------------------------------------------------------------
@@ -296,14 +299,15 @@ class GuardedProtocol(HttpToolsProtocol):
     def enforce_times(self, now: float) -> None:
         """Times between a complete request and its answer are those of its route."""
         limits, spent = self._edge.limits, now - self._since
-        if self.stalled_since is not None:
-            unsent, self._unsent = self._unsent, self.transport.get_write_buffer_size()
-            if self._unsent < unsent:
-                self.stalled_since = now  # Slowly, but it takes its answer.
+        if self._unsent is None and self.transport.is_closing():
+            self._unsent = Unsent(self.transport, now)
+        if self._unsent is not None:
+            self._unsent.look(now)
         if self.streaming is not None:
             self.streaming.enforce_times(now)
-        elif self.stalled_since is not None:
-            if now - self.stalled_since > limits.write_seconds:
+        elif self._unsent is not None:
+            seconds = limits.write_seconds
+            if self._unsent.is_stalled(now, seconds) or self._unsent.is_late(now, seconds):
                 self._edge.cut("stalled")
                 self.transport.abort()
         elif self._discarding:

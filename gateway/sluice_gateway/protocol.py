@@ -21,6 +21,7 @@ from sluice_gateway.fallback import GuardedProtocol
 from sluice_gateway.head import Head, count_empty_line, find_end, parse_head
 from sluice_gateway.idempotency import Pending
 from sluice_gateway.request import Answer, Request
+from sluice_gateway.unsent import Unsent
 
 MAX_AHEAD_BYTES: Final = 256 * 1024
 """What a connection may send beyond the request that is being answered."""
@@ -79,7 +80,7 @@ class FastProtocol(asyncio.Protocol):
         self._empty_lines = 0  # before it
         self._paused = False
         self._write_paused = False
-        self._unsent = 0  # bytes that waited for the client when its times were enforced last
+        self._unsent: Unsent | None = None  # while so much is that nothing more is written
         self._discarding = False
         self._streaming = False  # the answer that is going out is a stream
         self._close_after = False
@@ -135,12 +136,13 @@ class FastProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client takes its answers too slowly: nothing more is read until it catches up."""
         self._write_paused = True
-        self._unsent = self._transport.get_write_buffer_size()
-        self._since = time.monotonic()
+        self._since = now = time.monotonic()
+        self._unsent = Unsent(self._transport, now)
         self._pause()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        self._unsent = None
         self._since = time.monotonic()
         asyncio.get_running_loop().call_soon(self._resume)
 
@@ -422,21 +424,16 @@ class FastProtocol(asyncio.Protocol):
 
     def enforce_times(self, now: float) -> None:
         """Close, with an answer where one is due, a connection that takes too long."""
-        if self._write_paused:
-            unsent, self._unsent = self._unsent, self._transport.get_write_buffer_size()
-            if self._unsent < unsent:
-                self._since = now  # Slowly, but it takes its answer.
         limits, spent = self._edge.limits, now - self._since
         if self._discarding:
             if spent > limits.linger_seconds:
                 self._transport.abort()
-        elif self._write_paused:
-            if spent > limits.write_seconds:
-                self._stalled()
+        elif self._write_paused or self._transport.is_closing():
+            self._enforce_taking(now)
         elif self._streaming:
             if spent > HEARTBEAT_SECONDS:
                 self.send(HEARTBEAT)
-        elif self.busy or self._transport.is_closing():
+        elif self.busy:
             return
         elif self._head is not None:
             if limits.body_is_late(spent, self._held):
@@ -447,6 +444,17 @@ class FastProtocol(asyncio.Protocol):
         elif spent > (limits.keep_alive_seconds if self._used else limits.head_seconds):
             self._edge.cut("idle")
             self._transport.close()
+
+    def _enforce_taking(self, now: float) -> None:
+        """Cut off a client that takes nothing of what is written to it, or too little."""
+        if self._unsent is None:
+            self._unsent = Unsent(self._transport, now)
+        self._unsent.look(now)
+        seconds = self._edge.limits.write_seconds
+        if self._unsent.is_stalled(now, seconds) or (
+            not self._streaming and self._unsent.is_late(now, seconds)
+        ):
+            self._stalled()
 
     def _stalled(self) -> None:
         """The client has taken nothing for too long."""

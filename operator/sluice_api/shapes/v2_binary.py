@@ -58,7 +58,7 @@ def read(body: bytes, json_bytes: int | None) -> tuple[bytes, Wanted]:
         json_bytes: how much of the body is JSON; None for all of it.
 
     Raises:
-        ApiError: too many values, sizes that do not add up, or bytes that are no data of their tensor.
+        ApiError: too many values, sizes that do not add up, bytes that are no data of their tensor.
     """
     if json_bytes is not None and json_bytes > len(body):
         raise _wrong(

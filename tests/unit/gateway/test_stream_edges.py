@@ -14,6 +14,7 @@ from sluice_gateway.fallback import GuardedProtocol
 from sluice_gateway.protocol import HEARTBEAT, HEARTBEAT_SECONDS, FastProtocol
 from sluice_gateway.request import Answer, Request
 from sluice_gateway.settings import EdgeLimits
+from sluice_gateway.unsent import ANSWER_PACE
 
 BODY = b'{"messages":[]}'
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ncontent-length: %d\r\n\r\n" % len(BODY)
@@ -131,12 +132,12 @@ def ordinary() -> tuple[GuardedProtocol, Transport]:
 @pytest.mark.parametrize("edge", ["fast", "ordinary"])
 async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(edge: str) -> None:
     protocol, transport = streaming()[:2] if edge == "fast" else ordinary()
-    transport.unsent = 1_000_000
+    transport.unsent = 10_000_000
     protocol.pause_writing()
     now, limit = time.monotonic(), EdgeLimits().write_seconds
     for _ in range(10):  # ten times as long as it may take nothing
         now += limit - 1
-        transport.unsent -= 1
+        transport.unsent -= int(limit) * ANSWER_PACE
         protocol.enforce_times(now)
     assert not transport.closed
     protocol.enforce_times(now + limit - 1)
