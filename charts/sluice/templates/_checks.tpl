@@ -3,6 +3,7 @@
 {{- define "sluice.checks" -}}
 {{- include "sluice.checkSingle" . -}}
 {{- include "sluice.checkAccess" . -}}
+{{- include "sluice.checkCors" . -}}
 {{- include "sluice.checkRedis" . -}}
 {{- include "sluice.checkSecrets" . -}}
 {{- end }}
@@ -33,6 +34,17 @@
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: the Gateway that the route belongs to." -}}
+{{- end -}}
+{{- end }}
+
+{{- define "sluice.checkCors" -}}
+{{- with .Values.gateway.cors -}}
+{{- if and (has "*" .origins) (gt (len .origins) 1) -}}
+{{- fail (printf "\n\ngateway.cors.origins: got %s; give either * or origins by name." (join ", " .origins)) -}}
+{{- end -}}
+{{- if and .credentials (or (not .origins) (has "*" .origins)) -}}
+{{- fail (printf "\n\ngateway.cors.credentials lets pages send cookies along, so it needs gateway.cors.origins by name; got %s." (join ", " .origins | default "none")) -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 
