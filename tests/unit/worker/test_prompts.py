@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from sluice_api.call import Call
 from sluice_api.errors import ApiError
 from sluice_api.shapes import chat, completions
 from sluice_api.shapes.generation import Parameters
 from sluice_api.tasks import Task
-from sluice_worker.generation import grammar
 from sluice_worker.generation.defaults import Defaults, defaults_of
-from sluice_worker.generation.grammar import Vocabulary, schema_of
+from sluice_worker.generation.grammar import Vocabulary
 from sluice_worker.generation.loading import offered
 from sluice_worker.generation.prompts import PromptMaker
 from sluice_worker.generation.quoting import Quoting
@@ -246,13 +244,6 @@ def test_choices_that_must_be_equal_are_written_once() -> None:
         (completion(max_tokens=60), "input_too_long", "max_tokens"),
         (completion(logit_bias={"300": 1}), "invalid_field", "logit_bias"),
         (conversation({"role": "user", "content": "é" * 90}), "input_too_long", "messages"),
-        (
-            completion(
-                response_format={"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}
-            ),
-            "invalid_field",
-            "response_format.json_schema.schema",
-        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_computing(
@@ -266,91 +257,6 @@ def test_what_does_not_fit_is_refused_before_any_computing(
 def test_a_chat_may_write_as_much_as_fits() -> None:
     (prompt,) = maker().prepare(conversation()).prompts
     assert prompt.max_tokens == 60 - len(prompt.ids)
-
-
-# Grammars -----------------------------------------------------------------------------------------
-
-
-def test_a_grammar_lets_only_what_fits_pass() -> None:
-    schema = '{"type":"object","properties":{"a":{"const":"é"}},"required":["a"]}'
-    vocabulary = maker().vocabulary
-    made = vocabulary.grammar(schema, "here")
-    for token in BYTES.encode('{"a": "é"}').ids:
-        row = torch.zeros(SIZE + 20)  # Some models have more logits than tokens.
-        made.mask(row[:SIZE])
-        assert row[token] == 0
-        assert torch.isinf(row[:SIZE]).sum() > SIZE / 2
-        made.advance(token)
-    assert made.ended or not torch.isinf(_masked(made)[0])
-    with pytest.raises(ApiError, match="here"):
-        vocabulary.grammar(schema, "here").advance(BYTES.encode("x").ids[0])
-
-
-def test_a_schema_that_no_text_can_begin_with_is_refused_before_any_computing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Matcher:
-        """As the library's own is once a limit is met."""
-
-        @staticmethod
-        def grammar_from_json_schema(schema: str, **_: Any) -> str:
-            return schema
-
-        def __init__(self, *_: Any, **__: Any) -> None:
-            self._masked = False
-
-        def compute_bitmask(self) -> bytes:
-            self._masked = True
-            return bytes(SIZE // 8 + 1)
-
-        def is_error(self) -> bool:
-            return self._masked
-
-        def get_error(self) -> str:
-            return "Too many items\n<state>\nTokens"
-
-    monkeypatch.setattr(grammar.llguidance, "LLMatcher", Matcher)
-    given = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
-    with pytest.raises(ApiError) as caught:
-        maker().prepare(completion(response_format=given))
-    assert caught.value.param == "response_format.json_schema.schema"
-    assert str(caught.value).endswith("Too many items. Correct it, or make it simpler.")
-
-
-def test_a_schema_that_is_too_much_later_says_so() -> None:
-    made = maker().vocabulary.grammar(json.dumps(wide(300)), "here")
-    made.check()
-    _masked(made)
-    with pytest.raises(ApiError, match=r"here: .*max is 2000") as caught:
-        made.advance(BYTES.encode("{").ids[0])
-    assert (caught.value.code, caught.value.param) == ("invalid_field", "here")
-
-
-def wide(names: int) -> dict[str, Any]:
-    """A schema beyond what the library follows, of this many alternatives."""
-    kinds = [{"type": "object", "properties": {f"k{n}": {"type": "string"}}} for n in range(names)]
-    return {"anyOf": kinds}
-
-
-def _masked(made: Any) -> torch.Tensor:
-    row = torch.zeros(SIZE)
-    made.mask(row)
-    return row
-
-
-def test_a_call_that_is_asked_for_has_a_schema() -> None:
-    tools = json.dumps([TOOL, {**TOOL, "function": {"name": "g"}}])
-    assert schema_of(Parameters(tools=tools)) is None
-    assert schema_of(Parameters(tools=tools, tool_choice="none")) is None
-    named = schema_of(Parameters(tools=tools, tool_choice="=f"))
-    assert named is not None
-    assert json.loads(named[0]) == {"type": "object"}
-    required = schema_of(Parameters(tools=tools, tool_choice="required", parallel_tool_calls=False))
-    assert required is not None
-    schema = json.loads(required[0])
-    assert (schema["minItems"], schema["maxItems"]) == (1, 1)
-    names = [entry["properties"]["name"]["const"] for entry in schema["items"]["anyOf"]]
-    assert names == ["f", "g"]
 
 
 def test_a_tokens_bytes_are_its_own() -> None:

@@ -1,7 +1,7 @@
 """Answers that fit a JSON schema, by masks over the vocabulary from llguidance.
 
-The library reads the schema and tells before each token which ones keep the text within it, in some
-50 microseconds and without compiling anything beforehand.
+The library reads the schema once, in milliseconds (``compiler``), and tells before each token which
+ones keep the text within it, in some 50 microseconds.
 """
 
 import threading
@@ -20,6 +20,13 @@ from sluice_api.shapes.generation import JSON_OBJECT, Parameters
 _ANY_OBJECT = '{"type":"object"}'
 _ONE_SPACE: Any = {"whitespace_pattern": " ?"}
 """Models that have nothing to say write white space for ever, where a grammar lets them."""
+
+
+MOST_CHARACTERS = 131_072
+MOST_OBJECTS = 6_000
+MOST_PATTERN_CHARACTERS = 1_000
+MOST_PATTERN_PROPERTIES = 100
+"""Of one schema: these take the library seconds at most, and each step of a text milliseconds."""
 
 
 class Vocabulary:
@@ -54,7 +61,11 @@ class Vocabulary:
         return bytes(self.tokens.decode_bytes([token]))
 
     def grammar(self, schema: str, where: str) -> "SchemaGrammar":
-        """A new grammar for one text. Raises ApiError when the schema is none, naming ``where``."""
+        """A grammar of which each text takes a copy.
+
+        Raises ApiError naming ``where``: the schema is none, is too large, or lets no text begin.
+        """
+        check_size(schema, where)
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_ONE_SPACE)
             matcher = llguidance.LLMatcher(self.tokens, grammar, log_level=0)
@@ -62,7 +73,9 @@ class Vocabulary:
             raise _bad_schema(where, str(error)) from None
         if matcher.is_error():
             raise _bad_schema(where, matcher.get_error())
-        return SchemaGrammar(matcher, where)
+        made = SchemaGrammar(matcher, where)
+        made.check()
+        return made
 
 
 class SchemaGrammar:
@@ -75,6 +88,10 @@ class SchemaGrammar:
     def __init__(self, matcher: llguidance.LLMatcher, where: str) -> None:
         self._matcher = matcher
         self._where = where
+
+    def copy(self) -> "SchemaGrammar":
+        """One that advances by itself; takes some 20 microseconds."""
+        return SchemaGrammar(self._matcher.deep_copy(), self._where)
 
     def check(self) -> None:
         """Find out whether a text can begin at all."""
@@ -99,21 +116,26 @@ class SchemaGrammar:
         return bool(self._matcher.is_stopped())
 
 
-def schema_of(parameters: Parameters) -> tuple[str, str] | None:
-    """The schema that an answer must fit, and the caller's field it comes from; None for none."""
+def schema_field(parameters: Parameters) -> str | None:
+    """The caller's field with the schema that an answer must fit; None where there is none."""
+    if parameters.json_schema is not None:
+        return "response_format.json_schema.schema"
+    if parameters.tools is None or parameters.tool_choice in ("auto", "none"):
+        return None
+    return "tools"
+
+
+def schema_of(parameters: Parameters) -> str:
+    """The schema that an answer must fit. Needs a :func:`schema_field`."""
     if parameters.json_schema is not None:
         schema = parameters.json_schema
-        return (
-            _ANY_OBJECT if schema == JSON_OBJECT else schema,
-            "response_format.json_schema.schema",
-        )
+        return _ANY_OBJECT if schema == JSON_OBJECT else schema
+    assert parameters.tools is not None, "there is a schema_field"
     choice = parameters.tool_choice
-    if parameters.tools is None or choice in ("auto", "none"):
-        return None
     functions = [tool["function"] for tool in msgspec.json.decode(parameters.tools)]
     if choice.startswith("="):
         named = next(each for each in functions if each["name"] == choice[1:])
-        return _json(named.get("parameters") or {"type": "object"}), "tools"
+        return _json(named.get("parameters") or {"type": "object"})
     calls = {
         "type": "array",
         "minItems": 1,
@@ -121,7 +143,44 @@ def schema_of(parameters: Parameters) -> tuple[str, str] | None:
     }
     if not parameters.parallel_tool_calls:
         calls["maxItems"] = 1
-    return _json(calls), "tools"
+    return _json(calls)
+
+
+def check_size(schema: str, where: str) -> None:
+    """Refuse what the library would follow for minutes, or until its stack is used up.
+
+    It has limits of its own for most of what a schema can ask for, but none for these.
+    Raises ApiError.
+    """
+    objects = patterns = 0
+    below = [msgspec.json.decode(schema)] if len(schema) <= MOST_CHARACTERS else []
+    if not below:
+        raise _too_large(where, f"a schema of {len(schema)} characters", MOST_CHARACTERS)
+    while below:
+        entry = below.pop()
+        if isinstance(entry, list):
+            below += entry
+        if not isinstance(entry, dict):
+            continue
+        objects += 1
+        named = entry.get("patternProperties")
+        written = [*named] if isinstance(named, dict) else []
+        patterns += len(written)
+        for pattern in (*written, entry.get("pattern")):
+            if isinstance(pattern, str) and len(pattern) > MOST_PATTERN_CHARACTERS:
+                got = f"a pattern of {len(pattern)} characters"
+                raise _too_large(where, got, MOST_PATTERN_CHARACTERS)
+        below += entry.values()
+    if objects > MOST_OBJECTS:
+        raise _too_large(where, f"a schema of {objects} objects", MOST_OBJECTS)
+    if patterns > MOST_PATTERN_PROPERTIES:
+        raise _too_large(where, f"{patterns} patternProperties", MOST_PATTERN_PROPERTIES)
+
+
+def _too_large(where: str, got: str, most: int) -> ApiError:
+    return ApiError(
+        "invalid_field", f"{where}: got {got}, at most {most}. Make it simpler.", param=where
+    )
 
 
 def _call_schema(function: dict[str, object]) -> dict[str, object]:

@@ -24,6 +24,7 @@ from sluice_worker.engines.decoder.engine import DecoderEngine, Step
 from sluice_worker.engines.decoder.sequence import Sequence
 from sluice_worker.exchange import Answer, Asked, Broken
 from sluice_worker.generation.choice import Writing
+from sluice_worker.generation.compiler import Compiler
 from sluice_worker.generation.prompts import PromptMaker, Prompts
 from sluice_worker.lifecycle import Progress
 from sluice_worker.metrics import Metrics
@@ -136,6 +137,7 @@ class GenerationIntake:
         self._service = service
         self._max_backlog_seconds = max_backlog_seconds
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
+        self._compiler = Compiler(maker.vocabulary.grammar)
         self._on_pool = 0
         self._chars_per_token = Average(4.0)
         self._written = Average(64.0)
@@ -265,20 +267,21 @@ class GenerationIntake:
             self.requests -= 1
 
     async def _begin(self, call: Call, asked: Asked, reservation: Reservation) -> Request:
+        grammar = await self._compiler.grammar(generation.parameters_of(call))
         with self.metrics.tokenize_seconds.time():
-            prompts = await self._off_loop(lambda: self._maker.prepare(call))
+            prompts = await self._off_loop(lambda: self._maker.prepare(call, grammar))
         reservation.release()
         self._learn(call, prompts)
         request = Request(call, prompts)
         now = time.monotonic()
         for prompt in prompts.prompts:
             leader: Sequence | None = None
-            for choice in range(prompt.choices):
-                writing = self._writing(request, prompt.ids, choice)
+            for sampler in prompt.samplers:
+                writing = self._writing(request, prompt.ids)
                 sequence = Sequence(
                     [*prompt.ids],
                     prompt.max_tokens,
-                    self._maker.sampler(prompts.parameters, choice),
+                    sampler,
                     writing,
                     self._maker.defaults.stop_ids,
                     asked.tenant,
@@ -294,7 +297,7 @@ class GenerationIntake:
         self.engine.submit(*request.sequences)
         return request
 
-    def _writing(self, request: Request, ids: list[int], choice: int) -> Writing:
+    def _writing(self, request: Request, ids: list[int]) -> Writing:
         parameters = request.prompts.parameters
         return Writing(
             len(request.writings),
@@ -384,6 +387,7 @@ class GenerationIntake:
     def close(self) -> None:
         """End the threads; what they do is not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._compiler.close()
         self.engine.stop()
 
 

@@ -13,7 +13,7 @@ from sluice_api.shapes.generation import Parameters, parameters_of
 from sluice_api.tasks import Task
 from sluice_worker.engines.decoder.sampling import Sampler
 from sluice_worker.generation.defaults import Defaults
-from sluice_worker.generation.grammar import SchemaGrammar, Vocabulary, schema_of
+from sluice_worker.generation.grammar import SchemaGrammar, Vocabulary
 from sluice_worker.generation.quoting import Quoting
 from sluice_worker.generation.template import ChatTemplate
 from sluice_worker.generation.tools import ToolParser, parser_for
@@ -25,14 +25,18 @@ class Prompt:
     """One prompt, ready to be continued.
 
     Attributes:
-        choices: how many differing texts are to be written; more are copies of the first.
+        samplers: one for each of the differing texts that are to be written.
         copies: how many times each is told.
     """
 
     ids: list[int]
     max_tokens: int
-    choices: int
+    samplers: Sequence[Sampler]
     copies: int
+
+    @property
+    def choices(self) -> int:
+        return len(self.samplers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +78,33 @@ class PromptMaker:
     def __repr__(self) -> str:
         return f"<PromptMaker of at most {self.most_tokens} tokens, {self.template!r}>"
 
-    def prepare(self, call: Call) -> Prompts:
-        """Raises ApiError naming field, value and fix."""
+    def prepare(self, call: Call, grammar: SchemaGrammar | None = None) -> Prompts:
+        """Raises ApiError naming field, value and fix.
+
+        Args:
+            grammar: that every choice keeps to.
+        """
         parameters = parameters_of(call)
         self._check(parameters)
         sampled = self.defaults.draws(parameters)
         choices = parameters.n if sampled else 1
         prompts = [
-            Prompt(ids, self._room(ids, parameters, call, index), choices, parameters.n // choices)
+            Prompt(
+                ids,
+                self._room(ids, parameters, call, index),
+                [self._sampler(parameters, choice, grammar) for choice in range(choices)],
+                parameters.n // choices,
+            )
             for index, ids in enumerate(self._tokens(call, parameters))
         ]
         return Prompts(parameters, prompts, sampled)
 
-    def sampler(self, parameters: Parameters, choice: int) -> Sampler:
+    def _sampler(
+        self, parameters: Parameters, choice: int, grammar: SchemaGrammar | None
+    ) -> Sampler:
         """How the tokens of one choice are chosen."""
-        return Sampler(self.defaults.sampling(parameters, choice), self._grammar(parameters))
+        own = None if grammar is None else grammar.copy()
+        return Sampler(self.defaults.sampling(parameters, choice), own)
 
     def tool_parser(self, parameters: Parameters) -> ToolParser | None:
         """What finds calls in one choice; None where none are looked for. Raises ApiError."""
@@ -156,9 +172,6 @@ class PromptMaker:
         )
 
     def _check(self, parameters: Parameters) -> None:
-        grammar = self._grammar(parameters)
-        if grammar is not None:
-            grammar.check()
         self.tool_parser(parameters)
         size = self.vocabulary.size
         for token in parameters.logit_bias:
@@ -168,7 +181,3 @@ class PromptMaker:
                     f"logit_bias: got token id {token}, the model has ids 0 to {size - 1}.",
                     param="logit_bias",
                 )
-
-    def _grammar(self, parameters: Parameters) -> SchemaGrammar | None:
-        found = schema_of(parameters)
-        return None if found is None else self.vocabulary.grammar(*found)

@@ -1,0 +1,148 @@
+"""Grammars of JSON schemas: what they let pass, and which schemas are refused."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from sluice_api.errors import ApiError
+from sluice_api.shapes.generation import Parameters
+from sluice_worker.generation import grammar
+from sluice_worker.generation.grammar import (
+    MOST_CHARACTERS,
+    MOST_OBJECTS,
+    Vocabulary,
+    schema_field,
+    schema_of,
+)
+from tests.unit.worker.test_choice import BYTES
+from tests.unit.worker.test_prompts import SIZE, TOOL
+
+
+def vocabulary() -> Vocabulary:
+    return Vocabulary(BYTES.to_str(), SIZE, frozenset([0]))
+
+
+def test_a_grammar_lets_only_what_fits_pass() -> None:
+    schema = '{"type":"object","properties":{"a":{"const":"é"}},"required":["a"]}'
+    made = vocabulary().grammar(schema, "here")
+    for token in BYTES.encode('{"a": "é"}').ids:
+        row = torch.zeros(SIZE + 20)  # Some models have more logits than tokens.
+        made.mask(row[:SIZE])
+        assert row[token] == 0
+        assert torch.isinf(row[:SIZE]).sum() > SIZE / 2
+        made.advance(token)
+    assert made.ended or not torch.isinf(_masked(made)[0])
+    with pytest.raises(ApiError, match="here"):
+        vocabulary().grammar(schema, "here").advance(BYTES.encode("x").ids[0])
+
+
+def test_a_schema_that_no_text_can_begin_with_is_refused_before_any_computing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Matcher:
+        """As the library's own is once a limit is met."""
+
+        @staticmethod
+        def grammar_from_json_schema(schema: str, **_: Any) -> str:
+            return schema
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self._masked = False
+
+        def compute_bitmask(self) -> bytes:
+            self._masked = True
+            return bytes(SIZE // 8 + 1)
+
+        def is_error(self) -> bool:
+            return self._masked
+
+        def get_error(self) -> str:
+            return "Too many items\n<state>\nTokens"
+
+    monkeypatch.setattr(grammar.llguidance, "LLMatcher", Matcher)
+    with pytest.raises(ApiError) as caught:
+        vocabulary().grammar('{"type":"object"}', "here")
+    assert caught.value.param == "here"
+    assert str(caught.value).endswith("Too many items. Correct it, or make it simpler.")
+
+
+def test_a_schema_that_is_too_much_later_says_so() -> None:
+    made = vocabulary().grammar(json.dumps(wide(300)), "here")
+    _masked(made)
+    with pytest.raises(ApiError, match=r"here: .*max is 2000") as caught:
+        made.advance(BYTES.encode("{").ids[0])
+    assert (caught.value.code, caught.value.param) == ("invalid_field", "here")
+
+
+def wide(names: int) -> dict[str, Any]:
+    """A schema beyond what the library follows, of this many alternatives."""
+    kinds = [{"type": "object", "properties": {f"k{n}": {"type": "string"}}} for n in range(names)]
+    return {"anyOf": kinds}
+
+
+def _masked(made: Any) -> torch.Tensor:
+    row = torch.zeros(SIZE)
+    made.mask(row)
+    return row
+
+
+def test_copies_go_their_own_ways() -> None:
+    made = vocabulary().grammar('{"enum":["a","b"]}', "here")
+    quote, a, b = BYTES.encode('"ab').ids
+    one, other = made.copy(), made.copy()
+    one.advance(quote)
+    other.advance(quote)
+    one.advance(a)
+    assert [row.argmax() for row in map(_masked, (made, one, other))] == [quote, quote, a]
+    other.advance(b)
+    one.advance(quote)
+    assert one.ended
+    assert not other.ended
+    other.advance(quote)
+    with pytest.raises(ApiError):
+        made.advance(a)
+
+
+def chain(length: int) -> dict[str, Any]:
+    """A schema of this many definitions, each of which refers to the next."""
+    links: dict[str, Any] = {f"{n}": {"items": {"$ref": f"#/$defs/{n + 1}"}} for n in range(length)}
+    return {"$defs": {**links, f"{length}": {"type": "string"}}, "$ref": "#/$defs/0"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (chain(MOST_OBJECTS // 2), f"a schema of 6003 objects, at most {MOST_OBJECTS}"),
+        ({"enum": ["x" * MOST_CHARACTERS]}, f"characters, at most {MOST_CHARACTERS}"),
+        ({"items": [{"pattern": "a?" * 501}]}, "a pattern of 1002 characters, at most 1000"),
+        ({"patternProperties": {"a?" * 501: {}}}, "a pattern of 1002 characters, at most 1000"),
+        (
+            {"allOf": [{"patternProperties": {f"a{n}{m}": {}}} for n in range(50) for m in "abc"]},
+            "150 patternProperties, at most 100",
+        ),
+    ],
+)
+def test_a_schema_that_is_too_large_is_not_tried(schema: dict[str, Any], told: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        vocabulary().grammar(msgspec.json.encode(schema).decode(), "here")
+    assert (caught.value.code, caught.value.param) == ("invalid_field", "here")
+    assert str(caught.value).startswith("here: got ")
+    assert told in str(caught.value)
+    assert str(caught.value).endswith("Make it simpler.")
+
+
+def test_a_call_that_is_asked_for_has_a_schema() -> None:
+    tools = json.dumps([TOOL, {**TOOL, "function": {"name": "g"}}])
+    assert schema_field(Parameters(tools=tools)) is None
+    assert schema_field(Parameters(tools=tools, tool_choice="none")) is None
+    named = Parameters(tools=tools, tool_choice="=f")
+    assert schema_field(named) == "tools"
+    assert json.loads(schema_of(named)) == {"type": "object"}
+    required = Parameters(tools=tools, tool_choice="required", parallel_tool_calls=False)
+    schema = json.loads(schema_of(required))
+    assert (schema["minItems"], schema["maxItems"]) == (1, 1)
+    names = [entry["properties"]["name"]["const"] for entry in schema["items"]["anyOf"]]
+    assert names == ["f", "g"]
