@@ -141,10 +141,13 @@ class Claim:
             self._look_later()
 
     def _compute(self, indexes: list[int]) -> None:
+        whole = len(indexes) == len(self._indexes)
         part = self._template.part(indexes, self._leases)
         for index in indexes:
             self._followed.discard(index)
             self._parts[index] = part
+        if not whole:  # More may follow.
+            self._exchange.hurries.append(part.hurry)
         part.start()
 
     # Following ------------------------------------------------------------------------------------

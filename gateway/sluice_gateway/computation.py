@@ -20,6 +20,7 @@ from sluice_gateway.exchange import Exchange
 from sluice_gateway.forward import Forward, Job, is_everybodys
 from sluice_gateway.hedging import make_forward
 from sluice_gateway.lease import Leases
+from sluice_gateway.priority import Priority
 from sluice_gateway.upstream import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller, refused_input
 
@@ -104,6 +105,11 @@ class Computation:
             self._forward.start(time.monotonic())
         except ApiError as error:
             self._failed(error)
+
+    def hurry(self, priority: Priority) -> None:
+        """Somebody more urgent waits for one of the inputs."""
+        if self._forward is not None:
+            self._forward.hurry(priority)
 
     def abandoned(self) -> None:
         """Nobody waits for one of the keys any more."""

@@ -58,7 +58,9 @@ class Exchange(msgspec.Struct, eq=False):
         urged: how urgent it is to those who wait for what it leads, where that is more.
         led: indexes of the inputs whose computation this exchange started for all who wait.
         stops: stop what is computed for this caller alone.
-        forward: what is on its way to a worker for it; None where it waits for another's.
+        forward: what is on its way to a worker for it, the last part of it if it goes in several;
+            None where it waits for another's.
+        hurries: hurry what went before that.
         expires: when the first of the items does, in seconds since the epoch.
     """
 
@@ -104,6 +106,7 @@ class Exchange(msgspec.Struct, eq=False):
     leave: dict[int, Callable[[], None]] = {}
     stops: list[Callable[[], None]] = []
     forward: Forward | None = None
+    hurries: list[Callable[[Priority], None]] = []
     relay: Relay | None = None
     reader: Reader | None = None
 
@@ -140,6 +143,8 @@ class Exchange(msgspec.Struct, eq=False):
         self.urged = priority
         if self.forward is not None:
             self.forward.hurry(priority)
+        for hurry in self.hurries:
+            hurry(priority)
 
     def __repr__(self) -> str:
         name = f"{self.service.namespace}/{self.service.name}"
@@ -407,6 +412,7 @@ class Exchange(msgspec.Struct, eq=False):
         # Without these, what is left of an exchange would be cycles for the garbage collector.
         self.timer = self.relay = self.on_refused = self.forward = None
         self.stops = []
+        self.hurries = []
         self.leave = {}
         if self.on_done is not None:
             self.on_done(self, status)

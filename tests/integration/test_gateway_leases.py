@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sluice_api import wire
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
 from tests.support.gateway_process import GatewayProcess, Reply, request, service
@@ -42,10 +43,12 @@ def running(
 ) -> Iterator[GatewayProcess]:
     (folder / name).mkdir()
     options = ("--redis-url", redis.tcp_url, "--cache-secret", str(folder / "secret"))
-    with GatewayProcess(
-        folder / name, [service(each, [worker.url]) for each in ("emb", "gen")], *options
-    ) as gateway:
+    with GatewayProcess(folder / name, table(worker), *options) as gateway:
         yield gateway
+
+
+def table(worker: StubWorker) -> list[wire.Service]:
+    return [service(name, [worker.url]) for name in ("emb", "gen")]
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +183,41 @@ async def test_a_leader_whose_caller_leaves_lets_the_others_go_on(
         await asyncio.sleep(0)
     worker.behaviour.hang = False
     assert is_right(await following, text)
+
+
+async def test_who_is_more_urgent_hurries_every_part_of_a_list(
+    gateways: list[GatewayProcess], worker: StubWorker
+) -> None:
+    """One of the two inputs is computed elsewhere first, so they go to the worker one by one."""
+    one, two = gateways
+    mine, theirs = fresh(), fresh()
+
+    async def wait(normal: int, low: int) -> None:
+        async def seen() -> bool:
+            told = (await one.services())["list"]["waitingByPriority"]
+            return bool(told == {"high": 0, "normal": normal, "low": low})
+
+        await until(seen, 20, f"{normal} normal and {low} low ones wait")
+
+    with (
+        StubWorker(Behaviour(limit=1, hang=True)) as here,
+        StubWorker(Behaviour(hang=True)) as there,
+    ):
+        await one.follow([*table(worker), service("list", [here.url])])
+        await two.follow([*table(worker), service("list", [there.url])])
+        async with await one.client() as busy, await two.client() as other:
+            busy.send(request(PATH, {"model": "list", "input": fresh()}))
+            other.send(request(PATH, {"model": "list", "input": theirs}))
+            await until(lambda: here.running == there.running == 1, 10, "both compute")
+            both = {"model": "list", "input": [mine, theirs]}
+            listed = asyncio.create_task(one.post(PATH, both, x_sluice_priority="low"))
+            await wait(0, 1)
+            other.close()
+            await wait(0, 2)
+            hurrying = asyncio.create_task(one.post(PATH, {"model": "list", "input": mine}))
+            await wait(2, 0)
+            here.behaviour.hang = False
+        assert (await listed).status == (await hurrying).status == 200
 
 
 async def test_a_refused_input_is_no_concern_of_the_others(
