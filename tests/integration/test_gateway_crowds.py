@@ -25,12 +25,6 @@ SLOW = {
 }
 
 
-@pytest.fixture(scope="module")
-def worker() -> Iterator[StubWorker]:
-    with StubWorker() as stub:
-        yield stub
-
-
 @pytest.fixture(scope="module", autouse=True)
 def files() -> Iterator[None]:
     """Leave to open as many sockets as there are in a crowd, for this process and the gateway."""

@@ -1,12 +1,12 @@
 """HTTP/1.1 on the wire: what is accepted, what is refused, and that nothing is read twice."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
-from tests.support.gateway_process import Client, GatewayProcess, request, service
+from tests.support.gateway_process import Client, GatewayProcess, request
 from tests.support.smuggling import POST, VECTORS
 from tests.support.stub_worker import StubWorker, until, vector_of
 
@@ -14,18 +14,8 @@ PATH = "/v1/embeddings"
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[StubWorker]:
-    with StubWorker() as stub:
-        yield stub
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    worker: StubWorker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GatewayProcess]:
-    services = [service("emb", [worker.url])]
-    with GatewayProcess(tmp_path_factory.mktemp("g"), services, "--max-body-mib", "1") as process:
-        yield process
+def options() -> tuple[str, ...]:
+    return ("--max-body-mib", "1")
 
 
 @pytest.fixture

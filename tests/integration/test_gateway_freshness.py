@@ -30,12 +30,6 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[StubWorker]:
-    with StubWorker() as stub:
-        yield stub
-
-
-@pytest.fixture(scope="module")
 def table(worker: StubWorker) -> list[wire.Service]:
     return [service(name, [worker.url], cache=rules) for name, rules in RULES.items()]
 

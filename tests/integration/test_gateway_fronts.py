@@ -6,11 +6,11 @@ the two, what is behind it would be carried out for nobody, or answered to the n
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.gateway_process import Client, GatewayProcess, request, service
+from tests.support.gateway_process import Client, GatewayProcess, request
 from tests.support.http_fronts import FRONTS, running_front
 from tests.support.smuggling import POST, VECTORS, hidden_by_a_length
 from tests.support.stub_worker import StubWorker, vector_of
@@ -21,20 +21,8 @@ SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[StubWorker]:
-    with StubWorker() as stub:
-        yield stub
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    worker: StubWorker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GatewayProcess]:
-    folder = tmp_path_factory.mktemp("g")
-    options = ("--body-timeout", "3s")
-    with GatewayProcess(folder, [service("emb", [worker.url])], *options) as process:
-        asyncio.run(process.ready("emb"))
-        yield process
+def options() -> tuple[str, ...]:
+    return ("--body-timeout", "3s")
 
 
 @pytest.fixture(params=FRONTS)

@@ -1,10 +1,11 @@
 """What HTTP offers beside a plain request, on both edges: expectations, origins, forms, methods."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
+from sluice_api import wire
 from tests.support.gateway_process import Client, GatewayProcess, Reply, request, service
 from tests.support.stub_worker import StubWorker, until, vector_of
 
@@ -14,20 +15,13 @@ PAGE = "https://app.example.com"
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[StubWorker]:
-    with StubWorker() as stub:
-        yield stub
+def services(worker: StubWorker) -> list[wire.Service]:
+    return [service("emb", [worker.url]), service("emb", [worker.url], namespace="team")]
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    worker: StubWorker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GatewayProcess]:
-    services = [service("emb", [worker.url]), service("emb", [worker.url], namespace="team")]
-    options = ("--cors-origins", f"{PAGE},http://localhost:3000", "--max-body-mib", "1")
-    with GatewayProcess(tmp_path_factory.mktemp("g"), services, *options) as process:
-        asyncio.run(process.ready("emb"))
-        yield process
+def options() -> tuple[str, ...]:
+    return ("--cors-origins", f"{PAGE},http://localhost:3000", "--max-body-mib", "1")
 
 
 @pytest.fixture(params=["fast", "ordinary"])

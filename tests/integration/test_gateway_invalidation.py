@@ -23,12 +23,6 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[StubWorker]:
-    with StubWorker() as stub:
-        yield stub
-
-
-@pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
     with running_redis() as server:
         yield server

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import psutil
@@ -23,19 +23,8 @@ REQUESTS = "sluice_gateway_requests_total"
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[StubWorker]:
-    with StubWorker() as stub:
-        yield stub
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    worker: StubWorker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GatewayProcess]:
-    folder = tmp_path_factory.mktemp("gateway")
-    emb = service("emb", [worker.url])
-    with GatewayProcess(folder, [emb], "--processes", str(PROCESSES)) as running:
-        yield running
+def options() -> tuple[str, ...]:
+    return ("--processes", str(PROCESSES))
 
 
 def body(text: str) -> dict[str, str]:
