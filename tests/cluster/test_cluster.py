@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from kubernetes import client
 
-from tests.support.cluster import archives, cgroups, leftovers
+from tests.support.cluster import archives, leftovers
 from tests.support.cluster.access import ClusterError
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.options import API_SERVER, SCHEDULER, Options
@@ -330,6 +331,17 @@ def processes_of(state: Path) -> list[str]:
     return found
 
 
+def hierarchies() -> list[Path]:
+    """Where the kernel has cgroups mounted: once with v2, a controller with v1, both in a mix."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return [Path(where) for _, where, kind, *_ in mounts if kind in ("cgroup", "cgroup2")]
+
+
+def cgroups_of(name: str) -> list[Path]:
+    """The cluster's cgroups in every hierarchy, with those in them."""
+    return [Path(path) for root in hierarchies() for path, _, _ in os.walk(root / name)]
+
+
 def mounts_of(state: Path) -> list[str]:
     return [line for line in Path("/proc/mounts").read_text().splitlines() if str(state) in line]
 
@@ -340,10 +352,10 @@ def test_nothing_is_left_when_the_owner_is_killed(
     assert owner.stdout
     state = Path(json.loads(owner.stdout.readline())[0])
     assert any("sleep 600" in command for command in processes_of(state))
-    assert cgroups.present(state.name)
+    assert cgroups_of(state.name)
     owner.kill()
     cluster.until(lambda: not processes_of(state), "every process has ended", 10)
-    cluster.until(lambda: not cgroups.present(state.name), "every cgroup is removed", 10)
+    cluster.until(lambda: not cgroups_of(state.name), "every cgroup is removed", 10)
     assert mounts_of(state) == []
 
 
@@ -358,11 +370,25 @@ def test_what_a_killed_box_leaves_is_removed_by_the_next_start(
     assert mounts_of(state) == []
     owner.kill()
     owner.wait()
-    assert cgroups.present(state.name)
     leftovers.clean()
-    assert not cgroups.present(state.name)
+    assert not cgroups_of(state.name)
     assert not state.exists()
     assert cluster.site.state.exists()
+
+
+def test_cgroups_without_a_cluster_are_removed_and_those_of_another_folder_stay(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{leftovers.PREFIX}{secrets.token_hex(3)}"
+    for root in hierarchies():
+        (root / name / "kubepods").mkdir(parents=True)
+    pods = [root / cluster.site.name / "kubepods" for root in hierarchies()]
+    running = [path for path in pods if path.exists()]
+    assert running
+    monkeypatch.setattr(leftovers.tempfile, "tempdir", str(tmp_path))  # as another user's TMPDIR
+    leftovers.clean()
+    assert not cgroups_of(name)
+    assert [path for path in pods if path.exists()] == running
 
 
 def test_a_daemon_that_dies_is_noticed(cluster: Cluster) -> None:

@@ -1,10 +1,11 @@
 """The cgroup of one test cluster: made before its kubelet starts, removed after its last process.
 
 The box makes and removes its own; whoever starts a cluster also removes those of boxes that were
-killed (a killed process cannot tidy up). Knows both generations of cgroups.
+killed (a killed process cannot tidy up). Knows both generations of cgroups, and both at once.
 """
 
-from collections.abc import Iterator
+import os
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -12,7 +13,7 @@ UNIFIED = "cgroup.controllers"  # a file that only cgroup v2 has
 
 
 def hierarchies() -> list[Path]:
-    """The root folder of every hierarchy: one with cgroup v2, one a controller with v1."""
+    """The roots of those that have the controllers: one with cgroup v2, one each with v1."""
     if (ROOT / UNIFIED).exists():
         return [ROOT]
     return [path for path in sorted(ROOT.iterdir()) if path.is_dir() and _is_v1(path)]
@@ -35,26 +36,21 @@ def make(name: str) -> None:
 
 def remove(name: str) -> None:
     """Remove the folders, deepest first; one that still has processes stays."""
-    for root in hierarchies():
-        folder = root / name
-        if folder.is_dir():
-            for path in (*_depth_first(folder), folder):
-                try:
-                    path.rmdir()
-                except OSError:
-                    pass
+    for root in _mounted():
+        for folder, _, _ in os.walk(root / name, topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
 
 
-def present(name: str) -> list[Path]:
-    """The folders that there are."""
-    return [root / name for root in hierarchies() if (root / name).exists()]
+def names(prefix: str) -> set[str]:
+    """What begins so, of any cluster."""
+    return {folder.name for root in _mounted() for folder in root.glob(f"{prefix}*")}
 
 
-def _depth_first(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            yield from _depth_first(path)
-            yield path
+def _mounted() -> list[Path]:
+    """Like `hierarchies`, with cgroup v2 beside v1: runc makes folders there as well."""
+    inner = [path for path in ROOT.iterdir() if (path / "cgroup.procs").exists()]
+    return [ROOT] if (ROOT / UNIFIED).exists() else inner
 
 
 def _is_v1(path: Path) -> bool:

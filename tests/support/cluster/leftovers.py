@@ -8,6 +8,7 @@ import fcntl
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -49,12 +50,27 @@ def clean() -> None:
     for state in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if _is_abandoned(state):
             remove(state)
+    found = cgroups.names(PREFIX)
+    commands = _commands()  # only now: whoever made one of those before runs already
+    for name in found:
+        # Its state folder may be gone before the last of its cgroups, or lie where others look.
+        if name.encode() not in commands:
+            cgroups.remove(name)
 
 
 def remove(state: Path) -> None:
     """Remove one cluster's cgroups and folder."""
     cgroups.remove(state.name)
     shutil.rmtree(state, ignore_errors=True)
+
+
+def _commands() -> bytes:
+    """The command lines of everything that runs; a box's and its kubelet's name their cluster."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            lines.append(path.read_bytes())
+    return b"\n".join(lines)
 
 
 def _is_abandoned(state: Path) -> bool:
