@@ -280,6 +280,14 @@ def test_the_relay_carries_ends_and_breaks(cluster: Cluster, namespace: str) -> 
         socket_answer(cluster.forward(address, 9000)[1])
 
 
+def test_whoever_asks_gets_the_same_address(cluster: Cluster) -> None:
+    first = cluster.service_url("default", "kubernetes", 443)
+    joined = Cluster.join(cluster.site.state)
+    assert joined.service_url("default", "kubernetes", 443) == first
+    assert joined.service_url("default", "kubernetes", 444) != first
+    joined.close()
+
+
 def test_an_image_is_loaded_once(cluster: Cluster, tmp_path: Path) -> None:
     archive = archives.write("localhost/marker:1", {"marker": os.urandom(16)}, {}, {})
     try:

@@ -220,6 +220,8 @@ class Box:
                 await self._until_answers(name)
             case "signal":
                 os.kill(self._processes.running()[name], request["signal"])
+            case "forwarded":
+                return self._relay.address(request["host"], request["port"])
             case "forward" if handed:
                 await self._relay.forward(handed, request["host"], request["port"])
             case "end":

@@ -216,14 +216,19 @@ class Cluster(Access):
     def forward(self, host: str, port: int) -> tuple[str, int]:
         """An address of 127.0.0.1 that leads to one inside: a ClusterIP, a pod, a DNS name.
 
-        It stays as long as the cluster; asking again gives the same one.
+        It stays as long as the cluster; whoever asks again gets the same one.
         """
         target = (host, port)
         if target not in self._forwarded:
-            with _listen() as listener:  # the box keeps its own handle
-                self._call(do="forward", handing=listener, host=host, port=port)
-                self._forwarded[target] = listener.getsockname()
+            address = self._call(do="forwarded", host=host, port=port)
+            self._forwarded[target] = tuple(address) if address else self._open(host, port)
         return self._forwarded[target]
+
+    def _open(self, host: str, port: int) -> tuple[str, int]:
+        with _listen() as listener:  # the box keeps its own handle
+            self._call(do="forward", handing=listener, host=host, port=port)
+            address: tuple[str, int] = listener.getsockname()
+            return address
 
     def url(self, host: str, port: int = 80) -> str:
         """Like `forward`, as the start of an HTTP address, without a slash at its end."""

@@ -22,6 +22,11 @@ class Relay:
     def __repr__(self) -> str:
         return f"<Relay {', '.join(self._servers) or 'of nothing'}>"
 
+    def address(self, host: str, port: int) -> tuple[str, int] | None:
+        """Where `forward` was asked to listen for this before; None if it was not."""
+        server = self._servers.get(f"{host}:{port}")
+        return server.sockets[0].getsockname() if server else None
+
     async def forward(self, listener: socket.socket, host: str, port: int) -> None:
         """Take over a bound socket of the tests' side; names are those of the cluster's DNS."""
 
