@@ -76,7 +76,8 @@ bench-cluster: $(CACHED)-dev ## Measure on a real Kubernetes beside its peers (o
 
 # A real Kubernetes ----------------------------------------------------------------------------------
 
-CLUSTER := $(PY) -m tests.support.cluster
+NAME = dev
+CLUSTER = $(PY) -m tests.support.cluster --name $(NAME)
 # What its node and the images are made with, each with what shows that it is there.
 NODE := containerd runc containernetworking-plugins:/usr/lib/cni/ptp iptables conntrack busybox \
 	iproute2:ip buildah mmdebstrap skopeo
@@ -87,7 +88,7 @@ images: $(CACHED)-dev ## Build the images, with Docker or without (options: ARGS
 	$(PY) -m tests.support.images $(ARGS)
 
 .PHONY: cluster
-cluster: $(CACHED)-dev ## Bring a Kubernetes up in the background, with the platform on it
+cluster: $(CACHED)-dev ## Bring a Kubernetes up in the background, with the platform on it (NAME=dev)
 	@.ci/system-packages --where-possible redis-server $(NODE)
 	@$(CLUSTER) start
 	@$(CLUSTER) install

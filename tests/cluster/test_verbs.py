@@ -3,10 +3,16 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from tests.support.cluster import leftovers
 from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.options import decode, encode
 from tests.support.release import Release
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +31,13 @@ def verb(name: str, *command: str) -> str:
     return result.stdout
 
 
+def refusal(name: str, *command: str) -> str:
+    """What one of the Makefile's commands says that it does not carry out."""
+    with pytest.raises(AssertionError) as refused:
+        verb(name, *command)
+    return str(refused.value)
+
+
 def daemons(name: str) -> dict[str, int]:
     cluster = Cluster.join(leftovers.state_folder(name))
     try:
@@ -33,7 +46,20 @@ def daemons(name: str) -> dict[str, int]:
         cluster.close()
 
 
-def test_a_cluster_is_started_once_and_ended() -> None:
+@contextmanager
+def lent(name: str, checkout: Path) -> Iterator[None]:
+    """The cluster as if another checkout had started it."""
+    description = leftovers.state_folder(name) / "cluster.json"
+    before = description.read_text()
+    options, site = decode(before)
+    description.write_text(encode(options, replace(site, checkout=checkout)))
+    try:
+        yield
+    finally:
+        description.write_text(before)
+
+
+def test_a_cluster_is_started_once_and_ended(tmp_path: Path) -> None:
     name = "said-twice"
     start = ("start", "--control-plane-only")
     try:
@@ -41,6 +67,10 @@ def test_a_cluster_is_started_once_and_ended() -> None:
         running = daemons(name)
         assert verb(name, *start) == first
         assert daemons(name) == running
+        with lent(name, tmp_path):
+            for command in (start, ("exec", "true"), ("end",)):
+                assert f"belongs to the checkout {tmp_path}" in refusal(name, *command)
+            assert daemons(name) == running
     finally:
         verb(name, "end")
     assert not leftovers.state_folder(name).exists()

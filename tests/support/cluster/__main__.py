@@ -6,6 +6,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -16,8 +17,10 @@ from . import kind, leftovers, machine, programs
 from .access import Access, ClusterError
 from .choice import release
 from .cluster import Cluster
-from .options import Options
+from .options import CHECKOUT, Options
 
+DEFAULT_NAME = "dev"
+NAMES = re.compile(r"[a-z0-9-]{1,32}")  # part of the paths of Unix sockets, which are short
 FAILURES = (
     BuildFailed,
     ClusterError,
@@ -38,11 +41,11 @@ def start(given: argparse.Namespace) -> None:
         if cluster.options != wanted:
             raise RuntimeError(
                 f"{cluster.site.name} runs already, with {cluster.options}, not {wanted};"
-                " end it first: make cluster-down"
+                f" end it first: {_make('cluster-down', given)}"
             ) from None
     print(f"{cluster.site.name} runs Kubernetes {cluster.options.release}")
-    print("  run a command in it: make cluster-exec CMD='kubectl get pods -A'")
-    print("  end it: make cluster-down")
+    print(f"  run a command in it: {_make('cluster-exec', given)} CMD='kubectl get pods -A'")
+    print(f"  end it: {_make('cluster-down', given)}")
     print(f"  export KUBECONFIG={cluster.kubeconfig}")
     print(f"  export PATH={cluster.site.programs}:{cluster.site.tools}:$PATH")
     print(f"  enter it: {' '.join(cluster.entering())} bash")
@@ -85,7 +88,30 @@ def build(given: argparse.Namespace) -> None:
 
 
 def _named(given: argparse.Namespace) -> Cluster:
-    return Cluster.join(leftovers.state_folder(given.name))
+    """The running cluster of that name. Raises ClusterError if it is another checkout's."""
+    cluster = Cluster.join(leftovers.state_folder(given.name))
+    owner = cluster.site.checkout
+    if owner != CHECKOUT and owner.exists():  # of one that is gone nobody else can end it
+        cluster.close()
+        raise ClusterError(
+            f"{cluster.site.name} belongs to the checkout {owner}; give one of this checkout"
+            " another name, as in make cluster NAME=mine, or end that one there:"
+            f" cd {owner} && {_make('cluster-down', given)}"
+        )
+    return cluster
+
+
+def _make(goal: str, given: argparse.Namespace) -> str:
+    """The command line of the Makefile for this cluster."""
+    return f"make {goal}" if given.name == DEFAULT_NAME else f"make {goal} NAME={given.name}"
+
+
+def _name(text: str) -> str:
+    if not NAMES.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} can be no cluster's name: use 1 to 32 small letters, digits and -"
+        )
+    return text
 
 
 def _install(cluster: Access) -> None:
@@ -105,7 +131,7 @@ def _install(cluster: Access) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.support.cluster", description=__doc__)
-    parser.add_argument("--name", default="dev", help="which cluster")
+    parser.add_argument("--name", type=_name, default=DEFAULT_NAME, help="which cluster")
     parser.add_argument("--release", default=release(), help="Kubernetes minor version")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 

@@ -41,6 +41,7 @@ DAEMONS = (
 CONTROL_PLANE = DAEMONS[:4]
 
 DEFAULT_RELEASE = "1.36"
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Site:
     store: containerd's own folder, kept from run to run, so that images are imported once.
     programs: the folder with the Kubernetes programs; tools: the one with CoreDNS and Helm.
     api_port: the API server's port inside, and of its relay on 127.0.0.1 outside.
+    checkout: whose cluster it is: the folder of the project that it was started from.
     """
 
     state: Path
@@ -78,6 +80,7 @@ class Site:
     programs: Path
     tools: Path
     api_port: int
+    checkout: Path = CHECKOUT
 
     @property
     def name(self) -> str:

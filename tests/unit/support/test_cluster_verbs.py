@@ -1,6 +1,8 @@
 """The verbs of `make cluster`, without a cluster."""
 
 import argparse
+import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +12,13 @@ import pytest
 from tests.support import release
 from tests.support.cluster import __main__ as verbs
 from tests.support.cluster import leftovers, machine, options
+from tests.support.cluster.access import ClusterError
 from tests.support.cluster.options import Options, Site
 from tests.support.images.recipes import RECIPES
 
-GIVEN = argparse.Namespace(release="1.36", hpa_sync=2, control_plane_only=False, name="dev")
+GIVEN = argparse.Namespace(
+    release="1.36", hpa_sync=2, control_plane_only=False, name="dev", command=["true"]
+)
 
 
 @pytest.fixture
@@ -21,7 +26,11 @@ def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A stand-in for the cluster `dev`, which runs already."""
     site = Site(tmp_path / "sluice-cluster-dev", tmp_path, tmp_path, tmp_path, 1)
     cluster = SimpleNamespace(
-        site=site, options=Options("1.36"), kubeconfig=site.kubeconfig(), entering=lambda: ["enter"]
+        site=site,
+        options=Options("1.36"),
+        kubeconfig=site.kubeconfig(),
+        entering=lambda: ["enter"],
+        close=lambda: None,
     )
 
     def start(*_: Any, **__: Any) -> None:
@@ -46,6 +55,47 @@ def test_another_release_than_the_one_that_runs_is_refused(running: Any) -> None
     running.options = Options("1.34")
     with pytest.raises(RuntimeError, match="make cluster-down"):
         verbs.start(GIVEN)
+
+
+@pytest.mark.parametrize("verb", [verbs.start, verbs.execute, verbs.install, verbs.end])
+def test_a_cluster_of_another_checkout_is_left_alone(
+    verb: Any, running: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers.tempfile, "tempdir", str(tmp_path))
+    running.site.state.mkdir()
+    running.site = replace(running.site, checkout=tmp_path)
+    with pytest.raises(ClusterError) as refused:
+        verb(GIVEN)
+    assert str(tmp_path) in str(refused.value)
+    assert "NAME=" in str(refused.value)
+    assert "make cluster-down" in str(refused.value)
+
+
+def test_a_cluster_whose_checkout_is_gone_is_anybodys(
+    running: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running.site = replace(running.site, checkout=tmp_path / "removed")
+    verbs.start(GIVEN)
+    assert "sluice-cluster-dev runs" in capsys.readouterr().out
+
+
+def test_hints_carry_the_name_of_the_cluster(
+    running: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verbs.start(argparse.Namespace(**vars(GIVEN) | {"name": "mine"}))
+    said = capsys.readouterr().out
+    assert "make cluster-exec NAME=mine CMD=" in said
+    assert "make cluster-down NAME=mine" in said
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "A", "x" * 33])
+def test_a_name_that_can_be_no_folder_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cluster", f"--name={name}", "end"])
+    with pytest.raises(SystemExit):
+        verbs.main()
+    assert "letters, digits and -" in capsys.readouterr().err
 
 
 def test_a_short_name_of_a_service_is_searched_for_as_in_a_pod() -> None:

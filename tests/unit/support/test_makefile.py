@@ -1,5 +1,6 @@
 """What people type after `make` arrives as they typed it."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -35,3 +36,16 @@ def test_without_a_command_the_usage_is_printed() -> None:
     done = cluster_exec()
     assert done.returncode == 2
     assert done.stderr.startswith("usage: make cluster-exec CMD=")
+
+
+@pytest.mark.parametrize("goal", ["cluster", "cluster-exec", "cluster-down"])
+@pytest.mark.parametrize(("given", "name"), [([], "dev"), (["NAME=mine"], "mine")])
+def test_a_cluster_is_named_on_the_command_line(goal: str, given: list[str], name: str) -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", goal, "CMD=true", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NAME": "of-the-machine"},  # as some shells set it
+    )
+    assert f"tests.support.cluster --name {name} " in done.stdout, done.stderr
