@@ -421,7 +421,9 @@ def make_readers(settings: Settings, api: "ApiServer | None") -> admin.Readers |
 def _redis(settings: Settings, metrics: Metrics) -> Store | None:
     if settings.redis_url is None:
         return None
-    return open_store(settings.redis_url, faults=metrics.cache_fault)
+    return open_store(
+        settings.redis_url, faults=metrics.cache_fault, budget_seconds=settings.redis_timeout
+    )
 
 
 async def _answering(host: str, port: int) -> None:

@@ -80,6 +80,7 @@ class Settings:
         demand_readers: who may read ``/internal/``, by user name; in a cluster only.
         api_host, api_port: the API server, as Kubernetes tells every pod.
         service_account: folder with the ServiceAccount's ``token`` and ``ca.crt``.
+        redis_timeout: how long a reply of Redis is waited for.
         fd, admin_fd: listening sockets made by the parent process, instead of host and port.
         cors_origins: whose pages may call from a browser; none: only the gateway's own.
         cors_credentials: they may send cookies along.
@@ -113,6 +114,7 @@ class Settings:
     processes: int = 1
     allow_anonymous_network: bool = False
     redis_url: str | None = None
+    redis_timeout: float = 0.025
     cache_secret: Path | None = None
     cache_bytes: int = 64 * MEBIBYTE
     cors_origins: tuple[str, ...] = ()
@@ -337,6 +339,13 @@ OPTIONS: Final = (
         text,
         "shared response cache and limits; without it each process has its own",
         True,
+    ),
+    _own(
+        "redis_timeout",
+        "--redis-timeout",
+        "25ms",
+        duration(0.001, 10),
+        "for a reply of Redis; one that is later is a miss, and a new connection is made",
     ),
     _own(
         "cache_secret",

@@ -15,6 +15,7 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
     "access_log": ("gateway.accessLog", True, True),
     "log_level": ("gateway.logLevel", "debug", "debug"),
     "cache_bytes": ("gateway.cacheMiB", 7, 7 * MEBIBYTE),
+    "redis_timeout": ("redis.timeout", "1s", 1.0),
     "unheard_seconds": ("gateway.cacheUnheardFor", "0s", 0.0),
     "body_bytes": ("gateway.maxBodyMiB", 7, 7 * MEBIBYTE),
     "buffered_bytes": ("gateway.maxReceivingMiB", 1_000_000, 1_000_000 * MEBIBYTE),

@@ -92,6 +92,9 @@ class Behaviour:
     service_seconds: float | None = None
     """What it says that an answer took; None: ``delay``."""
     hang: bool = False
+    """It never answers what comes meanwhile."""
+    hold: bool = False
+    """It answers when this is over."""
     hang_probes: bool = False
     refuse: ApiError | None = None
     raw: bytes | None = None
@@ -277,11 +280,13 @@ class StubWorker:
         self.running += 1
         self.peak = max(self.peak, self.running)
         try:
-            if behaviour.hang or behaviour.delay:
+            if behaviour.hang or behaviour.delay or behaviour.hold:
                 gone = asyncio.ensure_future(reader.read(1))
                 done, _ = await asyncio.wait(
                     (gone,), timeout=None if behaviour.hang else behaviour.delay
                 )
+                while behaviour.hold and not done:
+                    done, _ = await asyncio.wait((gone,), timeout=0.005)
                 if done:
                     self.aborted += 1
                     return False
