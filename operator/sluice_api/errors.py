@@ -70,7 +70,7 @@ _KINDS: Final = (
         "too_many_inputs",
         400,
         "The list of inputs is too long",
-        "The request holds more inputs than one request may carry.",
+        "The request holds more inputs, or more values of any kind, than one may carry.",
         "Split the list over several requests.",
     ),
     Kind(
