@@ -120,7 +120,7 @@ def test_each_family_knows_what_it_has_learnt(
 
 
 def talks(platform: Release, service: Published) -> None:
-    """By the unmodified OpenAI client: streamed, and then the same from the cache, not streamed."""
+    """By the unmodified OpenAI client: streamed, then in one piece and not computed again."""
     _, held_out = chats()
     right = 0
     with openai.OpenAI(base_url=f"{platform.url}/v1", api_key="none", timeout=60) as client:
@@ -134,7 +134,9 @@ def talks(platform: Release, service: Published) -> None:
             text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
             assert parts[-1].choices[0].finish_reason == "stop"
             again = client.chat.completions.with_raw_response.create(**asked)
-            assert "hit" in again.headers["cache-status"]
+            # The other gateway may be asked while the first one still hands its answer over.
+            told = again.headers["cache-status"]
+            assert "hit" in told or "collapsed" in told, "it was computed twice"
             assert again.parse().choices[0].message.content == text
             right += text == wanted
     assert right >= 0.8 * len(held_out)
