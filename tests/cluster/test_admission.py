@@ -26,6 +26,8 @@ def definition(cluster: Access) -> Iterator[None]:
     applied = cluster.kubectl("apply", *how, "-f", str(CRD))
     assert "serverside-applied" in applied.stdout
     cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=30s")
+    known = lambda: cluster.kubectl("explain", "inf", check=False).returncode == 0  # noqa: E731
+    cluster.until(known, "it can be discovered, a moment later")
     yield
     if not found:
         cluster.kubectl("delete", "crd", CRD_NAME, "--wait=true")
