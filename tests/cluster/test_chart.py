@@ -85,10 +85,10 @@ def images(release: Release) -> None:
 
 
 @pytest.fixture
-def serving(release: Release, images: None) -> Release:
-    """Installed, with one model that answers; as the test before left it, if it did."""
+def installed(release: Release, images: None) -> Release:
+    """Installed, as the test before left it if it did, with one model that answers."""
     cluster = release.cluster
-    if release.values() != STUB:
+    if not release.is_installed():
         release.install(STUB)
     cluster.kubectl("create", "namespace", MODELS, check=False)
     cluster.kubectl("apply", "-n", MODELS, "-f", "-", stdin=MODEL)
@@ -98,6 +98,14 @@ def serving(release: Release, images: None) -> Release:
         seconds=70,
     )
     return release
+
+
+@pytest.fixture
+def serving(installed: Release) -> Release:
+    """Installed with the values that most tests have."""
+    if installed.values() != STUB:
+        installed.install(STUB)
+    return installed
 
 
 def everything(cluster: Access) -> set[str]:
@@ -226,42 +234,6 @@ def test_the_gateways_share_their_answers(serving: Release) -> None:
     assert "hit" in told[1]
 
 
-def test_with_keys_only_their_callers_are_answered(serving: Release, tmp_path: Path) -> None:
-    """With a Secret as docs/access.md makes it; the model is public, and that opens nothing."""
-    command = [sys.executable, "-m", "sluice_cli", "keys", "create", MODELS, "--namespace", MODELS]
-    command += ["--secret", KEYS["existingSecret"], "--file", str(tmp_path / "keys.yaml")]
-    made = subprocess.run(command, capture_output=True, text=True, check=True)
-    serving.cluster.kubectl("apply", "-f", "-", stdin=made.stdout)
-    key = made.stderr.splitlines()[-1]
-    try:
-        replace_gateways(serving, {**STUB, "auth": KEYS})
-        told = [asked(serving, each) for each in (key, "", f"{key[:-4]}AAAA") * 5]
-    finally:
-        replace_gateways(serving, STUB)
-        name = KEYS["existingSecret"]
-        serving.cluster.kubectl("delete", "secret", name, "-n", serving.namespace)
-    assert [reply.status for reply in told] == [200, 401, 401] * 5
-    assert told[1].body["error"]["code"] == "unauthorized"
-
-
-def replace_gateways(release: Release, values: Mapping[str, Any]) -> None:
-    """Install anew, and wait until those of before, which serve while they drain, have ended."""
-    before = release.pods("gateway").keys()
-    release.install(values)
-    path = f"/api/v1/namespaces/{release.namespace}/pods"
-
-    def names() -> set[str]:
-        return {pod["metadata"]["name"] for pod in release.cluster.read(path)["items"]}
-
-    release.cluster.until(lambda: before.isdisjoint(names()), "the end of the gateways before")
-
-
-def asked(release: Release, key: str) -> Reply:
-    """A request for the model under the name it has for its own tenant."""
-    body = {"model": "minilm", "input": secrets.token_hex(8)}
-    return ask(f"{release.url}/v1/embeddings", body, key=key)
-
-
 def test_upgrade_and_rollback_keep_models_pods_and_fail_no_request(serving: Release) -> None:
     cluster = serving.cluster
     models = pods(cluster, MODELS, WORKERS)
@@ -318,11 +290,48 @@ def scaling_active(cluster: Access) -> str:
     return cluster.kubectl("get", "inf", "minilm", "-n", MODELS, "-o", f"jsonpath={path}").stdout
 
 
-def test_uninstalling_keeps_services_and_installing_again_adopts_them(serving: Release) -> None:
-    cluster = serving.cluster
+def test_with_keys_only_their_callers_are_answered(serving: Release, tmp_path: Path) -> None:
+    """With a Secret as docs/access.md makes it; the model is public, and that opens nothing."""
+    command = [sys.executable, "-m", "sluice_cli", "keys", "create", MODELS, "--namespace", MODELS]
+    command += ["--secret", KEYS["existingSecret"], "--file", str(tmp_path / "keys.yaml")]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    serving.cluster.kubectl("apply", "-f", "-", stdin=made.stdout)
+    key = made.stderr.splitlines()[-1]
+    try:
+        replace_gateways(serving, {**STUB, "auth": KEYS})
+        told = [asked(serving, each) for each in (key, "", f"{key[:-4]}AAAA") * 5]
+    finally:
+        name = KEYS["existingSecret"]
+        serving.cluster.kubectl("delete", "secret", name, "-n", serving.namespace)
+    assert [reply.status for reply in told] == [200, 401, 401] * 5
+    assert told[1].body["error"]["code"] == "unauthorized"
+
+
+def replace_gateways(release: Release, values: Mapping[str, Any]) -> None:
+    """Install anew, and wait until those of before, which serve while they drain, have ended."""
+    before = release.pods("gateway").keys()
+    release.install(values)
+    path = f"/api/v1/namespaces/{release.namespace}/pods"
+
+    def names() -> set[str]:
+        return {pod["metadata"]["name"] for pod in release.cluster.read(path)["items"]}
+
+    release.cluster.until(lambda: before.isdisjoint(names()), "the end of the gateways before")
+
+
+def asked(release: Release, key: str) -> Reply:
+    """A request for the model under the name it has for its own tenant."""
+    body = {"model": "minilm", "input": secrets.token_hex(8)}
+    return ask(f"{release.url}/v1/embeddings", body, key=key)
+
+
+def test_uninstalling_keeps_services_and_installing_again_adopts_them(
+    installed: Release,
+) -> None:
+    cluster = installed.cluster
     models = pods(cluster, MODELS, WORKERS)
     assert models
-    serving.helm("uninstall", "--wait")
+    installed.helm("uninstall", "--wait")
     # Namespaces can be deleted at once: no dead metrics API stands in the way.
     cluster.kubectl("create", "namespace", "passing")
     cluster.kubectl("delete", "namespace", "passing", "--timeout=20s")
@@ -331,15 +340,15 @@ def test_uninstalling_keeps_services_and_installing_again_adopts_them(serving: R
     stay = {
         "APIService <none> v1alpha1.sluice.dev",
         f"CustomResourceDefinition <none> {CRD}",
-        f"Namespace <none> {serving.namespace}",
+        f"Namespace <none> {installed.namespace}",
     }
     until_only(cluster, stay, beside=MODELS)
-    serving.install(STUB)
+    installed.install(STUB)
     cluster.kubectl(
         *("wait", "-n", MODELS, "inferenceservice/minilm"),
         *("--for=condition=Ready", "--timeout=60s"),
     )
-    answers(serving)
+    answers(installed)
     assert pods(cluster, MODELS, WORKERS) == models
 
 
