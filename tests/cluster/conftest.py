@@ -7,6 +7,7 @@ it can, a cluster that does not come up fails them. What it does is in tests/sup
 import re
 import secrets
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from kubernetes import client
@@ -18,6 +19,15 @@ from tests.support.cluster.options import Options
 from tests.support.images.loading import load
 from tests.support.operator_process import install_crd
 from tests.support.release import RESTRICTED, Release
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by it
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the installed platform, or gigabytes of image, by its fixtures."""
+    for item in items:
+        needed = {"platform", "worker_image"} & set(getattr(item, "fixturenames", ()))
+        if needed and item.path.parent == Path(__file__).parent:
+            item.add_marker("platform")
 
 
 @pytest.fixture(scope="session")

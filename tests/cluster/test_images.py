@@ -111,7 +111,7 @@ def test_building_again_changes_nothing(layout: Layout) -> None:
 
 
 @pytest.fixture(scope="module")
-def node(cluster: Cluster) -> Cluster:
+def node(cluster: Cluster, worker_image: None) -> Cluster:
     """The cluster, with all images in its node."""
     load(cluster, *RECIPES)
     return cluster
@@ -173,8 +173,8 @@ def ended(cluster: Cluster, namespace: str, pod: str) -> dict[str, Any]:
     """How the pod's container ended."""
 
     def terminated() -> Any:
-        got = cluster.kubectl("get", "-n", namespace, "pod", pod, "-o", "json")
-        statuses = json.loads(got.stdout)["status"].get("containerStatuses", [{}])
+        got = cluster.read(f"/api/v1/namespaces/{namespace}/pods/{pod}")
+        statuses = got["status"].get("containerStatuses", [{}])
         return statuses[0].get("state", {}).get("terminated")
 
     found: dict[str, Any] = cluster.until(terminated, f"the end of {pod}", 60)
