@@ -20,7 +20,7 @@ from sluice_worker.engines.decoder.graphs import (
     cuda_has_room,
 )
 from sluice_worker.engines.decoder.network import CausalNetwork
-from sluice_worker.engines.decoder.pages import PagedStore
+from sluice_worker.engines.decoder.pages import NOBODYS, PagedStore
 from tests.support.decoding import LENGTH, HandEngine, paged_store
 from tests.support.language_models import ARCHITECTURES, END, greedy, random_model
 
@@ -102,7 +102,7 @@ def test_what_fills_a_step_up_touches_nobodys_page_alone(network: CausalNetwork)
     store, layers = bench.store, bench.store.layers.values()
     idle = store.open([3] * 8, b"")  # Takes part in no step, and has the pool's first pages.
     assert idle is not None
-    pages = store.tables[idle.place]
+    pages, [nobodys] = store.tables[idle.place], store.tables[NOBODYS]
     assert 0 in pages
     for layer in layers:
         layer.keys[pages] = 7.0
@@ -110,8 +110,8 @@ def test_what_fills_a_step_up_touches_nobodys_page_alone(network: CausalNetwork)
     assert 4 in bench.captures.replayed
     for layer in layers:
         assert (layer.keys[pages] == 7.0).all()
-        assert layer.keys[store.nobodys, 0].any()
-        assert not layer.keys[store.nobodys, 1:].any()
+        assert layer.keys[nobodys, 0].any()
+        assert not layer.keys[nobodys, 1:].any()
 
 
 def test_a_size_is_captured_when_it_comes_up_often(network: CausalNetwork) -> None:

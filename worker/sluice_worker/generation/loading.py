@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from sluice_api.tasks import Task
 from sluice_worker import device as hardware
 from sluice_worker.cost import CostModel, Load
-from sluice_worker.engines.decoder.attention import LayerShape
+from sluice_worker.engines.decoder.attention import LayerShape, NotServed
 from sluice_worker.engines.decoder.engine import DecoderEngine
-from sluice_worker.engines.decoder.network import CausalNetwork, StepNetwork, rejected
+from sluice_worker.engines.decoder.network import CausalNetwork, StepNetwork
 from sluice_worker.engines.decoder.store import Row, Store
 from sluice_worker.engines.pretrained import load_pretrained
 from sluice_worker.generation.defaults import defaults_of
@@ -108,13 +108,21 @@ def build_engine(
     Raises ModelRejected.
     """
     model = load_pretrained(AutoModelForCausalLM, manifest, dtype=dtype, device=device)
-    network = CausalNetwork(model)
     running = min(most_running, MOST_RUNNING[device.type])
-    shapes = network.shapes()
-    # The proof computes two texts side by side.
-    store = make_store(shapes, most_tokens, max(2, running), dtype=dtype, device=device)
-    count = min(_PROOF_TOKENS, most_tokens - 1)
-    prove(network, store, [token % network.vocabulary for token in range(7, 7 + 3 * count, 3)])
+    try:
+        network = CausalNetwork(model)
+        # The proof computes two texts side by side.
+        store = make_store(
+            network.shapes(), most_tokens, max(2, running), dtype=dtype, device=device
+        )
+        count = min(_PROOF_TOKENS, most_tokens - 1)
+        prove(network, store, [token % network.vocabulary for token in range(7, 7 + 3 * count, 3)])
+    except NotServed as error:
+        raise ModelRejected(
+            f"config.json: the architecture {model.config.model_type!r} cannot be served by this "
+            f"engine: {error}. Set engine.name to an engine that serves it, or use a model of "
+            "another architecture, such as Llama, Qwen, Mistral, GPT-NeoX or GPT-2."
+        ) from error
     cost = CostModel()
     _warm_up(network, store, cost, min(64, most_tokens - 1))
     stepping: StepNetwork = network
@@ -147,7 +155,7 @@ def prove(network: CausalNetwork, store: Store, ids: list[int]) -> None:
     """Compute ``ids`` in pieces beside themselves, and hold the logits to the model's own.
 
     Raises:
-        ModelRejected: they differ, or are no numbers.
+        NotServed: they differ, or are no numbers.
     """
     expected = network.reference(ids)[-1]
     first, second = store.open(ids, b"proof 1"), store.open(ids, b"proof 2")
@@ -165,10 +173,7 @@ def prove(network: CausalNetwork, store: Store, ids: list[int]) -> None:
     scale = max(1.0, float(expected.abs().max()))
     difference = float((found - expected).abs().max()) / scale
     if not difference <= _TOLERANCE[expected.dtype]:  # NaN is never smaller.
-        raise rejected(
-            network.model.config.model_type,
-            f"its logits differ by {difference:.1e} when computed in pieces",
-        )
+        raise NotServed(f"its logits differ by {difference:.1e} when computed in pieces")
 
 
 def make_store(

@@ -18,7 +18,7 @@ _FOREIGN = ("softcap", "s_aux", "position_bias", "head_mask")
 
 
 class NotServed(Exception):
-    """The architecture asks for an attention that this engine does not have."""
+    """This engine cannot compute the architecture; the message says what is in the way."""
 
 
 class LayerShape(NamedTuple):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sluice_worker.engines.decoder.network import CausalNetwork, StepNetwork
-from sluice_worker.engines.decoder.pages import PagedStep, PagedStore
+from sluice_worker.engines.decoder.pages import NOBODYS, PagedStep, PagedStore
 from sluice_worker.engines.decoder.store import Row, Store
 
 log = logging.getLogger(__name__)
@@ -148,36 +148,27 @@ class _Fixed:
         self._store, self._size, self._width = store, size, width
         self.ids, self.positions = ints(1, size, dtype=torch.long), ints(1, size, dtype=torch.long)
         self.wanted = torch.arange(size, device=store.device)
-        self._places, self._table = ints(size, dtype=torch.long), ints(size, width)
-        self._ends = ints(size)
         self.attention = PagedStep(
             store,
-            places=self._places,
-            table=self._table,
+            places=ints(size, dtype=torch.long),
+            table=ints(size, width),
             bounds=torch.arange(size + 1, dtype=torch.int32, device=store.device),
-            ends=self._ends,
+            ends=ints(size),
             longest_query=1,
             longest=width * store.page_tokens,
         )
 
     def fill(self, rows: Sequence[Row], ids: Sequence[int]) -> None:
         store, missing = self._store, self._size - len(rows)
-        nobodys = store.nobodys
+        rows = [*rows, *[Row(NOBODYS, 0, 1)] * missing]
+        [nobodys] = store.tables[NOBODYS]
         tables = [store.tables[row.place] for row in rows]
-        places = [store.places(row)[0] for row in rows]
-        starts = [row.start for row in rows]
         for tensor, values in (
             (self.ids, [[*ids, *[0] * missing]]),
-            (self.positions, [[*starts, *[0] * missing]]),
-            (self._places, [*places, *[nobodys * store.page_tokens] * missing]),
-            (self._ends, [*(start + 1 for start in starts), *[1] * missing]),
-            (
-                self._table,
-                [
-                    *([*table, *[nobodys] * (self._width - len(table))] for table in tables),
-                    *[[nobodys] * self._width] * missing,
-                ],
-            ),
+            (self.positions, [[row.start for row in rows]]),
+            (self.attention.places, [place for row in rows for place in store.places(row)]),
+            (self.attention.ends, [row.end for row in rows]),
+            (self.attention.table, [t + [nobodys] * (self._width - len(t)) for t in tables]),
         ):
             tensor.copy_(torch.tensor(values, dtype=tensor.dtype))
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from sluice_worker.engines.decoder import attention
 from sluice_worker.engines.decoder.attention import (
@@ -21,11 +20,9 @@ from sluice_worker.engines.decoder.attention import (
     StepAttention,
 )
 from sluice_worker.engines.decoder.store import Row, Store
-from sluice_worker.models.errors import ModelRejected
+from sluice_worker.engines.wide_head import WideHead
 
 _PLAIN_LAYERS = ("full_attention", "sliding_attention")
-_PIECE = 1024
-"""Of a vocabulary, how many tokens a CPU's head computes at once."""
 
 
 class StepNetwork(Protocol):
@@ -49,21 +46,20 @@ class CausalNetwork:
     """From here on the model must be called through this object alone.
 
     Raises:
-        ModelRejected: its code has no place for our attention, or positions, or keeps a state that
-            is no keys and values.
+        NotServed: its code has no place for our attention, or positions, or keeps a state that is
+            no keys and values.
     """
 
     def __init__(self, model: Any) -> None:
         config = model.config.get_text_config()
-        kind = config.model_type
         if not getattr(model, "_supports_attention_backend", False):
-            raise rejected(kind, "its attention cannot be replaced")
+            raise NotServed("its attention cannot be replaced")
         strange = set(getattr(config, "layer_types", None) or ()).difference(_PLAIN_LAYERS)
         if strange:
-            raise rejected(kind, f"it has layers of the type {', '.join(sorted(strange))}")
+            raise NotServed(f"it has layers of the type {', '.join(sorted(strange))}")
         takes = inspect.signature(model.forward).parameters
         if "position_ids" not in takes or "logits_to_keep" not in takes:
-            raise rejected(kind, "it takes no position_ids or no logits_to_keep")
+            raise NotServed("it takes no position_ids or no logits_to_keep")
         self.model = model
         self.device: torch.device = model.device
         self.vocabulary = int(config.vocab_size)
@@ -72,27 +68,24 @@ class CausalNetwork:
         model.set_attn_implementation(ATTENTION)
         head = model.get_output_embeddings()
         if self.device.type == "cpu" and type(head) is nn.Linear:
-            model.set_output_embeddings(_Head(head))
+            model.set_output_embeddings(WideHead(head))
 
     def __repr__(self) -> str:
         return f"<CausalNetwork {type(self.model).__name__} on {self.device}>"
 
     def shapes(self) -> dict[int, LayerShape]:
-        """What each layer stores of a token. Raises ModelRejected."""
+        """What each layer stores of a token. Raises NotServed."""
         probe = Probe()
         try:
             self._forward([0, 0], [0, 1], [1], probe)
-        except NotServed as error:
-            raise rejected(self.model.config.model_type, str(error)) from None
         except (TypeError, ValueError, AttributeError, IndexError) as error:
             # Code we do not know, called in a way its authors may not have meant.
-            reason = f"{type(error).__name__}: {error}"
-            raise rejected(self.model.config.model_type, reason) from error
+            raise NotServed(f"{type(error).__name__}: {error}") from error
         return probe.shapes
 
     def step(self, store: Store, rows: Sequence[Row], ids: list[int], wanted: list[int]) -> Tensor:
         """As :meth:`StepNetwork.step`."""
-        positions = [row.start + at for row in rows for at in range(row.count)]
+        positions = [position for row in rows for position in row.positions]
         return self._forward(ids, positions, wanted, store.step(rows))
 
     def reference(self, ids: list[int]) -> Tensor:
@@ -130,28 +123,3 @@ class CausalNetwork:
             attention.current.reset(token)
         logits: Tensor = output.logits[0]
         return logits
-
-
-class _Head(nn.Module):
-    """A linear layer, a piece of its outputs at a time.
-
-    Few rows by very many outputs in one product take MKL up to half as long again.
-    """
-
-    def __init__(self, whole: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = whole.weight, whole.bias
-
-    def forward(self, rows: Tensor) -> Tensor:
-        parts = [slice(start, start + _PIECE) for start in range(0, len(self.weight), _PIECE)]
-        biases = [None if self.bias is None else self.bias[part] for part in parts]
-        pieces = zip(parts, biases, strict=True)
-        return torch.cat([linear(rows, self.weight[part], bias) for part, bias in pieces], -1)
-
-
-def rejected(kind: str, reason: str) -> ModelRejected:
-    return ModelRejected(
-        f"config.json: the architecture {kind!r} cannot be served by this engine: {reason}. "
-        "Set engine.name to an engine that serves it, or use a model of another architecture, "
-        "such as Llama, Qwen, Mistral, GPT-NeoX or GPT-2."
-    )

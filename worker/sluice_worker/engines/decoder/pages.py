@@ -8,6 +8,7 @@ what fills a step up to a fixed size (``graphs``) writes there.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -19,6 +20,8 @@ from sluice_worker.engines.decoder.attention import LayerShape, Look
 from sluice_worker.engines.decoder.store import LayerTensors, Opened, Row, block_names
 
 PAGE_TOKENS = 256
+NOBODYS = 0
+"""The place of rows that only fill a step up; its one page is found in no other table."""
 
 
 class PagedStore:
@@ -41,8 +44,6 @@ class PagedStore:
         pages = max(1, room // page_tokens)
         self.page_tokens = page_tokens
         self.room = pages * page_tokens
-        self.nobodys = pages
-        """Number of the page that no place ever holds."""
         self.layers = {
             layer: LayerTensors(
                 *(
@@ -60,7 +61,7 @@ class PagedStore:
         """Pages that nobody uses but that can be found, the longest unused first."""
         self._names: dict[int, bytes] = {}
         self._found: dict[bytes, int] = {}
-        self.tables: dict[int, list[int]] = {}
+        self.tables: dict[int, list[int]] = {NOBODYS: [pages]}
         self._chains: dict[int, list[bytes]] = {}
         self._salts: dict[int, bytes] = {}
         self._places = 0
@@ -128,7 +129,7 @@ class PagedStore:
                     self._free.append(page)
 
     def step(self, rows: Sequence[Row]) -> "PagedStep":
-        ends = [row.start + row.count for row in rows]
+        ends = [row.end for row in rows]
         tables = [self.tables[row.place] for row in rows]
         width = max(len(table) for table in tables)
 
@@ -148,15 +149,14 @@ class PagedStore:
     def places(self, row: Row) -> list[int]:
         """Where in the pool the tokens of ``row`` stand."""
         table, size = self.tables[row.place], self.page_tokens
-        return [
-            table[at // size] * size + at % size for at in range(row.start, row.start + row.count)
-        ]
+        return [table[at // size] * size + at % size for at in row.positions]
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class PagedStep:
     """Implements :class:`sluice_worker.engines.decoder.attention.StepAttention`.
 
-    Args:
+    Attributes:
         places: where the new keys and values go, ``[T]``.
         table: the pages of each row, ``[rows, width]``.
         bounds: where each row begins among the tokens, and the end, ``[rows + 1]``.
@@ -164,38 +164,31 @@ class PagedStep:
         longest_query, longest: no row has more new tokens, or more in all.
     """
 
-    def __init__(
-        self,
-        store: PagedStore,
-        *,
-        places: Tensor,
-        table: Tensor,
-        bounds: Tensor,
-        ends: Tensor,
-        longest_query: int,
-        longest: int,
-    ) -> None:
-        self._layers, self._attend = store.layers, store.kernel
-        self._places, self._table, self._bounds, self._ends = places, table, bounds, ends
-        self._longest_query, self._longest = longest_query, longest
+    store: PagedStore
+    places: Tensor
+    table: Tensor
+    bounds: Tensor
+    ends: Tensor
+    longest_query: int
+    longest: int
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
-        keys, values = self._layers[layer]
-        keys.flatten(0, 1)[self._places] = key
-        values.flatten(0, 1)[self._places] = value
-        answer: Tensor = self._attend(
+        keys, values = self.store.layers[layer]
+        keys.flatten(0, 1)[self.places] = key
+        values.flatten(0, 1)[self.places] = value
+        answer: Tensor = self.store.kernel(
             query,
             keys,
             values,
-            self._bounds,
+            self.bounds,
             None,
-            self._longest_query,
-            self._longest,
+            self.longest_query,
+            self.longest,
             scale=look.scale,
             window_size=(-1 if look.window is None else look.window - 1, 0),
             enable_gqa=query.shape[1] != keys.shape[2],
-            seqused_k=self._ends,
-            block_table=self._table,
+            seqused_k=self.ends,
+            block_table=self.table,
             num_splits=1,  # An answer does not depend on its neighbours.
         )
         return answer

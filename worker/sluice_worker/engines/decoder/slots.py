@@ -2,15 +2,13 @@
 
 A chunk of a prompt is one call of the attention kernel on a view of its slot; the single tokens of
 all running sequences are one padded call on a view of all slots, in which the query heads that
-share a key head are rows of one product. Memory is the kernel's lazily mapped kind: a slot costs
-what was written to it, and gives it back when it is cleared.
+share a key head are rows of one product. A slot takes memory as it is written to, and gives it back
+when it is cleared.
 """
 
-import mmap
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from math import prod
 
 import torch
 from torch import Tensor
@@ -18,10 +16,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sluice_worker.engines.decoder.attention import LayerShape, Look
 from sluice_worker.engines.decoder.store import LayerTensors, Opened, Row, block_names
+from sluice_worker.engines.lazy_memory import LazyMemory
 
 BLOCK_TOKENS = 16
-_MAP_NORESERVE = 0x4000
-"""Of Linux: what is mapped but never written counts for nothing."""
 ROW_COST_TOKENS = 128
 """What a call of the kernel costs beside its work, in padded tokens that it could compute."""
 
@@ -47,11 +44,11 @@ class SlotStore:
     ) -> None:
         self.room = room
         self.length = min(length, room)
-        self._maps: list[mmap.mmap] = []
+        self._memory = LazyMemory(slots)
         self.layers = {
             layer: LayerTensors(
-                self._tensor((slots, self.length, shape.heads, shape.key_size), dtype),
-                self._tensor((slots, self.length, shape.heads, shape.value_size), dtype),
+                self._memory.tensor((self.length, shape.heads, shape.key_size), dtype),
+                self._memory.tensor((self.length, shape.heads, shape.value_size), dtype),
             )
             for layer, shape in shapes.items()
         }
@@ -165,18 +162,7 @@ class SlotStore:
         self._tokens[slot] = 0
         self._empty.append(slot)
         self._empty.sort(reverse=True)  # The lowest are used first: attention then has few gaps.
-        for memory in self._maps:
-            size = len(memory) // len(self._names)
-            begin = -(-slot * size // mmap.PAGESIZE) * mmap.PAGESIZE
-            end = (slot + 1) * size // mmap.PAGESIZE * mmap.PAGESIZE
-            if end > begin:
-                memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
-
-    def _tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        memory = mmap.mmap(-1, prod(shape) * dtype.itemsize, flags=private)
-        self._maps.append(memory)
-        return torch.frombuffer(memory, dtype=dtype).view(shape)
+        self._memory.give_back(slot)
 
 
 class SlotStep:
@@ -185,7 +171,7 @@ class SlotStep:
     def __init__(self, layers: Mapping[int, LayerTensors], rows: Sequence[Row]) -> None:
         self._layers = layers
         self._slots = torch.tensor([row.place for row in rows for _ in range(row.count)])
-        self._places = torch.tensor([row.start + at for row in rows for at in range(row.count)])
+        self._places = torch.tensor([position for row in rows for position in row.positions])
         paired = list(zip(rows, accumulate((row.count for row in rows), initial=0), strict=False))
         small = [pair for pair in paired if pair[0].start > 0 and pair[0].count <= 8]
         self._padded = _Padded([row for row, _ in small], [at for _, at in small])
@@ -200,12 +186,11 @@ class SlotStep:
         if self._padded.pays:
             self._padded.attend(query, keys, values, output, look)
         for row, begin in self._alone:
-            end = row.start + row.count
             part = slice(begin, begin + row.count)
             output[part] = _attend_one(
                 query[part],
-                keys[row.place, :end].transpose(0, 1),
-                values[row.place, :end].transpose(0, 1),
+                keys[row.place, : row.end].transpose(0, 1),
+                values[row.place, : row.end].transpose(0, 1),
                 self._mask(row, look.window),
                 look.scale,
             )
@@ -214,10 +199,9 @@ class SlotStep:
     def _mask(self, row: Row, window: int | None) -> Tensor | None:
         """None where the kernel's own causal mask is right."""
         if (row, window) not in self._masks:
-            end = row.start + row.count
-            asked = torch.arange(row.start, end)[:, None]
-            plain = row.start == 0 and (window is None or window >= end)
-            mask = None if plain else _visible(torch.arange(end)[None], asked, window)
+            asked = torch.arange(row.start, row.end)[:, None]
+            plain = row.start == 0 and (window is None or window >= row.end)
+            mask = None if plain else _visible(torch.arange(row.end)[None], asked, window)
             self._masks[row, window] = mask
         return self._masks[row, window]
 
@@ -243,7 +227,7 @@ class _Padded:
 
     def __init__(self, rows: Sequence[Row], begins: Sequence[int]) -> None:
         self._rows = rows
-        ends = [row.start + row.count for row in rows]
+        ends = [row.end for row in rows]
         self._first = min((row.place for row in rows), default=0)
         self._slots = max((row.place for row in rows), default=-1) + 1 - self._first
         self._length = max(ends, default=0)

@@ -32,6 +32,14 @@ class Row:
     start: int
     count: int
 
+    @property
+    def end(self) -> int:
+        return self.start + self.count
+
+    @property
+    def positions(self) -> range:
+        return range(self.start, self.end)
+
 
 class Store(Protocol):
     """Owned by the engine's thread. Counts are tokens."""
