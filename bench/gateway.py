@@ -9,8 +9,9 @@ streams: ``streams``.
 
 import argparse
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import measure
 from measure import Unavailable
@@ -37,6 +38,9 @@ from peers.proxies import (
 )
 from peers.rounds import Peer
 
+Ours = Callable[..., contextlib.AbstractContextManager[Subject]]
+"""Starts our gateway; see ``proxies.sluice``."""
+
 RATE = 1_000
 GROWTH_ROUNDS = 2
 MANY_WORKERS, MANY_SERVICES, MEMORY_SERVICES = 1_000, 5_000, 200
@@ -48,19 +52,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--only", default="", help="measure peers whose name contains this")
     parser.add_argument("--no-growth", action="store_true", help="leave out many workers, services")
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        help="run ours with it; an environment with Sluice in it",
+    )
     options = parser.parse_args(arguments)
+    interpreter = measure.interpreter(options.python)
+    ours = functools.partial(sluice, python=options.python)
     workers = local_addresses(2)
     with backends(workers), redis() as redis_socket:
-        chosen = [p for p in _peers(workers, f"unix://{redis_socket}") if options.only in p.name]
+        everybody = _peers(ours, workers, f"unix://{redis_socket}")
+        chosen = [peer for peer in everybody if options.only in peer.name]
         rounds.run(chosen, options.rounds, options.seconds)
-        graph = _flame(workers, f"unix://{redis_socket}")
+        graph = _flame(ours, workers, f"unix://{redis_socket}")
     measure.table(
-        "Gateway: proxied, one core, 32 connections, closed loop",
+        f"Gateway: proxied, one core, 32 connections, closed loop; ours with {interpreter}",
         rounds.HEADER,
         rounds.rows([peer for peer in chosen if peer.name != "direct"], "nginx"),
     )
     _latency(chosen)
-    growth = [] if options.no_growth else _growth(options.rounds, options.seconds)
+    growth = [] if options.no_growth else _growth(ours, options.rounds, options.seconds)
     measure.save(
         "gateway",
         {
@@ -68,13 +80,14 @@ def main(arguments: list[str] | None = None) -> None:
             "growth": [peer.told() for peer in growth],
             "flame_graph": graph,
             "off": SLUICE_OFF,
+            "ours_with": interpreter,
         },
     )
 
 
-def _peers(workers: list[str], redis_url: str) -> list[Peer]:
+def _peers(ours: Ours, workers: list[str], redis_url: str) -> list[Peer]:
     def full() -> "contextlib.AbstractContextManager[Subject]":
-        return sluice(workers, "--redis-url", redis_url)
+        return ours(workers, "--redis-url", redis_url)
 
     return [
         Peer("direct", lambda: direct(workers), no_store, rate=RATE),
@@ -114,7 +127,7 @@ def _latency(peers: list[Peer]) -> None:
 # Growth -------------------------------------------------------------------------------------------
 
 
-def _growth(count: int, seconds: float) -> list[Peer]:
+def _growth(ours: Ours, count: int, seconds: float) -> list[Peer]:
     """Cost of a request as workers and services become many, and memory with many of both."""
     many = local_addresses(MANY_WORKERS)
     few = many[:2]
@@ -127,7 +140,7 @@ def _growth(count: int, seconds: float) -> list[Peer]:
 
     @contextlib.contextmanager
     def start(workers: list[str], services: list[object] | None = None) -> Iterator[Subject]:
-        with sluice(workers, services=services, seconds=180) as subject:  # type: ignore[arg-type]
+        with ours(workers, services=services, seconds=180) as subject:
             yield subject
 
     one = [service("bench", few)]
@@ -170,10 +183,10 @@ def _growth(count: int, seconds: float) -> list[Peer]:
 # Where the time goes ------------------------------------------------------------------------------
 
 
-def _flame(workers: list[str], redis_url: str) -> str:
+def _flame(ours: Ours, workers: list[str], redis_url: str) -> str:
     """A flame graph of ours under load; empty when it cannot be had."""
     try:
-        with sluice(workers, "--redis-url", redis_url) as subject:
+        with ours(workers, "--redis-url", redis_url) as subject:
             path = flame.record("gateway", subject, unique(subject, 999))
     except Unavailable as why:
         print(f"▸ no flame graph: {why}", file=sys.stderr)

@@ -207,6 +207,30 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
+_ABOUT = """
+import json, platform, sysconfig
+print(json.dumps([
+    f"{platform.python_implementation()} {platform.python_version()}",
+    sysconfig.get_config_var("CONFIG_ARGS") or "",
+    "posix_local" in sysconfig.get_scheme_names(),
+]))
+"""
+
+
+def interpreter(python: str = sys.executable) -> str:
+    """Which Python ``python`` is, and whether it was built for speed, as far as it can tell."""
+    try:
+        told = subprocess.run([python, "-c", _ABOUT], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"--python: {python} does not run, give another: {error}") from None
+    version, arguments, of_debian = json.loads(told.stdout)
+    if "--enable-optimizations" in arguments:
+        return f"{version}, built with --enable-optimizations"
+    if of_debian:  # Or of Ubuntu: optimised, by rules of its own that its configuration conceals.
+        return f"{version} of Debian, which optimises"
+    return f"{version}, built without --enable-optimizations"
+
+
 def machine() -> dict[str, Any]:
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     return {

@@ -331,8 +331,9 @@ def sluice(
     path: str = EMBEDDINGS,
     services: Sequence[wire.Service] | None = None,
     seconds: float = 60,
+    python: str = sys.executable,
 ) -> Iterator[Subject]:
-    """With everything on that it has."""
+    """With everything on that it has; ``python`` is the interpreter that runs it."""
     task = Task.EMBEDDINGS if path == EMBEDDINGS else Task.CHAT
     with measure.folder() as folder:
         table = folder / "services.yaml"
@@ -341,7 +342,7 @@ def sluice(
         port, admin = free_port(), free_port()
         access, headers = access_options(folder)
         command = [
-            sys.executable, "-m", "sluice_gateway", "--discovery", f"static:{table}",
+            python, "-m", "sluice_gateway", "--discovery", f"static:{table}",
             "--port", str(port), "--admin-port", str(admin), *access, *options,
         ]  # fmt: skip
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
