@@ -18,7 +18,7 @@ from sluice_gateway.forward import is_everybodys
 from sluice_gateway.lease import Leases
 from sluice_gateway.relay import Relay
 from sluice_gateway.stream_forward import WANTS_ITEM, StreamForward
-from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer
 from sluice_gateway.worker_errors import refused_input
 
 log = logging.getLogger(__name__)

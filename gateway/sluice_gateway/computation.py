@@ -21,7 +21,7 @@ from sluice_gateway.forward import Forward, Job, is_everybodys
 from sluice_gateway.hedging import make_forward
 from sluice_gateway.lease import Leases
 from sluice_gateway.priority import Priority
-from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller, refused_input
 
 _CANONICAL: Final = {task: route.path.encode() for task, route in CANONICAL_ROUTES.items()}

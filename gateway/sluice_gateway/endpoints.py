@@ -30,7 +30,8 @@ from sluice_gateway.balance import (
 from sluice_gateway.ring import Ring
 from sluice_gateway.room import Roster
 from sluice_gateway.timers import TimerWheel
-from sluice_gateway.upstream import Pool, UpstreamAnswer
+from sluice_gateway.upstream import Pool
+from sluice_gateway.worker_answer import UpstreamAnswer
 from sluice_gateway.worker_url import split_url
 
 UNKNOWN_LIMIT: Final = 16

@@ -136,7 +136,8 @@ class Exchange(msgspec.Struct, eq=False):
         request = self.request
         if request.background:
             return self.urged
-        return min(granted(request.head.priority, self.tenant.priority), self.urged)
+        priority = granted(request.head.priority, self.tenant.priority)
+        return priority if priority < self.urged else self.urged
 
     def hurry(self, priority: Priority) -> None:
         """Somebody more urgent waits for what this one leads."""

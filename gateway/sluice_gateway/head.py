@@ -166,10 +166,11 @@ def find_end(data: bytes, searched: int) -> int:
     Raises:
         ApiError: ``headers_too_large``, or ``bad_http`` for lines that end without CR.
     """
-    end = data.find(b"\r\n\r\n", max(searched - 3, 0)) + 4
-    if max(end, 0 if end >= 4 else len(data)) > MAX_HEAD_BYTES:
+    found = data.find(b"\r\n\r\n", searched - 3 if searched > 3 else 0)
+    end = found + 4 if found >= 0 else 0
+    if (end or len(data)) > MAX_HEAD_BYTES:
         raise ApiError("headers_too_large", f"The head has more than {MAX_HEAD_BYTES} bytes.")
-    if end >= 4:
+    if end:
         return end
     if data.find(b"\n\n", max(searched - 1, 0)) >= 0:
         raise ApiError("bad_http", "Lines must end with CRLF.")

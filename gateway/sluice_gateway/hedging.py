@@ -19,7 +19,8 @@ from sluice_gateway.forward import WAITABLE, Forward, Job
 from sluice_gateway.retries import SHARE
 from sluice_gateway.service import Service
 from sluice_gateway.timers import Timer
-from sluice_gateway.upstream import Connection, UpstreamAnswer
+from sluice_gateway.upstream import Connection
+from sluice_gateway.worker_answer import UpstreamAnswer
 
 HEDGE_SHARE: Final = SHARE / 2
 """Of the service's requests."""

@@ -17,7 +17,7 @@ from sluice_api.routes import V2_PREFIX, V2_SUFFIX
 from sluice_gateway.exchange import Exchange
 from sluice_gateway.hedging import make_forward
 from sluice_gateway.service import WRITTEN
-from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer
 
 
 class Passage(msgspec.Struct, eq=False):

@@ -14,7 +14,7 @@ import msgspec
 
 from sluice_api import wire
 from sluice_gateway.endpoints import Endpoint, State
-from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer
 
 STARTING_SECONDS: Final = 0.05
 STARTING_CONNECT_SECONDS: Final = 0.2

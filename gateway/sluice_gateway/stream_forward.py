@@ -17,7 +17,7 @@ from sluice_gateway.endpoints import Lease
 from sluice_gateway.events import EventScanner
 from sluice_gateway.forward import Forward, Job
 from sluice_gateway.service import Service
-from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer
 from sluice_gateway.worker_errors import told_error
 
 WANTS_ITEM: Final = b"%b: 1\r\n" % names.WANTS_ITEM.encode()

@@ -9,14 +9,12 @@ server-sent events (a :class:`StreamReceiver`) is handed them as they come.
 import asyncio
 import logging
 import time
-from functools import lru_cache
 from typing import Final, Protocol, cast, runtime_checkable
 
 import httptools
 
-from sluice_api import names
-from sluice_api.wire import parse_capacity
 from sluice_gateway.timers import Timer, TimerWheel
+from sluice_gateway.worker_answer import UpstreamAnswer, spelling_of
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = 128 * 1024 * 1024
@@ -28,57 +26,7 @@ COMPLETE_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 4.0
 """Shorter than the 5 s after which uvicorn closes an idle connection."""
 
-_REQUEST_ID: Final = names.REQUEST_ID.encode()
-_DIGEST: Final = names.ANSWER_DIGEST.encode()
-_CAPACITY: Final = names.CAPACITY.encode()
-_SERVICE_TIME: Final = names.SERVICE_TIME.encode()
-_RETRY_AFTER_MS: Final = names.RETRY_AFTER_MS.encode()
-
 log = logging.getLogger(__name__)
-
-
-class UpstreamAnswer:
-    """A worker's complete answer. Header values a worker may leave out are None."""
-
-    __slots__ = ("body", "digest", "limit", "retry_after", "service", "status")
-
-    def __init__(self, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
-        self.status = status
-        self.body = body
-        self.digest = headers.get(_DIGEST, b"").decode("latin-1")
-        self.limit = _limit(headers.get(_CAPACITY, b""))
-        self.service = _seconds(headers.get(_SERVICE_TIME), 1.0)
-        self.retry_after: float | None = None
-        if status != 200:
-            self.retry_after = _seconds(headers.get(_RETRY_AFTER_MS), 0.001) or _seconds(
-                headers.get(b"retry-after"), 1.0
-            )
-
-    def __repr__(self) -> str:
-        return f"<UpstreamAnswer {self.status} {len(self.body)} bytes>"
-
-
-@lru_cache(maxsize=64)
-def _lowered(names: tuple[bytes, ...]) -> list[bytes]:
-    """A worker names the same headers in each of its answers."""
-    return [name.lower() for name in names]
-
-
-@lru_cache(maxsize=1024)
-def _limit(capacity: bytes) -> int | None:
-    """How many requests the worker wants at most, from its capacity header."""
-    parsed = parse_capacity(capacity.decode("latin-1"))
-    return parsed.limit if parsed is not None else None
-
-
-def _seconds(value: bytes | None, unit: float) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = float(value) * unit
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < 86400 else None
 
 
 class Receiver(Protocol):
@@ -117,6 +65,7 @@ class Connection(asyncio.Protocol):
     """One connection; at most one request at a time. Also the handle to abort that request."""
 
     __slots__ = (
+        "_answer",
         "_awaiting",
         "_begun",
         "_body",
@@ -126,7 +75,6 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_head_done",
         "_headers",
-        "_headers_given",
         "_keep_alive",
         "_outgoing",
         "_parser",
@@ -146,10 +94,10 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self._headers: dict[bytes, bytes] = {}
-        self._headers_given: dict[bytes, bytes] = {}
+        self._answer: UpstreamAnswer | None = None  # once its head is here
         self._body: list[bytes] = []
         # The parser calls it for each header; a method of ours would cost five times as much.
-        self.on_header = self._headers_given.__setitem__
+        self.on_header = self._headers.__setitem__
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
@@ -172,7 +120,8 @@ class Connection(asyncio.Protocol):
         return f"<Connection {self._pool.address} {state}>"
 
     def _reset(self) -> None:
-        self._headers_given.clear()
+        self._headers.clear()
+        self._answer = None
         self._body.clear()
         self._body_bytes = 0
         self._head_bytes = 0
@@ -291,22 +240,24 @@ class Connection(asyncio.Protocol):
             return
         self._head_done = True
         self._keep_alive = self._parser.should_keep_alive()  # llhttp forgets it at the end.
-        given = self._headers_given
-        headers = self._headers = dict(zip(_lowered(tuple(given)), given.values(), strict=True))
-        length = headers.get(b"content-length")
+        headers, status = self._headers, self._parser.get_status_code()
+        spelling = spelling_of(tuple(headers))
+        length = headers.get(spelling.content_length)
         if length is None:
             # Without a length the end cannot be told from a crash.
-            if b"transfer-encoding" not in headers and self._parser.get_status_code() >= 200:
+            if spelling.transfer_encoding not in headers and status >= 200:
                 raise ValueError("no length")
         elif int(length) > MAX_BODY_BYTES:
             raise ValueError("too long")
-        echoed = headers.get(_REQUEST_ID)
+        echoed = headers.get(spelling.request_id)
         # A probe names no id; the worker makes one up then.
         if echoed is not None and self._expected_id and echoed != self._expected_id:
             raise ValueError("answer to another request")
+        # Now: what comes behind a body in chunks is no part of the head.
+        self._answer = UpstreamAnswer(status, headers, b"", spelling)
         if (
-            headers.get(b"content-type", b"").startswith(EVENT_STREAM)
-            and self._parser.get_status_code() == 200
+            headers.get(spelling.content_type, b"").startswith(EVENT_STREAM)
+            and status == 200
             and isinstance(self._receiver, StreamReceiver)
         ):
             self._stream = self._receiver
@@ -335,7 +286,8 @@ class Connection(asyncio.Protocol):
             self._begun = True
             if not self._awaiting:
                 self._cancel_timer()  # A stream takes as long as it takes.
-            stream.began(UpstreamAnswer(200, self._headers, b""))
+            assert self._answer is not None
+            stream.began(self._answer)
         if self._body and self._receiver is stream:
             if self._awaiting:
                 self._cancel_timer()  # Its head tells nothing: it comes before the first token.
@@ -346,11 +298,12 @@ class Connection(asyncio.Protocol):
             stream.ended()
 
     def _finish(self) -> None:
-        receiver, parser = self._receiver, self._parser
+        receiver, answer = self._receiver, self._answer
         assert receiver is not None
+        assert answer is not None
         parts = self._body
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        answer = UpstreamAnswer(parser.get_status_code(), self._headers, body)
+        answer.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._answer = None
         self._release()
         receiver.answered(answer)
 

@@ -12,7 +12,7 @@ import msgspec
 from sluice_api.call import Call, place
 from sluice_api.errors import CATALOGUE, ApiError
 from sluice_api.routes import CANONICAL_ROUTES
-from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer
 
 _PLACE = r"{}(?:\[(\d{{1,6}})\])?(?=$|[.\[: ])"
 _WORKER_FIELDS = {

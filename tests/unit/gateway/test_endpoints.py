@@ -10,7 +10,7 @@ from sluice_api import names, wire
 from sluice_gateway.balance import Rules
 from sluice_gateway.endpoints import Endpoint, EndpointSet, Lease, State
 from sluice_gateway.timers import TimerWheel
-from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer
 
 NOW = 1000.0
 

@@ -6,7 +6,8 @@ from typing import Any, cast
 import pytest
 
 from sluice_gateway.timers import TimerWheel
-from sluice_gateway.upstream import Connection, Pool, UpstreamAnswer
+from sluice_gateway.upstream import Connection, Pool
+from sluice_gateway.worker_answer import UpstreamAnswer
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -77,6 +78,18 @@ async def test_it_is_handed_over_as_it_comes(wheel: TimerWheel) -> None:
     connection.data_received(b"ree\r\n0\r\n\r\n")
     assert receiver.told == ["began", b"onetwoth", b"ree", "ended"]
     assert repr(connection).endswith("idle>") and "abort" not in transport.calls
+
+
+async def test_a_trailer_is_no_part_of_the_head(wheel: TimerWheel) -> None:
+    heard: list[UpstreamAnswer] = []
+    receiver = Plain()
+    receiver.answered = heard.append  # type: ignore[method-assign]
+    connection, _ = connected(wheel, receiver)
+    connection.data_received(
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-sluice-answer-digest: one\r\n\r\n"
+        b"2\r\n{}\r\n0\r\nx-sluice-answer-digest: two\r\n\r\n"
+    )
+    assert [(answer.digest, answer.body) for answer in heard] == [("one", b"{}")]
 
 
 @pytest.mark.parametrize("border", [5, 40, len(HEAD) - 1])

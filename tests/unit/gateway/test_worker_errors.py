@@ -9,7 +9,7 @@ from sluice_api.call import Call
 from sluice_api.errors import ApiError, render
 from sluice_api.routes import POST_ROUTES
 from sluice_api.shapes import embeddings, small
-from sluice_gateway.upstream import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller, refused_input, worker_error
 
 
