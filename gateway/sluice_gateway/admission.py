@@ -9,7 +9,7 @@ queue is bounded, and a request that would wait past its deadline is refused whe
 import time
 from collections.abc import Callable, Set
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from sluice_api.errors import ApiError
 from sluice_api.wire import Failure, LimitRules
@@ -44,11 +44,26 @@ class Waiter(Holder, Queued, Protocol):
     def refused(self, error: ApiError) -> None: ...
 
 
+class Refusal(NamedTuple):
+    """What those are told who would wait in vain.
+
+    Attributes:
+        code: of the error.
+        reason: one word for programs.
+    """
+
+    code: str
+    reason: str
+    message: str
+    retry_after: float | None = None
+
+
 class Admission:
     """The queue of one service. Times are of the monotonic clock.
 
     Attributes:
         failure: why no endpoint will become ready; nobody is held while it stands.
+        unwakeable: why no endpoint will come; nobody is held while it stands and there is none.
         series: who waited how long, and who was refused.
 
     Args:
@@ -64,6 +79,7 @@ class Admission:
     ) -> None:
         self.limits = limits
         self.failure: Failure | None = None
+        self.unwakeable: Refusal | None = None
         self.start_seconds = DEFAULT_START_SECONDS
         self._endpoints = endpoints
         self._wheel = wheel
@@ -107,8 +123,9 @@ class Admission:
             if lease is not None:
                 waiter.granted(lease)
                 return
-        if error := self._hopeless():
-            self.series.refused(waiter.priority, "failed")
+        if hopeless := self._hopeless():
+            error, cause = hopeless
+            self.series.refused(waiter.priority, cause)
             raise error
         try:
             self._check_room(waiter, now)
@@ -149,9 +166,10 @@ class Admission:
         """Give away whatever room there is, in turn; refuse all when there will be none."""
         if not self._waiting.all or self._pumping:
             return
-        if error := self._hopeless():
+        if hopeless := self._hopeless():
+            error, cause = hopeless
             for waiter in self.drain():
-                self.series.refused(waiter.priority, "failed")
+                self.series.refused(waiter.priority, cause)
                 waiter.refused(error)
             return
         self._pumping = True
@@ -266,12 +284,17 @@ class Admission:
             )
         )
 
-    def _hopeless(self) -> ApiError | None:
-        failure = self.failure
-        if failure is None or self._endpoints.ready:
+    def _hopeless(self) -> tuple[ApiError, str] | None:
+        """What to tell who would wait in vain, and the cause that is counted."""
+        if self._endpoints.ready:
             return None
-        message = failure.message if failure.message.endswith(".") else f"{failure.message}."
-        return ApiError("model_failed", message, retry_after=failure.retry_after_seconds)
+        if (failure := self.failure) is not None:
+            message = failure.message if failure.message.endswith(".") else f"{failure.message}."
+            error = ApiError("model_failed", message, retry_after=failure.retry_after_seconds)
+            return error, "failed"
+        if (told := self.unwakeable) is not None and not self._endpoints.all:
+            return ApiError(told.code, told.message, retry_after=told.retry_after), "asleep"
+        return None
 
     def _check_room(self, waiter: Waiter, now: float) -> None:
         ready = bool(self._endpoints.ready)

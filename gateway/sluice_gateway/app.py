@@ -111,7 +111,13 @@ class Gateway:
         self.health = Health(lambda: time.monotonic() - self.discovery.read_at)
         self.wheel = TimerWheel(loop)
         self.metrics = Metrics()
-        self.feed = DemandFeed(identity(), lambda: self.services.tracks(), on_demand)
+        self.feed = DemandFeed(
+            identity(),
+            lambda: self.services.tracks(),
+            on_demand,
+            # A table's workers come and go by other hands, which need not read the demand.
+            self._attended if settings.in_cluster and on_demand is None else None,
+        )
         self._feeds_itself = on_demand is None
         balancing = Rules(settings.zone, settings.slow_start, settings.connect_timeout)
         self.services = Services(self.wheel, self.feed.urgent, balancing)
@@ -252,6 +258,13 @@ class Gateway:
             refused=self.metrics.keys_fault,
         )
         return self.keys
+
+    def _attended(self, whether: bool) -> None:
+        if whether:
+            log.info("the demand is read again")
+        else:
+            log.warning("nobody reads the demand: what is asleep is not woken")
+        self.services.attended(whether)
 
     def _stop_accepting(self) -> None:
         if self._public is not None:

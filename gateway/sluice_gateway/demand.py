@@ -24,6 +24,8 @@ URGENT_PAUSE_SECONDS: Final = 0.1
 """The least time between two records of a service that are sent out of turn."""
 REST_TICKS: Final = 3
 """Seconds between the records of a service at rest; readers take five without one for silence."""
+UNATTENDED_SECONDS: Final = 15.0
+"""For so long nobody has read; a restart of the operator and a change of its leader take less."""
 STEP_FACTOR: Final = 2
 STEP_FLOOR: Final = 10
 MAX_BUFFERED_RECORDS: Final = 20_000
@@ -119,6 +121,7 @@ class DemandFeed:
         gateway: identity of this process.
         services: called for the services there are now.
         listener: told of each service's records as well, and whether they were in turn.
+        attended: told False when nobody has read for a while, and True when somebody does again.
     """
 
     def __init__(
@@ -126,10 +129,14 @@ class DemandFeed:
         gateway: str,
         services: Callable[[], Iterable[Observed]],
         listener: Callable[[list[wire.Demand], bool], None] | None = None,
+        attended: Callable[[bool], None] | None = None,
     ) -> None:
         self._gateway = gateway
         self._services = services
         self._listener = listener
+        self._on_attended = attended
+        self._attended = True
+        self._read_at = time.monotonic()
         self._sequence = 0
         self._subscribers: set[asyncio.Queue[bytes | None]] = set()
         self._joined = False
@@ -162,6 +169,9 @@ class DemandFeed:
                 if tally.rested_since is None:
                     tally.rested_since = tally.started
                 tally.reset(now)
+        if self._subscribers:
+            self._read_at = now
+        self._judge(now - self._read_at < UNATTENDED_SECONDS)
 
     def urgent(self, service: Observed) -> None:
         """Publish ``service`` out of turn, unless that was just done."""
@@ -175,6 +185,7 @@ class DemandFeed:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_BUFFERED_RECORDS)
         self._subscribers.add(queue)
         self._joined = True  # It is told of every service within a second.
+        self._judge(attended=True)
         try:
             yield _lines(queue)
         finally:
@@ -184,6 +195,11 @@ class DemandFeed:
         """End all streams."""
         for queue in list(self._subscribers):
             self._end(queue)
+
+    def _judge(self, attended: bool) -> None:
+        if self._on_attended is not None and attended != self._attended:
+            self._attended = attended
+            self._on_attended(attended)
 
     def _publish(self, service: Observed, now: float, *, regular: bool) -> None:
         tally = service.tally

@@ -53,7 +53,7 @@ FALLS_BACK: Final = frozenset(
 )
 """What a canary may fail with and its caller need not know: the other revision is asked."""
 
-RESCUED: Final = FALLS_BACK | {"deadline_exceeded"}
+RESCUED: Final = FALLS_BACK | {"deadline_exceeded", "asleep", "no_operator"}
 """Failures in whose place a stale answer is given, where there is one and it is allowed."""
 
 ACCESS_CODES: Final = frozenset(("unauthorized", "rate_limited", "model_not_found"))

@@ -18,7 +18,7 @@ from sluice_api import names, wire
 from sluice_api.call import REUSABLE, Call, Item
 from sluice_api.shapes.generation import is_sampled, leaves_open
 from sluice_api.tasks import DETERMINISM, Determinism, Task
-from sluice_gateway.admission import Admission, Waiter
+from sluice_gateway.admission import Admission, Refusal, Waiter
 from sluice_gateway.auth import Tenant
 from sluice_gateway.balance import Rules
 from sluice_gateway.demand import Sighting, Tally
@@ -42,6 +42,12 @@ _REMOVED: Final = wire.Failure(
 )
 _REVISION: Final = names.REVISION.encode()
 _RULES: Final = Rules()
+_NO_OPERATOR: Final = Refusal(
+    "no_operator",
+    "NoOperator",
+    "The model is asleep, and no operator runs that would wake it (NoOperator).",
+    retry_after=10.0,
+)
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +142,7 @@ class Service:
         self._learnt_digest = ("", "")  # revision, digest
         self._draws: bool | None = None  # whether the model samples when not told; None: unknown
         self._was_ready = False
+        self._unattended = False
         self.binding = self._bind()
 
     def __repr__(self) -> str:
@@ -155,14 +162,18 @@ class Service:
             return "ready"
         if self.spec.failure is not None:
             return "failed"
+        if self.unwakeable is not None:
+            return "asleep"
         on_its_way = self.endpoints.all or self.held or self.spec.delay is not None
         return "starting" if on_its_way else "asleep"
 
     @property
     def reason(self) -> str:
         """Why nobody can answer, in one word for programs; empty where that is not known."""
-        why = self.spec.failure or self.spec.delay
-        return why.reason if why is not None and not self.endpoints.ready else ""
+        if self.endpoints.ready:
+            return ""
+        why = self.spec.failure or self.unwakeable or self.spec.delay
+        return why.reason if why is not None else ""
 
     @property
     def trouble(self) -> str:
@@ -171,8 +182,15 @@ class Service:
             return ""
         if self.spec.failure is not None:
             return self.spec.failure.message
+        if (refusal := self.unwakeable) is not None:
+            return refusal.message
         told = self.endpoints.mismatch()
         return told or (self.spec.delay.message if self.spec.delay is not None else "")
+
+    @property
+    def unwakeable(self) -> Refusal | None:
+        """What who asks is told while it is asleep and no request wakes it."""
+        return None if self.endpoints.all else self.admission.unwakeable
 
     @property
     def ready_endpoints(self) -> int:
@@ -283,6 +301,12 @@ class Service:
         usual = self.usual_seconds
         self.usual_seconds = usual + 0.1 * (seconds - usual) if usual else seconds
 
+    def attended(self, whether: bool) -> None:
+        """Learn whether somebody reads the demand, who would wake it; who waits is told."""
+        self._unattended = not whether
+        self.admission.unwakeable = self._why_unwakeable()
+        self.admission.pump()
+
     def update(self, spec: wire.Service) -> Changes:
         """Follow the table, and have the canary follow it."""
         trial = trial_of(spec)
@@ -349,10 +373,18 @@ class Service:
         self.limits = self.admission.limits = spec.limits
         self.tasks = spec.tasks or self._learnt_tasks
         self.admission.failure = spec.failure
+        self.admission.unwakeable = self._why_unwakeable()
         self.endpoints.digest_learnt = not spec.answer_digest
         came = self.endpoints.apply(endpoints, spec.revision, self._digest(), spare)
         self._rebind()
         return came
+
+    def _why_unwakeable(self) -> Refusal | None:
+        """What to tell who asks for it while there is no worker, if not to wait."""
+        if (dormancy := self.spec.dormancy) is not None:
+            return Refusal("asleep", dormancy.reason, dormancy.message)
+        # What is on its way comes without an operator too.
+        return _NO_OPERATOR if self._unattended and self.spec.delay is None else None
 
     def _leave(self) -> list[Waiter]:
         """Serve nobody any more, all endpoints given up. Returns who waits."""

@@ -42,6 +42,7 @@ class Services:
         self._wheel = wheel
         self._urgent = urgent
         self._rules = rules
+        self._attended = True
         self._by_name: dict[tuple[str, str], Service] = {}
         self._only: dict[tuple[Rights, str, Task | None], Service | tuple[str, str]] = {}
         self._probes: dict[Endpoint, asyncio.Task[None]] = {}
@@ -55,6 +56,12 @@ class Services:
     def tracks(self) -> list[Service]:
         """All services, and all revisions on trial."""
         return [track for service in self._by_name.values() for track in service.tracks()]
+
+    def attended(self, whether: bool) -> None:
+        """Learn whether somebody reads the demand, who would wake what is asleep."""
+        self._attended = whether
+        for service in self.all():
+            service.attended(whether)
 
     def replace(self, table: wire.ServiceTable) -> None:
         """Make the services be exactly what ``table`` says."""
@@ -73,6 +80,8 @@ class Services:
             service = self._by_name[key] = Service(
                 spec, self._wheel, self._urgent, rules=self._rules
             )
+            if not self._attended:
+                service.attended(False)
         self._settle(service.update(spec), _TRIAL_OVER)
         if before is None or not _same_offer(before, spec):
             self._only.clear()

@@ -30,5 +30,6 @@ def trial_of(spec: wire.Service) -> wire.Service | None:
         endpoints=[entry for entry in spec.endpoints if entry.revision == canary.revision],
         failure=_NO_WORKER,
         delay=None,
+        dormancy=None,
         canary=None,
     )

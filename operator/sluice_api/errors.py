@@ -228,6 +228,25 @@ _KINDS: Final = (
         openai_type="server_error",
     ),
     Kind(
+        "asleep",
+        503,
+        "The model is asleep and no request wakes it",
+        "The service has no worker, and its owner has decided that requests start none.",
+        "Have the service's owner start one: kubectl scale inferenceservice NAME --replicas=1, "
+        "where spec.paused is not true.",
+        openai_type="server_error",
+    ),
+    Kind(
+        "no_operator",
+        503,
+        "Nobody is there to wake the model",
+        "The model is asleep, and no operator of the platform reads what this gateway asks for.",
+        "Retry after the time in Retry-After; the platform team sees to the operator: "
+        "kubectl get pods --all-namespaces --selector app.kubernetes.io/component=operator.",
+        retryable=True,
+        openai_type="server_error",
+    ),
+    Kind(
         "no_endpoint",
         503,
         "No worker can answer now",

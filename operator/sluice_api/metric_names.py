@@ -159,7 +159,8 @@ GATEWAY_QUEUE_REFUSED = Metric(
     "counter",
     "Requests refused a place at a worker, by cause: full (the queue, or no turn before their"
     " deadline), displaced (by one with more right to wait), timeout (limits.queueTimeout), expired"
-    " (their own deadline came first), failed (the model cannot be started).",
+    " (their own deadline came first), failed (the model cannot be started),"
+    " asleep (nobody wakes it).",
     ("namespace", "service", "track", "priority", "cause"),
 )
 GATEWAY_QUEUE_TENANTS = Metric(

@@ -48,6 +48,7 @@ def service_entry(
     endpoints: Iterable[wire.Endpoint] = (),
     failure: wire.Failure | None = None,
     delay: wire.Delay | None = None,
+    dormancy: wire.Dormancy | None = None,
     canary: wire.Canary | None = None,
 ) -> wire.Service:
     """The service's line in the gateway's table.
@@ -59,6 +60,7 @@ def service_entry(
         endpoints: every worker that exists, ready or not.
         failure: why a request would wait in vain.
         delay: why there is no worker yet.
+        dormancy: why a request would wake nobody.
         canary: a second revision that gets a share.
     """
     spec, hedge = service.spec, service.spec.limits.hedge
@@ -92,6 +94,7 @@ def service_entry(
         endpoints=list(endpoints),
         failure=failure,
         delay=delay,
+        dormancy=dormancy,
         canary=canary,
         precompute=[
             wire.Precomputed(task=Task(entry["task"]), body=entry["body"])
@@ -123,6 +126,7 @@ def entry_from_status(
         endpoints=endpoints,
         failure=_failure(status),
         delay=_delay(status),
+        dormancy=_dormancy(service, status),
         canary=_canary(service, known.values()),
     )
 
@@ -164,8 +168,25 @@ def _delay(status: Mapping[str, Any]) -> wire.Delay | None:
     return wire.Delay(reason=reason, message=message)
 
 
+def _dormancy(service: InferenceService, status: Mapping[str, Any]) -> wire.Dormancy | None:
+    scaling, ready = service.spec.scaling, _ready(status)
+    if scaling.mode == "off" and scaling.min_replicas == 0:
+        reason, why = "ScalingOff", "its scaling is off, with minReplicas 0"
+    elif ready.get("reason") == "Paused" and ready.get("status") == "True":
+        reason, why = "Paused", "it is paused"  # And lacks no worker that it is to have.
+    else:
+        return None
+    message = f"The model is asleep and no request wakes it: {why} ({reason})."
+    return wire.Dormancy(reason=reason, message=message)
+
+
 def _why_not_ready(status: Mapping[str, Any]) -> str:
     """The reason of the Ready condition; empty while it holds."""
-    conditions = {entry.get("type"): entry for entry in status.get("conditions") or ()}
-    ready = conditions.get("Ready", {})
+    ready = _ready(status)
     return str(ready.get("reason") or "") if ready.get("status") == "False" else ""
+
+
+def _ready(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    conditions = {entry.get("type"): entry for entry in status.get("conditions") or ()}
+    ready: Mapping[str, Any] = conditions.get("Ready", {})
+    return ready

@@ -196,6 +196,18 @@ class Delay(_Message, kw_only=True):
     message: str
 
 
+class Dormancy(_Message, kw_only=True):
+    """Why no request wakes a service without workers, where somebody has decided so.
+
+    Attributes:
+        reason: one word for programs, such as ``ScalingOff``.
+        message: one or two sentences, safe to be shown to callers.
+    """
+
+    reason: str
+    message: str
+
+
 class Canary(_Message, kw_only=True):
     """A second revision that gets a share of the requests.
 
@@ -221,6 +233,7 @@ class Service(_Message, kw_only=True):
         endpoints: every worker that exists, ready or not.
         failure: set while no worker can be started; void as soon as an endpoint is ready.
         delay: set while workers are wanted and held up; void as soon as an endpoint is ready.
+        dormancy: set while a request would wake nobody; void as long as there is an endpoint.
         canary: a second revision on trial; its endpoints are among ``endpoints``.
         entities_from: finds the entities of texts that come to it without any; empty: nobody does.
         precompute: answered at the start of a revision and kept warm; shared by the whole service.
@@ -239,6 +252,7 @@ class Service(_Message, kw_only=True):
     entities_from: str = ""
     failure: Failure | None = None
     delay: Delay | None = None
+    dormancy: Dormancy | None = None
     canary: Canary | None = None
     precompute: Annotated[list[Precomputed], msgspec.Meta(max_length=bounds.MAX_PRECOMPUTED)] = []
 

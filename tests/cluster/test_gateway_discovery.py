@@ -77,6 +77,31 @@ async def test_a_sleeping_service_is_held_woken_and_answered(
     assert reply.headers[names.REVISION] == "r1"
 
 
+async def test_who_would_wait_in_vain_is_told(
+    gateway: ClusterGateway, operator: Operator, namespace: str
+) -> None:
+    operator.create("emb")
+    operator.create("off", scaling={"mode": "off", "minReplicas": 0})
+    await seen(gateway, bool, "the service")
+    until_told = asyncio.create_task(gateway.post(EMBEDDINGS, body(namespace, "unread")))
+    reply = await gateway.post(EMBEDDINGS, {"model": f"{namespace}/off", "input": "x"})
+    assert (reply.status, reply.json()["error"]["code"]) == (503, "asleep")
+    assert not until_told.done()
+    reply = await until_told  # Nobody has read the demand by now since the gateway began.
+    assert (reply.status, reply.json()["error"]["code"]) == (503, "no_operator")
+    assert int(reply.headers["retry-after"]) > 0
+    records: list[wire.Demand] = []
+    reading = asyncio.create_task(gateway.demand(records))
+    await until(lambda: bool(records), 5.0, "the first record")
+    asked = asyncio.create_task(gateway.post(EMBEDDINGS, body(namespace, "read")))
+    with worker() as stub:
+        await seen(gateway, lambda found: found["waiting"] == 1, "the request to be held")
+        operator.slice("emb", "r1", [stub.port])
+        operator.answers("emb", "r1")
+        assert (await asked).status == 200
+    reading.cancel()
+
+
 async def test_a_wake_is_told_at_once_and_workers_are_described(
     gateway: ClusterGateway, operator: Operator, namespace: str
 ) -> None:

@@ -442,6 +442,29 @@ async def test_a_failed_model_refuses_at_once_and_still_answers_from_the_cache(
         assert right(await gateway.post(PATH, ask("cured")), "cured")
 
 
+async def test_a_model_that_no_request_wakes_refuses_at_once(gateway: GatewayProcess) -> None:
+    dormancy = wire.Dormancy(reason="ScalingOff", message="Its scaling is off.")
+    asleep = service("emb", [])
+    await gateway.follow([asleep])
+    assert (await gateway.get("/v2/models/emb/ready")).status == 200
+    held = asyncio.create_task(gateway.post(PATH, ask("held")))
+    await until(lambda: _waiting(gateway, 1), what="held")
+    asleep.dormancy = dormancy
+    await gateway.follow([asleep])
+    for reply in (await held, await gateway.post(PATH, ask("new"))):
+        assert (reply.status, reply.headers["x-should-retry"]) == (503, "false")
+        error = reply.json()["error"]
+        assert error["code"] == "asleep" and "Its scaling is off." in error["message"]
+        assert "kubectl scale inferenceservice" in error["message"]
+    card = (await gateway.get("/v1/models/emb")).json()
+    assert (card["state"], card["reason"]) == ("asleep", "ScalingOff")
+    assert card["message"] == "Its scaling is off."
+    assert (await gateway.get("/v2/models/emb/ready")).status == 503
+    with StubWorker() as worker:
+        await gateway.follow([service("emb", [worker.url], dormancy=dormancy)])
+        assert right(await gateway.post(PATH, ask("new")), "new")
+
+
 async def test_a_worker_of_another_revision_is_named_as_the_reason(
     gateway: GatewayProcess,
 ) -> None:

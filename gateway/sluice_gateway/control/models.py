@@ -20,12 +20,12 @@ class ModelCard(BaseModel):
     tasks: list[Task] = Field(description="What it can do, the one it is made for first.")
     revision: str = Field(description="Digest of everything that can change an answer.")
     state: Literal["ready", "starting", "asleep", "failed"] = Field(
-        description="A model that is asleep is woken by the first request for it. "
-        "One that failed answers 503 until a start succeeds."
+        description="A model that is asleep is woken by the first request for it, or has a "
+        "reason and answers 503. One that failed answers 503 until a start succeeds."
     )
     reason: str = Field(
         default="",
-        description="Of states `failed` and `starting`: one word for programs, where known.",
+        description="Of all states but `ready`: one word for programs, where known.",
     )
     message: str = Field(default="", description="Why no worker can answer, where that is known.")
 

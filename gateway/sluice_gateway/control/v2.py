@@ -60,10 +60,10 @@ def add_routes(
         responses={503: {"model": models.ModelReady, "description": "Not now"}},
     )
     async def model_ready(request: Request, name: str, response: Response) -> models.ModelReady:
-        """A model that is asleep is ready: it is woken by the request."""
+        """A model that is asleep is ready, where the request wakes it."""
         tenant = identify(request)
         service = resolve(services, name, tenant)
-        ready = service.state not in ("starting", "failed")
+        ready = service.state not in ("starting", "failed") and service.unwakeable is None
         response.status_code = 200 if ready else 503
         return models.ModelReady(name=name_for(tenant, service), ready=ready)
 

@@ -221,6 +221,27 @@ def test_callers_are_told_what_holds_a_start_up(condition: Any, told: str) -> No
         assert "secret-pod" not in delay.message
 
 
+@pytest.mark.parametrize(
+    ("scaling", "paused", "condition", "told"),
+    [
+        ({"mode": "off", "minReplicas": 0}, False, {"status": "True", "reason": "Asleep"}, "off"),
+        ({"mode": "off", "minReplicas": 1}, False, {"status": "False", "reason": "Starting"}, ""),
+        ({"mode": "signal", "minReplicas": 0}, False, {"status": "True", "reason": "Asleep"}, ""),
+        ({"minReplicas": 0}, False, {"status": "True", "reason": "Asleep"}, ""),
+        ({}, True, {"status": "True", "reason": "Paused"}, "paused"),
+        ({}, True, {"status": "False", "reason": "Paused"}, ""),
+    ],
+)
+def test_callers_are_told_that_no_request_wakes_it(
+    scaling: Any, paused: bool, condition: Any, told: str
+) -> None:
+    status = {"conditions": [{"type": "Ready", **condition}]}
+    dormancy = entry_from_status(service(scaling=scaling, paused=paused), status).dormancy
+    assert (dormancy is not None) is bool(told)
+    if dormancy is not None:
+        assert told in dormancy.message and dormancy.reason in dormancy.message
+
+
 def test_what_callers_are_told_has_a_known_reason() -> None:
     assert FATAL_REASONS.keys() | PASSING_REASONS.keys() <= set(REASONS)
     assert not FATAL_REASONS.keys() & PASSING_REASONS.keys()

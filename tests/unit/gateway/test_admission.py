@@ -8,7 +8,7 @@ import pytest
 
 from sluice_api import wire
 from sluice_api.errors import ApiError
-from sluice_gateway.admission import Admission
+from sluice_gateway.admission import Admission, Refusal
 from sluice_gateway.endpoints import EndpointSet, Lease
 from sluice_gateway.priority import Priority
 from sluice_gateway.timers import Timer, TimerWheel
@@ -258,6 +258,25 @@ async def test_nobody_is_held_for_a_model_that_failed(queue: Queue) -> None:
     assert queue.admission.series.refusals == {(Priority.NORMAL, "failed"): 2}
     queue.worker(4)
     assert queue.submit().lease is not None
+
+
+async def test_nobody_is_held_for_a_model_that_no_request_wakes(queue: Queue) -> None:
+    held = queue.submit()
+    queue.admission.unwakeable = Refusal("no_operator", "NoOperator", "Asleep.", retry_after=7)
+    queue.admission.pump()
+    assert held.refusal is not None and len(queue.admission) == 0
+    with pytest.raises(ApiError) as refused:
+        queue.submit()
+    for error in (held.refusal, refused.value):
+        assert (error.code, error.message, error.retry_after) == ("no_operator", "Asleep.", 7)
+    assert queue.admission.series.refusals == {(Priority.NORMAL, "asleep"): 2}
+    starting = wire.Endpoint(url="http://127.0.0.1:1", revision="r")
+    queue.endpoints.apply([starting], "r", "", {})
+    coming = queue.submit()
+    assert coming.refusal is None and len(queue.admission) == 1, "one comes without being woken"
+    queue.endpoints.give_up([], "r")
+    queue.endpoints.apply([], "r", "", {})
+    assert coming.refusal is not None
 
 
 async def test_a_place_goes_to_another_tenant_than_the_one_with_many(queue: Queue) -> None:

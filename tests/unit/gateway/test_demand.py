@@ -16,6 +16,7 @@ from sluice_gateway.demand import (
     MAX_BUFFERED_RECORDS,
     REST_TICKS,
     STEP_FLOOR,
+    UNATTENDED_SECONDS,
     DemandFeed,
     Sighting,
     Tally,
@@ -103,6 +104,24 @@ async def test_stream_gets_each_record_once_and_counters_restart() -> None:
     assert [record["arrivals"] for record in records] == [1, 2]
     assert [record["sequence"] for record in records] == [1, 2]
     assert repr(feed) == "<DemandFeed 2 records, 0 subscribers>"
+
+
+async def test_it_is_noticed_when_nobody_has_read_for_long_and_when_somebody_does_again() -> None:
+    told: list[bool] = []
+    feed = DemandFeed("g-1", list, attended=told.append)
+    made = time.monotonic()
+    feed.tick(1, made + UNATTENDED_SECONDS - 1)
+    assert told == []  # A new gateway is not read at once.
+    async with feed.subscribe():
+        feed.tick(2, made + 2 * UNATTENDED_SECONDS)
+        assert told == []
+    feed.tick(3, made + 3 * UNATTENDED_SECONDS - 1)
+    assert told == []  # As long as an operator's restart takes.
+    for tick in range(4, 6):
+        feed.tick(tick, made + tick * UNATTENDED_SECONDS)
+    assert told == [False]
+    async with feed.subscribe():
+        assert told == [False, True]
 
 
 async def test_a_gateway_without_services_is_heard_all_the_same() -> None:
