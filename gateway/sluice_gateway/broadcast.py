@@ -16,6 +16,7 @@ from sluice_gateway.coalesce import Flights
 from sluice_gateway.exchange import Exchange
 from sluice_gateway.forward import is_everybodys
 from sluice_gateway.lease import Leases
+from sluice_gateway.priority import Priority
 from sluice_gateway.relay import Relay
 from sluice_gateway.stream_forward import WANTS_ITEM, StreamForward
 from sluice_gateway.worker_answer import UpstreamAnswer
@@ -113,6 +114,16 @@ class Broadcast:
             self._forward.start(time.monotonic())
         except ApiError as error:
             self._failed(error)
+
+    @property
+    def priority(self) -> Priority:
+        return self._exchange.priority
+
+    def hurry(self, priority: Priority) -> None:
+        """Somebody more urgent waits for it."""
+        self._exchange.urged = priority
+        if self._forward is not None:
+            self._forward.hurry(priority)
 
     def stop(self) -> None:
         """Nobody wants it any more: the worker sees its connection close."""

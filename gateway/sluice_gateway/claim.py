@@ -18,6 +18,7 @@ from sluice_gateway.computation import Computation
 from sluice_gateway.exchange import Exchange
 from sluice_gateway.head import PLAIN
 from sluice_gateway.lease import MAX_KEYS, Leases, State
+from sluice_gateway.priority import Priority
 from sluice_gateway.service import Service
 from sluice_gateway.timers import TimerWheel
 
@@ -111,6 +112,16 @@ class Claim:
         self._until = time.monotonic() + patience
         self._take(self._indexes)
 
+    @property
+    def priority(self) -> Priority:
+        return self._exchange.priority
+
+    def hurry(self, priority: Priority) -> None:
+        """Somebody more urgent waits for one of the inputs: so do they for all, by now or later."""
+        self._exchange.urged = priority
+        for part in {id(part): part for part in self._parts.values()}.values():
+            part.hurry(priority)
+
     def abandoned(self, index: int) -> None:
         """Nobody waits for this input any more."""
         self._wanted.discard(index)
@@ -141,13 +152,10 @@ class Claim:
             self._look_later()
 
     def _compute(self, indexes: list[int]) -> None:
-        whole = len(indexes) == len(self._indexes)
         part = self._template.part(indexes, self._leases)
         for index in indexes:
             self._followed.discard(index)
             self._parts[index] = part
-        if not whole:  # More may follow.
-            self._exchange.hurries.append(part.hurry)
         part.start()
 
     # Following ------------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ OnResult = Callable[[Result], None]
 
 
 class Asker(Protocol):
-    """Who joins."""
+    """What is computed for who joins, should it come to that."""
 
     @property
     def priority(self) -> Priority: ...
 
     def hurry(self, priority: Priority) -> None:
-        """Somebody more urgent waits for what this one leads."""
+        """Somebody more urgent waits for the answer."""
         ...
 
 

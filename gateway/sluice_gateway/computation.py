@@ -106,8 +106,13 @@ class Computation:
         except ApiError as error:
             self._failed(error)
 
+    @property
+    def priority(self) -> Priority:
+        return self._exchange.priority
+
     def hurry(self, priority: Priority) -> None:
         """Somebody more urgent waits for one of the inputs."""
+        self._exchange.urged = priority
         if self._forward is not None:
             self._forward.hurry(priority)
 

@@ -363,7 +363,7 @@ class Dispatcher:
                     exchange.keys[index],
                     partial(self._arrive, exchange, index),
                     abandon(index),
-                    exchange,
+                    work,
                 )
                 if leads:
                     led.append(index)
@@ -398,7 +398,7 @@ class Dispatcher:
         key = exchange.keys[0]
         broadcast = Broadcast(exchange, self._cache, self._flights, self._live)
         leads, exchange.leave[0] = self._flights.join(
-            key, partial(self._arrive, exchange, 0), broadcast.stop, exchange
+            key, partial(self._arrive, exchange, 0), broadcast.stop, broadcast
         )
         if leads:
             exchange.led = [0]

@@ -60,7 +60,6 @@ class Exchange(msgspec.Struct, eq=False):
         stops: stop what is computed for this caller alone.
         forward: what is on its way to a worker for it, the last part of it if it goes in several;
             None where it waits for another's.
-        hurries: hurry what went before that.
         expires: when the first of the items does, in seconds since the epoch.
     """
 
@@ -106,7 +105,6 @@ class Exchange(msgspec.Struct, eq=False):
     leave: dict[int, Callable[[], None]] = {}
     stops: list[Callable[[], None]] = []
     forward: Forward | None = None
-    hurries: list[Callable[[Priority], None]] = []
     relay: Relay | None = None
     reader: Reader | None = None
 
@@ -138,14 +136,6 @@ class Exchange(msgspec.Struct, eq=False):
             return self.urged
         priority = granted(request.head.priority, self.tenant.priority)
         return priority if priority < self.urged else self.urged
-
-    def hurry(self, priority: Priority) -> None:
-        """Somebody more urgent waits for what this one leads."""
-        self.urged = priority
-        if self.forward is not None:
-            self.forward.hurry(priority)
-        for hurry in self.hurries:
-            hurry(priority)
 
     def __repr__(self) -> str:
         name = f"{self.service.namespace}/{self.service.name}"
@@ -413,7 +403,6 @@ class Exchange(msgspec.Struct, eq=False):
         # Without these, what is left of an exchange would be cycles for the garbage collector.
         self.timer = self.relay = self.on_refused = self.forward = None
         self.stops = []
-        self.hurries = []
         self.leave = {}
         if self.on_done is not None:
             self.on_done(self, status)

@@ -5,7 +5,8 @@ import contextlib
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +95,44 @@ async def test_low_priority_gives_way_and_nobody_claims_more_than_is_allowed(
         assert await gateway.metric(name, service="emb", priority="normal") == 2
 
 
-async def test_who_waits_for_a_less_urgent_one_makes_it_as_urgent(gateway: GatewayProcess) -> None:
+async def joins(gateway: GatewayProcess) -> float:
+    return await gateway.metric("sluice_gateway_cache_lookups_total", result="joined")
+
+
+async def departures(gateway: GatewayProcess) -> float:
+    return await gateway.metric("sluice_gateway_requests_total", status="499")
+
+
+async def _rises(
+    count: Callable[[GatewayProcess], Awaitable[float]], gateway: GatewayProcess, before: float
+) -> bool:
+    return await count(gateway) > before
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_who_waits_for_a_less_urgent_one_makes_it_as_urgent(
+    gateway: GatewayProcess, leaves: bool
+) -> None:
+    """Also where who asked first has left meanwhile, and somebody else waits on."""
+    last, shared, other = (f"{name} {leaves}" for name in ("last", "shared", "other"))
     with StubWorker(Behaviour(limit=1, hang=True)) as worker:
         await gateway.follow([service("emb", [worker.url])])
         first = await gateway.client()
         first.send(request(PATH, ask("begun")))
         await until(lambda: worker.running == 1)
         waiting = []
-        for text, priority in (("last", "low"), ("shared", "low"), ("other", "normal")):
+        for text, priority in ((last, "low"), (shared, "low"), (other, "normal")):
             headers = {"x_sluice_priority": priority}
             waiting.append(asyncio.create_task(gateway.post(PATH, ask(text), **headers)))
             await held(gateway, len(waiting))
-        waiting.append(asyncio.create_task(gateway.post(PATH, ask("shared"))))
+        if leaves:
+            joined, left = await joins(gateway), await departures(gateway)
+            also = asyncio.create_task(gateway.post(PATH, ask(shared), x_sluice_priority="low"))
+            await until(partial(_rises, joins, gateway, joined), 20, "two wait for one")
+            waiting[1].cancel()
+            await until(partial(_rises, departures, gateway, left), 20, "the first is gone")
+            waiting[1] = also
+        waiting.append(asyncio.create_task(gateway.post(PATH, ask(shared))))
 
         async def raised() -> bool:
             told = (await gateway.services())["emb"]
@@ -116,7 +143,7 @@ async def test_who_waits_for_a_less_urgent_one_makes_it_as_urgent(gateway: Gatew
         first.close()
         assert {reply.status for reply in await asyncio.gather(*waiting)} == {200}
         order = [json.loads(seen.body)["input"][0] for seen in worker.seen]
-        assert order == ["begun", "other", "shared", "last"]
+        assert order == ["begun", other, shared, last]
 
 
 async def test_tenants_take_turns_and_one_may_claim_more(tmp_path: Path) -> None:
