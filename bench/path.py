@@ -3,7 +3,7 @@
 The bytes of a request go into the edge's protocol, what is written to the worker is answered at
 once, and nothing waits. So a change of a few microseconds shows, on a busy machine too: calls of
 functions do not depend on it at all, instructions (where the kernel lets them be counted) hardly.
-Nothing is asked of Redis. ``--calls`` lists the functions.
+Nothing is asked of Redis. ``--calls`` lists the functions, ``--costs`` what each of ours costs.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Any, Final
 import measure
 import msgspec
 import uvloop
+from function_costs import inclusive
 from peers.proxies import ANSWER, DIGEST, REVISION, TEXT, access_options, body, readiness, service
 from uvicorn.server import ServerState
 
@@ -37,6 +38,7 @@ from sluice_gateway.upstream import Connection, Pool
 WORKERS: Final = ["127.0.0.1:1", "127.0.0.1:2"]
 WARM: Final = 1_000
 TRACED: Final = 50
+COSTED: Final = 300
 PATHS: Final = {
     "passed on (no-store)": "cache-control: no-store\r\n",
     "looked up, joined, stored in memory": "",
@@ -52,6 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--count", type=int, default=2_000, help="requests per measurement")
     parser.add_argument("--calls", action="store_true", help="list the functions that are called")
+    parser.add_argument(
+        "--costs", action="store_true", help="list the instructions of functions of ours"
+    )
     options = parser.parse_args(arguments)
     found = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -139,6 +144,19 @@ async def _take(
         print()
         for (kind, name), count in sorted(calls.items()):
             print(f"  {count / TRACED:6.2f} {kind:6} {name}")
+    if options.costs:
+        if not instructions.read():
+            raise SystemExit("--costs: instructions cannot be counted here, use Linux on x86-64")
+        measure.table(
+            "Instructions a request, with what the function calls",
+            ["instructions", "calls", "function"],
+            [
+                [f"{cost / COSTED:,.0f}", f"{count / COSTED:.2f}", name]
+                for name, cost, count in inclusive(
+                    lambda: ask(requests.make(COSTED)), instructions.read
+                )
+            ],
+        )
     return {
         "cpu_us": measure.median(times),
         "instructions": measure.median(counts),
