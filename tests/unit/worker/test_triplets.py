@@ -40,6 +40,7 @@ def parsed(text: str, logprobs: dict[str, float] | None = None) -> list[tuple[st
         ("<triplet> a <subj> b <obj>", []),
         ("<triplet> <subj> b <obj> r", []),
         ("<obj> r <triplet> a <subj> b <obj> s", [("a", "s", "b")]),
+        ("<triplet> a <subj> b <obj> r <obj> s", [("a", "r", "b")]),
         ("words before <triplet> a <subj> b <obj> r", [("a", "r", "b")]),
         ("", []),
         # mREBEL: the markers say what the entities are.

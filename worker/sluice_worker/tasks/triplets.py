@@ -74,6 +74,7 @@ def triplets(
                     part.text,
                     math.exp(sum(logprobs) / len(logprobs)),
                 )
+            tail = None  # A relation more would be of no tail.
 
 
 def located(triplet: Triplet, text: str) -> tuple[Span, Span] | None:
