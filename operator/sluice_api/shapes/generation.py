@@ -178,10 +178,13 @@ def asks_for_sampling(parameters: Parameters) -> bool:
     return parameters.n > 1 or any(value is not None for value in drawing)
 
 
+_OPEN: Final = frozenset((Task.TEXT_GENERATION, Task.CHAT))
+"""Tasks whose temperature is the model's where the caller names none."""
+
+
 def leaves_open(call: Call) -> bool:
     """Whether only the model's own defaults can tell if chance has a part in the answer."""
-    written = call.task in (Task.TEXT_GENERATION, Task.CHAT)
-    return written and not call.sampled and "temperature" not in call.parameters
+    return call.task in _OPEN and not call.sampled and "temperature" not in call.parameters
 
 
 def _json_schema(given: ResponseFormat | None) -> str | None:
