@@ -96,6 +96,17 @@ def one(objects: Objects, kind: str, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize(("replicas", "fewer"), [(1, 0), (2, 1), (5, 1)])
+def test_an_upgrade_ends_no_models_worker_and_needs_no_room(replicas: int, fewer: int) -> None:
+    """A pod in surplus that preempts takes a worker's place; one that may not waits for its own."""
+    values = {"replicas": replicas}
+    made = chart.render({"operator": values, "gateway": values})
+    assert one(made, "PriorityClass", "sluice-platform")["preemptionPolicy"] == "Never"
+    for name in ("sluice-operator", "sluice-gateway"):
+        strategy = one(made, "Deployment", name)["spec"]["strategy"]
+        assert strategy["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": fewer}
+
+
 def keys(objects: Objects) -> list[tuple[str, str, str]]:
     return [
         (each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"])
