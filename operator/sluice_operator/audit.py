@@ -120,7 +120,7 @@ class Auditor:
             return  # the watch said so meanwhile
         self._instruments.findings.labels(address.kind, "gone").inc()
         log.info("object was gone", extra={"object": "/".join(address)})
-        if key := self._store.remove(address, uid):
+        for key in self._store.remove(address, uid):
             self._changed(key)
 
     async def _delivered(self, watched: Watched, listed: dict[Address, tuple[str, str]]) -> None:

@@ -25,6 +25,7 @@ from sluice_operator import kinds
 from sluice_operator.api_errors import Conflict, Foreign, NotFound, Unavailable, error_of
 from sluice_operator.instruments import Instruments
 from sluice_operator.kinds import Kind
+from sluice_operator.ownership import is_orphan, taken_over
 from sluice_operator.pace import Pace
 from sluice_operator.state import Object
 from sluice_operator.steps import Apply, Delete, Rank, Scale, Step
@@ -145,6 +146,8 @@ class Cluster:
             case Apply():
                 if step.new:
                     await self._check_ours(step.object)
+                if step.take_over:
+                    await self._take_over(step.object)
                 return await self.apply(step.object, step.manager)
             case Scale():
                 return await self.scale(step)
@@ -171,19 +174,34 @@ class Cluster:
         )
 
     async def _check_ours(self, wanted: Object) -> None:
-        """Raise Foreign if there is an object of that name which our service does not control."""
+        """Raise Foreign if there is an object of that name that is not our service's."""
         kind, metadata = kinds.kind_of(wanted["apiVersion"], wanted["kind"]), wanted["metadata"]
         try:
             there = await self.get(kind, metadata["namespace"], metadata["name"])
         except NotFound:
             return
         owner = metadata["ownerReferences"][0]["uid"]
-        if not any(
+        if not is_orphan(there) and not any(
             reference.get("controller") and reference.get("uid") == owner
             for reference in there["metadata"].get("ownerReferences", ())
         ):
             message = f"{kind.name} {metadata['name']} exists already and is not Sluice's"
             raise Foreign("patch", kind.plural, message)
+
+    async def _take_over(self, wanted: Object) -> None:
+        """Make what others have set in an object's ``spec`` ours, for the next apply to drop it.
+
+        If that one never comes, the digest that is missing here asks for it. Raises Conflict when
+        the object has changed meanwhile.
+        """
+        kind, metadata = kinds.kind_of(wanted["apiVersion"], wanted["kind"]), wanted["metadata"]
+        there = await self.get(kind, metadata["namespace"], metadata["name"])
+        change = {
+            "resourceVersion": there["metadata"]["resourceVersion"],
+            "annotations": {names.RENDERED: ""},
+            "managedFields": taken_over(there),
+        }
+        await self.merge(kind, metadata["namespace"], metadata["name"], {"metadata": change})
 
     async def apply_status(self, resource: Object, status: Mapping[str, Any]) -> dict[str, Any]:
         """Write the status of exactly this InferenceService, not of a namesake made since."""

@@ -43,6 +43,19 @@ def failure_of(error: ApiError) -> Failure | None:
             return None
 
 
+def contested_by(repairs: str) -> Failure:
+    """What an owner should know of repairs that did not last.
+
+    Args:
+        repairs: what was repaired again and again, and whom from.
+    """
+    told = (
+        f"Others undo what Sluice asks for, again and again: {repairs}. Sluice goes on with pauses"
+        " of up to 10 minutes. Have whoever writes there leave out what belongs to a service."
+    )
+    return Failure("FieldConflict", told[:MESSAGE_LENGTH])
+
+
 def shown(
     status: Mapping[str, Any], failure: Failure, before: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:

@@ -163,11 +163,11 @@ class Watches:
         if event["type"] == "DELETED":
             metadata = item["metadata"]
             version = metadata.get("resourceVersion", "")
-            key = self._store.remove(address_of(item), metadata["uid"], version)
+            keys = self._store.remove(address_of(item), metadata["uid"], version)
         else:
-            key = self._store.put(item)
+            keys = self._store.put(item)
         self._instruments.services.set(len(self._store))
-        if key is not None:
+        for key in keys:
             self._changed(key)
 
 

@@ -17,7 +17,7 @@ from sluice_api.service_files import parse_service
 from sluice_api.spec_errors import SpecError
 from sluice_operator.children.autoscaler import render_autoscaler
 from sluice_operator.children.comparison import difference
-from sluice_operator.children.deployment import render_deployment
+from sluice_operator.children.deployment import render_deployment, template_of
 from sluice_operator.children.disruption_budget import render_disruption_budget
 from sluice_operator.children.identity import Rendering
 from sluice_operator.children.network_policy import render_network_policy
@@ -25,10 +25,11 @@ from sluice_operator.children.service import render_service
 from sluice_operator.children.service_account import render_service_account
 from sluice_operator.children.volumes import OCI_SCHEME
 from sluice_operator.diagnosis import Asked, Finding, diagnose, stuck_pods
+from sluice_operator.ownership import Addition
 from sluice_operator.plan import child_name
 from sluice_operator.rollout import GRACE_SECONDS, Revision, Rollout, plan_rollout
 from sluice_operator.scaling.victims import deletion_costs
-from sluice_operator.state import ChildKey, Learnt, Observed, Platform, Wanted, is_controlled_by
+from sluice_operator.state import ChildKey, Learnt, Object, Observed, Platform, Wanted
 from sluice_operator.status import (
     AWARE_LOOK_SECONDS,
     Sight,
@@ -41,7 +42,7 @@ from sluice_operator.status import (
     waits_for_gateways,
 )
 from sluice_operator.steps import Apply, Delete, Plan, Rank, Scale, Step
-from sluice_operator.workers import pods_of
+from sluice_operator.workers import deployment_of, pods_of
 
 AUTOSCALER: Final = "HorizontalPodAutoscaler"
 _SHARED: Final = (render_service_account, render_network_policy, render_disruption_budget)
@@ -162,11 +163,19 @@ class _Steps:
             image=revision.image,
             platform=self._platform,
             floor=floor if revision.role == "stable" else 0,
+            template=self._kept_template(revision, revision.service),
         )
+
+    def _kept_template(self, revision: Revision, service: InferenceService) -> Object | None:
+        """What its workers go on with: an upgrade of Sluice rolls no model that works."""
+        deployment = deployment_of(self._observed, revision.name)
+        if deployment is None or not revision.proven or self._platform.upgrade_workers:
+            return None
+        return template_of(deployment, service)
 
     def _bring_about(self, key: ChildKey, rendered: dict[str, Any]) -> Iterator[Apply]:
         found = self._observed.children.get(key)
-        if found is not None and not is_controlled_by(found, self._uid):
+        if found is not None and not self._observed.owns(key):
             return
         is_deployment = key.kind == "Deployment"
         if found is None:
@@ -176,11 +185,14 @@ class _Steps:
             return
         owners = self._observed.replicas_managers.get(key.name, frozenset())
         drifted = difference(rendered, found)
+        added = self._observed.additions.get(key, ())
         handed_over = is_deployment and FIELD_MANAGER in owners and len(owners) > 1
-        if not (drifted or handed_over):
+        if not (drifted or added or handed_over):
             return
+        repairs = _repairs(drifted, added)
+        why = repairs or ("changed" if drifted else "replicas handed over")
         # Without replicas: where we alone own them, the scaler has claimed them before this.
-        yield Apply(rendered, _why(drifted))
+        yield Apply(rendered, why, take_over=bool(added), repairs=repairs)
 
     def _desired(self, deployment: str) -> int:
         name = self._service.metadata.name
@@ -193,8 +205,8 @@ class _Steps:
     def _scale(self, revision: Revision) -> Iterator[Rank | Scale]:
         namespace = self._service.metadata.namespace
         name = child_name(self._service.metadata.name, revision.name)
-        deployment = self._observed.children.get(ChildKey("Deployment", name))
-        if deployment is None or not is_controlled_by(deployment, self._uid):
+        deployment = deployment_of(self._observed, revision.name)
+        if deployment is None:
             return
         current, desired = int(deployment["spec"].get("replicas", 1)), revision.desired
         if 0 < desired < current:
@@ -225,7 +237,7 @@ class _Steps:
     def _obsolete(self, kept: set[ChildKey]) -> Iterator[Delete]:
         for key, child in self._observed.children.items():
             metadata = child["metadata"]
-            if key in kept or not is_controlled_by(child, self._uid):
+            if key in kept or not self._observed.owns(key):
                 continue
             if "deletionTimestamp" not in metadata:
                 yield Delete(
@@ -250,10 +262,12 @@ def _asked(revision: Revision) -> Asked:
     )
 
 
-def _why(drifted: str) -> str:
-    if not drifted:
-        return "replicas handed over"
-    return "changed" if drifted.endswith(RENDERED) else f"{drifted} drifted"
+def _repairs(drifted: str, added: tuple[Addition, ...]) -> str:
+    """What somebody else did, in words; empty for nothing."""
+    if added:
+        return ", ".join(map(str, added))
+    # The digest is of what we ask for: when that has changed, so may have any field.
+    return f"{drifted} was changed" if drifted and not drifted.endswith(RENDERED) else ""
 
 
 # Obstacles ---------------------------------------------------------------------------------------
@@ -276,12 +290,12 @@ def _lacks_image_volumes(revision: Revision, platform: Platform) -> bool:
 
 def _foreign(observed: Observed, rollout: Rollout) -> Finding | None:
     """An object that bears one of our names and is not ours."""
-    uid, name = str(observed.resource["metadata"]["uid"]), observed.key.name
+    name = observed.key.name
     going = None
     ours = {child_name(name, revision.name) for revision in rollout.running()}
     ours.add(f"{name}-workers")
     for key, child in sorted(observed.children.items()):
-        if key.name not in ours or is_controlled_by(child, uid):
+        if key.name not in ours or observed.owns(key):
             continue
         owners = child["metadata"].get("ownerReferences") or ()
         if (KIND, name) in [(owner.get("kind"), owner.get("name")) for owner in owners]:

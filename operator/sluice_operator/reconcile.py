@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from sluice_operator.api_errors import ApiError, NamespaceEnding, NotFound
-from sluice_operator.failures import Failure, failure_of, shown
+from sluice_operator.contests import Contests
+from sluice_operator.failures import Failure, contested_by, failure_of, shown
 from sluice_operator.state import Key, Learnt, Object, Observed, Platform, Wanted
 from sluice_operator.steps import Apply, Delete, Event, Plan, Rank, Scale, Step
 from sluice_operator.store import Store
@@ -82,6 +83,7 @@ class Reconciler:
         self._announce = announce
         self._watch_pods = watch_pods
         self._turns = Turns()
+        self._contests = Contests()
         self._failures: dict[Key, Failure] = {}
         self._passes: dict[Key, int] = {}
 
@@ -145,21 +147,35 @@ class Reconciler:
     async def _carry_out(self, observed: Observed, steps: Iterable[Step]) -> bool:
         """Do the steps in order; whether anything changed that is seen already."""
         key, changed = observed.key, False
+        now = asyncio.get_running_loop().time()
         try:
             for step in steps:
+                repair = step if isinstance(step, Apply) and step.repairs else None
+                if repair and self._contests.waits(key, repair, now):
+                    continue
                 after = await self._writer.carry_out(step)
                 if after is not None:
                     put = self._store.put_scale if isinstance(step, Scale) else self._store.put
-                    changed |= put(after) is not None
+                    changed |= bool(put(after))
+                if repair:
+                    self._repaired(observed, repair, now)
         except NamespaceEnding:
             return False  # the service is about to go as well
         except ApiError as error:
             if failure := failure_of(error):
                 await self._show(key, failure)
             raise
-        if self._failures.pop(key, None):
+        if contested := self._contests.told(key, now):
+            await self._show(key, contested_by(contested))
+        elif self._failures.pop(key, None):
             return True  # so that the status is written without it
         return changed
+
+    def _repaired(self, observed: Observed, step: Apply, now: float) -> None:
+        if self._contests.repaired(observed.key, step, now):
+            metadata = step.object["metadata"]
+            told = f"{step.object['kind']} {metadata['name']} is as it was: {step.repairs}."
+            self._announce(observed.resource, Event("Normal", "Repaired", told))
 
     async def _show(self, key: Key, failure: Failure) -> None:
         """Let the owner know what stands against the service."""
@@ -176,7 +192,8 @@ class Reconciler:
         """At once after a write, until there is nothing left to write; then when planning says."""
         if not wrote:
             self._passes.pop(key, None)
-            return plan.again_after
+            rest = self._contests.rest(key, asyncio.get_running_loop().time())
+            return min(filter(None, (plan.again_after, rest)), default=None)
         passes = self._passes[key] = self._passes.get(key, 0) + 1
         if passes < BUSY_PASSES:
             return 0.0
@@ -191,6 +208,7 @@ class Reconciler:
         self._failures.pop(key, None)
         self._passes.pop(key, None)
         self._turns.forget(key)
+        self._contests.forget(key)
 
 
 def summary(key: Key, plan: Plan, told: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sluice_api.inference_service import InferenceService, Spec, canary_of, revi
 from sluice_api.names import REVISION_LABEL
 from sluice_api.service_status import DEFINING
 from sluice_operator.scaling.recommend import WorkerCounts
-from sluice_operator.state import Learnt, Observed, Platform, Wanted, is_controlled_by
+from sluice_operator.state import Learnt, Observed, Platform, Wanted
 from sluice_operator.workers import (
     PodState,
     deployment_of,
@@ -110,13 +110,12 @@ class _Records:
 
     def names(self) -> Iterator[str]:
         """Every revision that was known, or that still has a Deployment."""
-        uid = str(self.observed.resource["metadata"]["uid"])
         yield from self.entries
-        for (kind, _), child in self.observed.children.items():
+        for key, child in self.observed.children.items():
             name = (child["metadata"].get("labels") or {}).get(REVISION_LABEL)
-            if kind != "Deployment" or not name or name in self.entries:
+            if key.kind != "Deployment" or not name or name in self.entries:
                 continue
-            if is_controlled_by(child, uid):
+            if self.observed.owns(key):
                 yield name
 
     def revision(self, name: str, role: Role, service: InferenceService | None) -> Revision:

@@ -92,7 +92,12 @@ OPTIONS: Final = (
     ),
     _own("pull_secrets", "", _listed, "names of the workers' imagePullSecrets, by commas"),
     _own("metrics_api", "true", switch, "serve desired replicas to HorizontalPodAutoscalers"),
-    _own("upgrade_workers", "false", switch, "move running services to the current worker image"),
+    _own(
+        "upgrade_workers",
+        "false",
+        switch,
+        "move running services to the current worker image and pod settings",
+    ),
     _own("write_scale", "true", switch, "set replicas at once, without waiting for the HPA"),
     _own(
         "token_file",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sluice_api import wire
 from sluice_api.tasks import Task
+from sluice_operator.ownership import Addition
 
 Object = Mapping[str, Any]
 """A Kubernetes object as the API server writes it, JSON decoded, without ``managedFields``."""
@@ -41,6 +42,8 @@ class Observed:
         resource: the InferenceService.
         children: objects labelled as the service's, by kind and name, whoever controls them.
         replicas_managers: Deployment's name → the field managers that own ``spec.replicas``.
+        additions: what others have set in the ``spec`` of a child.
+        orphans: children that we have applied and nothing controls any more.
         pods: the workers' pods.
         pod_events: pod's name → newest warning events of it (``reason``, ``message``); asked for
             only while a pod is stuck, so it is mostly empty.
@@ -50,6 +53,8 @@ class Observed:
     resource: Object
     children: Mapping[ChildKey, Object] = field(default_factory=dict)
     replicas_managers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    additions: Mapping[ChildKey, tuple[Addition, ...]] = field(default_factory=dict)
+    orphans: frozenset[ChildKey] = frozenset()
     pods: tuple[Object, ...] = ()
     pod_events: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     lost_nodes: frozenset[str] = frozenset()
@@ -58,6 +63,14 @@ class Observed:
     def key(self) -> Key:
         metadata = self.resource["metadata"]
         return Key(metadata["namespace"], metadata["name"])
+
+    def owns(self, key: ChildKey) -> bool:
+        """Whether there is such a child, and it is the service's: controlled, or to be adopted."""
+        child = self.children.get(key)
+        if child is None:
+            return False
+        uid = str(self.resource["metadata"]["uid"])
+        return key in self.orphans or is_controlled_by(child, uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +110,12 @@ class Platform:
         gateway_url: where applications reach the gateway from inside the cluster.
         gateway_labels: of the gateway's pods; only they may reach workers.
         worker_image, worker_image_gpu: of new revisions, by device.
-        pull_policy, pull_secrets: of every worker.
+        pull_policy, pull_secrets: of new revisions' workers.
         metrics_api: whether HPAs can read our metric now: it is switched on, registered as ours
             and answers. Otherwise services with mode ``hpa`` are scaled as if ``direct``.
         metrics_api_note: why not; for the ScalingActive condition.
         deaf: why no gateway can be heard, so that no number follows demand; empty when one is.
-        upgrade_workers: move revisions to the current worker image without a change of spec.
+        upgrade_workers: move revisions to the current image and pods without a change of spec.
         image_volumes: whether the cluster can mount an image as a volume.
         write_scale: whether the leader writes ``/scale`` itself beside the HPA; off in one test.
     """

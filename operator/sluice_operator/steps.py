@@ -18,13 +18,18 @@ class Apply:
     Attributes:
         why: for the log: created, drifted, changed.
         new: the plan knows of no such object. If there is one after all, it has none of our labels
-            and is left alone, unless it is controlled by the same service.
+            and is left alone, unless it is controlled by the same service or was left by one.
+        take_over: others have set something in its ``spec``, which is to go.
+        repairs: what somebody did to it, such as ``spec.paused was set by kubectl-rollout``; empty
+            where it is the service or the platform that has changed.
     """
 
     object: Object
     why: str
     manager: str = FIELD_MANAGER
     new: bool = False
+    take_over: bool = False
+    repairs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

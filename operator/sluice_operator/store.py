@@ -14,13 +14,15 @@ import msgspec
 
 from sluice_api import names
 from sluice_operator import kinds
+from sluice_operator.ownership import Addition, additions, is_orphan, replicas_managers
 from sluice_operator.state import ChildKey, Key, Object, Observed
-from sluice_operator.trim import replicas_managers, trimmed
+from sluice_operator.trim import trimmed
 
 _PACK_FROM: Final = 512
 """Bytes of JSON from which compressing is worth its time."""
 _GRAVES: Final = 4096
 """Of so many removed objects it is known that they are gone: an answer may come after the news."""
+_CHILDREN: Final = frozenset(kind.name for kind in kinds.CHILDREN)
 
 
 class Address(NamedTuple):
@@ -34,7 +36,10 @@ class Address(NamedTuple):
 class Entry:
     """One object, packed."""
 
-    __slots__ = ("_packed", "managers", "owner", "suspect_node", "uid", "version")
+    __slots__ = (
+        *("_packed", "additions", "managers", "orphan"),
+        *("owner", "suspect_node", "uid", "version"),
+    )
 
     def __init__(self, item: Object, owner: Key | None) -> None:
         text = msgspec.json.encode(trimmed(item))
@@ -43,6 +48,9 @@ class Entry:
         self.uid: str = item["metadata"]["uid"]
         self.version = number_of(item["metadata"].get("resourceVersion", ""))
         self.managers: frozenset[str] = replicas_managers(item)
+        is_child = item["kind"] in _CHILDREN
+        self.additions: tuple[Addition, ...] = additions(item) if is_child else ()
+        self.orphan: bool = is_child and is_orphan(item)
         self.suspect_node: str | None = suspect_node(item) if item["kind"] == "Pod" else None
 
     def __repr__(self) -> str:
@@ -50,7 +58,12 @@ class Entry:
 
     def same(self, other: "Entry") -> bool:
         """Whether both say the same to everybody here; versions do not matter."""
-        return self._packed == other._packed and self.managers == other.managers
+        return (
+            self._packed == other._packed
+            and self.managers == other.managers
+            and self.additions == other.additions
+            and self.orphan == other.orphan
+        )
 
     def unpacked(self) -> dict[str, Any]:
         text = self._packed if self._packed[:1] == b"{" else zlib.decompress(self._packed)
@@ -82,8 +95,11 @@ class Store:
 
     # Writing -------------------------------------------------------------------------------------
 
-    def put(self, item: Object) -> Key | None:
-        """Take in an object as it is now; the service it touches, if that is to be looked at."""
+    def put(self, item: Object) -> tuple[Key, ...]:
+        """Take in an object as it is now; the services it touches, if they are to be looked at.
+
+        Two where the object has changed hands: the one that has lost it wants it back.
+        """
         address = address_of(item)
         owner = owner_of(item)
         if owner is not None and (others := self._belonging.get(owner)):
@@ -91,9 +107,9 @@ class Store:
         entry = Entry(item, owner)
         before = self._entries.get(address)
         if before is not None and before.uid == entry.uid and entry.version < before.version:
-            return None
+            return ()
         if entry.version <= self._graves.get(entry.uid, -1):
-            return None
+            return ()
         self._entries[address] = entry
         if before is None:
             self._services += address.kind == names.KIND
@@ -103,16 +119,16 @@ class Store:
                 others = self._belonging.get(entry.owner, ())
                 self._belonging[entry.owner] = (*others, address)
         if before is not None and before.uid == entry.uid and entry.same(before):
-            return None
-        return self._touched(address, entry)
+            return ()
+        return self._touched(address, before, entry)
 
-    def put_scale(self, scale: Object) -> Key | None:
+    def put_scale(self, scale: Object) -> tuple[Key, ...]:
         """Take in the answer to a write of ours to a Deployment's scale subresource."""
         metadata = scale["metadata"]
         address = Address(kinds.DEPLOYMENT.name, metadata["namespace"], metadata["name"])
         entry = self._entries.get(address)
         if entry is None or entry.uid != metadata["uid"]:
-            return None
+            return ()
         item = entry.unpacked()
         replicas = scale["spec"].get("replicas", 0)
         same = item["spec"].get("replicas", 1) == replicas  # then all of them own it
@@ -125,7 +141,7 @@ class Store:
         }
         return self.put(item)
 
-    def remove(self, address: Address, uid: str, version: str = "") -> Key | None:
+    def remove(self, address: Address, uid: str, version: str = "") -> tuple[Key, ...]:
         """Forget an object as of ``version``, unless another one has taken its place.
 
         A later version of it is taken in again: it may have lost our label and got it back.
@@ -136,7 +152,7 @@ class Store:
         if len(self._graves) > _GRAVES:
             del self._graves[next(iter(self._graves))]
         if entry is None or entry.uid != uid:
-            return None
+            return ()
         del self._entries[address]
         self._services -= address.kind == names.KIND
         self._disown(address, entry)
@@ -157,10 +173,11 @@ class Store:
         self._lost_nodes = lost
         return news
 
-    def _touched(self, address: Address, entry: Entry) -> Key | None:
+    def _touched(self, address: Address, *entries: Entry | None) -> tuple[Key, ...]:
         if address.kind == kinds.ENDPOINT_SLICE.name:
             self._on_gateways()
-        return entry.owner
+        owners = (entry.owner for entry in entries if entry is not None)
+        return tuple(dict.fromkeys(owner for owner in owners if owner is not None))
 
     def _disown(self, address: Address, entry: Entry | None) -> None:
         if entry is None or entry.owner is None:
@@ -190,6 +207,8 @@ class Store:
             return None
         children: dict[ChildKey, Object] = {}
         managers: dict[str, frozenset[str]] = {}
+        added: dict[ChildKey, tuple[Addition, ...]] = {}
+        orphans: set[ChildKey] = set()
         pods: list[Object] = []
         for address in self._belonging[key]:
             if address.kind == names.KIND:
@@ -198,7 +217,12 @@ class Store:
             if address.kind == kinds.POD.name:
                 pods.append(entry.unpacked())
                 continue
-            children[ChildKey(address.kind, address.name)] = entry.unpacked()
+            child = ChildKey(address.kind, address.name)
+            children[child] = entry.unpacked()
+            if entry.additions:
+                added[child] = entry.additions
+            if entry.orphan:
+                orphans.add(child)
             if address.kind == kinds.DEPLOYMENT.name:
                 managers[address.name] = entry.managers
         pods.sort(key=lambda pod: str(pod["metadata"]["name"]))
@@ -206,6 +230,8 @@ class Store:
             resource=resource,
             children=children,
             replicas_managers=managers,
+            additions=added,
+            orphans=frozenset(orphans),
             pods=tuple(pods),
             pod_events=self._warnings.get(key, {}),
             lost_nodes=self._lost_nodes,

@@ -1,7 +1,7 @@
 """What is kept of an object from a watch: less than a fifth of it, in most cases.
 
-``managedFields`` alone are half of most objects; of them only the managers of ``spec.replicas``
-matter. Of pods, what they are to run is known from their Deployment. Called by ``store``.
+``managedFields`` alone are half of most objects; ``ownership`` has read of them before what
+matters. Of pods, what they are to run is known from their Deployment. Called by ``store``.
 """
 
 from collections.abc import Mapping
@@ -35,12 +35,3 @@ def _pod_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
                 for one in containers
             ]
     return kept
-
-
-def replicas_managers(item: Mapping[str, Any]) -> frozenset[str]:
-    """The field managers that own ``spec.replicas`` of a Deployment."""
-    return frozenset(
-        entry.get("manager", "")
-        for entry in item["metadata"].get("managedFields") or ()
-        if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
-    )

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sluice_api.names import REVISION_LABEL
 from sluice_operator.plan import child_name
 from sluice_operator.scaling.recommend import WorkerCounts
-from sluice_operator.state import ChildKey, Object, Observed, is_controlled_by
+from sluice_operator.state import ChildKey, Object, Observed
 
 HOPELESS_WAITING: Final = frozenset(
     {
@@ -92,10 +92,8 @@ def pods_of(observed: Observed, revision: str) -> tuple[Object, ...]:
 
 def deployment_of(observed: Observed, revision: str) -> Object | None:
     """The Deployment of one revision, if the service controls it."""
-    name = child_name(observed.key.name, revision)
-    found = observed.children.get(ChildKey("Deployment", name))
-    uid = str(observed.resource["metadata"]["uid"])
-    return found if found is not None and is_controlled_by(found, uid) else None
+    key = ChildKey("Deployment", child_name(observed.key.name, revision))
+    return observed.children[key] if observed.owns(key) else None
 
 
 def worker_counts(observed: Observed, revision: str) -> WorkerCounts:

@@ -241,7 +241,8 @@ def test_upgrade_and_rollback_keep_models_pods_and_fail_no_request(serving: Rele
     cache, certificate = secret(serving, "sluice-cache"), secret(serving, "sluice-metrics-api-tls")
     assert {"cache-secret", "redis-url"} <= cache.keys()
     with open_loop(serving.url, 20, model=f"{MODELS}/minilm") as load:
-        serving.install(MORE_CACHE)
+        # Models keep their pull policy as well: "image" beside the tests' own values.
+        serving.install({**MORE_CACHE, "image": {"pullPolicy": "IfNotPresent"}})
         upgraded = serving.pods("gateway")
         serving.helm("rollback", "--wait")
     assert load.failures == []

@@ -221,6 +221,71 @@ def test_drift_is_repaired_within_seconds(led: OperatorSite, team: str) -> None:
     led.cluster.until(is_whole, "all is repaired", 5)
 
 
+def test_what_others_add_to_children_goes_within_seconds(led: OperatorSite, team: str) -> None:
+    """One after the other, each alone: with another beside it, it might go for that one's sake."""
+    led.publish(team, "one")
+    led.cluster.until(lambda: has_children(led, team, "one"), "the children")
+    name = led.read(team, "deployment")[0]["metadata"]["name"]
+
+    def kubectl(*arguments: str) -> None:
+        led.cluster.kubectl(*arguments, "-n", team)
+
+    def deployment() -> dict[str, Any]:
+        found: dict[str, Any] = led.read(team, "deployment", name)
+        return found
+
+    def what_stands() -> tuple[Any, ...]:
+        found = deployment()
+        budget = led.read(team, "poddisruptionbudget", "one-workers")["spec"]
+        labels = found["metadata"]["labels"]
+        return found["spec"] | {"replicas": "anybody's"}, budget, labels["sluice.dev/service"]
+
+    before = what_stands()
+    pod = '{"spec":{"template":{"spec":%s}}}'
+    worker = '{"containers":[{"name":"worker",%s}]}'
+    slips = [
+        ("rollout", "pause", f"deployment/{name}"),
+        ("set", "env", f"deployment/{name}", "EXTRA=1"),
+        *(
+            ("patch", "deployment", name, "-p", change)
+            for change in (
+                pod % '{"hostNetwork":true}',
+                pod % '{"containers":[{"name":"beside","image":"beside:1"}]}',
+                # Kubernetes refuses what is privileged and may not escalate.
+                pod % worker % '"securityContext":{"privileged":true,'
+                '"allowPrivilegeEscalation":true},"image":"other:1"',
+                '{"spec":{"minReadySeconds":9}}',
+                '{"spec":{"template":{"metadata":{"labels":{"team":"search"}}}}}',
+            )
+        ),
+        # Kubernetes takes one of these two, not both.
+        (
+            *("patch", "poddisruptionbudget", "one-workers", "--type=merge", "-p"),
+            '{"spec":{"maxUnavailable":null,"minAvailable":1}}',
+        ),
+        ("label", "deployment", name, "sluice.dev/service=another", "--overwrite"),
+    ]
+    for slip in slips:
+        kubectl(*slip)
+        led.cluster.until(lambda: what_stands() == before, f"the end of {' '.join(slip)}", 5)
+    assert led.condition(team, "one", "Stalled")["status"] == "False"
+
+    # What others may have: metadata, and what `kubectl rollout restart` writes.
+    kubectl("annotate", "deployment", name, "owner=search")
+    kubectl("label", "deployment", name, "owner=search")
+    kubectl("rollout", "restart", f"deployment/{name}")
+    kubectl("patch", "deployment", name, "--type=json", "-p",
+            '[{"op":"remove","path":"/metadata/ownerReferences"}]')  # fmt: skip
+    led.cluster.until(
+        lambda: deployment()["metadata"].get("ownerReferences"), "the owner is back", 5
+    )
+    found = deployment()
+    assert found["metadata"]["annotations"]["owner"] == "search"
+    assert found["metadata"]["labels"]["owner"] == "search"
+    assert found["spec"]["template"]["metadata"]["annotations"]
+    assert led.condition(team, "one", "Stalled")["status"] == "False"
+
+
 def test_deleting_leaves_nothing(led: OperatorSite, team: str) -> None:
     led.publish(team, "one", "two")
     for name in ("one", "two"):

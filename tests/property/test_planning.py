@@ -40,6 +40,19 @@ SPECS = st.fixed_dictionaries(
         ),
     },
 )
+ADDED: dict[str, list[tuple[Any, tuple[str, ...]]]] = {
+    "Deployment": [
+        (True, ("spec", "paused")),
+        (9, ("spec", "minReadySeconds")),
+        ("search", ("spec", "template", "metadata", "labels", "team")),
+        (True, ("spec", "template", "spec", "hostNetwork")),
+    ],
+    "Service": [(["10.0.0.9"], ("spec", "externalIPs"))],
+    "HorizontalPodAutoscaler": [({"scaleUp": {}}, ("spec", "behavior"))],
+    "NetworkPolicy": [(["Egress"], ("spec", "egress"))],
+    "PodDisruptionBudget": [(1, ("spec", "minAvailable"))],
+}
+"""What somebody may set in the ``spec`` of a child and the operator does not."""
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("edit"), SPECS),
@@ -51,7 +64,10 @@ EVENTS = st.lists(
         st.tuples(st.just("partly"), st.integers(0, 9)),
         st.tuples(st.just("delete"), st.integers(0, 20)),
         st.tuples(st.just("drift"), st.integers(0, 20)),
+        st.tuples(st.just("add"), st.tuples(st.integers(0, 20), st.integers(0, 20))),
+        st.tuples(st.just("orphan"), st.integers(0, 20)),
         st.tuples(st.just("scale"), st.integers(0, 5)),
+        st.tuples(st.just("platform"), st.sampled_from(["Always", "IfNotPresent"])),
         st.tuples(st.just("metrics"), st.booleans()),
     ),
     max_size=12,
@@ -105,18 +121,27 @@ def happen(cluster: PlannedCluster, event: str, value: Any) -> None:
         case "partly":
             # A reconcile that dies after so many writes.
             cluster.carry_out(cluster.plan(), steps=value)
-        case "delete" | "drift" if cluster.children:
+        case "delete" | "drift" | "orphan" if cluster.children:
             key = sorted(cluster.children)[value % len(cluster.children)]
             if event == "delete":
                 del cluster.children[key]
                 cluster.managers.pop(key.name, None) if key.kind == "Deployment" else None
+            elif event == "orphan":
+                cluster.orphan(key)
             else:
                 cluster.children[key]["metadata"]["labels"][names.COMPONENT] = "somebody"
+        case "add" if cluster.children:
+            key = sorted(cluster.children)[value[0] % len(cluster.children)]
+            if can_be := ADDED.get(key.kind):
+                what, path = can_be[value[1] % len(can_be)]
+                cluster.add(key, what, *path)
         case "scale":
             for (kind, name), child in cluster.children.items():
                 if kind == "Deployment":
                     child["spec"]["replicas"] = value
                     cluster.managers[name] = frozenset({"kubectl"})
+        case "platform":
+            cluster.platform = replace(cluster.platform, pull_policy=value)
         case "metrics":
             cluster.platform = replace(cluster.platform, metrics_api=value)
 
@@ -146,7 +171,14 @@ def check(cluster: PlannedCluster, status: dict[str, Any]) -> None:
     if desired is not None and desired.desired < first and roles.get(target) == "next":
         return  # scaling does not let it prove itself: the old one stays
     assert roles == expected
+    assert cluster.added.keys().isdisjoint(cluster.children)
     for (kind, name), child in cluster.children.items():
+        assert child["metadata"]["ownerReferences"], f"{kind} {name} has no owner"
+        for what, path in ADDED.get(kind, ()):
+            place: Any = child
+            for step in path[:-1]:
+                place = place.get(step) or {}
+            assert place.get(path[-1]) != what, f"{kind} {name} still has {'.'.join(path)}"
         if kind == "Deployment":
             owners = cluster.managers[name]
             assert names.FIELD_MANAGER not in owners
@@ -175,6 +207,8 @@ def test_a_plan_is_a_function_of_what_is_seen(
         resource=seen.resource,
         children=dict(reversed(list(seen.children.items()))),
         replicas_managers=seen.replicas_managers,
+        additions=seen.additions,
+        orphans=seen.orphans,
         pods=seen.pods,
     )
     again = plan_service(reordered, cluster.wanted, cluster.learnt, cluster.platform, cluster.now)

@@ -13,6 +13,7 @@ from typing import Any
 from sluice_api import names
 from sluice_operator.api_errors import Conflict, Foreign, NotFound
 from sluice_operator.kinds import Kind
+from sluice_operator.ownership import is_orphan, taken_over
 from sluice_operator.state import Object
 from sluice_operator.steps import Apply, Delete, Rank, Scale, Step
 from sluice_operator.store import Address, Store, address_of
@@ -26,6 +27,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Of ``spec``, as the API server fills them in."""
 IDENTITY = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
 REPLICAS = ("spec", "replicas")
+APPLIERS = {names.FIELD_MANAGER, names.SCALER_FIELD_MANAGER}
 ATOMIC = {"selector", "podSelector", "labelSelector", "nodeSelector"}
 """Maps that have one owner."""
 
@@ -92,11 +94,30 @@ class FakeCluster:
     def apply(self, step: Apply) -> dict[str, Any]:
         address = address_of(step.object)
         there = self.objects.get(address)
-        if step.new and there is not None and not _controlled_alike(there, step.object):
+        if step.new and there is not None and not self._is_ours(address, step.object):
             raise Foreign("patch", address.kind, f"{address.kind} {address.name} exists already")
+        if step.take_over:
+            self._take_over(address)
         return self._write(
             f"apply {address.kind} {address.name}", address, step.object, step.manager
         )
+
+    def _is_ours(self, address: Address, wanted: Object) -> bool:
+        there = self.read(*address)
+        return is_orphan(there) or _controlled_alike(there, wanted)
+
+    def _take_over(self, address: Address) -> None:
+        self.calls += 1
+        self.before_write(self.calls)
+        item = copy.deepcopy(self.objects[address])
+        item["metadata"]["annotations"][names.RENDERED] = ""
+        self.owned[address] = {
+            entry["manager"]: set(_leaves_of(entry["fieldsV1"]))
+            for entry in taken_over(self.read(*address))
+        }
+        self._store_changed(address, item, owners_changed=True)
+        self.writes.append(f"take over {address.kind} {address.name}")
+        self.after_write(self.calls)
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]:
         try:
@@ -152,7 +173,12 @@ class FakeCluster:
         address = Address(kind, namespace, name)
         item = copy.deepcopy(self.objects[address])
         item["metadata"]["managedFields"] = [
-            {"manager": manager, "operation": "Apply", "fieldsV1": _fields(paths)}
+            {
+                "manager": manager,
+                "operation": "Apply" if manager in APPLIERS else "Update",
+                "apiVersion": item["apiVersion"],
+                "fieldsV1": _fields(paths),
+            }
             for manager, paths in self.owned[address].items()
             if paths
         ]
@@ -331,6 +357,13 @@ def _merged(before: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, A
     for path, value in _leaves(change):
         _set(item, path, value)
     return item
+
+
+def _leaves_of(fields: Mapping[str, Any], at: Path = ()) -> Iterator[Path]:
+    """The other way round of :func:`_fields`."""
+    for name, below in fields.items():
+        path = (*at, name.removeprefix("f:"))
+        yield from _leaves_of(below, path) if below else (path,)
 
 
 def _fields(paths: set[Path]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sluice_api import names
 from sluice_api.quantities import parse_quantity
+from sluice_operator.ownership import Addition
 from sluice_operator.plan import child_name
 from sluice_operator.planning import plan_service
 from sluice_operator.state import ChildKey, Learnt, Observed, Platform, Wanted
@@ -39,6 +40,8 @@ class PlannedCluster:
         self.learnt = Learnt()
         self.children: dict[ChildKey, dict[str, Any]] = {}
         self.managers: dict[str, frozenset[str]] = {}
+        self.orphans: set[ChildKey] = set()
+        self.added: dict[ChildKey, dict[Addition, tuple[str, ...]]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.costs: dict[str, int] = {}
         self._numbers = 0
@@ -68,8 +71,20 @@ class PlannedCluster:
             resource=deepcopy(self.resource),
             children=deepcopy(self.children),
             replicas_managers=dict(self.managers),
+            additions={key: tuple(self.added[key]) for key in self.added.keys() & self.children},
+            orphans=frozenset(self.orphans & self.children.keys()),
             pods=tuple(pods),
         )
+
+    def add(self, key: ChildKey, value: Any, *path: str, manager: str = "kubectl-edit") -> None:
+        """Somebody else sets a field of a child that the operator does not have."""
+        _place(self.children[key], path)[path[-1]] = value
+        self.added.setdefault(key, {})[Addition(manager, ".".join(path))] = path
+
+    def orphan(self, key: ChildKey) -> None:
+        """Somebody takes a child's owner away."""
+        self.children[key]["metadata"]["ownerReferences"] = []
+        self.orphans.add(key)
 
     def plan(self, late: Observed | None = None) -> Plan:
         """What is to be done; with ``late``, as if no number had changed hands since then."""
@@ -136,7 +151,7 @@ class PlannedCluster:
     def _do(self, step: Step) -> None:
         match step:
             case Apply():
-                self._apply(deepcopy(dict(step.object)), step.manager)
+                self._apply(deepcopy(dict(step.object)), step)
             case Scale():
                 key = ChildKey("Deployment", step.deployment)
                 self.children[key]["spec"]["replicas"] = step.replicas
@@ -151,15 +166,20 @@ class PlannedCluster:
             case Rank():
                 self.costs[step.pod] = step.cost
 
-    def _apply(self, wanted: dict[str, Any], manager: str) -> None:
+    def _apply(self, wanted: dict[str, Any], step: Apply) -> None:
         key = ChildKey(wanted["kind"], wanted["metadata"]["name"])
         found = self.children.get(key)
         if key.kind == "Deployment":
-            self._own_replicas(key.name, wanted, found, manager)
+            self._own_replicas(key.name, wanted, found, step.manager)
         wanted["metadata"]["uid"] = (
             found["metadata"]["uid"] if found else f"uid-{key.kind}-{key.name}"
         )
         self.children[key] = _served(wanted)
+        self.orphans.discard(key)
+        added = self.added.pop(key, {})
+        if found and not step.take_over:
+            for addition, path in added.items():
+                self.add(key, _place(found, path)[path[-1]], *path, manager=addition.manager)
 
     def _own_replicas(
         self, name: str, wanted: dict[str, Any], found: dict[str, Any] | None, manager: str
@@ -189,6 +209,13 @@ def _served(item: dict[str, Any]) -> dict[str, Any]:
                 amounts.update({name: _canonical(text) for name, text in amounts.items()})
     if item["kind"] == "Service":
         item["spec"] |= {"type": "ClusterIP", "clusterIPs": ["None"], "sessionAffinity": "None"}
+    return item
+
+
+def _place(item: dict[str, Any], path: tuple[str, ...]) -> Any:
+    """What the last field of a path is in."""
+    for step in path[:-1]:
+        item = item.setdefault(step, {})
     return item
 
 

@@ -11,7 +11,7 @@ from sluice_api import names
 from sluice_api.digests import revision_digest
 from sluice_api.inference_service import InferenceService
 from sluice_operator.plan import child_name, shared_name
-from sluice_operator.state import Platform
+from sluice_operator.state import Object, Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Rendering:
         revision: the digest of ``service``.
         image: of the worker.
         floor: replicas that always run of this revision, for its autoscaler.
+        template: of its pods, where they are to stay as they are.
     """
 
     service: InferenceService
@@ -32,6 +33,7 @@ class Rendering:
     image: str
     platform: Platform
     floor: int = 0
+    template: Object | None = None
 
     @property
     def name(self) -> str:

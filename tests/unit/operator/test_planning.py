@@ -1,5 +1,6 @@
 """The plan: what is made, who owns replicas, modes, pauses, obstacles, ends."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from sluice_api.inference_service import revision_of
 from sluice_operator.state import ChildKey
 from sluice_operator.steps import Apply, Delete, Rank, Scale
 from tests.support.planned_cluster import PLATFORM, PlannedCluster
-from tests.support.resources import service
+from tests.support.resources import document, service
 
 REVISION = revision_of(service())
 NAME = f"minilm-{REVISION}"
@@ -195,6 +196,48 @@ def test_what_is_not_ours_is_left_alone() -> None:
     assert condition(plan.status, "Stalled") == ("True", "FieldConflict")
 
 
+@pytest.mark.parametrize("kind", ["ServiceAccount", "Deployment"])
+def test_what_has_lost_its_owner_is_adopted(kind: str) -> None:
+    cluster = running(2)
+    key = next(key for key in cluster.children if key.kind == kind)
+    cluster.orphan(key)
+    plan = cluster.plan()
+    [adopt] = plan.steps
+    assert isinstance(adopt, Apply)
+    assert condition(plan.status) == ("True", "Ready")
+    cluster.settle()
+    assert cluster.children[key]["metadata"]["ownerReferences"][0]["uid"] == "u-1"
+    assert cluster.children[DEPLOYMENT]["spec"]["replicas"] == 2
+
+
+def test_what_nobody_needs_goes_even_without_its_owner() -> None:
+    cluster = running()
+    autoscaler = ChildKey("HorizontalPodAutoscaler", NAME)
+    cluster.orphan(autoscaler)
+    cluster.edit(scaling__mode="direct")
+    cluster.settle()
+    assert autoscaler not in cluster.children
+
+
+def test_what_others_add_goes_and_is_told() -> None:
+    cluster = running()
+    cluster.add(DEPLOYMENT, True, "spec", "paused", manager="kubectl-rollout")
+    [repair] = cluster.plan().steps
+    assert isinstance(repair, Apply)
+    assert repair.take_over
+    assert repair.repairs == "spec.paused was set by kubectl-rollout"
+    cluster.settle()
+    assert "paused" not in cluster.children[DEPLOYMENT]["spec"]
+    cluster.children[DEPLOYMENT]["spec"]["strategy"]["type"] = "Recreate"
+    [repair] = cluster.plan().steps
+    assert isinstance(repair, Apply)
+    assert (repair.take_over, repair.repairs) == (False, "spec.strategy.type was changed")
+    cluster.edit(limits__timeout="5s")
+    [change] = cluster.plan().steps
+    assert isinstance(change, Apply)
+    assert change.repairs == "", "it is the owner's word"
+
+
 @pytest.mark.parametrize("initial", [0, 1])
 def test_what_a_former_service_left_is_waited_for(initial: int) -> None:
     cluster = running(scaling__initialReplicas=initial)
@@ -271,6 +314,83 @@ def test_an_upgrade_of_sluice_rolls_no_model() -> None:
     cluster.platform = newer
     assert cluster.plan().steps == ()
     assert cluster.resource["status"]["revisions"][0]["image"] == newer.worker_image
+
+
+OTHERWISE: list[dict[str, Any]] = [
+    {"pull_policy": "Always"},
+    {"pull_secrets": ("registry",)},
+    {"worker_image": "registry.example/sluice/worker:2"},
+]
+
+
+@pytest.mark.parametrize("setting", OTHERWISE, ids=lambda setting: next(iter(setting)))
+def test_what_the_platform_sets_comes_with_an_upgrade_or_a_change(setting: dict[str, Any]) -> None:
+    cluster = running()
+    template = deepcopy(cluster.children[DEPLOYMENT]["spec"]["template"])
+    cluster.platform = replace(PLATFORM, **setting)
+    assert cluster.plan().steps == ()
+    cluster.children[DEPLOYMENT]["spec"]["template"]["spec"]["containers"][0]["image"] = "x:1"
+    cluster.settle()
+    assert cluster.children[DEPLOYMENT]["spec"]["template"] == template, "repaired to what it was"
+    cluster.platform = replace(cluster.platform, upgrade_workers=True)
+    cluster.settle()
+    newer = deepcopy(cluster.children[DEPLOYMENT]["spec"]["template"])
+    assert newer != template
+    cluster.platform = replace(cluster.platform, upgrade_workers=False)
+    assert cluster.plan().steps == ()
+    cluster.edit(batching__maxSize=4)
+    cluster.settle()
+    assert cluster.children[DEPLOYMENT]["spec"]["template"] != newer
+    assert cluster.children[DEPLOYMENT]["spec"]["template"] != template
+
+
+def test_a_release_that_renders_pods_otherwise_rolls_no_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = running()
+    monkeypatch.setattr("sluice_operator.children.pod.START_SECONDS", 300)
+    assert cluster.plan().steps == ()
+    cluster.edit(scaling__maxReplicas=9)
+    cluster.settle()
+
+    def startup() -> int:
+        template = cluster.children[DEPLOYMENT]["spec"]["template"]["spec"]
+        threshold = template["containers"][0]["startupProbe"]["failureThreshold"]
+        assert isinstance(threshold, int)
+        return threshold
+
+    assert startup() == 120, "a change that is none of the pods'"
+    cluster.platform = replace(PLATFORM, upgrade_workers=True)
+    cluster.settle()
+    assert startup() == 300
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model__credentials": "hub"},
+        {"engine__image": "a/b:1"},
+        {"hardware__resources": {"requests": {"cpu": "2"}}},
+        {"batching__maxSize": 4},
+        {"limits__timeout": "5s"},
+        {"metadata__annotations": {names.RESTARTED: "2026-11-26"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_the_owner_changes_comes_at_once(change: dict[str, Any]) -> None:
+    cluster = running()
+    cluster.edit(**change)
+    cluster.resource["metadata"] |= document(**change)["metadata"]
+    parsed = service(**change)
+    name = f"minilm-{revision_of(parsed)}"
+    cluster.want(**{f"r{revision_of(parsed)}": 1})
+    cluster.settle()
+    cluster.run_pods()
+    cluster.settle()
+    made = cluster.children[ChildKey("Deployment", name)]["spec"]["template"]
+    fresh = PlannedCluster(**change)
+    fresh.settle()
+    assert made == fresh.children[ChildKey("Deployment", name)]["spec"]["template"]
 
 
 def test_a_revision_that_never_worked_takes_a_mended_image() -> None:

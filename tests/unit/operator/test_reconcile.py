@@ -16,8 +16,10 @@ from sluice_operator.api_errors import (
     QuotaExceeded,
     Unavailable,
 )
+from sluice_operator.contests import FREE, PAUSE_SECONDS
 from sluice_operator.state import ChildKey, Key
 from sluice_operator.steps import Apply, Plan
+from sluice_operator.store import Address
 from tests.support.fake_cluster import Crash, FakeCluster
 from tests.support.reconciling import KEY, World, settle
 from tests.support.resources import document
@@ -170,6 +172,130 @@ def test_what_is_added_to_a_selector_is_taken_out(kind: str, path: tuple[str, ..
     world.cluster.put(changed)
     settle(world)
     assert world.cluster.read(*address)["spec"] == before
+
+
+def with_rollout_paused(world: World) -> Address:
+    """Somebody has paused the Deployment's rollout, and the watch has brought it."""
+    address = next(a for a in world.cluster.objects if a.kind == "Deployment")
+    changed = world.cluster.read(*address)
+    changed["spec"]["paused"] = True
+    world.cluster.put(changed, "kubectl-rollout")
+    world.cluster.show(world.store)
+    return address
+
+
+def test_what_is_added_is_taken_out_and_told() -> None:
+    world = world_with_service()
+    settle(world)
+    address = with_rollout_paused(world)
+    changed = world.cluster.read(*address)
+    changed["spec"]["template"]["metadata"]["annotations"] = {"kubectl.kubernetes.io/x": "now"}
+    changed["spec"]["template"]["metadata"]["labels"]["team"] = "search"
+    changed["spec"]["template"]["spec"]["hostNetwork"] = True
+    world.cluster.put(changed, "kubectl-edit")
+    settle(world)
+    template = world.cluster.read(*address)["spec"].pop("template")
+    assert "paused" not in world.cluster.read(*address)["spec"]
+    assert "hostNetwork" not in template["spec"]
+    assert "team" not in template["metadata"]["labels"]
+    assert template["metadata"]["annotations"], "as kubectl rollout restart writes one"
+    [told] = [event for event in world.events if event.reason == "Repaired"]
+    assert "spec.paused was set by kubectl-rollout" in told.message
+    assert "kubectl-edit" in told.message
+    world.restart()
+    assert settle(world) == 0
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("effect", ["before", "after"])
+def test_a_crash_while_something_is_taken_out_converges(effect: str, at: int) -> None:
+    world = world_with_service()
+    settle(world)
+    address = with_rollout_paused(world)
+    world.cluster.calls = 0
+
+    def crash(number: int) -> None:
+        if number == at:
+            raise Crash(f"at write {number}")
+
+    setattr(world.cluster, f"{effect}_write", crash)
+    with pytest.raises(Crash):
+        settle(world)
+    world.restart()
+    settle(world)
+    assert "paused" not in world.cluster.read(*address)["spec"]
+
+
+def test_a_fight_about_a_child_is_bounded_and_told_until_it_is_over() -> None:
+    world = world_with_service()
+    settle(world)
+    clock = Clock()
+
+    async def fight(passes: int) -> list[float | None]:
+        with clock:
+            looks = []
+            for _ in range(passes):
+                with_rollout_paused(world)
+                looks.append(await world.reconciler.reconcile(KEY))
+            return looks
+
+    before = len(world.cluster.writes)
+    looks = asyncio.run(fight(40))
+    written = world.cluster.writes[before:]
+    assert sum(write.startswith("take over") for write in written) == FREE
+    assert sum(write.startswith("status") for write in written) == 1
+    assert looks[-1] == pytest.approx(PAUSE_SECONDS)
+    stalled = condition(world, "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "FieldConflict")
+    assert "spec.paused was set by kubectl-rollout" in stalled["message"]
+    assert [event.reason for event in world.events].count("FieldConflict") == 1
+    clock.now += PAUSE_SECONDS
+    assert asyncio.run(fight(2))[-1] == pytest.approx(2 * PAUSE_SECONDS)
+    assert condition(world, "Stalled")["reason"] == "FieldConflict"
+    clock.now += 2 * PAUSE_SECONDS
+
+    async def peace(passes: int) -> float | None:
+        with clock:
+            for _ in range(passes):
+                world.cluster.show(world.store)
+                look = await world.reconciler.reconcile(KEY)
+            return look
+
+    assert asyncio.run(peace(4)) == pytest.approx(4 * PAUSE_SECONDS), "it may come again"
+    assert condition(world, "Stalled")["reason"] == "FieldConflict"
+    clock.now += 4 * PAUSE_SECONDS
+    assert asyncio.run(peace(3)) is None
+    assert condition(world, "Stalled")["status"] == "False"
+
+
+class Clock:
+    """The running loop's clock, at rest."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __enter__(self) -> None:
+        asyncio.get_running_loop().time = lambda: self.now  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        del asyncio.get_running_loop().time
+
+
+def test_what_has_lost_its_owner_is_adopted_and_goes_with_it() -> None:
+    world = world_with_service()
+    settle(world)
+    for address in [a for a in world.cluster.objects if a.kind != names.KIND]:
+        changed = world.cluster.read(*address)
+        changed["metadata"]["ownerReferences"] = []
+        if address.kind == "ServiceAccount":
+            changed["metadata"]["labels"][names.SERVICE_LABEL] = "another"
+        world.cluster.put(changed)
+    world.cluster.show(world.store)
+    settle(world)
+    assert condition(world, "Stalled")["status"] == "False"
+    world.cluster.remove(names.KIND, *KEY)
+    world.cluster.collect()
+    assert world.cluster.objects == {}
 
 
 def test_what_is_deleted_is_made_again_and_what_has_lost_its_owner_goes() -> None:

@@ -94,8 +94,14 @@ class Fleet(World):
                     self.cluster.put(_pod(key, f"{address.name}-{number}", labels))
 
     def images(self) -> list[str]:
+        return self._containers("image")
+
+    def pull_policies(self) -> list[str]:
+        return self._containers("imagePullPolicy")
+
+    def _containers(self, field: str) -> list[str]:
         return [
-            item["spec"]["template"]["spec"]["containers"][0]["image"]
+            item["spec"]["template"]["spec"]["containers"][0][field]
             for address, item in sorted(self.cluster.objects.items())
             if address.kind == "Deployment"
         ]
@@ -123,6 +129,16 @@ def test_an_upgrade_moves_nobody_unless_it_is_asked_for() -> None:
     fleet.platform = replace(PLATFORM, worker_image="worker:2")
     fleet.work()
     assert fleet.images() == ["worker:1"] * 2
+
+
+def test_another_setting_of_the_platform_moves_a_few_at_a_time_too() -> None:
+    fleet = Fleet(AT_ONCE + 2)
+    fleet.platform = replace(PLATFORM, pull_policy="Always")
+    fleet.work()
+    assert fleet.pull_policies().count("Always") == 0
+    fleet.platform = replace(fleet.platform, upgrade_workers=True)
+    fleet.work()
+    assert fleet.pull_policies().count("Always") == AT_ONCE
 
 
 def test_an_upgrade_moves_a_few_and_waits_for_their_pods() -> None:
