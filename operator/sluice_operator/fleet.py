@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from sluice_api import wire
 from sluice_api.inference_service import InferenceService
+from sluice_api.names import FIELD_MANAGER, SCALER_FIELD_MANAGER
 from sluice_operator.scaling.demand import Traffic
 from sluice_operator.scaling.lineup import Lineup, Terms, lineup_of, terms_of
 from sluice_operator.scaling.recommend import Decision, Rule, WorkerCounts
@@ -25,7 +26,7 @@ from sluice_operator.scaling.service import ServiceScaler
 from sluice_operator.scaling.sightings import Sightings
 from sluice_operator.scaling.starts import LONGEST_SECONDS, Starts
 from sluice_operator.state import Key, Learnt, Observed, Wanted
-from sluice_operator.workers import worker_counts
+from sluice_operator.workers import deployment_of, worker_counts
 
 TICK_SECONDS: Final = 1.0
 TOUCHED_PER_TICK: Final = 200
@@ -195,7 +196,7 @@ class Fleet:
         if terms is None:
             return member.wanted
         lineup = lineup_of(terms, _answering(observed))
-        counts = {name: worker_counts(observed, name) for name in lineup.revisions()}
+        counts = {name: _counts(observed, name) for name in lineup.revisions()}
         member.view = _View(terms, lineup, counts)
         member.scaler.line_up(lineup, terms.rules, _proven(observed), now)
         member.sightings.retain(_existing(observed) | set(lineup.revisions()))
@@ -357,6 +358,25 @@ def _is_canary(member: _Member, revision: str) -> bool:
 
 def _answering(observed: Observed) -> str:
     return str((observed.resource.get("status") or {}).get("revision") or "")
+
+
+def _counts(observed: Observed, revision: str) -> WorkerCounts:
+    """What a revision's replicas do, and how many were ordered last.
+
+    While it is awake that is what the status says and not what somebody else has written into the
+    Deployment: a decision would take the other's number for its own, and keep it.
+    """
+    counts = worker_counts(observed, revision)
+    entries = (observed.resource.get("status") or {}).get("revisions") or ()
+    wanted = next((int(e.get("desiredReplicas", 0)) for e in entries if e["name"] == revision), 0)
+    deployment = deployment_of(observed, revision)
+    if deployment is None or not wanted or counts.ordered == wanted:
+        return counts
+    owners = observed.replicas_managers.get(deployment["metadata"]["name"], frozenset())
+    if owners & {FIELD_MANAGER, SCALER_FIELD_MANAGER}:
+        return counts
+    # After `kubectl scale` nobody owns the field.
+    return replace(counts, ordered=wanted)
 
 
 def _proven(observed: Observed) -> list[str]:

@@ -104,6 +104,23 @@ def test_workers_have_counted_what_the_client_has(cluster: Cluster, namespace: s
     assert service.answered() == len(outcome.answers)
 
 
+def test_a_number_that_somebody_else_has_set_is_set_back(cluster: Cluster, namespace: str) -> None:
+    """An awake service stays awake, and no larger than it was, whoever scales its Deployment."""
+    service = published(cluster, namespace, idleAfter="10m", initialReplicas=1)
+    service.until_ready()
+    before = service.status["scaling"]
+    deployment = f"deployment/{service.name}-{service.revision}"
+
+    def number() -> str:
+        return service.kubectl("get", deployment, "-o", "jsonpath={.spec.replicas}")
+
+    for other in ("0", "3"):
+        service.kubectl("scale", deployment, f"--replicas={other}")
+        service.until(lambda: number() == "1", f"one replica instead of {other}")
+        service.until_ready()
+        assert service.status["scaling"] == before
+
+
 @pytest.mark.minutes
 def test_twenty_services_wake_at_one_instant(cluster: Cluster, namespace: str) -> None:
     names = [f"model-{number}" for number in range(20)]

@@ -49,7 +49,10 @@ def observed(
     made = list(pods or [])
     for revision, count in (ready or {}).items():
         made += [pod(f"{revision}-{number}", revision, ready=True) for number in range(count)]
-    return Observed(resource=resource, children=children, pods=tuple(made))
+    managers = {name: frozenset({names.SCALER_FIELD_MANAGER}) for _, name in children}
+    return Observed(
+        resource=resource, children=children, replicas_managers=managers, pods=tuple(made)
+    )
 
 
 def spec_revision(**changes: Any) -> str:

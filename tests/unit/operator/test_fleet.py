@@ -1,9 +1,12 @@
 """The fleet: wakes at once, holds on what it does not know, explains, forgets, costs little."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
-from sluice_api import wire
+import pytest
+
+from sluice_api import names, wire
 from sluice_operator.fleet import Fleet
 from sluice_operator.state import Key, Observed, Wanted
 from tests.support.demand_records import Gateway
@@ -69,6 +72,23 @@ def test_a_service_made_anew_under_its_name_proves_itself_again() -> None:
     assert watched.reconcile({REVISION: 1}, status=PROVEN)[REVISION].desired == 0
     wanted = watched.reconcile({REVISION: 1}, metadata__uid="u-2")
     assert wanted == {REVISION: Wanted(1, "initial", "the revision proves itself")}
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+@pytest.mark.parametrize("mode", ["hpa", "direct"])
+def test_what_somebody_else_ordered_is_not_taken_for_our_own(number: int, mode: str) -> None:
+    entry = {"name": REVISION, "proven": True, "desiredReplicas": 2}
+    status = {"revision": REVISION, "revisions": [entry]}
+    told = []
+    for owners in ({names.SCALER_FIELD_MANAGER}, {"kubectl"}, set()):
+        watched = Watched()
+        managers = {f"minilm-{REVISION}": frozenset(owners)}
+        seen = observed(
+            replicas={REVISION: number}, ready={REVISION: 2}, status=status, scaling__mode=mode
+        )
+        wanted = watched.fleet.decide(replace(seen, replicas_managers=managers), 0.0)
+        told.append(wanted[REVISION].desired)
+    assert told == [number, 2, 2]
 
 
 def test_a_wake_is_asked_for_at_once_and_to_the_right_number() -> None:
