@@ -29,9 +29,17 @@ _AFFINITY = PodObject(
 _TOLERATION = PodObject(
     {
         "key": Member("string", "The taint's key; left out: every key."),
-        "operator": Member("string", "Equal (default) or Exists."),
-        "value": Member("string", "The taint's value, with Equal."),
-        "effect": Member("string", "NoSchedule, PreferNoSchedule or NoExecute; left out: all."),
+        "operator": Member(
+            "string",
+            "Equal (default) or Exists; Lt and Gt where the cluster has them.",
+            ("Equal", "Exists", "Lt", "Gt"),
+        ),
+        "value": Member("string", "The taint's value, with all but Exists."),
+        "effect": Member(
+            "string",
+            "NoSchedule, PreferNoSchedule or NoExecute; left out: all.",
+            ("NoSchedule", "PreferNoSchedule", "NoExecute"),
+        ),
         "tolerationSeconds": Member("integer", "How long, with NoExecute; left out: for ever."),
     }
 )
@@ -39,12 +47,14 @@ _SPREAD = PodObject(
     {
         "maxSkew": Member("integer", "How uneven the spread may be."),
         "topologyKey": Member("string", "Label of nodes that makes one domain."),
-        "whenUnsatisfiable": Member("string", "DoNotSchedule or ScheduleAnyway."),
+        "whenUnsatisfiable": Member(
+            "string", "DoNotSchedule or ScheduleAnyway.", ("DoNotSchedule", "ScheduleAnyway")
+        ),
         "labelSelector": Member("object", "Which pods count; left out: the revision's workers."),
         "minDomains": Member("integer", "Domains there must be at least."),
         "matchLabelKeys": Member("array", "Labels of the pod that select, too."),
-        "nodeAffinityPolicy": Member("string", "Honor or Ignore."),
-        "nodeTaintsPolicy": Member("string", "Honor or Ignore."),
+        "nodeAffinityPolicy": Member("string", "Honor or Ignore.", ("Honor", "Ignore")),
+        "nodeTaintsPolicy": Member("string", "Honor or Ignore.", ("Honor", "Ignore")),
     },
     required=("maxSkew", "topologyKey", "whenUnsatisfiable"),
 )

@@ -77,6 +77,11 @@ REFUSED = [
     ),
     ({"hardware__topologySpreadConstraints": [{"maxSkew": 1}]}, "topologyKey: Required value"),
     ({"hardware__tolerations": [{"tolerationSeconds": "1"}]}, "must be of type integer"),
+    (
+        {"hardware__tolerations": [{"key": "a", "operator": "Wrong"}]},
+        'spec.hardware.tolerations[0].operator: Unsupported value: "Wrong": supported values:',
+    ),
+    ({"hardware__tolerations": [{"key": "a", "effect": "Never"}]}, 'Unsupported value: "Never"'),
     ({"rollout__canary": {"weight": 5}}, "got neither model nor engine"),
     ({"rollout__canary": {"engine": {}, "weight": 101}}, "should be less than or equal to 100"),
     (

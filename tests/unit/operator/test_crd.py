@@ -199,6 +199,8 @@ REFUSED_BY_SCHEMA = [
     {"hardware__resources": {"requests": {"cpu": 0.5}}},
     {"hardware__tolerations": {"key": "a"}},
     {"hardware__tolerations": [{"tolerationSeconds": "1"}]},
+    {"hardware__tolerations": [{"key": "a", "operator": "Wrong"}]},
+    {"hardware__tolerations": [{"key": "a", "effect": "Never"}]},
     {"hardware__affinity": {"nodeAffinity": []}},
     {"hardware__topologySpreadConstraints": [{"maxSkew": 1}]},
     {"hardware__nodeSelector": {"a": 1}},
