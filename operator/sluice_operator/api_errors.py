@@ -87,6 +87,8 @@ def error_of(verb: str, resource: str, status: int, message: str, retry_after: s
                 return kind(verb, resource, message)
     if status == 404 and message.startswith("namespaces "):
         return NamespaceEnding(verb, resource, message)
+    if message.startswith(_UNDECLARED):
+        return Invalid(verb, resource, message)  # whatever its status: server-side apply says 500
     if status in _BY_STATUS:
         return _BY_STATUS[status](verb, resource, message)
     # 401 as well: the token may just have been rotated; the next call reads it again.
@@ -95,6 +97,7 @@ def error_of(verb: str, resource: str, status: int, message: str, retry_after: s
     return Invalid(verb, resource, message)
 
 
+_UNDECLARED: Final = "failed to create typed patch object"
 _Plain = type[NotFound | Conflict | PermissionDenied | QuotaExceeded | NamespaceEnding]
 _BY_STATUS: Final[Mapping[int, _Plain]] = {403: PermissionDenied, 404: NotFound, 409: Conflict}
 # The API server gives three kinds of news the same status.

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from sluice_operator.api_errors import ApiError, NamespaceEnding, NotFound
 from sluice_operator.contests import Contests
@@ -56,6 +56,13 @@ class Planner(Protocol):
     ) -> Plan: ...
 
 
+class _Refused(NamedTuple):
+    """What failed last, and the generation of the spec that was being carried out."""
+
+    failure: Failure
+    generation: int
+
+
 class Reconciler:
     """Brings services nearer to what is wanted, one at a time.
 
@@ -84,7 +91,8 @@ class Reconciler:
         self._watch_pods = watch_pods
         self._turns = Turns()
         self._contests = Contests()
-        self._failures: dict[Key, Failure] = {}
+        self._failures: dict[Key, _Refused] = {}
+        self._tries: dict[Key, int] = {}  # that failed in a row
         self._passes: dict[Key, int] = {}
 
     def __repr__(self) -> str:
@@ -132,8 +140,10 @@ class Reconciler:
         """Write the status, first of all, if it is to be another; then Events can be told."""
         stands = observed.resource.get("status") or {}
         status = plan.status
-        if failure := self._failures.get(observed.key):
-            status = shown(status, failure, stands, datetime.now(UTC))
+        refused = self._failures.get(observed.key)
+        # An edit may have mended it: what was refused of the spec before is no news of this one.
+        if refused is not None and refused.generation == _generation(observed):
+            status = shown(status, refused.failure, stands, datetime.now(UTC))
         written = status != stands
         if written:
             try:
@@ -162,11 +172,13 @@ class Reconciler:
         except NamespaceEnding:
             return False  # the service is about to go as well
         except ApiError as error:
-            if failure := failure_of(error):
-                await self._show(key, failure)
+            self._tries[key] = self._tries.get(key, 0) + 1
+            if failure := failure_of(error, self._tries[key]):
+                await self._show(key, _Refused(failure, _generation(observed)))
             raise
+        self._tries.pop(key, None)
         if contested := self._contests.told(key, now):
-            await self._show(key, contested_by(contested))
+            await self._show(key, _Refused(contested_by(contested), _generation(observed)))
         elif self._failures.pop(key, None):
             return True  # so that the status is written without it
         return changed
@@ -177,16 +189,17 @@ class Reconciler:
             told = f"{step.object['kind']} {metadata['name']} is as it was: {step.repairs}."
             self._announce(observed.resource, Event("Normal", "Repaired", told))
 
-    async def _show(self, key: Key, failure: Failure) -> None:
+    async def _show(self, key: Key, refused: _Refused) -> None:
         """Let the owner know what stands against the service."""
-        news = self._failures.get(key) != failure
-        self._failures[key] = failure
+        news = self._failures.get(key) != refused
+        self._failures[key] = refused
         observed = self._store.observe(key)
         if observed is None:
             return
         await self._tell(observed, self._make_plan(observed))
         if news:
-            self._announce(observed.resource, Event("Warning", failure.reason, failure.message))
+            reason = refused.failure.reason or "ApiServerFails"
+            self._announce(observed.resource, Event("Warning", reason, refused.failure.message))
 
     def _next_look(self, key: Key, plan: Plan, wrote: bool) -> float | None:
         """At once after a write, until there is nothing left to write; then when planning says."""
@@ -206,9 +219,14 @@ class Reconciler:
         self._scaling.remove(key)
         self._watch_pods(key, {})
         self._failures.pop(key, None)
+        self._tries.pop(key, None)
         self._passes.pop(key, None)
         self._turns.forget(key)
         self._contests.forget(key)
+
+
+def _generation(observed: Observed) -> int:
+    return int(observed.resource["metadata"].get("generation", 0))
 
 
 def summary(key: Key, plan: Plan, told: bool) -> dict[str, Any]:

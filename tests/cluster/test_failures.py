@@ -50,6 +50,8 @@ class Record:
     longest_look: float = 0.0
     """Seconds between two looks: no time is known better."""
     condition: dict[str, Any] = field(default_factory=dict)
+    under_way_and_stalled: bool = False
+    """Whether it was ever both, of which tools can make nothing."""
 
     @property
     def is_complete(self) -> bool:
@@ -112,6 +114,8 @@ class Eyes:
             if record.shown_at is None and case.shown(scene_of(name, pods, deployments, events)):
                 record.shown_at = seen_at
             conditions = services.get(name, {}).get("status", {}).get("conditions") or ()
+            holds = {c["type"] for c in conditions if c["status"] == "True"}
+            record.under_way_and_stalled |= {"Reconciling", "Stalled"} <= holds
             kind, status = case.condition
             condition: dict[str, Any] = next((c for c in conditions if c["type"] == kind), {})
             right = (condition.get("reason"), condition.get("status")) == (case.reason, status)
@@ -151,6 +155,7 @@ def check(record: Record, case: Case) -> None:
     assert record.told_at is not None, record.condition
     if not case.only_told:
         assert record.told_at - record.shown_at <= REACTION_SECONDS + record.longest_look
+    assert not record.under_way_and_stalled
     for words in case.told:
         assert words in record.condition["message"], record.condition["message"]
 

@@ -28,6 +28,9 @@ oom) exec dd if=/dev/zero of=/dev/null bs=200M count=1 ;;
 leave) trap 'exit 0' TERM; dd if=/dev/zero of=/tmp/full bs=1M count=64; sleep 1000 & wait ;;
 disk) dd if=/dev/zero of=/tmp/full bs=1M count=64; exec sleep 1000 ;;
 unready) mkdir /tmp/www; echo yes >/tmp/www/livez; exec httpd -f -p 8081 -h /tmp/www ;;
+fits) dd if=/dev/zero of=/dev/null bs=24M count=1 || exit 137
+  mkdir /tmp/www; echo yes | tee /tmp/www/livez >/tmp/www/readyz
+  exec httpd -f -p 8081 -h /tmp/www ;;
 silent) exec sleep 1000 ;;
 *) echo "the last words" >&2; exit 3 ;;
 esac
@@ -89,7 +92,7 @@ def images() -> tuple[Path, ...]:
     busybox = shutil.which("busybox", path="/usr/bin:/bin") or "/bin/busybox"
     files = {path.lstrip("/"): Path(path).read_bytes() for path in archives.libraries(busybox)}
     files |= {"bin/busybox": Path(busybox).read_bytes()}
-    applets = ("sh", "dd", "sleep", "mkdir", "httpd", "echo")
+    applets = ("sh", "dd", "sleep", "mkdir", "httpd", "echo", "tee")
     links = {f"bin/{name}": "busybox" for name in applets}
     user = {"User": archives.NOBODY}
     entry = {"Entrypoint": ["/bin/sh", "-c", _SCRIPT], "Env": ["PATH=/bin"]}
@@ -428,11 +431,19 @@ def cases(volume_name: str) -> tuple[Case, ...]:
             condition=("Stalled", "True"),
         ),
         Case(
-            "bad-toleration",
+            "bad-selector",
             "InvalidSpec",
-            ("tolerations",),
+            ("bad key!", "Correct spec.hardware.nodeSelector."),
             at_once,
-            {"hardware__tolerations": [{"key": "a", "operator": "Bogus"}]},
+            {"hardware__nodeSelector": {"bad key!": "x"}},
+            condition=("Stalled", "True"),
+        ),
+        Case(
+            "bad-affinity",
+            "InvalidSpec",
+            ("not declared in schema", "Correct spec.hardware.affinity.nodeAffinity.nonsense."),
+            at_once,
+            {"hardware__affinity": {"nodeAffinity": {"nonsense": True}}},
             condition=("Stalled", "True"),
         ),
         Case(

@@ -17,6 +17,7 @@ from sluice_operator.api_errors import (
     Unavailable,
 )
 from sluice_operator.contests import FREE, PAUSE_SECONDS
+from sluice_operator.failures import TOLD_TRIES
 from sluice_operator.state import ChildKey, Key
 from sluice_operator.steps import Apply, Plan
 from sluice_operator.store import Address
@@ -365,6 +366,8 @@ def test_a_refusal_is_told_until_it_is_over_and_written_once(error: ApiError, re
     ready = condition(world, "Ready")
     assert (ready["status"], ready["reason"]) == ("False", reason)
     assert error.message in ready["message"]
+    states = [(c, condition(world, c)["status"]) for c in ("Stalled", "Reconciling")]
+    assert states == [("Stalled", "True"), ("Reconciling", "False")]
     told = [write for write in world.cluster.writes if write.startswith("status")]
     assert len(told) <= 2, "once without, once with the refusal"
     refused = False
@@ -411,6 +414,63 @@ def test_what_passes_by_itself_is_not_told(error: Exception) -> None:
     assert condition(world, "Ready")["reason"] == "Starting"
     world.restart()
     settle(world)
+
+
+def refusing(world: World, error: ApiError) -> None:
+    """From now on no Deployment can be applied."""
+
+    def apply(step: Apply) -> dict[str, Any]:
+        if step.object["kind"] == "Deployment":
+            raise error
+        return FakeCluster.apply(world.cluster, step)
+
+    world.cluster.apply = apply  # type: ignore[method-assign]
+
+
+def try_to(world: World) -> None:
+    """One reconcile, which fails."""
+    world.cluster.show(world.store)
+    with pytest.raises(ApiError):
+        asyncio.run(world.reconciler.reconcile(KEY))
+
+
+def edit(world: World, **changes: Any) -> None:
+    resource = world.cluster.read(names.KIND, *KEY)
+    resource["spec"] = service(**changes)["spec"]
+    resource["metadata"]["generation"] = resource["metadata"].get("generation", 1) + 1
+    world.cluster.put(resource)
+
+
+def test_what_does_not_pass_by_itself_is_told_and_is_no_end() -> None:
+    world = world_with_service()
+    refusing(world, Unavailable("patch", "deployments", "a webhook does not answer"))
+    for _ in range(TOLD_TRIES - 1):
+        try_to(world)
+    assert condition(world, "Reconciling")["message"] == "The workers are starting."
+    for _ in range(3):
+        try_to(world)
+    for kind, status in (("Reconciling", "True"), ("Ready", "False")):
+        found = condition(world, kind)
+        assert (found["status"], found["reason"]) == (status, "Starting")
+        assert "a webhook does not answer" in found["message"]
+    assert condition(world, "Stalled")["status"] == "False"
+    assert [event.reason for event in world.events].count("ApiServerFails") == 1
+    del world.cluster.apply  # type: ignore[method-assign]
+    settle(world)
+    assert condition(world, "Reconciling")["message"] == "The workers are starting."
+
+
+def test_a_refusal_says_nothing_of_the_spec_that_came_after_it() -> None:
+    world = world_with_service()
+    refusing(world, Invalid("patch", "deployments", "spec.template: Invalid value"))
+    edit(world, hardware__nodeSelector={"bad key!": "x"})
+    try_to(world)
+    assert condition(world, "Stalled")["status"] == "True"
+    edit(world, hardware__nodeSelector={"good": "x"})
+    refusing(world, Unavailable("patch", "deployments", "busy"))
+    try_to(world)
+    stalled = condition(world, "Stalled")
+    assert (stalled["status"], stalled["observedGeneration"]) == ("False", 3)
 
 
 def test_a_namespace_that_ends_is_no_failure() -> None:
