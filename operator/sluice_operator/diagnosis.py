@@ -7,7 +7,7 @@ and the next step to take.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,6 +19,8 @@ from sluice_operator.workers import (
     condition,
     containers,
     deployment_of,
+    is_rolling,
+    newest_pods,
     pod_state,
     pods_of,
 )
@@ -45,6 +47,10 @@ _ORDER: Final = (
 )
 """Of several findings the first is told: what needs a hand before what may pass."""
 
+_PASSING: Final = frozenset({"Starting", "Unschedulable", "NodeLost", "Evicted"})
+DOWNLOAD_TRIES: Final = 4
+"""A download that has failed so often hardly fails by chance."""
+
 _WAITING: Final = {
     **dict.fromkeys(
         (
@@ -61,10 +67,21 @@ _WAITING: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is the matter. ``reason`` is one of the closed list."""
+    """What is the matter.
+
+    Attributes:
+        reason: one of the closed list.
+        tried_again: what failed is done again without a hand, and may well succeed then.
+    """
 
     reason: str
     message: str
+    tried_again: bool = False
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it may pass without a hand: the service is on its way, not stalled."""
+        return self.tried_again or self.reason in _PASSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +114,9 @@ def diagnose(
     """
     found = [*_of_deployment(observed, revision)]
     pods = pods_of(observed, revision)
+    deployment = deployment_of(observed, revision)
+    if deployment is not None and is_rolling(deployment):
+        pods = newest_pods(deployment, pods)  # those from before only wait until they may go
     wanted = _is_wanted(observed, revision)
     for pod in pods:
         if _is_put_out(pod) and not (wanted and _is_news(pod, pods, now)):
@@ -106,7 +126,7 @@ def diagnose(
     if not found:
         return None
     first = min(found, key=lambda finding: _ORDER.index(finding.reason))
-    return Finding(first.reason, shortened(first.message))
+    return replace(first, message=shortened(first.message))
 
 
 def stuck_pods(observed: Observed, learnt: Learnt, now: datetime) -> tuple[frozenset[str], float]:
@@ -304,7 +324,12 @@ def _of_end(
     said = f": {words}" if words else ""
     reason = EXIT_REASONS.get(code, "CrashLoop")
     logs = f"See kubectl -n {metadata['namespace']} logs {metadata['name']} --previous."
-    return Finding(reason, f"{sentence(how + said)} {_remedy(reason, asked) or logs}")
+    told = f"{sentence(how + said)} {_remedy(reason, asked) or logs}"
+    if reason != "ModelDownloadFailed":
+        return Finding(reason, told)
+    if restarts + 1 < DOWNLOAD_TRIES:
+        return Finding(reason, f"{told} It is tried again.", tried_again=True)
+    return Finding(reason, f"{told} It is tried ever more rarely.")
 
 
 def _memory_limit(pod: Object, name: str) -> str:
@@ -330,7 +355,7 @@ def _remedy(reason: str, asked: Asked) -> str:
         case "ModelNotFound" | "ModelRejected":
             return f"Correct {asked.field}."
         case "ModelDownloadFailed":
-            return f"Check the network policy and {asked.field}.credentials; it is tried again."
+            return f"Check the network policy and {asked.field}.credentials."
         case "InvalidSpec":
             return "Correct the spec."
         case _:

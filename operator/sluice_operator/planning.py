@@ -6,7 +6,7 @@ out. Whatever state it begins from, applying the plan and planning again comes t
 created with the wanted number, the scaler claims the field, and only then is it left out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -36,13 +36,15 @@ from sluice_operator.status import (
     Verdict,
     condition_of,
     conditions,
+    is_rolling_out,
+    is_stalled,
     make_events,
     make_status,
     make_warnings,
     waits_for_gateways,
 )
 from sluice_operator.steps import Apply, Delete, Plan, Rank, Scale, Step
-from sluice_operator.workers import deployment_of, pods_of
+from sluice_operator.workers import deployment_of, is_behind, is_rolling, pods_of
 
 AUTOSCALER: Final = "HorizontalPodAutoscaler"
 _SHARED: Final = (render_service_account, render_network_policy, render_disruption_budget)
@@ -69,8 +71,18 @@ def plan_service(
     except SpecError as error:
         return _plan_unreadable(observed, error, now)
     rollout = plan_rollout(service, observed, wanted, learnt, platform, now)
+    # While nothing is deleted, what is over is still there and told of.
+    paused = service.spec.paused
+    over = [old for old in rollout.old if old.is_over(now) and not paused]
+    rest = tuple(old for old in rollout.old if old not in over)
+    steps: tuple[Step, ...] = ()
+    if not paused:
+        steps = tuple(_Steps(observed, service, rollout, learnt, platform, over).steps())
+    rolling, ordered = _rolling(observed, rollout, steps)
     findings = {}
     for revision in rollout.all():
+        if revision.name in ordered:
+            continue  # whatever is the matter, it is so with what is about to go
         asked = _asked(revision)
         found = diagnose(observed, revision.name, revision.answer_digest, learnt, now, asked)
         if found is None and _lacks_image_volumes(revision, platform):
@@ -78,19 +90,13 @@ def plan_service(
         if found is not None:
             findings[revision.name] = found
     obstacle = _foreign(observed, rollout)
-    # While nothing is deleted, what is over is still there and told of.
-    paused = service.spec.paused
-    over = [old for old in rollout.old if old.is_over(now) and not paused]
-    rest = tuple(old for old in rollout.old if old not in over)
     told = replace(rollout, old=rest)
-    sight = Sight(observed, told, wanted, findings, obstacle, learnt, platform, now)
+    sight = Sight(observed, told, wanted, findings, obstacle, rolling, learnt, platform, now)
     before, status = sight.before, make_status(sight)
     stuck, next_look = stuck_pods(observed, learnt, now)
     if waits_for_gateways(sight):
         next_look = _soonest(next_look, AWARE_LOOK_SECONDS)
-    steps: tuple[Step, ...] = ()
     if not paused:
-        steps = tuple(_Steps(observed, service, rollout, learnt, platform, over).steps())
         next_look = _soonest(next_look, *(_rest_of_grace(old, now) for old in rest))
     return Plan(
         status=status,
@@ -192,7 +198,13 @@ class _Steps:
         repairs = _repairs(drifted, added)
         why = repairs or ("changed" if drifted else "replicas handed over")
         # Without replicas: where we alone own them, the scaler has claimed them before this.
-        yield Apply(rendered, why, take_over=bool(added), repairs=repairs)
+        yield Apply(
+            rendered,
+            why,
+            take_over=bool(added),
+            repairs=repairs,
+            new_pods=is_deployment and _makes_new_pods(rendered, found, added),
+        )
 
     def _desired(self, deployment: str) -> int:
         name = self._service.metadata.name
@@ -268,6 +280,37 @@ def _repairs(drifted: str, added: tuple[Addition, ...]) -> str:
         return ", ".join(map(str, added))
     # The digest is of what we ask for: when that has changed, so may have any field.
     return f"{drifted} was changed" if drifted and not drifted.endswith(RENDERED) else ""
+
+
+def _makes_new_pods(wanted: Object, found: Object, added: tuple[Addition, ...]) -> bool:
+    """Whether applying a Deployment changes its template; what is dropped shows in the digest."""
+    digests = [(one["metadata"].get("annotations") or {}).get(RENDERED) for one in (wanted, found)]
+    return (
+        digests[0] != digests[1]
+        or any(addition.path.startswith("spec.template") for addition in added)
+        or bool(difference(wanted["spec"]["template"], found["spec"]["template"]))
+    )
+
+
+def _rolling(
+    observed: Observed, rollout: Rollout, steps: Iterable[Step]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Revisions that change inside their Deployment, and those of them that have not begun to."""
+    before = observed.resource.get("status") or {}
+    applies = [step for step in steps if isinstance(step, Apply) and step.new_pods]
+    changed = {step.object["metadata"]["name"] for step in applies}
+    rolling, ordered = set[str](), set[str]()
+    for revision in rollout.running():
+        deployment = deployment_of(observed, revision.name)
+        if deployment is None:
+            continue
+        # Kubernetes is behind each new number of replicas, too: what was at rest stays so.
+        behind = is_behind(deployment)
+        if deployment["metadata"]["name"] in changed or (behind and is_rolling_out(before)):
+            ordered.add(revision.name)
+        elif is_rolling(deployment) or (behind and is_stalled(before)):
+            rolling.add(revision.name)
+    return frozenset(rolling | ordered), frozenset(ordered)
 
 
 # Obstacles ---------------------------------------------------------------------------------------

@@ -20,9 +20,6 @@ from sluice_operator.scaling.recommend import WorkerCounts
 from sluice_operator.state import Learnt, Observed, Platform, Wanted
 from sluice_operator.steps import Event
 
-PASSING: Final = frozenset({"Starting", "Unschedulable", "NodeLost", "Evicted"})
-"""Findings that may pass without a hand: the service is on its way, not stalled."""
-
 AWARE_SECONDS: Final = 15.0
 """For so long after its making a service is not called ready while a gateway does not know it."""
 AWARE_LOOK_SECONDS: Final = 0.5
@@ -35,6 +32,7 @@ class Sight:
     Attributes:
         findings: what is the matter with a revision, by its name.
         obstacle: what is the matter with the service as a whole.
+        rolling: names of revisions that change inside their Deployment.
         learnt: what the gateways told; its week, where there is one, is kept in the status.
     """
 
@@ -43,6 +41,7 @@ class Sight:
     wanted: Mapping[str, Wanted]
     findings: Mapping[str, Finding]
     obstacle: Finding | None
+    rolling: frozenset[str]
     learnt: Learnt
     platform: Platform
     now: datetime
@@ -153,6 +152,16 @@ def condition_of(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return next((entry for entry in entries if entry["type"] == kind), {})
 
 
+def is_rolling_out(status: Mapping[str, Any]) -> bool:
+    """Whether a change is under way, as a status tells."""
+    found = condition_of(status, "Reconciling")
+    return (found.get("status"), found.get("reason")) == ("True", "RollingOut")
+
+
+def is_stalled(status: Mapping[str, Any]) -> bool:
+    return condition_of(status, "Stalled").get("status") == "True"
+
+
 def _verdicts(sight: Sight) -> Iterator[Verdict]:
     ready = _ready(sight)
     yield ready
@@ -196,14 +205,14 @@ def waits_for_gateways(sight: Sight) -> bool:
 
 def _stands(sight: Sight) -> Verdict:
     """Ready, as far as pods show it."""
-    rollout, stable = sight.rollout, sight.rollout.stable
+    stable = sight.rollout.stable
     serving = stable.counts.ready > 0
     finding = sight.obstacle or sight.findings.get(stable.name)
     if sight.paused:
         works = serving or not stable.desired
         return Verdict("Ready", works, "Paused", "spec.paused is true: nothing is changed.")
-    if serving and rollout.next is not None:
-        return Verdict("Ready", True, "RollingOut", _rolling_out(sight, rollout.next))
+    if serving and (told := _rolling_out(sight)):
+        return Verdict("Ready", True, "RollingOut", told)
     if serving:
         return Verdict("Ready", True, "Ready", _serving(sight))
     if finding is not None and (sight.obstacle or finding.reason != "Starting"):
@@ -234,12 +243,23 @@ def _serving(sight: Sight) -> str:
     return f"{told} The canary {canary.name} does not come up: {finding.message}"
 
 
-def _rolling_out(sight: Sight, following: Revision) -> str:
-    finding = sight.findings.get(following.name)
-    stable = sight.rollout.stable.name
-    if finding is None or finding.reason == "Starting":
-        return f"Revision {following.name} takes over from {stable} when enough of it is ready."
-    return f"Revision {following.name} does not come up, {stable} goes on: {finding.message}"
+def _rolling_out(sight: Sight) -> str:
+    """What is told of a change under way; empty for none."""
+    stable, following = sight.rollout.stable, sight.rollout.next
+    changing = following or stable
+    if following is None and stable.name not in sight.rolling:
+        return ""
+    finding = sight.findings.get(changing.name)
+    sound = finding is None or finding.reason == "Starting"
+    if following is not None and sound:
+        return f"Revision {following.name} takes over from {stable.name} when enough is ready."
+    if sound:
+        return f"Replicas of {stable.name} are replaced as ones with the change become ready."
+    assert finding is not None
+    if following is not None:
+        return f"{following.name} does not come up, {stable.name} goes on: {finding.message}"
+    goes_on = ", the replicas without it go on" if stable.counts.ready else ""
+    return f"The change of {stable.name} does not come up{goes_on}: {finding.message}"
 
 
 def _starting(sight: Sight, finding: Finding | None) -> str:
@@ -257,7 +277,7 @@ def _starting(sight: Sight, finding: Finding | None) -> str:
 def _stall(sight: Sight) -> Finding | None:
     """What keeps the spec from coming true until somebody does something."""
     found = _hindrance(sight)
-    return found if found and found.reason not in PASSING else None
+    return found if found and not found.may_pass else None
 
 
 def _not_stalled(sight: Sight, ready: Verdict) -> Verdict:
@@ -275,16 +295,18 @@ def _hindrance(sight: Sight) -> Finding | None:
         return None
     if sight.obstacle is not None:
         return sight.obstacle
-    rollout = sight.rollout
-    awaited = rollout.next or (rollout.stable if not rollout.stable.counts.ready else None)
-    return sight.findings.get(awaited.name) if awaited else None
+    stable = sight.rollout.stable
+    awaited = sight.rollout.next or stable
+    if awaited is not stable or not stable.counts.ready:
+        return sight.findings.get(awaited.name)
+    found = sight.findings.get(stable.name) if stable.name in sight.rolling else None
+    # What has loaded something else is ready to Kubernetes, which goes on: the others are to go.
+    return None if found and found.reason == "DigestMismatch" else found
 
 
 def _reconciling(sight: Sight, ready: Verdict) -> Verdict:
-    rollout = sight.rollout
-    if rollout.next is not None:
-        message = _rolling_out(sight, rollout.next)
-        return Verdict("Reconciling", True, "RollingOut", message)
+    if told := _rolling_out(sight):
+        return Verdict("Reconciling", True, "RollingOut", told)
     if sight.obstacle is not None:
         return Verdict("Reconciling", True, sight.obstacle.reason, sight.obstacle.message)
     if not ready.holds:
@@ -297,7 +319,7 @@ def _workers_available(sight: Sight) -> Verdict:
     finding = sight.findings.get(stable.name)
     # What has loaded something else is ready to Kubernetes, and gets no request.
     idle = finding is not None and finding.reason == "DigestMismatch"
-    held_up = stable.counts.ready < stable.desired or idle
+    held_up = stable.counts.ready < stable.desired or stable.name in sight.rolling or idle
     if stable.counts.ready:
         if held_up and finding is not None and finding.reason != "Starting":
             return Verdict("WorkersAvailable", True, finding.reason, finding.message)
@@ -334,7 +356,8 @@ def _scaling_active(sight: Sight) -> Verdict:
 
 def _canary_healthy(sight: Sight, canary: Revision) -> Verdict:
     finding = sight.findings.get(canary.name)
-    if canary.counts.ready:
+    failing = finding is not None and finding.reason != "Starting"
+    if canary.counts.ready and not (failing and canary.name in sight.rolling):
         return Verdict("CanaryHealthy", True, "Ready", f"Revision {canary.name} gets its share.")
     if finding is not None:
         return Verdict("CanaryHealthy", False, finding.reason, finding.message)
@@ -358,6 +381,10 @@ def make_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
         stood = condition_of(before, entry["type"])
         if (stood.get("status"), stood.get("reason")) == (entry["status"], entry["reason"]):
             continue
+        if _waits(after, entry):
+            told = condition_of(after, "Reconciling").get("message", "")
+            yield Event("Warning", entry["reason"], told)
+            continue
         bad = (entry["status"] == "True") == (entry["type"] == "Stalled")
         if entry["type"] != "Ready" and not bad:
             continue
@@ -372,6 +399,17 @@ def make_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
     if was and was.get("desired") != now["desired"]:
         told = f"From {was.get('desired')} to {now['desired']} replicas: {now['reason']}"
         yield Event("Normal", "Scaled", told)
+
+
+def _waits(status: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether a condition says that a change waits for something while the service is ready.
+
+    While it is not, Ready says so.
+    """
+    if entry["type"] != "Stalled" or entry["status"] == "True" or not is_rolling_out(status):
+        return False
+    ready = condition_of(status, "Ready")
+    return ready.get("status") == "True" and entry["reason"] != ready.get("reason")
 
 
 def make_warnings(

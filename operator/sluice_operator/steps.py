@@ -17,6 +17,7 @@ class Apply:
 
     Attributes:
         why: for the log: created, drifted, changed.
+        new_pods: a Deployment's template is otherwise now, so that its pods are replaced.
         new: the plan knows of no such object. If there is one after all, it has none of our labels
             and is left alone, unless it is controlled by the same service or was left by one.
         take_over: others have set something in its ``spec``, which is to go.
@@ -30,6 +31,7 @@ class Apply:
     new: bool = False
     take_over: bool = False
     repairs: str = ""
+    new_pods: bool = False
 
 
 @dataclass(frozen=True, slots=True)

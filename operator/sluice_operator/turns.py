@@ -10,6 +10,7 @@ from typing import Final
 
 from sluice_operator import kinds
 from sluice_operator.state import Key, Observed
+from sluice_operator.workers import is_behind, is_rolling
 
 AT_ONCE: Final = 3
 LOOK_SECONDS: Final = 10.0
@@ -61,10 +62,9 @@ def is_replaced(observed: Observed) -> bool:
     for key, child in observed.children.items():
         if key.kind != kinds.DEPLOYMENT.name:
             continue
-        status, wanted = child.get("status") or {}, child["spec"].get("replicas", 1)
-        seen = status.get("observedGeneration", 0) >= child["metadata"].get("generation", 1)
-        if not seen or status.get("updatedReplicas", 0) != status.get("replicas", 0):
+        if is_behind(child) or is_rolling(child):
             return False
-        if status.get("readyReplicas", 0) < wanted:
+        ready = (child.get("status") or {}).get("readyReplicas", 0)
+        if ready < child["spec"].get("replicas", 1):
             return False
     return True

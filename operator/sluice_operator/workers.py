@@ -4,6 +4,7 @@
 pods that are not what they should be.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final
@@ -21,6 +22,9 @@ HOPELESS_WAITING: Final = frozenset(
     }
 )
 """What a container waits for that does not come by waiting."""
+_TEMPLATE: Final = "pod-template-hash"
+"""The label by which Kubernetes tells the pods of one template from those of another."""
+_REPLICA_SET: Final = re.compile(r'"[^"]+-([^"-]+)"')
 
 
 class PodState(StrEnum):
@@ -94,6 +98,31 @@ def deployment_of(observed: Observed, revision: str) -> Object | None:
     """The Deployment of one revision, if the service controls it."""
     key = ChildKey("Deployment", child_name(observed.key.name, revision))
     return observed.children[key] if observed.owns(key) else None
+
+
+def is_behind(deployment: Object) -> bool:
+    """Whether Kubernetes has not taken in yet what a Deployment says."""
+    seen = int((deployment.get("status") or {}).get("observedGeneration", 0))
+    return seen < int(deployment["metadata"].get("generation", 0))
+
+
+def is_rolling(deployment: Object) -> bool:
+    """Whether there are pods of what the Deployment said before; however many it should have."""
+    status: Mapping[str, Any] = deployment.get("status") or {}
+    return int(status.get("updatedReplicas", 0)) < int(status.get("replicas", 0))
+
+
+def newest_pods(deployment: Object, pods: Iterable[Object]) -> tuple[Object, ...]:
+    """Those made from what the Deployment says now; all where that cannot be told.
+
+    A Deployment names its newest ReplicaSet nowhere but in this message.
+    """
+    found = _REPLICA_SET.search(str(condition(deployment, "Progressing").get("message", "")))
+    if found is None:
+        return tuple(pods)
+    return tuple(
+        pod for pod in pods if (pod["metadata"].get("labels") or {}).get(_TEMPLATE) == found[1]
+    )
 
 
 def worker_counts(observed: Observed, revision: str) -> WorkerCounts:

@@ -11,7 +11,9 @@ from sluice_api.inference_service import canary_of, revision_of
 from sluice_api.service_files import parse_service
 from sluice_operator import crd
 from sluice_operator.planning import plan_service
-from sluice_operator.state import Observed, Wanted
+from sluice_operator.state import ChildKey, Observed, Wanted
+from sluice_operator.steps import Apply
+from sluice_operator.workers import is_rolling
 from tests.support.planned_cluster import PlannedCluster
 from tests.support.structural_schema import with_defaults
 
@@ -192,6 +194,27 @@ def check(cluster: PlannedCluster, status: dict[str, Any]) -> None:
     assert kinds == sorted(
         each * len(expected) + ["NetworkPolicy", "PodDisruptionBudget", "ServiceAccount"]
     )
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(SPECS, EVENTS)
+@example({}, [("settle", True), ("edit", {"limits__timeout": "1s"}), ("partly", 9), ("run", False)])
+def test_what_is_called_done_is_done(spec: dict[str, Any], events: list[tuple[str, Any]]) -> None:
+    """Whatever has happened: tools wait until no change is under way, and then go on."""
+    cluster = PlannedCluster(**spec)
+    for event, value in events:
+        happen(cluster, event, value)
+        plan = cluster.plan()
+        told = {entry["type"]: entry["status"] for entry in plan.status["conditions"]}
+        assert (told["Reconciling"], told["Stalled"]) != ("True", "True")
+        paused = cluster.resource["spec"].get("paused")
+        if paused or "True" in (told["Reconciling"], told["Stalled"]):
+            continue
+        stable = ChildKey("Deployment", f"minilm-{plan.status['revision']}")
+        written = [step.object for step in plan.steps if isinstance(step, Apply) and step.new_pods]
+        assert stable.name not in [item["metadata"]["name"] for item in written]
+        if stable in cluster.children:
+            assert not is_rolling(cluster.children[stable])
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,6 +5,8 @@ quantities of the API server, pods that follow their Deployment. The real API se
 tests (tests/cluster).
 """
 
+import hashlib
+import json
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -119,22 +121,41 @@ class PlannedCluster:
     # What Kubernetes does ------------------------------------------------------------------------
 
     def run_pods(self, *, ready: bool = True) -> None:
-        """Every Deployment gets its pods, all of them ready or none of the new ones."""
+        """Every Deployment gets its pods, all of them ready or none of the new ones.
+
+        Pods of the template before stay while a new one is not ready.
+        """
         for (kind, name), child in self.children.items():
             if kind != "Deployment":
                 continue
+            count, made_from = int(child["spec"]["replicas"]), _hash(child)
             mine = sorted(p for p, pod in self.pods.items() if pod["owner"] == name)
-            count = int(child["spec"]["replicas"])
-            for pod in mine[count:]:
+            new = [p for p in mine if _hash_of_pod(self.pods[p]) == made_from]
+            old = [p for p in mine if p not in new]
+            staying = 0 if ready else min(len(old), count)
+            for pod in [*old[staying:], *new[count:]]:
                 del self.pods[pod]
-            for _ in range(count - len(mine)):
+            for _ in range((min(1, count) if staying else count) - len(new)):
                 self._numbers += 1
                 pod_name = f"{name}-{self._numbers}"
                 self.pods[pod_name] = _pod(pod_name, name, child, ready=ready)
+            self._report(name, child)
         for pod in self.pods.values() if ready else ():
             pod["status"] = _status(ready=True)
         for name in [p for p, pod in self.pods.items() if not self._has_owner(pod)]:
             del self.pods[name]
+
+    def _report(self, name: str, deployment: dict[str, Any]) -> None:
+        """What the controller writes into a Deployment's status."""
+        mine = [pod for pod in self.pods.values() if pod["owner"] == name]
+        new = [pod for pod in mine if _hash_of_pod(pod) == _hash(deployment)]
+        message = f'ReplicaSet "{name}-{_hash(deployment)}" is progressing.'
+        deployment["status"] = {
+            "observedGeneration": deployment["metadata"]["generation"],
+            "replicas": len(mine),
+            "updatedReplicas": len(new),
+            "conditions": [{"type": "Progressing", "status": "True", "message": message}],
+        }
 
     def make_ready(self, revision: str, count: int) -> None:
         """So many pods of a revision are ready, the others are not."""
@@ -154,6 +175,8 @@ class PlannedCluster:
                 self._apply(deepcopy(dict(step.object)), step)
             case Scale():
                 key = ChildKey("Deployment", step.deployment)
+                if self.children[key]["spec"]["replicas"] != step.replicas:
+                    self.children[key]["metadata"]["generation"] += 1
                 self.children[key]["spec"]["replicas"] = step.replicas
                 before = self.managers.get(step.deployment, frozenset())
                 same = {names.FIELD_MANAGER} & before  # shared while the value is the same
@@ -174,7 +197,13 @@ class PlannedCluster:
         wanted["metadata"]["uid"] = (
             found["metadata"]["uid"] if found else f"uid-{key.kind}-{key.name}"
         )
-        self.children[key] = _served(wanted)
+        served = _served(wanted)
+        served["metadata"]["generation"] = 1
+        if found:
+            changed = found.get("spec") != served.get("spec")
+            served["metadata"]["generation"] = found["metadata"]["generation"] + changed
+            served["status"] = found.get("status", {})
+        self.children[key] = served
         self.orphans.discard(key)
         added = self.added.pop(key, {})
         if found and not step.take_over:
@@ -229,6 +258,16 @@ def _canonical(text: str) -> str:
     return str(int(amount))
 
 
+def _hash(deployment: dict[str, Any]) -> str:
+    """What Kubernetes calls pods of this template."""
+    template = json.dumps(deployment["spec"]["template"], sort_keys=True)
+    return hashlib.sha256(template.encode()).hexdigest()[:10]
+
+
+def _hash_of_pod(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["labels"]["pod-template-hash"])
+
+
 def _pod(name: str, owner: str, deployment: dict[str, Any], *, ready: bool) -> dict[str, Any]:
     return {
         "owner": owner,
@@ -237,7 +276,10 @@ def _pod(name: str, owner: str, deployment: dict[str, Any], *, ready: bool) -> d
             "namespace": "default",
             "uid": f"uid-{name}",
             "creationTimestamp": "2026-11-23T10:00:00Z",
-            "labels": deployment["spec"]["template"]["metadata"]["labels"],
+            "labels": {
+                **deployment["spec"]["template"]["metadata"]["labels"],
+                "pod-template-hash": _hash(deployment),
+            },
         },
         "spec": {"nodeName": "node1"},
         "status": _status(ready=ready),

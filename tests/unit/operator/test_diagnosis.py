@@ -24,6 +24,18 @@ def with_event(reason: str, message: str, made: dict[str, Any] | None = None) ->
     return seen(made or pod(), events={NAME: ((reason, message),)})
 
 
+def test_a_download_is_no_failure_before_it_has_failed_some_times() -> None:
+    passing = []
+    for restarts in range(5):
+        end = pod(state=ended(names.EXIT_MODEL_DOWNLOAD_FAILED, "no route"), restarts=restarts)
+        finding = diagnose(seen(end), REVISION, "", Learnt(), NOW)
+        assert finding is not None
+        assert finding.reason == "ModelDownloadFailed"
+        assert finding.message.endswith("again." if finding.may_pass else "ever more rarely.")
+        passing.append(finding.may_pass)
+    assert passing == [True, True, True, False, False]
+
+
 CREATING = pod(phase="Pending", state=waiting("ContainerCreating"))
 CASES: list[tuple[Observed, str, str]] = [
     (seen(pod(scheduled="0/3 nodes: 3 Insufficient cpu.")), "Unschedulable", "Insufficient cpu"),

@@ -1,7 +1,6 @@
 """The status as tools read it: kstatus, conditions that keep their time, progress in steps."""
 
 from datetime import timedelta
-from typing import Any
 
 from sluice_api import wire
 from sluice_api.inference_service import revision_of
@@ -10,26 +9,13 @@ from sluice_api.tasks import Task
 from sluice_operator.state import Learnt, Wanted
 from sluice_operator.status import AWARE_SECONDS, make_events
 from sluice_operator.steps import Plan
+from tests.support.kstatus import conditions, kstatus
 from tests.support.planned_cluster import START, PlannedCluster
 from tests.support.pod_states import ended
 from tests.support.resources import service
 
 REVISION = revision_of(service())
 NEW = revision_of(service(model__uri="hf://a/b"))
-
-
-def conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {entry["type"]: entry for entry in status["conditions"]}
-
-
-def kstatus(status: dict[str, Any]) -> str:
-    """What kubectl's, Flux's and Helm's library makes of it; in the order in which it looks."""
-    for entry in status["conditions"]:
-        if (entry["type"], entry["status"]) == ("Reconciling", "True"):
-            return "InProgress"
-        if (entry["type"], entry["status"]) == ("Stalled", "True"):
-            return "Failed"
-    return "Current" if conditions(status)["Ready"]["status"] == "True" else "InProgress"
 
 
 def test_it_is_a_status_of_the_contract() -> None:
@@ -162,6 +148,20 @@ def test_a_broken_new_revision_stalls_and_the_old_one_is_ready() -> None:
     assert (ready["status"], ready["reason"]) == ("True", "RollingOut")
     assert "no such model" in ready["message"]
     assert status["revision"] == REVISION
+
+
+def test_a_download_that_is_tried_again_is_no_failure_yet() -> None:
+    cluster = PlannedCluster()
+    cluster.settle()
+    cluster.run_pods(ready=False)
+    [pod] = cluster.pods.values()
+    container = pod["status"]["containerStatuses"][0]
+    container |= {"state": ended(65, "no route"), "restartCount": 0}
+    status = cluster.settle().status
+    assert kstatus(status) == "InProgress"
+    assert conditions(status)["Ready"]["reason"] == "ModelDownloadFailed"
+    container["restartCount"] = 5
+    assert kstatus(cluster.settle().status) == "Failed"
 
 
 def test_a_replica_too_many_to_place_is_told_without_alarm() -> None:
