@@ -16,9 +16,10 @@ from typing import Any, Final, NamedTuple, Protocol
 from sluice_operator.api_errors import ApiError, NamespaceEnding, NotFound
 from sluice_operator.contests import Contests
 from sluice_operator.failures import Failure, contested_by, failure_of, shown
-from sluice_operator.state import Key, Learnt, Object, Observed, Platform, Wanted
+from sluice_operator.state import ChildKey, Key, Learnt, Object, Observed, Platform, Wanted
 from sluice_operator.steps import Apply, Delete, Event, Plan, Rank, Scale, Step
 from sluice_operator.store import Store
+from sluice_operator.trim import trimmed
 from sluice_operator.turns import LOOK_SECONDS, Turns, is_replaced
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class Reconciler:
                 if after is not None:
                     put = self._store.put_scale if isinstance(step, Scale) else self._store.put
                     changed |= bool(put(after))
-                if repair:
+                if repair and after is not None and _differs(after, observed):
                     self._repaired(observed, repair, now)
         except NamespaceEnding:
             return False  # the service is about to go as well
@@ -227,6 +228,16 @@ class Reconciler:
 
 def _generation(observed: Observed) -> int:
     return int(observed.resource["metadata"].get("generation", 0))
+
+
+def _differs(child: Object, observed: Observed) -> bool:
+    """Whether a child is another one than was observed, but for its status.
+
+    What the API server or an admission webhook always writes otherwise than it was asked for seems
+    to need repair for ever, and no write changes it: there is no fight, and no pods are replaced.
+    """
+    before = observed.children.get(ChildKey(child["kind"], child["metadata"]["name"]), {})
+    return {**trimmed(child), "status": None} != {**before, "status": None}
 
 
 def summary(key: Key, plan: Plan, told: bool) -> dict[str, Any]:

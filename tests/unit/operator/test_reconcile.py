@@ -18,7 +18,7 @@ from sluice_operator.api_errors import (
 )
 from sluice_operator.contests import FREE, PAUSE_SECONDS
 from sluice_operator.failures import TOLD_TRIES
-from sluice_operator.state import ChildKey, Key
+from sluice_operator.state import ChildKey, Key, Observed
 from sluice_operator.steps import Apply, Plan
 from sluice_operator.store import Address
 from tests.support.fake_cluster import Crash, FakeCluster
@@ -267,6 +267,24 @@ def test_a_fight_about_a_child_is_bounded_and_told_until_it_is_over() -> None:
     clock.now += 4 * PAUSE_SECONDS
     assert asyncio.run(peace(3)) is None
     assert condition(world, "Stalled")["status"] == "False"
+
+
+def test_what_is_always_written_otherwise_than_asked_for_is_no_fight() -> None:
+    world = world_with_service()
+    settle(world)
+    policy = world.cluster.read("NetworkPolicy", KEY.namespace, "minilm-workers")
+    del policy["metadata"]["managedFields"]
+    again = Apply(policy, "spec.x was changed", repairs="spec.x was changed")
+
+    def normalised(observed: Observed, *_: Any) -> Plan:
+        return Plan(dict(observed.resource["status"]), (again,))
+
+    world.plan = normalised
+    world.restart()
+    for _ in range(2 * FREE):
+        world.cluster.show(world.store)
+        assert asyncio.run(world.reconciler.reconcile(KEY)) is None
+    assert not {event.reason for event in world.events} & {"Repaired", "FieldConflict"}
 
 
 class Clock:
