@@ -148,7 +148,7 @@ class TenantScope:
     """The scope as a field of a key: different scopes, different bytes."""
 
     def __init__(self) -> None:
-        raise TypeError("use TenantScope.of(tenant) or TenantScope.service_wide()")
+        raise TypeError("use TenantScope.of(tenant) or TenantScope.service_wide(namespace, name)")
 
     @classmethod
     def of(cls, tenant: str) -> "TenantScope":
@@ -158,9 +158,15 @@ class TenantScope:
         return cls._made(b"tenant:" + tenant.encode())
 
     @classmethod
-    def service_wide(cls) -> "TenantScope":
-        """Every caller of the service shares; the service's owner has asked for it."""
-        return cls._made(b"service")
+    def service_wide(cls, namespace: str, name: str) -> "TenantScope":
+        """Every caller of this service shares, and of no other one, whatever model that serves.
+
+        Raises ValueError for an empty name.
+        """
+        if not namespace or not name:
+            raise ValueError("a service's scope needs its namespace and name")
+        space = namespace.encode()  # Behind its length: no two services come to the same bytes.
+        return cls._made(b"service:%d:%b/%b" % (len(space), space, name.encode()))
 
     @classmethod
     def _made(cls, wire: bytes) -> "TenantScope":

@@ -23,9 +23,8 @@ from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.head import Head, parse_head
-from sluice_gateway.keys import TenantScope
 from sluice_gateway.request import Answer, OwnCaller, Request
-from sluice_gateway.service import Binding, Service
+from sluice_gateway.service import Service
 
 TICK_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 30.0
@@ -46,12 +45,14 @@ class Progress:
         due: when each entry is asked for next; never again where the same answer is certain.
         answered: indexes of what was answered once: from then on it is computed anew.
         failed: indexes of what failed the last time.
+        tenant: who asks.
     """
 
-    __slots__ = ("answered", "binding", "due", "entries", "failed", "running")
+    __slots__ = ("answered", "binding", "due", "entries", "failed", "running", "tenant")
 
-    def __init__(self, binding: Binding, entries: list[wire.Precomputed]) -> None:
-        self.binding = binding
+    def __init__(self, service: Service, entries: list[wire.Precomputed]) -> None:
+        self.binding = service.binding
+        self.tenant = _on_behalf_of(service)
         self.entries = entries
         self.due = [0.0] * len(entries)
         self.answered: set[int] = set()
@@ -100,9 +101,6 @@ class Precompute:
         self._tracks = tracks
         self._new_id = new_id
         self._progress: dict[Service, Progress] = {}
-        # What is computed here is shared by the service; no tenant's scope is ever used.
-        name = f"{names.MANAGER} precompute"
-        self._tenant = Tenant(name, names.DEFAULT_NAMESPACE, b"", TenantScope.service_wide())
 
     def __repr__(self) -> str:
         return f"<Precompute for {len(self._progress)} revisions>"
@@ -133,7 +131,7 @@ class Precompute:
                 self._progress.pop(service, None)
                 service.precomputed = {}
                 return
-            progress = self._progress[service] = Progress(binding, entries)
+            progress = self._progress[service] = Progress(service, entries)
         service.precomputed = progress.counts()
         idle = service.endpoints.ready and not service.held
         if progress.running or not idle or not binding.answer_digest:
@@ -151,7 +149,7 @@ class Precompute:
             now,
             background=True,
         )
-        self._dispatcher.serve(request, self._tenant, service)
+        self._dispatcher.serve(request, progress.tenant, service)
 
     def _answered(
         self, service: Service, progress: Progress, index: int, task: Task, answer: Answer
@@ -185,6 +183,15 @@ class Precompute:
             )
         # From the loop, so that a long list of answers that are there does not nest.
         asyncio.get_running_loop().call_soon(self._look_after, service)
+
+
+def _on_behalf_of(service: Service) -> Tenant:
+    """Who asks in the service's name.
+
+    What is computed is shared by the service; no tenant's scope is ever used.
+    """
+    name = f"{names.MANAGER} precompute"
+    return Tenant(name, names.DEFAULT_NAMESPACE, b"", service.shared_scope)
 
 
 @lru_cache(maxsize=64)

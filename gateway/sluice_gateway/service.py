@@ -105,6 +105,7 @@ class Service:
         tasks: from the table, or learnt from the first ready worker; empty until then.
         dimensions: of embeddings, as its workers tell; None until then.
         ready_since: when it last got its first ready worker.
+        shared_scope: the scope that all its callers share, where its owner lets them.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Service:
         self.tasks = spec.tasks
         self.namespace = spec.namespace
         self.name = spec.name
+        self.shared_scope = TenantScope.service_wide(spec.namespace, spec.name)
         self.stable = stable
         self.canary: Service | None = None
         self.endpoints = EndpointSet(wheel, self._endpoints_changed, rules, lambda: bool(self.held))
@@ -249,7 +251,7 @@ class Service:
     def scope(self, tenant: Tenant) -> TenantScope:
         """Who shares cached answers with ``tenant``."""
         if self.spec.cache.sharing == "service":
-            return TenantScope.service_wide()
+            return self.shared_scope
         return tenant.scope
 
     def uncacheable(self, call: Call) -> bytes:

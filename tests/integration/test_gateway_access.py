@@ -20,7 +20,7 @@ from typing import Any
 import openai
 import pytest
 
-from sluice_api import names
+from sluice_api import names, wire
 from sluice_api.api_keys import NewKey
 from tests.support.gateway_process import ROOT, GatewayProcess, Reply, service
 from tests.support.keys_file import KeysFile, bearer
@@ -173,6 +173,43 @@ async def test_who_is_unknown_is_told_before_it_sends_its_body(site: Site) -> No
         client.send(head + b"expect: 100-continue\r\n\r\n")
         assert (await client.reply()).status == 401
         assert await client.closed()
+
+
+async def test_callers_of_one_service_share_its_answers_with_no_other_one(tmp_path: Path) -> None:
+    """Two services of one public model: the same revision, the same digest."""
+    file = KeysFile(tmp_path / "keys.yaml")
+    shared = wire.CacheRules(sharing="service")
+    for tenant, namespace in (("anna", "lab"), ("bert", "lab"), ("carl", "shop")):
+        file.tenant(tenant, namespace)
+    anna, bert, carl = map(file.key, ("anna", "bert", "carl"))
+    file.write()
+    with running_redis() as redis, StubWorker() as worker:
+        table = [
+            service("emb", [worker.url], namespace=namespace, public=False, cache=shared)
+            for namespace in ("lab", "shop")
+        ]
+        options = (
+            *("--auth", "keys", "--keys-file", str(file.path), "--redis-url", redis.unix_url),
+            *("--cache-secret", str(tmp_path / "cache.key")),
+        )
+        (tmp_path / "other").mkdir()
+        with (
+            GatewayProcess(tmp_path, table, *options) as one,
+            GatewayProcess(tmp_path / "other", table, *options) as other,
+        ):
+
+            async def cached(gateway: GatewayProcess, key: NewKey) -> str:
+                body = {"model": "emb", "input": "asked in the lab"}
+                reply = await gateway.post("/v1/embeddings", body, **bearer(key))
+                assert reply.status == 200, reply.body
+                return reply.headers["cache-status"]
+
+            assert "fwd=miss; stored" in await cached(one, anna)
+            assert "hit" in await cached(one, bert)
+            assert "hit" in await cached(other, bert), "through Redis"
+            assert "fwd=miss; stored" in await cached(one, carl)
+            assert "hit" in await cached(other, carl)
+        assert worker.computed == 2
 
 
 async def test_a_tenant_sees_what_is_its_own_shared_with_it_or_open(site: Site) -> None:

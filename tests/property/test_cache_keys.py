@@ -19,9 +19,13 @@ ANNA = TenantScope.of("anna")
 
 texts = st.text(min_size=1, max_size=30)
 labels = st.lists(st.text(string.ascii_letters, min_size=1, max_size=5), min_size=1, max_size=5)
+owner_names = st.text("ab:/1", min_size=1, max_size=3)
+scopes = st.builds(TenantScope.of, owner_names) | st.builds(
+    TenantScope.service_wide, owner_names, owner_names
+)
 fields = st.fixed_dictionaries(
     {
-        "scope": st.sampled_from([ANNA, TenantScope.of("bert"), TenantScope.service_wide()]),
+        "scope": scopes,
         "revision": st.sampled_from(["0123456789", "1123456789"]),
         "answer_digest": st.sampled_from(["sha256:aa", "sha256:ab"]),
         "task": st.sampled_from(list(Task)),
@@ -165,6 +169,20 @@ def test_unicode_is_left_alone(one: str, two: str) -> None:
         for text in (one, two)
     }
     assert len(keys) == 2
+
+
+Owner = tuple[str, ...]
+owners = st.tuples(owner_names) | st.tuples(owner_names, owner_names)
+
+
+@given(owners, owners)
+def test_scopes_are_equal_exactly_when_their_owners_are(one: Owner, two: Owner) -> None:
+    """A tenant, or a service by namespace and name."""
+    scopes = [
+        TenantScope.of(*owner) if len(owner) == 1 else TenantScope.service_wide(*owner)
+        for owner in (one, two)
+    ]
+    assert (scopes[0] == scopes[1]) == (one == two)
 
 
 @given(fields, fields)

@@ -103,7 +103,7 @@ def test_tenants_do_not_share() -> None:
     cache = local_cache(clock)
     cache.store(key_of("a"), item_of("a"), rules(100), clock.now)
     assert cache.local(key_of("a", scope=TenantScope.of("bert")), clock.now) is None
-    assert cache.local(key_of("a", scope=TenantScope.service_wide()), clock.now) is None
+    assert cache.local(key_of("a", scope=TenantScope.service_wide("lab", "emb")), clock.now) is None
 
 
 # Redis ------------------------------------------------------------------------------------------
@@ -196,7 +196,10 @@ def test_an_alias_answers_exactly_its_body_route_and_scope() -> None:
     assert (found.created, found.expires) == (clock.now, clock.now + 10)
     assert cache.alias(ROUTE, ANNA, b'{"input":"a" }', clock.now) is None
     assert cache.alias("/predict", ANNA, b'{"input":"a"}', clock.now) is None
-    assert cache.alias(ROUTE, TenantScope.service_wide(), b'{"input":"a"}', clock.now) is None
+    assert (
+        cache.alias(ROUTE, TenantScope.service_wide("lab", "emb"), b'{"input":"a"}', clock.now)
+        is None
+    )
     assert cache.alias(ROUTE, ANNA, b'{"input":"a"}', clock.now + 10) is None
 
 

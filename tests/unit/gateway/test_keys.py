@@ -37,7 +37,9 @@ def test_every_field_changes_the_key() -> None:
         make(),
         make(Keyring(OTHER)),
         make(scope=TenantScope.of("bert")),
-        make(scope=TenantScope.service_wide()),
+        make(scope=TenantScope.service_wide("lab", "emb")),
+        make(scope=TenantScope.service_wide("lab", "other")),
+        make(scope=TenantScope.service_wide("home", "emb")),
         make(scope=TenantScope.of("service")),
         make(revision="0123456780"),
         make(answer_digest="sha256:ac"),
@@ -47,12 +49,14 @@ def test_every_field_changes_the_key() -> None:
         make(item=[1, 2]),
         make(item="[1,2]"),
     }
-    assert len(keys) == 12
+    assert len(keys) == 14
 
 
 def test_fields_cannot_run_into_each_other() -> None:
     assert make(revision="ab", answer_digest="c") != make(revision="a", answer_digest="bc")
     assert make(task="a1:b", parameters=b"c") != make(task="a", parameters=b"b1:c")
+    wide = TenantScope.service_wide
+    assert make(scope=wide("a/b", "c")) != make(scope=wide("a", "b/c"))
 
 
 def test_a_key_needs_an_answer_digest_and_a_revision() -> None:
@@ -67,10 +71,14 @@ def test_scope_can_be_neither_text_nor_empty_nor_made_by_hand() -> None:
         make(scope="anna")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tenant's name"):
         TenantScope.of("")
+    for namespace, name in (("", "emb"), ("lab", "")):
+        with pytest.raises(ValueError, match="namespace and name"):
+            TenantScope.service_wide(namespace, name)
     with pytest.raises(TypeError, match=r"use TenantScope\.of"):
         TenantScope()
     assert TenantScope.of("anna") == ANNA and hash(TenantScope.of("anna")) == hash(ANNA)
     assert "anna" not in repr(ANNA)
+    assert repr(TenantScope.service_wide("lab", "emb")) == "<TenantScope service>"
 
 
 def test_keys_of_a_list_are_the_keys_of_its_inputs() -> None:

@@ -9,6 +9,7 @@ import pytest
 from sluice_api import wire
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
+from sluice_gateway.keys import TenantScope
 from sluice_gateway.precompute import RENEW_AT, RETRY_SECONDS, Precompute
 from sluice_gateway.request import Answer, Request, error_answer
 from sluice_gateway.service import Binding, Service
@@ -20,6 +21,7 @@ class Fake:
     """A service as far as the lists are concerned."""
 
     namespace, name = "default", "emb"
+    shared_scope = TenantScope.service_wide(namespace, name)
 
     def __init__(self, count: int = 2) -> None:
         self.precompute = [
