@@ -257,6 +257,34 @@ async def test_a_call_that_is_asked_for_is_made(
     assert answer.choices[0].finish_reason == reason
 
 
+@pytest.mark.parametrize("choice", ["auto", "required"])
+async def test_a_call_that_is_cut_is_a_call(client: openai.AsyncOpenAI, choice: str) -> None:
+    asked: Any = {
+        "model": "talker",
+        "messages": user(WEATHER_QUESTION.format(CITIES[0])),
+        "temperature": 0,
+        "tools": [WEATHER],
+        "tool_choice": choice,
+        "parallel_tool_calls": False,
+    }
+    whole: Any = await client.chat.completions.create(**asked)
+    asked["max_tokens"] = whole.usage.completion_tokens - 8
+    answer: Any = await client.chat.completions.create(**asked)
+    (call,) = answer.choices[0].message.tool_calls
+    arguments = whole.choices[0].message.tool_calls[0].function.arguments
+    assert call.function.name == "weather"
+    assert arguments.startswith(call.function.arguments.replace(": ", ":"))
+    assert call.function.arguments != arguments
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].message.content is None
+    chunks = [chunk async for chunk in await client.chat.completions.create(**asked, stream=True)]
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert not any(delta.content for delta in deltas)
+    (streamed,) = (call for delta in deltas for call in delta.tool_calls or [])
+    assert streamed.function.arguments == call.function.arguments
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
 # What the worker tells of itself ------------------------------------------------------------------
 
 

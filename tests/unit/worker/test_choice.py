@@ -139,6 +139,26 @@ def test_a_call_is_told_whole_and_only_one_where_one_is_wanted() -> None:
         assert made.choice().finish_reason == ("length" if parallel else "tool_calls")
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_call_that_is_cut_is_told_with_what_is_there(parallel: bool) -> None:
+    text = '[{"name": "f", "parameters": {}}, {"name": "g", "parameters": {"city": "Be'
+    made = writing(tools=parser_for("", "required"), parallel_calls=parallel)
+    deltas = written(text, made)
+    expected = [("f", "{}"), ("g", '{"city": "Be')][: 2 if parallel else 1]
+    told = [call.function for delta in deltas for _, call in delta.tool_calls]
+    assert [(each.name, each.arguments) for each in told] == expected
+    assert [call.function for call in made.choice().tool_calls] == told
+    assert made.choice().finish_reason == "length"
+    assert shown(deltas) == made.choice().text == ""
+
+
+def test_a_stop_cuts_a_call_as_well() -> None:
+    made = writing(tools=parser_for("", "required"), stops=["Bern"])
+    written('[{"name": "f", "parameters": {"city": "Bern"}}]', made)
+    (call,) = made.choice().tool_calls
+    assert (call.function.arguments, made.choice().text) == ('{"city": "', "")
+
+
 @pytest.mark.parametrize("reason", ["stop", "length"])
 def test_an_answer_without_calls_ends_as_it_ended(reason: str) -> None:
     made = writing(tools=parser_for("<tool_call>", "auto"))

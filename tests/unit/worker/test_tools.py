@@ -15,7 +15,12 @@ OSLO = '{"name": "weather", "parameters": {"city": "Oslo"}}'
 
 
 def parsed(
-    template: str, text: str, cuts: list[int] | None = None, *, choice: str = "auto"
+    template: str,
+    text: str,
+    cuts: list[int] | None = None,
+    *,
+    choice: str = "auto",
+    cut: bool = False,
 ) -> tuple[str, list[ToolCall]]:
     parser = parser_for(template, choice)
     assert parser is not None
@@ -24,7 +29,7 @@ def parsed(
     for end in ends:
         found.append(parser.feed(text[begin:end]))
         begin = end
-    found.append(parser.finish())
+    found.append(parser.finish(cut=cut))
     return "".join(part.text for part in found), [call for part in found for call in part.calls]
 
 
@@ -84,8 +89,56 @@ def test_a_call_that_was_asked_for_is_bare_json() -> None:
     assert (text, meant(calls)) == ("", [("weather", {"city": "Bern"})])
     text, calls = parsed(HERMES, f"[ {OSLO}]", choice="required")
     assert (text, meant(calls)) == ("", [("weather", {"city": "Oslo"})])
-    text, calls = parsed(HERMES, '[{"name": "wea', choice="required")  # Cut by its length.
-    assert (text, calls) == ('[{"name": "wea', [])
+
+
+WHOLE = ("weather", '{"city":"Bern"}')
+
+
+@pytest.mark.parametrize(
+    ("template", "choice", "text", "found"),
+    [
+        (HERMES, "required", f"[{BERN}", [WHOLE]),
+        (HERMES, "required", f"[{BERN}, ", [WHOLE]),
+        (HERMES, "required", f'[{BERN}, {{"name": "wea', [WHOLE]),
+        (HERMES, "required", f'[{BERN}, {{"name": "time"', [WHOLE, ("time", "")]),
+        (
+            HERMES,
+            "required",
+            f'[{BERN}, {{"name": "time", "parameters": {{"zone": "E',
+            [WHOLE, ("time", '{"zone": "E')],
+        ),
+        (HERMES, "required", '[{"name": "wea', []),
+        (HERMES, "required", '[{"name": "we\\"a", "parameters": {', [('we"a', "{")]),
+        (HERMES, "=weather", '{"city": "Be', [("weather", '{"city": "Be')]),
+        (HERMES, "auto", f"<tool_call>{BERN[:-1]}", [("weather", '{"city": "Bern"}')]),
+        (HERMES, "auto", f"<tool_call>{BERN[:-4]}", [("weather", '{"city": "Ber')]),
+        (HERMES, "auto", '<tool_call>\n{"na', []),
+        (
+            MISTRAL,
+            "auto",
+            f"[TOOL_CALLS][{BERN}, {OSLO[:-4]}",
+            [WHOLE, ("weather", '{"city": "Osl')],
+        ),
+        (MISTRAL, "auto", '[TOOL_CALLS]weather[ARGS]{"ci', [("weather", '{"ci')]),
+        (LLAMA, "auto", f"{BERN}; {OSLO[:-4]}", [WHOLE, ("weather", '{"city": "Osl')]),
+    ],
+)
+def test_a_call_that_is_cut_is_a_call(
+    template: str, choice: str, text: str, found: list[tuple[str, str]]
+) -> None:
+    shown, calls = parsed(template, text, choice=choice, cut=True)
+    assert shown == ""
+    assert [(call.function.name, call.function.arguments) for call in calls] == found
+
+
+def test_an_answer_that_is_cut_and_was_no_call_stays_text() -> None:
+    assert parsed(LLAMA, '{"no": "ca', cut=True) == ('{"no": "ca', [])
+    assert parsed(HERMES, "Look: <tool", cut=True) == ("Look: <tool", [])
+
+
+def test_what_the_model_itself_ended_amid_a_call_stays_text() -> None:
+    text = f"<tool_call>{BERN[:-4]}"
+    assert parsed(HERMES, text) == (text, [])
 
 
 def test_text_streams_on_until_a_call_may_begin() -> None:

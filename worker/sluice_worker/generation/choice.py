@@ -110,7 +110,7 @@ class Writing:
         self._show(self._held)
         self._held = ""
         if self._tools is not None:
-            self._tell(self._tools.finish())
+            self._tell(self._tools.finish(cut=reason == "length" or self._cut is not None))
         if not self._parallel_calls:
             del self._calls[1:]
         called = bool(self._calls) and reason == "stop" and not self._named_call

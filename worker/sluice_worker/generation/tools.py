@@ -1,20 +1,25 @@
 """Tool calls inside generated text, in the spellings that models are trained on.
 
 Which spelling a model uses is what its chat template shows. Text before a call streams on at once;
-a call is handed over when it is complete. What looks like a call and is none stays text.
+a call is handed over when it is complete. What looks like a call and is none stays text. Where the
+text was cut inside a call, that call comes with the part of its arguments that is there.
 """
 
 import json
 import re
 import secrets
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from sluice_api.shapes.generation import FunctionCall, ToolCall
 
-_START = re.compile(r"\[\s*\{|\{")
+_OBJECT = re.compile(
+    r"(?:\[TOOL_CALLS\]|[\s\[\],;])*+(?P<name>[\w.-]*+)\s*+(?:\[ARGS\])?+\s*+(?=\{)"
+)
+"""What may stand before a JSON object: brackets of lists, and the bare name of a call."""
+_NAME = re.compile(r'\{\s*+"name"\s*+:\s*+(?P<name>"(?:[^"\\]|\\.)*+")')
+_ARGUMENTS = re.compile(r'\s*+,\s*+"(?:arguments|parameters)"\s*+:\s*+')
 _reader = json.JSONDecoder()  # Not msgspec's: this one tells where a value ends.
 
 
@@ -30,8 +35,8 @@ class ToolParser(Protocol):
 
     def feed(self, text: str) -> Found: ...
 
-    def finish(self) -> Found:
-        """The text is over."""
+    def finish(self, *, cut: bool = False) -> Found:
+        """The text is over; ``cut`` where the model would have gone on."""
         ...
 
 
@@ -90,11 +95,12 @@ class Tagged:
             shown += "" if found else f"{self._opening}{inside}{self._closing}"
             self._after_call = bool(found)
 
-    def finish(self) -> Found:
+    def finish(self, *, cut: bool = False) -> Found:
         if not self._inside:
             return Found(self._pending)
-        calls = read_calls(self._pending)
-        return Found("" if calls else self._opening + self._pending, tuple(calls))
+        calls = read_calls(self._pending, cut=cut)
+        # The beginning of a call is nobody's text.
+        return Found("" if calls or cut else self._opening + self._pending, tuple(calls))
 
 
 class WholeText:
@@ -124,44 +130,48 @@ class WholeText:
         self._is_text = True
         return Found(self._pending)
 
-    def finish(self) -> Found:
+    def finish(self, *, cut: bool = False) -> Found:
         if self._is_text:
             return Found()
         text = self._pending.strip()
         if self._named is not None:
             return Found(calls=(_call(self._named, text),))
-        calls = read_calls(text.removeprefix(self._marker or "").strip())
-        return Found("" if calls else self._pending, tuple(calls))
+        calls = read_calls(text.removeprefix(self._marker or ""), cut=cut)
+        return Found("" if calls or self._always else self._pending, tuple(calls))
 
 
-def read_calls(text: str) -> list[ToolCall]:
-    """Every call in ``text``: JSON objects one after the other or in a list, or ``name{…}``."""
-    calls = []
-    for name, value in _pieces(text.strip()):
-        if name:
-            calls.append(_call(name, value))
-            continue
-        for entry in value if isinstance(value, list) else [value]:
-            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-                return []
-            arguments = entry.get("arguments", entry.get("parameters", {}))
-            calls.append(_call(entry["name"], arguments))
+def read_calls(text: str, *, cut: bool = False) -> list[ToolCall]:
+    """Every call in ``text``: JSON objects one after the other or in a list, or ``name{…}``.
+
+    Args:
+        cut: an object may lack its end; it is a call once its name is whole.
+    """
+    calls: list[ToolCall] = []
+    end = 0
+    while found := _OBJECT.match(text, end):
+        try:
+            value, end = _reader.raw_decode(text, found.end())
+        except ValueError:
+            return calls + (_cut_call(found["name"], text[found.end() :]) if cut else [])
+        if found["name"]:
+            calls.append(_call(found["name"], value))
+        elif isinstance(value.get("name"), str):
+            arguments = value.get("arguments", value.get("parameters", {}))
+            calls.append(_call(value["name"], arguments))
+        else:
+            return []
     return calls
 
 
-def _pieces(text: str) -> Iterator[tuple[str, Any]]:
-    """Each JSON value of ``text``, with the bare name before it; nothing once it is no JSON."""
-    while text:
-        start = _START.search(text)
-        if start is None:
-            return
-        try:
-            value, end = _reader.raw_decode(text, start.start())
-        except ValueError:
-            return
-        name = text[: start.start()].removesuffix("[ARGS]").strip(" ;,\n")
-        yield name, value
-        text = text[end:].removeprefix("[TOOL_CALLS]").lstrip(" ;,\n")
+def _cut_call(name: str, text: str) -> list[ToolCall]:
+    """The call that ``text`` is the beginning of; none where its name is not there yet."""
+    if name:
+        return [_call(name, text)]
+    found = _NAME.match(text)
+    if found is None:
+        return []
+    arguments = _ARGUMENTS.match(text, found.end())
+    return [_call(json.loads(found["name"]), text[arguments.end() :] if arguments else "")]
 
 
 def _call(name: str, arguments: Any) -> ToolCall:
