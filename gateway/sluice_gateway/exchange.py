@@ -301,6 +301,8 @@ class Exchange(msgspec.Struct, eq=False):
             answer = Answer(200, EVENT_STREAM, self._headers() + STREAM_HEADERS, body)
         else:
             answer = Answer(200, JSON, self._headers(), call.codec.render(call, model, items))
+        if self.expires:
+            answer.fresh_for = self.expires - time.time()
         self.finish(answer)
         return answer
 

@@ -72,12 +72,18 @@ class Progress:
         index = min(range(len(self.due)), key=self.due.__getitem__)
         return index if self.due[index] <= now else None
 
-    def settle(self, index: int, status: int, now: float) -> None:
-        """Take note of how an entry was answered, and when it is due again."""
+    def settle(self, index: int, answer: Answer, now: float) -> None:
+        """Take note of how an entry was answered, and when it is due again.
+
+        What came from the cache is renewed when as much of its time is left as of a new one's.
+        """
+        status = answer.status
         if status == HTTPStatus.OK:
             self.answered.add(index)
             self.failed.discard(index)
-            self.due[index] = now + RENEW_AT * self.binding.cache.ttl_seconds
+            ttl = self.binding.cache.ttl_seconds
+            left = ttl if answer.fresh_for is None else answer.fresh_for
+            self.due[index] = now + max(0.0, left - (1 - RENEW_AT) * ttl)
         else:
             self.failed.add(index)
             self.due[index] = math.inf if status in _PERMANENT else now + RETRY_SECONDS
@@ -156,7 +162,7 @@ class Precompute:
     ) -> None:
         progress.running = False
         was_pending = progress.counts()["pending"]
-        progress.settle(index, answer.status, time.monotonic())
+        progress.settle(index, answer, time.monotonic())
         if answer.status != HTTPStatus.OK:
             log.warning(
                 "precomputing failed",

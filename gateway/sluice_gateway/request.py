@@ -28,6 +28,8 @@ class Answer(msgspec.Struct, eq=False):
 
     Attributes:
         error: what the body says in words, where it tells of an error.
+        fresh_for: how many seconds longer the oldest of what came from the cache is fresh, negative
+            where it is stale; None where nothing did.
     """
 
     status: int
@@ -35,6 +37,7 @@ class Answer(msgspec.Struct, eq=False):
     headers: bytes
     body: bytes
     error: ApiError | None = None
+    fresh_for: float | None = None
 
     def beside(self, lines: bytes) -> "Answer":
         """The same answer with more headers."""

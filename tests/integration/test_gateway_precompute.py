@@ -97,6 +97,25 @@ async def test_another_gateway_finds_them_in_redis(tmp_path: Path, redis: RedisS
         assert worker.computed == 3
 
 
+async def test_what_redis_has_and_is_old_is_renewed_before_it_expires(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    """The first gateway's answers live 100 s, which is old where they are to live 1000 s."""
+    options = ("--redis-url", redis.unix_url, "--cache-secret", str(tmp_path / "secret"))
+    with StubWorker() as worker:
+        for ttl, computed in ((100.0, 2), (1000.0, 4)):
+            folder = tmp_path / str(ttl)
+            folder.mkdir()
+            rules = wire.CacheRules(sharing="service", ttl_seconds=ttl)
+            table = [service("emb", [worker.url], cache=rules, precompute=asked("a"))]
+            with GatewayProcess(folder, table, *options) as gateway:
+                await done(gateway, 2)
+                await until(lambda: worker.computed == computed, 10, str(worker.computed))  # noqa: B023
+                reply = await gateway.post(PATH, {"model": "emb", "input": "a"})
+                left = int(reply.headers["cache-status"].partition("; ttl=")[2])
+                assert left > 0.8 * ttl, "of the renewed answer"
+
+
 async def test_what_cannot_be_computed_is_told(tmp_path: Path) -> None:
     with StubWorker() as worker:
         entries = [

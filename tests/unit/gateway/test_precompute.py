@@ -17,6 +17,11 @@ from sluice_gateway.service import Binding, Service
 OK = Answer(200, b"application/json", b"", b"{}")
 
 
+def from_cache(fresh_for: float) -> Answer:
+    """An answer that came from the cache, with so many seconds left to it."""
+    return Answer(200, b"application/json", b"", b"{}", fresh_for=fresh_for)
+
+
 class Fake:
     """A service as far as the lists are concerned."""
 
@@ -205,6 +210,38 @@ async def test_answers_are_renewed_before_they_expire(monkeypatch: Any) -> None:
         assert len(dispatcher.requests) == asked
     assert dispatcher.requests[-1].head.directives.no_cache
     assert service.precomputed["done"] == 1, "there is an answer all the while"
+
+
+@pytest.mark.parametrize(("fresh_for", "due"), [(1000.0, 800.0), (500.0, 300.0), (201.0, 1.0)])
+async def test_an_aged_answer_from_the_cache_is_renewed_before_it_expires(
+    monkeypatch: Any, fresh_for: float, due: float
+) -> None:
+    service = Fake(1)
+    precompute, dispatcher = made(service)
+    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began)
+    look(precompute, service)
+    await dispatcher.answer(from_cache(fresh_for))
+    for seconds, asked in ((due - 0.5, 1), (due + 0.5, 2)):
+        monkeypatch.setattr(time, "monotonic", lambda now=began + seconds: now)
+        look(precompute, service)
+        assert len(dispatcher.requests) == asked
+    assert dispatcher.requests[-1].head.directives.no_cache
+
+
+@pytest.mark.parametrize("fresh_for", [150.0, 0.0, -20.0])
+async def test_one_that_is_nearly_or_quite_stale_is_renewed_at_once(
+    monkeypatch: Any, fresh_for: float
+) -> None:
+    service = Fake(1)
+    precompute, dispatcher = made(service)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    look(precompute, service)
+    await dispatcher.answer(from_cache(fresh_for))
+    assert [request.head.directives.no_cache for request in dispatcher.requests] == [False, True]
+    await dispatcher.answer()
+    assert len(dispatcher.requests) == 2, "once"
 
 
 async def test_a_list_that_is_taken_back_is_forgotten() -> None:
