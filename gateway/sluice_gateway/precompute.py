@@ -20,7 +20,7 @@ import msgspec
 from sluice_api import names, wire
 from sluice_api.routes import CANONICAL_ROUTES
 from sluice_api.tasks import Task
-from sluice_gateway.auth import Tenant
+from sluice_gateway.auth import Rights, Tenant
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.head import Head, parse_head
 from sluice_gateway.request import Answer, OwnCaller, Request
@@ -192,12 +192,13 @@ class Precompute:
 
 
 def _on_behalf_of(service: Service) -> Tenant:
-    """Who asks in the service's name.
+    """Who asks in the service's name, and so may call what its namespace may, and nothing else.
 
     What is computed is shared by the service; no tenant's scope is ever used.
     """
     name = f"{names.MANAGER} precompute"
-    return Tenant(name, names.DEFAULT_NAMESPACE, b"", service.shared_scope)
+    own = Rights(frozenset((service.namespace,)), None)
+    return Tenant(name, service.namespace, b"", service.shared_scope, rights=own)
 
 
 @lru_cache(maxsize=64)

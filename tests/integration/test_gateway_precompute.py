@@ -29,9 +29,9 @@ def listed(worker: StubWorker, *texts: str, **more: Any) -> wire.Service:
     return service("emb", [worker.url], cache=SHARED, precompute=asked(*texts), **more)
 
 
-async def done(gateway: GatewayProcess, count: int, state: str = "done") -> None:
+async def done(gateway: GatewayProcess, count: int, state: str = "done", name: str = "emb") -> None:
     async def seen() -> bool:
-        return await gateway.metric(METRIC, service="emb", state=state) == count
+        return await gateway.metric(METRIC, service=name, state=state) == count
 
     await until(seen, 10, f"{count} {state}: {gateway.log[-2000:]}")
 
@@ -88,6 +88,7 @@ async def test_sleeping_service_is_not_woken_and_nothing_is_demand(tmp_path: Pat
 
 async def test_another_gateway_finds_them_in_redis(tmp_path: Path, redis: RedisServer) -> None:
     options = ("--redis-url", redis.unix_url, "--cache-secret", str(tmp_path / "secret"))
+    options += ("--redis-timeout", "5s")  # However busy the machine is.
     folders = [tmp_path / "one", tmp_path / "two"]
     with StubWorker() as worker:
         for folder in folders:
@@ -131,6 +132,48 @@ async def test_what_cannot_be_computed_is_told(tmp_path: Path) -> None:
             for code in ("input_too_long", "unknown_field", "invalid_field"):
                 assert code in gateway.log
             assert '"level":"error"' not in gateway.log
+
+
+async def test_entities_are_found_by_what_the_service_s_own_namespace_may_see(
+    tmp_path: Path,
+) -> None:
+    def relating(name: str, text: str, entities_from: str = "", **parameters: str) -> wire.Service:
+        body = {"input": text, "parameters": parameters}
+        entry = wire.Precomputed(task=Task.RELATION_EXTRACTION, body=body)
+        return service(
+            name,
+            [relater.url],
+            namespace="lab",
+            public=False,
+            cache=SHARED,
+            precompute=[entry],
+            entities_from=entities_from or None,
+        )
+
+    with (
+        StubWorker(Behaviour(tasks=[Task.TOKEN_CLASSIFICATION])) as finder,
+        StubWorker(Behaviour(tasks=[Task.RELATION_EXTRACTION])) as relater,
+    ):
+        table = [
+            *(
+                service("ner", [finder.url], namespace=namespace, public=False)
+                for namespace in ("lab", "default", "shop")
+            ),
+            service("open", [finder.url], namespace="shop"),
+            relating("preset", "a private one", "ner"),
+            relating("named", "a chosen one", entities_from="ner"),
+            relating("public", "a public one", "shop/open"),
+            relating("foreign", "a foreign one", "shop/ner"),
+            relating("default", "a default one", "default/ner"),
+        ]
+        with GatewayProcess(tmp_path, table) as gateway:
+            for name in ("preset", "named", "public"):
+                await done(gateway, 1, name=name)
+            for name in ("foreign", "default"):
+                await done(gateway, 1, "failed", name=name)
+            assert gateway.log.count("model_not_found") == 2
+        assert relater.computed == 3
+        assert finder.inputs.keys() == {"a private one", "a chosen one", "a public one"}
 
 
 async def test_generated_answers_too(tmp_path: Path) -> None:
