@@ -30,9 +30,14 @@ token. A model served for any other task does that one only."""
 
 
 def one_model_does(task: Task) -> list[Task]:
-    """``task``, and what a model that is served for it may do beside it."""
-    others = [each for kind in _SIDE_BY_SIDE if task in kind for each in kind if each != task]
-    return [task, *others]
+    """``task``, and what a model that is served for it may do beside it.
+
+    Zero-shot hides classification: what such a model's own labels say (``entailment``) is no answer
+    to a request whose labels were forgotten.
+    """
+    hidden = {task, Task.CLASSIFICATION} if task is Task.ZERO_SHOT else {task}
+    others = [each for kind in _SIDE_BY_SIDE if task in kind for each in kind]
+    return [task, *(each for each in others if each not in hidden)]
 
 
 class Determinism(StrEnum):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluice_api.digests import answer_digest
-from sluice_api.tasks import Task
+from sluice_api.tasks import Task, one_model_does
 from sluice_api.wire import Phase
 from sluice_worker import device as hardware
 from sluice_worker.engines.base import Unit, unit_of
@@ -258,7 +258,9 @@ def _wanted_first(
             f"model.task: got {wanted}, but this model offers {', '.join(tasks)}. "
             f"Set one of these, or auto; {wanted} takes {needs(wanted)}."
         )
-    return {wanted: tasks[wanted], **tasks}
+    together = one_model_does(wanted)
+    others = {task: module for task, module in tasks.items() if task in together}
+    return {wanted: tasks[wanted], **others}
 
 
 def _mask_id(description: Description, tokenizer: Tokenizer) -> int | None:

@@ -44,7 +44,8 @@ def test_every_model_that_reads() -> None:
         tasks = [m.TASK for m in registry._MODULES if m.offers(description)]
         assert tasks
         for served in tasks:
-            assert set(tasks) <= set(one_model_does(served)), description
+            hidden = {Task.CLASSIFICATION} if served is Task.ZERO_SHOT else set()
+            assert set(tasks) - hidden <= set(one_model_does(served)), description
         seen |= set(tasks)
     assert seen == {module.TASK for module in registry._MODULES}
 

@@ -9,6 +9,7 @@ import pytest
 import transformers
 
 from sluice_api.errors import ApiError
+from sluice_api.routes import check_task
 from sluice_api.shapes import classify
 from sluice_api.tasks import Task
 from sluice_worker.loaded import LoadedModel
@@ -76,6 +77,16 @@ def test_an_inference_model_also_classifies(inference: LoadedModel) -> None:
     assert list(inference.tasks) == [Task.ZERO_SHOT, Task.CLASSIFICATION]
     [answer] = classified(inference, "the app crashes")
     assert {entry["label"] for entry in answer["labels"]} == set(inference.labels)
+
+
+def test_an_inference_model_served_for_zero_shot_does_not_take_its_own_labels(
+    inference_folder: Path,
+) -> None:
+    model = load(f"file://{inference_folder}", device="cpu", task=Task.ZERO_SHOT)
+    assert list(model.tasks) == [Task.ZERO_SHOT]
+    with pytest.raises(ApiError) as caught:
+        check_task(parse(classify.CODEC, {"input": "the app crashes"}), list(model.tasks), "m")
+    assert (caught.value.code, caught.value.param) == ("missing_field", "parameters.labels")
 
 
 def test_a_description_is_the_hypothesis_itself(inference: LoadedModel) -> None:
