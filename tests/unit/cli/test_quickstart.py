@@ -9,8 +9,8 @@ import pytest
 
 from sluice_api import wire
 from sluice_api.inference_service import InferenceService
-from sluice_api.routes import POST_ROUTES
-from sluice_api.tasks import Task
+from sluice_api.routes import CANONICAL_ROUTES, POST_ROUTES
+from sluice_api.tasks import Determinism, Task
 from sluice_cli.up.quickstart import Quickstart, curl_lines
 from sluice_cli.up.service import LocalService, revision_in, template_of
 from sluice_cli.up.settings import LogLevel
@@ -25,13 +25,16 @@ URL = "http://127.0.0.1:8080"
     ("tasks", "paths"),
     [
         ([Task.EMBEDDINGS, Task.ZERO_SHOT], ["/v1/embeddings", "/v1/classify", "/v1/classify"]),
-        ([Task.CLASSIFICATION], ["/v1/classify", "/v1/classify"]),
-        ([Task.ZERO_SHOT], ["/v1/classify", "/v1/classify"]),
-        ([Task.EMBEDDINGS], ["/v1/embeddings", "/v1/embeddings"]),
-        ([Task.TOKEN_CLASSIFICATION], ["/v1/tokens/classify"] * 2),
-        ([Task.QUESTION_ANSWERING], ["/v1/answer"] * 2),
-        ([Task.RERANK, Task.CLASSIFICATION], ["/v1/classify", "/v1/rerank", "/v1/rerank"]),
-        ([Task.FILL_MASK], []),
+        ([Task.RERANK, Task.CLASSIFICATION], ["/v1/rerank"] * 2),
+        (
+            [Task.RELATION_EXTRACTION, Task.CLASSIFICATION, Task.ZERO_SHOT],
+            ["/v1/relations", "/v1/classify", "/v1/classify"],
+        ),
+        (
+            [Task.CHAT, Task.TEXT_GENERATION],
+            ["/v1/chat/completions", "/v1/completions", "/v1/completions"],
+        ),
+        *(([task], [CANONICAL_ROUTES[task].path] * 2) for task in Task),
         ([], []),
     ],
 )
@@ -47,10 +50,19 @@ def test_lines_are_shell_commands_whose_bodies_the_codecs_accept(
         call = POST_ROUTES[path].parse(words[words.index("-d") + 1].encode())
         assert call.model == "team/minilm"
         assert call.task in tasks
+        assert call.determinism is not Determinism.SAMPLED
         found.append(path)
     assert found == paths
     if lines:
         assert lines[-1].replace("-si", "-s") == lines[-2]
+
+
+def test_a_model_that_writes_relations_is_given_no_entities() -> None:
+    def asked(*tasks: Task) -> object:
+        return json.loads(shlex.split(curl_lines(URL, "m", tasks)[0])[-1])["input"]
+
+    assert isinstance(asked(Task.RELATION_EXTRACTION), str)
+    assert isinstance(asked(Task.RELATION_EXTRACTION, Task.CLASSIFICATION), dict)
 
 
 def test_labels_are_described() -> None:
