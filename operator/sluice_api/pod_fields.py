@@ -123,10 +123,10 @@ class PodObject(Kind):
             if member is None:
                 raise Refused(name, self.form)
             if not member.fits(below):
-                raise Refused(below, f"{name} {member.form}")
+                raise Refused(below, member.form, at=f".{name}")
             if found := _not_json(below, name):
                 where, odd = found
-                raise Refused(odd, f"in {where} what JSON has", "Put it in quotes.")
+                raise Refused(odd, "what JSON has", "Put it in quotes.", at=f".{where}")
         for name in self.required:
             if name not in given:
                 raise Refused("no " + name, self.form)
@@ -179,7 +179,14 @@ class PodList(Kind):
             raise Refused(value, self.form)
         if len(value) > self.max_items:
             raise Refused(f"{len(value)} entries", f"at most {self.max_items}")
-        return tuple(self.item.parse(entry) for entry in value)
+        return tuple(self._entry(index, entry) for index, entry in enumerate(value))
+
+    def _entry(self, index: int, entry: object) -> dict[str, Any]:
+        try:
+            return self.item.parse(entry)
+        except Refused as refused:
+            refused.at = f"[{index}]{refused.at}"
+            raise
 
     def dump(self, value: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
         return list(value)

@@ -13,6 +13,7 @@ from sluice_api.call import Call
 from sluice_api.errors import ApiError
 from sluice_api.inference_service import InferenceService
 from sluice_api.routes import CANONICAL_ROUTES
+from sluice_api.spec_errors import shown
 from sluice_api.tasks import Determinism, Task, one_model_does
 
 
@@ -33,6 +34,13 @@ def refused(service: InferenceService, offered: Collection[Task] = ()) -> Iterat
         except ApiError as error:
             at = "" if error.param is None else f".{error.param}"
             yield f"{field}.body{at}", error.message.removeprefix(f"{error.param}: ")
+            continue
+        if call.model is not None:
+            yield (
+                f"{field}.body.model",
+                f"got {shown(call.model)}, allowed none, because this service alone is asked."
+                " Leave it out.",
+            )
             continue
         if message := _not_kept(call, service.spec.cache.generation):
             yield f"{field}.body", message

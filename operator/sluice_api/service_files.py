@@ -178,6 +178,7 @@ def _problems(error: ValidationError) -> Iterator[tuple[list[str], str]]:
             message = _unknown_message(path)
         elif detail["type"] == "value_error" and isinstance(context.get("error"), Refused):
             message = str(context["error"])
+            path[-1] += context["error"].at
         else:
             allowed = ", ".join(_known_fields(path))
             message = f"got {shown(detail['input'])}, allowed a mapping with {allowed}."

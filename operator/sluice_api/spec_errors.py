@@ -34,10 +34,15 @@ def _plain(value: object) -> str:
 
 
 class Refused(ValueError):
-    """One value does not fit. The text says what was given, what is allowed and the fix."""
+    """One value does not fit. The text says what was given, what is allowed and the fix.
 
-    def __init__(self, got: object, allowed: str, fix: str = "") -> None:
+    Attributes:
+        at: where in the value of the field, such as ``[1].task``; empty for all of it.
+    """
+
+    def __init__(self, got: object, allowed: str, fix: str = "", *, at: str = "") -> None:
         super().__init__(f"got {shown(got)}, allowed {allowed}.{' ' + fix if fix else ''}")
+        self.at = at
 
 
 @dataclass(frozen=True, slots=True)

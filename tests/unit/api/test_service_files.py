@@ -193,24 +193,24 @@ def test_an_alias_is_what_it_stands_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "got"),
     [
-        ("2024-01-01", 'got "2024-01-01", allowed in affinity.x[0]'),
-        ("!!binary aGk=", "allowed in affinity.x[0]"),
-        ("!!set {a}", "allowed in affinity.x[0]"),
-        (".nan", "got NaN, allowed in affinity.x[0]"),
-        ("-.inf", "got -Infinity, allowed in affinity.x[0]"),
-        ('"\\ud800"', r'got "\ud800", allowed in affinity.x[0]'),
-        ("{1: 2}", "got 1, allowed in affinity.x[0]"),
-        ("{null: 2}", "got nothing, allowed in affinity.x[0]"),
+        ("2024-01-01", '"2024-01-01"'),
+        ("!!binary aGk=", ""),
+        ("!!set {a}", ""),
+        (".nan", "NaN"),
+        ("-.inf", "-Infinity"),
+        ('"\\ud800"', r'"\ud800"'),
+        ("{1: 2}", "1"),
+        ("{null: 2}", "nothing"),
     ],
 )
 def test_what_json_has_not_is_refused_where_kubernetes_reads_on(
-    tmp_path: Path, value: str, told: str
+    tmp_path: Path, value: str, got: str
 ) -> None:
     hardware = "  hardware:\n    affinity:\n      nodeAffinity:\n        x:\n        - "
     [problem] = problems(write(tmp_path, service_text("a", f"{hardware}{value}\n")))
-    assert told.replace("affinity.x", "nodeAffinity.x") in problem
+    assert f"spec.hardware.affinity.nodeAffinity.x[0]: got {got}" in problem
     assert "what JSON has. Put it in quotes." in problem
 
 
@@ -218,7 +218,27 @@ def test_a_precomputed_body_that_is_no_json_is_a_problem(tmp_path: Path) -> None
     asked = "[{task: embeddings, body: {input: 2024-01-01}}]"
     cache = f"  cache:\n    sharing: service\n    precompute: {asked}\n"
     [problem] = problems(write(tmp_path, service_text("a", cache)))
-    assert 'spec.cache.precompute: got "2024-01-01", allowed in body.input what JSON' in problem
+    where = "spec.cache.precompute[0].body.input"
+    assert f'{where}: got "2024-01-01", allowed what JSON has. Put it in quotes.' in problem
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("{task: foo, body: {}}", "[1].task: got foo, allowed one of embeddings, "),
+        ("{task: embeddings, body: []}", "[1].body: got a list, allowed of type object."),
+        ("{task: embeddings}", "[1]: got no body, allowed an object with task, body."),
+        ("{tasks: embeddings}", "[1]: got tasks, allowed an object with task, body."),
+        ("foo", "[1]: got foo, allowed an object with task, body."),
+    ],
+)
+def test_a_fault_in_an_entry_of_a_list_is_told_with_its_place(
+    tmp_path: Path, entry: str, told: str
+) -> None:
+    right = "{task: embeddings, body: {input: a}}"
+    cache = f"  cache:\n    sharing: service\n    precompute: [{right}, {entry}]\n"
+    [problem] = problems(write(tmp_path, service_text("a", cache)))
+    assert f"(default/a): spec.cache.precompute{told}" in problem
 
 
 def test_names_of_any_kind_can_be_told(tmp_path: Path) -> None:
@@ -308,6 +328,15 @@ def test_what_no_model_of_the_task_does_is_not_precomputed(
     (problem,) = problems(path)
     assert f"spec.cache.precompute[0].task: got {asked} beside spec.model.task: {served}" in problem
     assert "remove the entry" in problem
+
+
+@pytest.mark.parametrize("task", ["embeddings", "text-generation", "rerank"])
+def test_a_request_to_be_precomputed_names_no_model(tmp_path: Path, task: str) -> None:
+    body = BODIES[task].replace("{", "{model: a, ", 1)
+    cache = f"  cache: {{sharing: service, precompute: [{{task: {task}, body: {body}}}]}}\n"
+    [problem] = problems(write(tmp_path, service_text("a", cache)))
+    assert "spec.cache.precompute[0].body.model: got a, " in problem
+    assert "Leave it out." in problem
 
 
 def test_requests_to_be_precomputed_are_read_as_their_route_reads_them(tmp_path: Path) -> None:
