@@ -101,6 +101,17 @@ def completed(call: Call, finder: Finder, found: list[list[tokens.Entity]]) -> C
     return replace(call, inputs=relations.with_entities(call, given), entities_from=None)
 
 
+def refused(call: Call, finder: Finder, error: ApiError) -> ApiError:
+    """``error`` about the completed ``call``, to who never wrote the entities that it names."""
+    for index in finder.indexes:
+        where = f"{place(call, index)}.entities"
+        if error.param == where:
+            named_by = finder.param or "spec.entitiesFrom of the service"
+            message = f"{named_by}: {error.message.removeprefix(f'{where}: ')}"
+            return ApiError(error.code, message, param=finder.param, retry_after=error.retry_after)
+    return error
+
+
 def _at_caller(error: ApiError, call: Call, finder: Finder) -> ApiError:
     """``error`` about the first request, to who sent the second."""
     told = at_caller(error, call, finder.indexes)

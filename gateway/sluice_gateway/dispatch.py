@@ -241,7 +241,7 @@ class Dispatcher:
             if asked is not None:
                 exchange.stops.append(asked.cancel)
         else:
-            self._completed(exchange, composition.completed(call, finder, []))
+            self._completed(exchange, finder, composition.completed(call, finder, []))
 
     def _found(self, exchange: Exchange, finder: composition.Finder, answer: Answer) -> None:
         call = exchange.call
@@ -251,10 +251,11 @@ class Dispatcher:
         except ApiError as error:
             exchange.fail(error)  # Whichever revision would have answered: not for it to mend.
         else:
-            self._completed(exchange, completed)
+            self._completed(exchange, finder, completed)
 
-    def _completed(self, exchange: Exchange, call: Call) -> None:
-        exchange.complete(call, time.monotonic())
+    def _completed(self, exchange: Exchange, finder: composition.Finder, call: Call) -> None:
+        retell = partial(composition.refused, call, finder)
+        exchange.complete(call, retell, time.monotonic())
         self._look_up(exchange)
 
     # look up --------------------------------------------------------------------------------------
@@ -506,6 +507,8 @@ class Dispatcher:
         else:
             if error.code == "rate_limited":
                 self._denied(exchange.tenant.name, error.code)
+            if exchange.retell is not None:
+                error = exchange.retell(error)
             exchange.fail(error)
 
     def _begin_again(self, exchange: Exchange, service: Service) -> None:

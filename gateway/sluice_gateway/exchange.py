@@ -43,6 +43,7 @@ class Exchange(msgspec.Struct, eq=False):
         cap: the last moment at which anybody could want the answer.
         cancel_lookup: stops the cache from calling back.
         counted: the service whose demand it has been counted as.
+        retell: puts an error into the terms of a caller whose inputs were completed.
         epoch: what its keys were made with beside the binding; see ``epochs``.
         owner: in whose share of the process's memory its answers are kept.
         renew: indexes of answers from the cache that are to be computed anew.
@@ -72,6 +73,7 @@ class Exchange(msgspec.Struct, eq=False):
     done: bool = False
     charged: bool = False
     counted: Service | None = None
+    retell: Callable[[ApiError], ApiError] | None = None
     urged: Priority = Priority.LOW
     began: bool = False
     since: float = 0.0
@@ -178,10 +180,11 @@ class Exchange(msgspec.Struct, eq=False):
 
     # Coming in ------------------------------------------------------------------------------------
 
-    def complete(self, call: Call, now: float) -> None:
+    def complete(self, call: Call, retell: Callable[[ApiError], ApiError], now: float) -> None:
         """What the inputs lacked was found: the request is ``call``, and begins now."""
         assert call.task is not None
         self.call = call
+        self.retell = retell
         self.request.body = canonical_body(call, call.inputs)
         self.stops.clear()
         self.since = now

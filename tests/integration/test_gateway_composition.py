@@ -199,6 +199,30 @@ async def test_what_the_finder_refuses_is_told_at_its_place(platform: Platform) 
     assert busy.headers["x-should-retry"] == "true"
 
 
+@pytest.mark.parametrize(
+    ("model", "parameters", "told", "param"),
+    [
+        ("rel", {"entities_from": "ner"}, "parameters.entities_from", "parameters.entities_from"),
+        ("preset", {}, "spec.entitiesFrom of the service", None),
+    ],
+)
+async def test_a_model_that_refuses_found_entities_is_told_of_by_who_has_them_found(
+    platform: Platform, model: str, parameters: dict[str, str], told: str, param: str | None
+) -> None:
+    words = "this model finds the entities itself. Leave it out."
+    given = {"text": f"b in {model}", "entities": FOUND}
+    platform.relater.behaviour = relating(
+        refuse=ApiError("invalid_field", f"input.entities: {words}", param="input.entities")
+    )
+    for _ in range(2):  # By the worker, and as remembered.
+        reply = await platform.ask(f"a in {model}", model=model, parameters=parameters)
+        error = reply.json()["error"]
+        assert (reply.status, error["param"]) == (400, param)
+        assert error["message"].startswith(f"{told}: {words}")
+        own = await platform.ask(given, model=model, parameters=parameters)
+        assert own.json()["error"]["param"] == "input.entities", "which the caller did send"
+
+
 async def test_a_deadline_holds_for_both(platform: Platform) -> None:
     platform.finder.behaviour = finding(hang=True)
     reply = await platform.ask("a late", headers={"x_sluice_deadline_ms": "200"})

@@ -181,8 +181,8 @@ def _pairs(value: MarkedText, where: str) -> list[list[int]]:
     if value.entities is None:
         raise ApiError(
             "missing_field",
-            f"{where}: the positions of entities, but none are given. Give the entities too, or "
-            "leave pairs out to have all pairs judged of those that are found.",
+            f"{where}: the positions of entities, but none are given. Leave pairs out, or give "
+            "entities and pairs to a model that takes them.",
             param=where,
         )
     count, seen = len(value.entities), set[tuple[int, int]]()

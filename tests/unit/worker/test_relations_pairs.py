@@ -227,7 +227,7 @@ def test_no_pair_no_relation(learnt: LoadedModel) -> None:
         ({**FOUNDED, "pairs": [[0, 0]]}, "input.pairs[0]", "two different"),
         ({**FOUNDED, "pairs": [[0, 2]]}, "input.pairs[0]", "2 entities"),
         ({**FOUNDED, "pairs": [[0, 1], [1, 0], [0, 1]]}, "input.pairs[2]", "a second time"),
-        ({"text": FACT, "pairs": [[0, 1]]}, "input.pairs", "Give the entities too"),
+        ({"text": FACT, "pairs": [[0, 1]]}, "input.pairs", "Leave pairs out, or give"),
         ({**FOUNDED, "pairs": [[0]]}, "input.pairs[0]", "2 whole numbers"),
         ({**FOUNDED, "relation": "x"}, "input.relation", "not known"),
         (

@@ -84,8 +84,7 @@ class WrittenRelations:
                 where = f"{place(call, index)}.{name}"
                 raise ApiError(
                     "invalid_field",
-                    f"{where}: this model finds the entities itself. Leave it out, and "
-                    "parameters.entities_from too.",
+                    f"{where}: this model finds the entities itself. Leave it out.",
                     param=where,
                 )
         return str(members["text"])
