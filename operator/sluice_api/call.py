@@ -272,5 +272,9 @@ def check_inputs(inputs: list[Input], field_name: str) -> list[Input]:
     for index, value in enumerate(inputs):
         if not value:
             where = field_name if len(inputs) == 1 else f"{field_name}[{index}]"
-            raise ApiError("invalid_field", f"{where}: got an empty input.", param=where)
+            raise ApiError(
+                "invalid_field",
+                f"{where}: got an empty input, needs at least one character or token.",
+                param=where,
+            )
     return inputs

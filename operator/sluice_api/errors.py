@@ -43,7 +43,7 @@ _KINDS: Final = (
         400,
         "A field has a value that is not allowed",
         "The type or the value of the named field does not fit.",
-        "Change the field to what the message allows.",
+        "Correct the named field; /openapi.json has what the route takes.",
     ),
     Kind(
         "missing_field",
@@ -64,7 +64,7 @@ _KINDS: Final = (
         400,
         "An input is longer than the model accepts",
         "The text has more tokens than the model's maximum.",
-        "Shorten the text. Where the route takes truncate, true has its beginning used instead.",
+        "Ask for no more than the message allows.",
     ),
     Kind(
         "too_many_inputs",

@@ -37,9 +37,14 @@ def key_type(kind: inspect.Type) -> inspect.Type | None:
 
 
 def members(kind: inspect.Type) -> list[str]:
-    """The names of the fields of an object."""
+    """The names of the fields of an object, without those that are never taken (`REFUSED`)."""
     structs = (part for part in _parts(kind) if isinstance(part, inspect.StructType))
-    return [field.encode_name for struct in structs for field in struct.fields]
+    return [
+        field.encode_name
+        for struct in structs
+        for field in struct.fields
+        if field.name not in getattr(struct.cls, "REFUSED", ())
+    ]
 
 
 def fits(kind: inspect.Type, value: object) -> bool:

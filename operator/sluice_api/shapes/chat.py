@@ -4,6 +4,7 @@ The one input of a call is the conversation as JSON text in canonical form: text
 joined, ``developer`` is ``system``. Tools are a parameter. Items: see ``generation``.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,7 @@ CHUNK_KIND = "chat.completion.chunk"
 PREFIX = "chatcmpl"
 MAX_MESSAGES = 4096
 MAX_TOOLS = 128
+_FUNCTION_NAME = re.compile("[A-Za-z0-9_-]+")  # As OpenAI has it; how long: see Name.
 
 
 class TextPart(msgspec.Struct, forbid_unknown_fields=True):
@@ -330,8 +332,14 @@ def _set_tools(parameters: Parameters, request: ChatRequest) -> None:
         return
     names = [tool.function.name for tool in request.tools]
     for index, name in enumerate(names):
+        where = f"tools[{index}].function.name"
+        if _FUNCTION_NAME.fullmatch(name) is None:
+            raise ApiError(
+                "invalid_field",
+                f"{where}: got {shown(name)}, allowed letters A to Z and a to z, digits, _ and -.",
+                param=where,
+            )
         if names.index(name) != index:
-            where = f"tools[{index}].function.name"
             raise ApiError("invalid_field", f"{where}: {name!r} is given twice.", param=where)
         check_depth(request.tools[index].function.parameters, f"tools[{index}].function.parameters")
     if isinstance(choice, NamedTool):

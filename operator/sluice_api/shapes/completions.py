@@ -5,7 +5,7 @@ choice and an item look like otherwise stands in ``generation``.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -31,6 +31,9 @@ DEFAULT_MAX_TOKENS = 16
 
 class CompletionRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
     """`prompt` is a text, a list of texts, a list of token ids, or a list of such lists."""
+
+    REFUSED: ClassVar = ("best_of", "echo", "suffix")
+    """Known, but only taken with the value that asks for nothing; no message offers them."""
 
     prompt: GivenInputs
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=generation.MAX_ALTERNATIVES)] | None = None

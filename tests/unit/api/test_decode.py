@@ -200,3 +200,9 @@ def test_any_body_is_read_or_refused_from_the_catalogue(codec: Codec, data: st.D
     if refused is not None:
         assert refused.status == 400
         assert "`" not in refused.message or b"`" in body
+
+
+def test_what_is_always_refused_is_not_offered() -> None:
+    known = refusal(completions.CODEC, {"prompt": "a", "sufix": "b"}).message.partition("known")[2]
+    assert "max_tokens" in known
+    assert not any(name in known for name in ("suffix", "echo", "best_of"))

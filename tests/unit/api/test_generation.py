@@ -277,6 +277,13 @@ def test_a_stream_is_the_same_call_written_otherwise() -> None:
         (chat, {"messages": [USER], "tool_choice": "required"}, "missing_field", "tools", ""),
         (
             chat,
+            {"messages": [USER], "tools": [{"type": "function", "function": {"name": "a b"}}]},
+            "invalid_field",
+            "tools[0].function.name",
+            'got "a b", allowed letters',
+        ),
+        (
+            chat,
             {"messages": [USER], "tools": [WEATHER, WEATHER]},
             "invalid_field",
             "tools[1].function.name",

@@ -134,9 +134,9 @@ class PromptMaker:
     def _encoded(self, call: Call, index: int) -> list[int]:
         value, where = call.inputs[index], place(call, index)
         if isinstance(value, str):
-            encoded = self.tokenizer.encode(value, where=where, truncate=False)
+            encoded = self.tokenizer.encode(value, where=where, truncate=None)
         else:
-            encoded = self.tokenizer.accept(value, where=where, truncate=False)
+            encoded = self.tokenizer.accept(value, where=where, truncate=None)
         return list(encoded.ids)
 
     def _rendered(self, parts: list[str]) -> list[int]:

@@ -87,7 +87,7 @@ class VectorZeroShot:
         return Prepared([*units, *(label_units[index] for index in unknown)], finish)
 
     def _label_unit(self, text: str) -> Unit:
-        encoded = self._tokenizer.encode(text, where="parameters.labels", truncate=False)
+        encoded = self._tokenizer.encode(text, where="parameters.labels", truncate=None)
         return unit_of(encoded.ids, encoded.type_ids)
 
 
