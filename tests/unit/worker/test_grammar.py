@@ -139,9 +139,14 @@ def test_a_call_that_is_asked_for_has_a_schema() -> None:
     assert schema_field(Parameters(tools=tools)) is None
     assert schema_field(Parameters(tools=tools, tool_choice="none")) is None
     named = Parameters(tools=tools, tool_choice="=f")
-    assert schema_field(named) == "tools"
+    assert schema_field(named) == "tools[0].function.parameters"
+    named = Parameters(tools=tools, tool_choice="=g")
+    assert schema_field(named) == "tools[1].function.parameters"
+    single = Parameters(tools=json.dumps([TOOL]), tool_choice="required")
+    assert schema_field(single) == "tools[0].function.parameters"
     assert json.loads(schema_of(named)) == {"type": "object"}
     required = Parameters(tools=tools, tool_choice="required", parallel_tool_calls=False)
+    assert schema_field(required) == "tools"
     schema = json.loads(schema_of(required))
     assert (schema["minItems"], schema["maxItems"]) == (1, 1)
     names = [entry["properties"]["name"]["const"] for entry in schema["items"]["anyOf"]]

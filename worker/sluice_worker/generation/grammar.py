@@ -122,7 +122,12 @@ def schema_field(parameters: Parameters) -> str | None:
         return "response_format.json_schema.schema"
     if parameters.tools is None or parameters.tool_choice in ("auto", "none"):
         return None
-    return "tools"
+    names = [tool["function"]["name"] for tool in msgspec.json.decode(parameters.tools)]
+    choice = parameters.tool_choice
+    if choice == "required" and len(names) > 1:  # One grammar of all of them.
+        return "tools"
+    place = names.index(choice[1:]) if choice.startswith("=") else 0
+    return f"tools[{place}].function.parameters"
 
 
 def schema_of(parameters: Parameters) -> str:
