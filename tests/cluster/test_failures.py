@@ -291,6 +291,7 @@ def _is_given_up(cluster: Cluster) -> bool:
     return any((each["type"], each["status"]) == ("Ready", "Unknown") for each in conditions)
 
 
+@pytest.mark.minutes
 def test_a_lost_node_shows(cluster: Cluster, namespace: str) -> None:
     awake = {"scaling__minReplicas": 1}  # while nobody asks for longer than a node takes to be lost
     case = Case("lost", "Ready", ("answers",), at_once, awake, condition=("Ready", "True"))
@@ -312,8 +313,13 @@ def test_a_lost_node_shows(cluster: Cluster, namespace: str) -> None:
     finally:
         cluster.send("kubelet", signal.SIGCONT)
 
+    seen: list[object] = []
+
     def is_back() -> bool:
-        conditions = Eyes(cluster, namespace).service("lost")["status"]["conditions"]
+        seen[:] = conditions = Eyes(cluster, namespace).service("lost")["status"]["conditions"]
         return any((c["type"], c["reason"]) == ("Ready", "Ready") for c in conditions)
 
-    cluster.until(is_back, "the service to be ready again", seconds=60)
+    try:
+        cluster.until(is_back, "the service to be ready again", seconds=60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; its conditions: {seen}") from None
