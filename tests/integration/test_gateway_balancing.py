@@ -451,13 +451,18 @@ async def test_the_first_worker_may_win_and_its_failure_is_no_loss(gateway: Gate
         await until(lambda: one.running + two.running == 0)
         assert one.aborted + two.aborted == 1, "the other one is stopped"
         # Whichever breaks, the other answers, without another attempt.
-        for broken in (one, two):
-            broken.behaviour.raw, broken.behaviour.delay = b"nonsense", 0.1
+        for broken, other in ((one, two), (two, one)):
             seen = len(one.seen) + len(two.seen)
             text = secrets.token_hex(8)
-            assert right(await gateway.post(PATH, ask(text)), text)
+            broken.behaviour = Behaviour(hold=True, raw=b"nonsense")
+            other.behaviour = Behaviour(hold=True)
+            answering = asyncio.create_task(gateway.post(PATH, ask(text)))
+            await until(lambda: one.running + two.running == 2)
+            broken.behaviour.hold = False
+            await until(lambda: one.running + two.running == 1)
+            other.behaviour.hold = False
+            assert right(await answering, text)
             assert len(one.seen) + len(two.seen) == seen + 2
-            broken.behaviour.raw, broken.behaviour.delay = None, 0.3
 
 
 async def test_what_is_written_by_chance_or_streamed_is_not_asked_twice(
