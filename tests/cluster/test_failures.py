@@ -320,6 +320,7 @@ def test_a_lost_node_shows(cluster: Cluster, namespace: str) -> None:
         return any((c["type"], c["reason"]) == ("Ready", "Ready") for c in conditions)
 
     try:
-        cluster.until(is_back, "the service to be ready again", seconds=60)
+        # A kubelet that was stopped may first have to find out which of its connections are dead.
+        cluster.until(is_back, "the service to be ready again", seconds=120)
     except AssertionError as error:
         raise AssertionError(f"{error}; its conditions: {seen}") from None

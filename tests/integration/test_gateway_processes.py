@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import signal
 import socket
 import subprocess
@@ -315,14 +316,32 @@ async def test_two_signals_end_the_waiting(tmp_path: Path) -> None:
 
             await until(held)
             assert gateway.process is not None
-            gateway.process.send_signal(signal.SIGTERM)
 
             async def draining() -> bool:
                 return (await gateway.get("/readyz", admin=True)).status == 503
 
+            # Also a child that has not run since the first of them hears both.
+            found = children(gateway)
+            for child in found:
+                child.suspend()
+            gateway.process.send_signal(signal.SIGTERM)
             await until(draining)
             gateway.process.send_signal(signal.SIGTERM)
+
+            async def both_pending() -> bool:
+                return all(_signals_pending(child) == 2 for child in found)
+
+            await until(both_pending)
+            for child in found:
+                child.resume()
             assert await asyncio.to_thread(gateway.process.wait, 20) == 0
+
+
+def _signals_pending(process: psutil.Process) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    found = re.search(r"^ShdPnd:\s*(\w+)", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1], 16).bit_count()
 
 
 def refused(table: Path, *options: str) -> str:

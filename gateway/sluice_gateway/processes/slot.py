@@ -145,8 +145,9 @@ class Slot:
 
     def stop(self) -> None:
         """Ask the child to end; asked twice, it does not wait for its clients."""
+        # Two signals of one number are one to a child that has not yet run since the first.
+        self.signal(signal.SIGINT if self._stopping.is_set() else signal.SIGTERM)
         self._stopping.set()
-        self.signal(signal.SIGTERM)
 
     def signal(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
