@@ -4,6 +4,10 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CACHED := $(CURDIR)/.venv/.installed
 ARGS ?=
+# Compiled once, also where the environment forbids it beside the sources, as many containers' does:
+# otherwise every process, and the tests start hundreds, would compile torch and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
 .PHONY: help
 help: ## Show this list

@@ -1,7 +1,8 @@
-"""What people type after `make` arrives as they typed it."""
+"""What people type after `make` arrives as they typed it, and what their shell forbids does not."""
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-def cluster_exec(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def cluster_exec(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """`make cluster-exec`, with the shell of this machine instead of one inside a cluster."""
     return subprocess.run(
         ["make", "--no-print-directory", "cluster-exec", "CLUSTER=", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
+        env=os.environ | environment,
     )
 
 
@@ -49,3 +51,9 @@ def test_a_cluster_is_named_on_the_command_line(goal: str, given: list[str], nam
         env=os.environ | {"NAME": "of-the-machine"},  # as some shells set it
     )
     assert f"tests.support.cluster --name {name} " in done.stdout, done.stderr
+
+
+def test_modules_are_compiled_once_where_the_environment_forbids_it() -> None:
+    shown = f"{sys.executable} -c 'import sys; print(sys.dont_write_bytecode, sys.pycache_prefix)'"
+    done = cluster_exec(f"CMD={shown}", PYTHONDONTWRITEBYTECODE="1")
+    assert done.stdout == f"False {ROOT}/.venv/bytecode\n", done.stderr
