@@ -18,13 +18,11 @@ import yaml
 
 from sluice_api import names, strict_yaml, wire
 from sluice_api.decode import value_at
-from sluice_api.spec_errors import shown
+from sluice_api.spec_errors import MAX_FIELD, MAX_TOLD, shown
 from sluice_gateway.worker_url import split_url
 
 POLL_SECONDS: Final = 0.05
 MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
-MAX_TOLD: Final = 20
-"""Unknown members named in one log line."""
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +152,11 @@ def read_table(path: Path) -> wire.ServiceTable:
     if unknown := list(unknown_members(given, wire.ServiceTable)):
         log.warning(
             "service table has members that are not known and were ignored",
-            extra={"path": str(path), "members": unknown[:MAX_TOLD], "count": len(unknown)},
+            extra={
+                "path": str(path),
+                "members": [member[:MAX_FIELD] for member in unknown[:MAX_TOLD]],
+                "count": len(unknown),
+            },
         )
     return table
 

@@ -8,6 +8,12 @@ raises :class:`Refused` for a value, ``sluice_api.inference_service`` collects e
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+MAX_TOLD: Final = 20
+"""Problems that one error lists; what is wrong with a file of thousands is seen in the first."""
+MAX_FIELD: Final = 200
+"""Characters of a field's path that a problem repeats."""
 
 
 def shown(value: object) -> str:
@@ -63,14 +69,20 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.source} ({self.service})" if self.service else self.source
-        return (
-            f"{where}: {self.field}: {self.message}" if self.field else f"{where}: {self.message}"
-        )
+        field = self.field if len(self.field) <= MAX_FIELD else f"{self.field[: MAX_FIELD - 3]}..."
+        return f"{where}: {field}: {self.message}" if field else f"{where}: {self.message}"
 
 
 class SpecError(Exception):
-    """Resources cannot be used. The text lists every problem, one a line."""
+    """Resources cannot be used. The text lists the problems, one a line, and how many there are.
+
+    Attributes:
+        problems: all of them.
+    """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
+        lines = [str(problem) for problem in problems[:MAX_TOLD]]
+        if more := len(problems) - len(lines):
+            lines.append(f"And {more} more {'problem' if more == 1 else 'problems'}.")
+        super().__init__("\n".join(lines))
         self.problems = tuple(problems)

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import yaml
 
+from sluice_api.spec_errors import shown
+
 _MULTIPLE: Final = 10
 _FREE: Final = 10_000
 """How many values aliases may make of a document: so many, or so many times what it spells out."""
@@ -52,8 +54,8 @@ class Strict(yaml.constructor.SafeConstructor):
             if key_node.value in seen:
                 raise _wrong(
                     key_node,
-                    f"{key_node.value} stands twice, on lines {seen[key_node.value]} and {line}."
-                    " Keep one.",
+                    f"{shown(key_node.value)} stands twice, on lines {seen[key_node.value]} and"
+                    f" {line}. Keep one.",
                 )
             seen[key_node.value] = line
         return super().construct_mapping(node, deep)

@@ -265,6 +265,24 @@ def test_long_values_are_shortened_in_messages(tmp_path: Path) -> None:
     assert "a" * 77 + "..." in problem
 
 
+def test_of_thousands_of_problems_the_first_are_told_and_how_many_there_are(tmp_path: Path) -> None:
+    lines = "".join(f"  field{number}: 1\n" for number in range(5000))
+    with pytest.raises(SpecError) as caught:
+        load_files([write(tmp_path, service_text("a", lines))])
+    assert len(caught.value.problems) == 5000
+    told = str(caught.value).splitlines()
+    assert told == [*map(str, caught.value.problems[:20]), "And 4980 more problems."]
+
+
+def test_long_names_are_shortened_in_messages(tmp_path: Path) -> None:
+    name = "f" * 5000
+    twice = service_text("a", f"  cache:\n    ? {name}\n    : 1\n    ? {name}\n    : 1\n")
+    for text in (service_text("a", f"  ? {name}\n  : 1\n"), twice):
+        [problem] = problems(write(tmp_path, text))
+        assert len(problem) < 600 + len(str(tmp_path))
+        assert "f" * 70 in problem
+
+
 @pytest.mark.parametrize(
     ("generation", "refused"),
     [("deterministic", ["chance"]), ("sampled", []), ("never", ["written", "chance"])],

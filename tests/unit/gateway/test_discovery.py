@@ -116,6 +116,19 @@ def test_unknown_members_are_told_by_path(tmp_path: Path, caplog: pytest.LogCapt
     ]
 
 
+def test_thousands_of_unknown_members_are_one_short_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "t.yaml"
+    fields = "".join(f"    x{number}: 1\n" for number in range(5000))
+    path.write_text(f"? {'y' * 9000}\n: 1\n{GOOD}{fields}")
+    with caplog.at_level(logging.WARNING):
+        read_table(path)
+    (record,) = caplog.records
+    assert record.__dict__["count"] == 5001
+    assert len(str(record.__dict__["members"])) < 5000
+
+
 class Told:
     """A table that keeps what it is told."""
 
