@@ -17,7 +17,8 @@ import measure
 from sluice_api import wire
 from sluice_gateway.auth import Anonymous
 from sluice_gateway.balance import Rules
-from sluice_gateway.endpoints import EndpointSet, Lease
+from sluice_gateway.endpoint import Lease
+from sluice_gateway.endpoints import EndpointSet
 from sluice_gateway.fair_queue import FairQueue
 from sluice_gateway.priority import Priority
 from sluice_gateway.services import Services

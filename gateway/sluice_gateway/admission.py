@@ -13,7 +13,8 @@ from typing import Final, NamedTuple, Protocol
 
 from sluice_api.errors import ApiError
 from sluice_api.wire import Failure, LimitRules
-from sluice_gateway.endpoints import EndpointSet, Holder, Lease
+from sluice_gateway.endpoint import Holder, Lease
+from sluice_gateway.endpoints import EndpointSet
 from sluice_gateway.fair_queue import FairQueue, Queued
 from sluice_gateway.metrics import QueueSeries
 from sluice_gateway.timers import Timer, TimerWheel

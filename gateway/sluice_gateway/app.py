@@ -103,13 +103,25 @@ class Gateway:
         discovery: Discovery | None = None,
         on_demand: Callable[[list[wire.Demand], bool], None] | None = None,
     ) -> None:
-        loop = asyncio.get_running_loop()
         self.settings = settings
         self.failed = False
+        self._loop = asyncio.get_running_loop()
+        self._public: _Server | None = None
         api = api_server(settings)
-        self.discovery = discovery or make_discovery(settings, api)
-        self.health = Health(lambda: time.monotonic() - self.discovery.read_at)
-        self.wheel = TimerWheel(loop)
+        self._know_services(discovery or make_discovery(settings, api), on_demand)
+        dispatcher = self._lay_path(Keyring.load(settings.cache_secret, make=api is None))
+        self._open_doors(dispatcher, make_readers(settings, api))
+
+    def _know_services(
+        self,
+        discovery: Discovery,
+        on_demand: Callable[[list[wire.Demand], bool], None] | None,
+    ) -> None:
+        """Who answers: the services, where they come from, and what is told of them."""
+        settings = self.settings
+        self.discovery = discovery
+        self.health = Health(lambda: time.monotonic() - discovery.read_at)
+        self.wheel = TimerWheel(self._loop)
         self.metrics = Metrics()
         self.feed = DemandFeed(
             identity(),
@@ -121,20 +133,20 @@ class Gateway:
         self._feeds_itself = on_demand is None
         balancing = Rules(settings.zone, settings.slow_start, settings.connect_timeout)
         self.services = Services(self.wheel, self.feed.urgent, balancing)
-        keyring = Keyring.load(settings.cache_secret, make=not settings.in_cluster)
-        self.redis = _redis(settings, self.metrics)
+
+    def _lay_path(self, keyring: Keyring) -> Dispatcher:
+        """What a request passes: its caller's rights and limits, the cache, what is under way."""
+        settings, metrics = self.settings, self.metrics
+        self.redis = _redis(settings, metrics)
         self.cache = ResponseCache(
-            keyring,
-            l1_bytes=settings.cache_bytes,
-            redis=self.redis,
-            faults=self.metrics.cache_fault,
+            keyring, l1_bytes=settings.cache_bytes, redis=self.redis, faults=metrics.cache_fault
         )
         self.invalidations = Invalidations(self.cache, self.redis, settings.unheard_seconds)
         self.flights = Flights()
         self.repeats = Repeats(
             settings.repeats_seconds,
             settings.repeats_bytes,
-            self.metrics.repeated,
+            metrics.repeated,
             self.wheel.at,
             version=lambda: self.cache.epochs.version,
         )
@@ -144,26 +156,29 @@ class Gateway:
             gateways=settings.limit_gateways,
             identity=identity(),
             hide=lambda words: keyring.naming[0](b"sluice limit\0" + words),
-            failed=self.metrics.limit_fault,
+            failed=metrics.limit_fault,
         )
         self.keys: Keys | None = None
-        authenticator = self._authenticator(keyring.naming[0](b"sluice tenant"))
-        dispatcher = Dispatcher(
-            authenticator=authenticator,
+        self.authenticator = self._authenticator(keyring.naming[0](b"sluice tenant"))
+        return Dispatcher(
+            authenticator=self.authenticator,
             services=self.services,
             keyring=keyring,
             cache=self.cache,
             flights=self.flights,
             wheel=self.wheel,
-            unrouted=self.metrics.unrouted,
+            unrouted=metrics.unrouted,
             access_log=self.access_log,
             repeats=self.repeats,
-            denied=self.metrics.denied,
+            denied=metrics.denied,
         )
+
+    def _open_doors(self, dispatcher: Dispatcher, readers: admin.Readers | None) -> None:
+        """Where requests come in: the two ports, and the gateway's own."""
         self.edge = self._edge(dispatcher)
         self.precompute = Precompute(dispatcher, self.services.tracks, self.edge.new_id)
         self._watch_metrics()
-        self.public_app = public.make_app(self.edge, self.services, authenticator, self.health)
+        self.public_app = public.make_app(self.edge, self.services, self.authenticator, self.health)
         self.admin_app = admin.make_app(
             self.edge,
             self.services,
@@ -171,11 +186,9 @@ class Gateway:
             self.feed,
             self.metrics,
             self.status,
-            make_readers(settings, api),
+            readers,
             self.invalidations,
         )
-        self._public: _Server | None = None
-        self._loop = loop
 
     def status(self) -> dict[str, str]:
         """One line about each part."""

@@ -16,9 +16,9 @@ from sluice_gateway.coalesce import Flights
 from sluice_gateway.exchange import Exchange
 from sluice_gateway.forward import is_everybodys
 from sluice_gateway.lease import Leases
-from sluice_gateway.priority import Priority
 from sluice_gateway.relay import Relay
 from sluice_gateway.stream_forward import WANTS_ITEM, StreamForward
+from sluice_gateway.work import Work
 from sluice_gateway.worker_answer import UpstreamAnswer
 from sluice_gateway.worker_errors import refused_input
 
@@ -28,52 +28,27 @@ Live = dict[bytes, "Broadcast"]
 """By key: the streams under way that others may follow."""
 
 
-class Broadcast:
+class Broadcast(Work):
     """The whole of ``exchange``'s call at a worker, in one stream.
 
     Args:
         exchange: asks in its own words; it follows :attr:`relay` like everybody.
-        flights: where the item lands for all who wait; None when the stream is for this one only.
         live: has this among it while it can be followed.
     """
 
-    __slots__ = (
-        "_began",
-        "_binding",
-        "_cache",
-        "_call",
-        "_exchange",
-        "_flights",
-        "_form",
-        "_forward",
-        "_keys",
-        "_leases",
-        "_live",
-        "_owner",
-        "_scope",
-        "_series",
-        "_service",
-        "relay",
-    )
+    __slots__ = ("_began", "_call", "_form", "_live", "_series", "relay")
+
+    _forward: StreamForward | None
 
     def __init__(
         self, exchange: Exchange, cache: ResponseCache, flights: Flights | None, live: Live
     ) -> None:
-        self._exchange = exchange
-        self._binding = exchange.binding
-        self._service = exchange.service
+        super().__init__(exchange, cache, flights)
         self._series = exchange.service.series
         self._call = exchange.call
-        self._keys = exchange.keys
-        self._owner = exchange.owner
-        self._scope = exchange.tenant.scope.wire
         self._began = time.monotonic()
         self._form = _form(exchange)
-        self._cache = cache
-        self._flights = flights
         self._live = live
-        self._forward: StreamForward | None = None
-        self._leases: Leases | None = None
         shared = flights is not None
         self.relay = Relay(shared=shared, hold=self._hold, now=exchange.request.received)
 
@@ -114,16 +89,6 @@ class Broadcast:
             self._forward.start(time.monotonic())
         except ApiError as error:
             self._failed(error)
-
-    @property
-    def priority(self) -> Priority:
-        return self._exchange.priority
-
-    def hurry(self, priority: Priority) -> None:
-        """Somebody more urgent waits for it."""
-        self._exchange.urged = priority
-        if self._forward is not None:
-            self._forward.hurry(priority)
 
     def stop(self) -> None:
         """Nobody wants it any more: the worker sees its connection close."""

@@ -17,42 +17,24 @@ from sluice_api.routes import CANONICAL_ROUTES, canonical_body, canonical_call
 from sluice_gateway.cache import ResponseCache
 from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.exchange import Exchange
-from sluice_gateway.forward import Forward, Job, is_everybodys
+from sluice_gateway.forward import Job, is_everybodys
 from sluice_gateway.hedging import make_forward
 from sluice_gateway.lease import Leases
-from sluice_gateway.priority import Priority
+from sluice_gateway.work import Work
 from sluice_gateway.worker_answer import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller, refused_input
 
 _CANONICAL: Final = {task: route.path.encode() for task, route in CANONICAL_ROUTES.items()}
 
 
-class Computation:
+class Computation(Work):
     """The inputs of ``exchange`` at ``indexes`` (complete when it starts), in one request.
 
     Args:
-        flights: where the results land for all who wait; None when they are for this exchange only.
         on_result: called with index and result for each input, when ``flights`` is None.
     """
 
-    __slots__ = (
-        "_binding",
-        "_cache",
-        "_exchange",
-        "_flights",
-        "_forward",
-        "_indexes",
-        "_keys",
-        "_leases",
-        "_on_result",
-        "_owner",
-        "_scope",
-        "_service",
-        "_started",
-        "_stopped",
-        "_wanted",
-        "_whole",
-    )
+    __slots__ = ("_indexes", "_on_result", "_started", "_stopped", "_wanted", "_whole")
 
     def __init__(
         self,
@@ -62,23 +44,13 @@ class Computation:
         flights: Flights | None,
         on_result: Callable[[Exchange, int, Result], None],
     ) -> None:
-        self._exchange = exchange
-        # As it is now: should the exchange move to another revision, others may wait for this.
-        self._service = exchange.service
-        self._owner = exchange.owner
-        self._scope = exchange.tenant.scope.wire
-        self._binding = exchange.binding
-        self._keys = exchange.keys
+        super().__init__(exchange, cache, flights)
         self._indexes = indexes
-        self._cache = cache
-        self._flights = flights
-        self._leases: Leases | None = None
         self._on_result = on_result
         self._wanted = 0
         self._whole = False
         self._stopped = False
         self._started = 0.0
-        self._forward: Forward | None = None
 
     def __repr__(self) -> str:
         return f"<Computation of {len(self._indexes)} inputs, {self._wanted} wanted>"
@@ -105,16 +77,6 @@ class Computation:
             self._forward.start(time.monotonic())
         except ApiError as error:
             self._failed(error)
-
-    @property
-    def priority(self) -> Priority:
-        return self._exchange.priority
-
-    def hurry(self, priority: Priority) -> None:
-        """Somebody more urgent waits for one of the inputs."""
-        self._exchange.urged = priority
-        if self._forward is not None:
-            self._forward.hurry(priority)
 
     def abandoned(self) -> None:
         """Nobody waits for one of the keys any more."""

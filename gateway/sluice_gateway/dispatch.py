@@ -9,8 +9,8 @@ A streamed answer goes the same way, but from its first event on the caller foll
 Nothing here awaits: each step decides, starts what must be waited for, and is called again when
 that has happened. An edge hands in a complete request and gets one answer through its caller, now
 or later. Waiting for a place and sending stand in ``forward``; the state of one request in
-``exchange``, and when it is given up in ``deadlines``; who may see what in ``auth`` and
-``services``, and how much of it in ``limits``.
+``exchange``, and when it is given up in ``deadlines``; what is asked of the cache in ``lookup``;
+who may see what in ``auth`` and ``services``, and how much of it in ``limits``.
 """
 
 import logging
@@ -28,22 +28,21 @@ from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Authenticator, Tenant
 from sluice_gateway.broadcast import Broadcast, Live
 from sluice_gateway.cache import Hit, ResponseCache
-from sluice_gateway.cache_status import hit_headers
 from sluice_gateway.claim import NOT_MINE, Claim, life_seconds, worth_leasing
 from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.computation import Computation
 from sluice_gateway.deadlines import Deadlines
 from sluice_gateway.exchange import Exchange
 from sluice_gateway.forward import Rebound
-from sluice_gateway.freshness import Use, judge
-from sluice_gateway.head import PLAIN, Head
+from sluice_gateway.head import Head
 from sluice_gateway.idempotency import Pending, Repeats
-from sluice_gateway.keys import Keyring, item_keys
+from sluice_gateway.keys import Keyring
+from sluice_gateway.lookup import Lookup
 from sluice_gateway.metrics import ServiceSeries
 from sluice_gateway.passage import Passage
 from sluice_gateway.renewal import Renewals
-from sluice_gateway.request import STREAM_HEADERS, Answer, OwnCaller, Request, bug, error_answer
-from sluice_gateway.service import Binding, Service
+from sluice_gateway.request import Answer, OwnCaller, Request, bug, error_answer
+from sluice_gateway.service import Service
 from sluice_gateway.services import Services
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.worker_errors import at_caller
@@ -89,8 +88,8 @@ class Dispatcher:
     ) -> None:
         self._authenticator = authenticator
         self._services = services
-        self._keyring = keyring
         self._cache = cache
+        self._lookup = Lookup(keyring, cache)
         self._flights = flights
         self._live: Live = {}
         self._renewals = Renewals(self.serve, cache.leases)
@@ -136,7 +135,9 @@ class Dispatcher:
 
     def _admit(self, request: Request, tenant: Tenant) -> Exchange | None:
         try:
-            if self._answer_known_body(request, tenant):
+            known = self._lookup.whole(request, tenant)
+            if known is not None:
+                self._answer_known(request, *known)
                 return None
             exchange = self._open(request, tenant)
         except Exception as error:
@@ -165,48 +166,12 @@ class Dispatcher:
             request.limit_lines = tenant.limits.take_request(request.received)
         return tenant
 
-    def _answer_known_body(self, request: Request, tenant: Tenant) -> bool:
-        """Exactly this body was answered before, by a service that has not changed since."""
-        head = request.head
-        directives = head.directives
-        if directives is not PLAIN and (directives.no_cache or directives.no_store):
-            return False
-        now = time.time()
-        known = self._cache.alias(head.path, tenant.scope, request.body, now)
-        if known is None:
-            return False
-        assert isinstance(known.binding, tuple)
-        binding, rights = known.binding
-        assert isinstance(binding, Binding)
-        service = binding.service
-        age = now - known.created
-        if age < 0:
-            age = 0.0
-        if service.binding is not binding or service.removed or rights is not tenant.rights:
-            return False
-        epochs = self._cache.epochs
-        if epochs and known.epoch != epochs.of(_full_name(service), service.scope(tenant).wire):
-            return False
-        if directives is not PLAIN and (
-            judge(age, known.expires - now, binding.cache, directives) is not Use.FRESH
-        ):
-            return False
+    def _answer_known(self, request: Request, service: Service, answer: Answer) -> None:
+        """Exactly this was asked and answered before."""
         service.series.l1 += 1
         service.tally.cache_hits += 1
-        request.caller.answer(
-            Answer(
-                200,
-                known.content_type,
-                hit_headers(
-                    known.expires - now,
-                    age,
-                    binding.header + known.headers + request.limit_lines,
-                ),
-                known.answer,
-            )
-        )
+        request.caller.answer(answer)
         self._count(request, service.series, (service.namespace, service.name), 200)
-        return True
 
     def _open(self, request: Request, tenant: Tenant) -> Exchange:
         """Read the body and find its service. Raises ApiError."""
@@ -267,28 +232,10 @@ class Dispatcher:
         why = b"no-store" if directives.no_store else service.uncacheable(call)
         if why:
             return self._bypass(exchange, why)
-        binding, scope = exchange.binding, service.scope(exchange.tenant)
-        if epochs := self._cache.epochs:
-            exchange.epoch = epochs.of(_full_name(service), scope.wire)
-        shared = binding.cache.sharing == "service"
-        exchange.owner = b"service:" + _full_name(service).encode() if shared else scope.wire
-        exchange.keys = item_keys(
-            self._keyring,
-            scope,
-            revision=binding.revision,
-            answer_digest=binding.answer_digest,
-            task=service.keyed_as(call),
-            parameters=call.canonical_parameters(),
-            items=call.inputs,
-            epoch=exchange.epoch,
-        )
+        self._lookup.name(exchange)
         if directives.no_cache:
             return self._looked_up(exchange, [None] * len(call.inputs))
-        found = partial(self._step, exchange, self._looked_up)
-        exchange.cancel_lookup = self._cache.fetch(
-            exchange.keys, found, exchange.tenant.scope.wire, exchange.owner
-        )
-        return None
+        return self._lookup.find(exchange, partial(self._step, exchange, self._looked_up))
 
     def _looked_up(self, exchange: Exchange, hits: list[Hit | None]) -> None:
         exchange.cancel_lookup = None
@@ -460,24 +407,7 @@ class Dispatcher:
         if exchange.renew:
             self._renewals.want(exchange, time.monotonic())
         answer = exchange.answer_items(named if named is not None else exchange.service.name)
-        # Only what was asked for again is worth a second place in memory; and without a name, which
-        # service is meant depends on which services there are.
-        hit = exchange.hits == len(call.inputs)
-        if named is not None and hit and exchange.binding.alone:
-            self._cache.remember(
-                head.path,
-                exchange.tenant.scope,
-                exchange.request.body,
-                answer.body,
-                (exchange.binding, exchange.tenant.rights),
-                exchange.expires,
-                created=time.time() - exchange.oldest,
-                epoch=exchange.epoch,
-                seconds=exchange.slowest,
-                owner=exchange.owner,
-                content_type=answer.content_type,
-                headers=STREAM_HEADERS if call.stream is not None else b"",
-            )
+        self._lookup.remember(exchange, named, answer)
 
     # Errors, records ----------------------------------------------------------------------------
 
@@ -540,7 +470,3 @@ class Dispatcher:
         series.route(request.head.route.path).count(status, seconds)
         if self._access_log is not None:
             self._access_log.record(request, service, status, seconds)
-
-
-def _full_name(service: Service) -> str:
-    return f"{service.namespace}/{service.name}"

@@ -127,6 +127,13 @@ class Connections:
             self.cut("evicted")
         return len(connections) < self.limits.connections
 
+    def too_large(self, size: int) -> ApiError:
+        """What a body is refused with that says it has more bytes than are taken."""
+        return ApiError(
+            "body_too_large",
+            f"The body has {size} bytes, at most {self.limits.body_bytes} are taken.",
+        )
+
     def hold(self, size: int) -> None:
         """Keep so many bytes of an incomplete body. Raises ApiError; they count nevertheless."""
         self.buffered += size

@@ -8,7 +8,7 @@ uvicorn would be lax about reaches it.
 
 import re
 import time
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -17,7 +17,8 @@ from uvicorn.server import ServerState
 from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
 from sluice_gateway.edge import Connections, refusal
-from sluice_gateway.head import Head, count_empty_line, find_end, parse_head
+from sluice_gateway.head import Head
+from sluice_gateway.incoming import Incoming
 from sluice_gateway.unsent import Unsent
 
 CONNECTION: Final = "sluice.connection"
@@ -47,7 +48,7 @@ def make_guarded(
     _loop: Any = None,
 ) -> "GuardedProtocol":
     """A protocol for a port without inference routes; uvicorn calls it, ``edge`` bound before."""
-    return GuardedProtocol(config, server_state, app_state, _loop).guarded_by(edge)
+    return GuardedProtocol(edge, config, server_state, app_state, _loop)
 
 
 class Connection:
@@ -87,29 +88,21 @@ class Connection:
             transport.close()
 
 
-class GuardedProtocol(HttpToolsProtocol):
+class GuardedProtocol(Incoming, HttpToolsProtocol):
     """One client connection in uvicorn's hands."""
 
-    _edge: Connections
-    streaming: Streaming | None = None
-    """Set by who streams an answer over it, for as long as that takes."""
-    _ahead = b""  # not read yet
-    _head: Head | None = None  # of the request whose body is coming in
-    _partial = 0  # bytes of a head that is not complete
-    _empty_lines = 0  # before it
-    _parsed: Head | None = None  # of the request that uvicorn was given last
-    _need = 0  # bytes of the body still to come
-    _held = 0  # bytes of it that the edge counts
-    _chunks: ChunkedBody | None = None
-    _refusal: tuple[ApiError, Head | None] | None = None  # is due after what is being answered
-    _discarding = False
-    _unsent: Unsent | None = None  # while so much is that nothing more is written
-    _since = 0.0  # when the present phase of reading began
-
-    def guarded_by(self, edge: Connections) -> Self:
-        """Have ``edge`` enforce the times of this connection."""
-        self._edge = edge
-        return self
+    def __init__(self, edge: Connections, *uvicorns: Any) -> None:
+        HttpToolsProtocol.__init__(self, *uvicorns)
+        Incoming.__init__(self, edge)
+        self.streaming: Streaming | None = None
+        """Set by who streams an answer over it, for as long as that takes."""
+        self._head: Head | None = None  # of the request whose body is coming in
+        self._parsed: Head | None = None  # of the request that uvicorn was given last
+        self._need = 0  # bytes of the body still to come
+        self._chunks: ChunkedBody | None = None
+        self._refusal: tuple[ApiError, Head | None] | None = None  # due after what is answered
+        self._discarding = False
+        self._unsent: Unsent | None = None  # while so much is that nothing more is written
 
     def __repr__(self) -> str:
         phase = "body" if self._head else "head" if self._ahead else "idle" if self.idle else "busy"
@@ -165,39 +158,23 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _take_head(self, data: bytes) -> bytes:
         """Give uvicorn a head. Returns what follows it; keeps everything if it is not complete."""
-        if data[:2] == b"\r\n":
-            self._empty_lines = count_empty_line(self._empty_lines)
-            self._partial = 0
-            return data[2:]
-        end = find_end(data, self._partial)
-        if not end:
-            if not self._partial:
-                self._since = time.monotonic()
-            self._partial = len(data)
-            self._ahead = data
+        taken = self._read_head(data)
+        if taken is None:
             return b""
-        self._partial = self._empty_lines = 0
-        head = parse_head(data[:end])
+        head, raw, rest = taken
         self._since = time.monotonic()
-        limit = self._edge.limits.body_bytes
-        if head.content_length > limit:
-            self._refuse(
-                ApiError(
-                    "body_too_large",
-                    f"The body has {head.content_length} bytes, at most {limit} are taken.",
-                ),
-                head,
-            )
+        if head.content_length > self._edge.limits.body_bytes:
+            self._refuse(self._edge.too_large(head.content_length), head)
             return b""
         self._need = head.content_length
         self._chunks = ChunkedBody() if head.chunked else None
         self._parsed = head
-        super().data_received(_plain(data[:end], head))
+        super().data_received(_plain(raw, head))
         if head.chunked or self._need:
             self._head = None if self._discarding else head
         else:
             self._received()
-        return data[end:]
+        return rest
 
     def _take_body(self, data: bytes) -> bytes:
         """Give uvicorn what belongs to the body. Returns what follows it."""
@@ -226,14 +203,6 @@ class GuardedProtocol(HttpToolsProtocol):
         """A request is here in full: if it is the connection's last, nothing more is read."""
         if self._parsed is not None and not self._parsed.keep_alive:
             self._discarding = True
-
-    def _hold(self, size: int) -> None:
-        self._held += size
-        self._edge.hold(size)
-
-    def _let_body_go(self) -> None:
-        self._edge.buffered -= self._held
-        self._held = 0
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()

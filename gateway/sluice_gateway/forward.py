@@ -18,7 +18,7 @@ from sluice_api import names
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_gateway.auth import Tenant
-from sluice_gateway.endpoints import Lease
+from sluice_gateway.endpoint import Lease
 from sluice_gateway.prefix import fingerprint
 from sluice_gateway.priority import Priority
 from sluice_gateway.service import WRITTEN, Binding, Service

@@ -14,7 +14,7 @@ from typing import Final
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
 from sluice_api.tasks import DETERMINISM, Determinism
-from sluice_gateway.endpoints import Lease
+from sluice_gateway.endpoint import Lease
 from sluice_gateway.forward import WAITABLE, Forward, Job
 from sluice_gateway.retries import SHARE
 from sluice_gateway.service import Service

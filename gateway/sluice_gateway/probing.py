@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from sluice_api import wire
-from sluice_gateway.endpoints import Endpoint, State
+from sluice_gateway.endpoint import Endpoint, State
 from sluice_gateway.worker_answer import UpstreamAnswer
 
 STARTING_SECONDS: Final = 0.05

@@ -18,8 +18,9 @@ from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
 from sluice_gateway.edge import STATUS_LINES, Edge, refusal
 from sluice_gateway.fallback import GuardedProtocol
-from sluice_gateway.head import Head, count_empty_line, find_end, parse_head
+from sluice_gateway.head import Head
 from sluice_gateway.idempotency import Pending
+from sluice_gateway.incoming import Incoming
 from sluice_gateway.request import Answer, Request
 from sluice_gateway.unsent import Unsent
 
@@ -44,40 +45,36 @@ def make_fast(
     return FastProtocol(
         edge,
         server_state,
-        lambda: GuardedProtocol(config, server_state, app_state, _loop).guarded_by(edge),
+        lambda: GuardedProtocol(edge, config, server_state, app_state, _loop),
     )
 
 
-class FastProtocol(asyncio.Protocol):
+class FastProtocol(Incoming, asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_ahead", "_body", "_chunks", "_close_after",
-        "_connections", "_discarding", "_edge", "_empty_lines", "_exchange",
-        "_fallback", "_handing", "_head", "_held", "_id", "_need", "_partial", "_paused", "_since",
-        "_state", "_streaming", "_transport", "_unsent", "_used", "_write_paused", "busy",
+        "_body", "_chunks", "_close_after", "_connections", "_discarding", "_exchange", "_fallback",
+        "_handing", "_head", "_id", "_need", "_paused", "_state", "_streaming", "_transport",
+        "_unsent", "_used", "_write_paused", "busy",
     )  # fmt: skip
+
+    _edge: Edge
 
     def __init__(
         self, edge: Edge, state: ServerState, fallback: Callable[[], asyncio.Protocol]
     ) -> None:
-        self._edge = edge
+        super().__init__(edge)
         self._state = state
         self._connections: set[Any] = state.connections  # uvicorn waits until it is empty
         self._fallback = fallback
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
-        self._ahead = b""  # not parsed yet
         self._head: Head | None = None  # of the request that is coming in or being answered
         self._body = bytearray()
         self._need = 0  # bytes of the body still to come
-        self._held = 0  # bytes of it that the edge counts
         self._chunks: ChunkedBody | None = None
         self._exchange: Pending | None = None
         self._id = b""
-        self._since = 0.0  # when the present phase began
         self._handing = False
-        self._partial = 0  # bytes of a head that is not complete
-        self._empty_lines = 0  # before it
         self._paused = False
         self._write_paused = False
         self._unsent: Unsent | None = None  # while so much is that nothing more is written
@@ -168,46 +165,34 @@ class FastProtocol(asyncio.Protocol):
             self._ahead = data + self._ahead
 
     def _take_head(self, data: bytes) -> bytes:
-        """Parse a head. Returns what follows it; everything, if it is not complete."""
-        if data[:2] == b"\r\n":
-            self._empty_lines = count_empty_line(self._empty_lines)
-            self._partial = 0
-            return data[2:]
-        end = find_end(data, self._partial)
-        if not end:
-            if not self._partial:
-                self._since = time.monotonic()
-            self._partial = len(data)
-            self._ahead = data
+        """Take a head, and begin to take its body. Returns what follows; nothing, if it is kept."""
+        taken = self._read_head(data)
+        if taken is None:
             return b""
-        head = parse_head(data[:end])
+        head, raw, rest = taken
         if head.route is None:
-            self._hand_over(data)
+            self._hand_over(raw + rest)
             return b""
         self._head = head
-        self._partial = self._empty_lines = 0
         length = head.content_length
         if length > self._edge.limits.body_bytes:
-            raise ApiError(
-                "body_too_large",
-                f"The body has {length} bytes, at most {self._edge.limits.body_bytes} are taken.",
-            )
-        if not head.chunked and len(data) - end == length:  # The usual case: all of it, no more.
-            self._complete(data[end:])
+            raise self._edge.too_large(length)
+        if not head.chunked and len(rest) == length:  # The usual case: all of it, no more.
+            self._complete(rest)
             return b""
         self._since = time.monotonic()
         self._edge.dispatcher.check_caller(head)  # Nobody unknown fills memory with a body.
         if head.chunked:
             self._chunks = ChunkedBody()
-        elif length <= len(data) - end:
-            self._complete(data[end : end + length])
-            return data[end + length :]
+        elif length <= len(rest):
+            self._complete(rest[:length])
+            return rest[length:]
         else:
             self._need = length
-        if head.expect_continue and len(data) == end:
+        if head.expect_continue and not rest:
             self._edge.dispatcher.check(head)  # What is refused anyway need not be sent.
             self._transport.write(_CONTINUE)
-        return data[end:]
+        return rest
 
     def _take_body(self, data: bytes) -> bytes:
         if self._chunks is not None:
@@ -228,16 +213,6 @@ class FastProtocol(asyncio.Protocol):
             self._body = bytearray()
             self._complete(body)
         return data[len(part) :]
-
-    def _hold(self, size: int) -> None:
-        self._held += size
-        self._edge.hold(size)
-
-    def _let_body_go(self) -> None:
-        """What has come of a body is of no more concern here."""
-        if self._held:
-            self._edge.buffered -= self._held
-            self._held = 0
 
     def _complete(self, body: bytes) -> None:
         """The request is here in full: dispatch it."""

@@ -22,7 +22,8 @@ from sluice_gateway.admission import Admission, Refusal, Waiter
 from sluice_gateway.auth import Tenant
 from sluice_gateway.balance import Rules
 from sluice_gateway.demand import Sighting, Tally
-from sluice_gateway.endpoints import Endpoint, EndpointSet, State
+from sluice_gateway.endpoint import Endpoint, State
+from sluice_gateway.endpoints import EndpointSet
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.latencies import Latencies
 from sluice_gateway.metrics import Sample, ServiceSeries

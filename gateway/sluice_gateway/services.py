@@ -16,7 +16,7 @@ from sluice_api.routes import USE_LABELS
 from sluice_api.tasks import Task
 from sluice_gateway.auth import Rights, Tenant, may_call
 from sluice_gateway.balance import Rules
-from sluice_gateway.endpoints import Endpoint
+from sluice_gateway.endpoint import Endpoint
 from sluice_gateway.probing import watch
 from sluice_gateway.service import Changes, Service
 from sluice_gateway.timers import TimerWheel

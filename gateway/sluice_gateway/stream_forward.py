@@ -13,7 +13,7 @@ from sluice_api import names
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
 from sluice_api.shapes.generation import DONE
-from sluice_gateway.endpoints import Lease
+from sluice_gateway.endpoint import Lease
 from sluice_gateway.events import EventScanner
 from sluice_gateway.forward import Forward, Job
 from sluice_gateway.service import Service

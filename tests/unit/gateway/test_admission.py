@@ -9,7 +9,8 @@ import pytest
 from sluice_api import wire
 from sluice_api.errors import ApiError
 from sluice_gateway.admission import Admission, Refusal
-from sluice_gateway.endpoints import EndpointSet, Lease
+from sluice_gateway.endpoint import Lease
+from sluice_gateway.endpoints import EndpointSet
 from sluice_gateway.priority import Priority
 from sluice_gateway.timers import Timer, TimerWheel
 from tests.support.stub_worker import until

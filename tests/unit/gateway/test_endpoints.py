@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sluice_api import names, wire
 from sluice_gateway.balance import Rules
-from sluice_gateway.endpoints import Endpoint, EndpointSet, Lease, State
+from sluice_gateway.endpoint import Endpoint, Lease, State
+from sluice_gateway.endpoints import EndpointSet
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.worker_answer import UpstreamAnswer
 

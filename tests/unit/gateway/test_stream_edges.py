@@ -121,9 +121,7 @@ def ordinary() -> tuple[GuardedProtocol, Transport]:
     config = Config(app=cast(Any, None), http=GuardedProtocol, log_config=None)
     config.load()
     loop = asyncio.get_running_loop()
-    protocol = GuardedProtocol(config, ServerState(), {}, loop).guarded_by(
-        Connections(EdgeLimits())
-    )
+    protocol = GuardedProtocol(Connections(EdgeLimits()), config, ServerState(), {}, loop)
     transport = Transport()
     protocol.connection_made(transport)
     return protocol, transport

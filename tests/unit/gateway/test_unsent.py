@@ -86,7 +86,7 @@ def ordinary(cuts: list[str]) -> GuardedProtocol:
     config.load()
     loop = asyncio.get_running_loop()
     edge = Connections(EdgeLimits(), cut=cuts.append)
-    return GuardedProtocol(config, ServerState(), {}, loop).guarded_by(edge)
+    return GuardedProtocol(edge, config, ServerState(), {}, loop)
 
 
 EDGES = pytest.mark.parametrize("make", [fast, ordinary])
