@@ -60,6 +60,10 @@ def _user(content: Any, **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], **more}
 
 
+def _tool(name: str, **schema: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
 TABLE: Final[list[Case]] = [
     *_rows(
         Task.EMBEDDINGS,
@@ -289,6 +293,12 @@ TABLE: Final[list[Case]] = [
             ),
             "invalid_field",
             "tool_choice.function.name",
+        ),
+        (
+            "unknown value",
+            _user("Hi", tools=[_tool("a"), _tool("b", type="strnig")]),
+            "invalid_field",
+            "tools[1].function.parameters",
         ),
         ("unsupported", _user("Hi", labels=["x"]), "unknown_field", "labels"),
     ),

@@ -15,7 +15,7 @@ from sluice_api.shapes import completions
 from sluice_api.shapes.generation import Parameters
 from sluice_worker.exchange import Asked
 from sluice_worker.generation.compiler import MOST_WAITING, Compiler
-from sluice_worker.generation.grammar import MOST_OBJECTS, SchemaGrammar, Vocabulary
+from sluice_worker.generation.grammar import MOST_OBJECTS, Schema, SchemaGrammar, Vocabulary
 from sluice_worker.generation.intake import GenerationIntake
 from sluice_worker.generation.loading import Generator
 from sluice_worker.lifecycle import Progress
@@ -32,6 +32,23 @@ WANTED = Parameters(json_schema='{"enum":["a","b"]}')
 
 def completion(**members: Any) -> Call:
     return completions.CODEC.parse(json.dumps({"prompt": "the cat", **members}).encode())
+
+
+class Held:
+    """A vocabulary that reads nothing with ``word`` in it before it may."""
+
+    def __init__(self, free: threading.Event, word: str = "") -> None:
+        self._free = free
+        self._word = word
+        self._real = vocabulary()
+
+    def grammar(self, schema: Schema) -> SchemaGrammar:
+        self.check(schema)
+        return self._real.grammar(schema)
+
+    def check(self, schema: Schema) -> None:
+        if self._word in schema.text:
+            assert self._free.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +68,9 @@ async def test_the_choices_of_a_call_share_what_was_compiled_off_the_loop(
     threads: list[int] = []
     compiled = Vocabulary.grammar
 
-    def watched(self: Vocabulary, schema: str, where: str) -> SchemaGrammar:
+    def watched(self: Vocabulary, schema: Schema) -> SchemaGrammar:
         threads.append(threading.get_ident())
-        return compiled(self, schema, where)
+        return compiled(self, schema)
 
     monkeypatch.setattr(Vocabulary, "grammar", watched)
     intake = GenerationIntake(
@@ -83,7 +100,7 @@ async def test_the_choices_of_a_call_share_what_was_compiled_off_the_loop(
 
 
 async def test_definitions_that_refer_to_one_another_do_not_use_up_the_stack() -> None:
-    compiler = Compiler(vocabulary().grammar, seconds=60.0)
+    compiler = Compiler(vocabulary(), seconds=60.0)
     schema = msgspec.json.encode(chain(MOST_OBJECTS // 2 - 2)).decode()
     try:
         assert await compiler.grammar(Parameters(json_schema=schema)) is not None
@@ -91,15 +108,85 @@ async def test_definitions_that_refer_to_one_another_do_not_use_up_the_stack() -
         compiler.close()
 
 
+def tools(*schemas: Any) -> str:
+    functions = [{"name": f"f{place}", "parameters": s} for place, s in enumerate(schemas)]
+    return json.dumps([{"type": "function", "function": each} for each in functions])
+
+
+GOOD = {"type": "object", "properties": {"a": {"type": "string"}}}
+BAD = {"type": "object", "properties": {"b": {"type": "strnig"}}}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", "=f0", "=f1"])
+async def test_a_tool_with_a_bad_schema_is_named_whatever_may_be_called(choice: str) -> None:
+    compiler = Compiler(vocabulary(), seconds=60.0)
+    try:
+        for _ in range(2):
+            with pytest.raises(ApiError) as caught:
+                await compiler.grammar(Parameters(tools=tools(GOOD, BAD), tool_choice=choice))
+            assert caught.value.code == "invalid_field"
+            assert caught.value.param == "tools[1].function.parameters"
+            assert str(caught.value) == (
+                'tools[1].function.parameters: got {"type":"object","properties":{"b":{"type":'
+                '"strnig"}}}, no usable JSON schema: Invalid type: strnig. Correct it, or make it '
+                "simpler."
+            )
+        good = await compiler.grammar(Parameters(tools=tools(GOOD, GOOD), tool_choice=choice))
+        assert (good is None) == (choice == "auto")
+    finally:
+        compiler.close()
+
+
+@pytest.mark.parametrize("keyword", ['"not":{}', '"pattern":"(?!x)."', '"format":"path"'])
+async def test_what_only_a_grammar_cannot_honour_is_refused_where_there_is_one(
+    keyword: str,
+) -> None:
+    odd = {"type": "object", "properties": {"a": json.loads(f'{{"type":"string",{keyword}}}')}}
+    compiler = Compiler(vocabulary(), seconds=60.0)
+    try:
+        for choice in ("auto", "=f0"):
+            await compiler.grammar(Parameters(tools=tools(GOOD, odd), tool_choice=choice))
+        for choice in ("required", "=f1"):
+            with pytest.raises(ApiError) as caught:
+                await compiler.grammar(Parameters(tools=tools(GOOD, odd), tool_choice=choice))
+            assert caught.value.param == "tools[1].function.parameters"
+    finally:
+        compiler.close()
+
+
+async def test_tools_that_were_found_good_wait_for_nobody() -> None:
+    held = threading.Event()
+    compiler = Compiler(Held(held, "slow"), seconds=60.0)
+    told = Parameters(tools=tools(GOOD))
+    try:
+        await compiler.grammar(told)
+        slow = asyncio.create_task(compiler.grammar(Parameters(json_schema='{"enum":["slow"]}')))
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(compiler.grammar(told), 30) is None
+        assert not slow.done()
+        held.set()
+        assert await slow is not None
+    finally:
+        held.set()
+        compiler.close()
+
+
+async def test_of_several_tools_the_one_that_takes_too_long_is_named() -> None:
+    held = threading.Event()
+    compiler = Compiler(Held(held, "slow"), seconds=2.0)
+    try:
+        with pytest.raises(ApiError) as caught:
+            await compiler.grammar(Parameters(tools=tools(GOOD, {"enum": ["slow"]}, GOOD)))
+        assert caught.value.param == "tools[1].function.parameters"
+        assert "longer than 2 s to compile. Make it simpler" in str(caught.value)
+    finally:
+        held.set()
+        compiler.close()
+
+
 async def test_what_compiles_too_long_is_refused_and_holds_up_nobody_for_ever() -> None:
-    held, real = threading.Event(), vocabulary()
-
-    def compiled(schema: str, where: str) -> SchemaGrammar:
-        if "slow" in schema:
-            assert held.wait(60)
-        return real.grammar(schema, where)
-
-    compiler = Compiler(compiled, seconds=0.05)
+    held = threading.Event()
+    compiler = Compiler(Held(held, "slow"), seconds=0.05)
     try:
         with pytest.raises(ApiError) as caught:
             await compiler.grammar(Parameters(json_schema='{"enum":["slow"]}'))
@@ -115,12 +202,7 @@ async def test_what_compiles_too_long_is_refused_and_holds_up_nobody_for_ever() 
 
 async def test_no_more_than_so_many_wait() -> None:
     held = threading.Event()
-
-    def compiled(schema: str, where: str) -> SchemaGrammar:
-        assert held.wait(60)
-        return vocabulary().grammar(schema, where)
-
-    compiler = Compiler(compiled, seconds=60.0)
+    compiler = Compiler(Held(held), seconds=60.0)
     waiting = [asyncio.create_task(compiler.grammar(WANTED)) for _ in range(MOST_WAITING)]
     try:
         await asyncio.sleep(0)

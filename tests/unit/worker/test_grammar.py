@@ -13,9 +13,11 @@ from sluice_worker.generation import grammar
 from sluice_worker.generation.grammar import (
     MOST_CHARACTERS,
     MOST_OBJECTS,
+    Schema,
     Vocabulary,
-    schema_field,
+    binds,
     schema_of,
+    tools_of,
 )
 from tests.unit.worker.test_choice import BYTES
 from tests.unit.worker.test_prompts import SIZE, TOOL
@@ -27,7 +29,7 @@ def vocabulary() -> Vocabulary:
 
 def test_a_grammar_lets_only_what_fits_pass() -> None:
     schema = '{"type":"object","properties":{"a":{"const":"é"}},"required":["a"]}'
-    made = vocabulary().grammar(schema, "here")
+    made = vocabulary().grammar(Schema(schema, "here"))
     for token in BYTES.encode('{"a": "é"}').ids:
         row = torch.zeros(SIZE + 20)  # Some models have more logits than tokens.
         made.mask(row[:SIZE])
@@ -36,7 +38,7 @@ def test_a_grammar_lets_only_what_fits_pass() -> None:
         made.advance(token)
     assert made.ended or not torch.isinf(_masked(made)[0])
     with pytest.raises(ApiError, match="here"):
-        vocabulary().grammar(schema, "here").advance(BYTES.encode("x").ids[0])
+        vocabulary().grammar(Schema(schema, "here")).advance(BYTES.encode("x").ids[0])
 
 
 def test_a_schema_that_no_text_can_begin_with_is_refused_before_any_computing(
@@ -64,13 +66,13 @@ def test_a_schema_that_no_text_can_begin_with_is_refused_before_any_computing(
 
     monkeypatch.setattr(grammar.llguidance, "LLMatcher", Matcher)
     with pytest.raises(ApiError) as caught:
-        vocabulary().grammar('{"type":"object"}', "here")
+        vocabulary().grammar(Schema('{"type":"object"}', "here"))
     assert caught.value.param == "here"
     assert str(caught.value).endswith("Too many items. Correct it, or make it simpler.")
 
 
 def test_a_schema_that_is_too_much_later_says_so() -> None:
-    made = vocabulary().grammar(json.dumps(wide(300)), "here")
+    made = vocabulary().grammar(Schema(json.dumps(wide(300)), "here"))
     _masked(made)
     with pytest.raises(ApiError, match=r"here: .*max is 2000") as caught:
         made.advance(BYTES.encode("{").ids[0])
@@ -90,7 +92,7 @@ def _masked(made: Any) -> torch.Tensor:
 
 
 def test_copies_go_their_own_ways() -> None:
-    made = vocabulary().grammar('{"enum":["a","b"]}', "here")
+    made = vocabulary().grammar(Schema('{"enum":["a","b"]}', "here"))
     quote, a, b = BYTES.encode('"ab').ids
     one, other = made.copy(), made.copy()
     one.advance(quote)
@@ -127,7 +129,7 @@ def chain(length: int) -> dict[str, Any]:
 )
 def test_a_schema_that_is_too_large_is_not_tried(schema: dict[str, Any], told: str) -> None:
     with pytest.raises(ApiError) as caught:
-        vocabulary().grammar(msgspec.json.encode(schema).decode(), "here")
+        vocabulary().grammar(Schema(msgspec.json.encode(schema).decode(), "here"))
     assert (caught.value.code, caught.value.param) == ("invalid_field", "here")
     assert str(caught.value).startswith("here: got ")
     assert told in str(caught.value)
@@ -136,18 +138,23 @@ def test_a_schema_that_is_too_large_is_not_tried(schema: dict[str, Any], told: s
 
 def test_a_call_that_is_asked_for_has_a_schema() -> None:
     tools = json.dumps([TOOL, {**TOOL, "function": {"name": "g"}}])
-    assert schema_field(Parameters(tools=tools)) is None
-    assert schema_field(Parameters(tools=tools, tool_choice="none")) is None
-    named = Parameters(tools=tools, tool_choice="=f")
-    assert schema_field(named) == "tools[0].function.parameters"
-    named = Parameters(tools=tools, tool_choice="=g")
-    assert schema_field(named) == "tools[1].function.parameters"
+    assert not binds(Parameters(tools=tools))
+    assert not binds(Parameters(tools=tools, tool_choice="none"))
+    assert binds(Parameters(tools=tools, tool_choice="required"))
+    shapes = tools_of(Parameters(tools=tools))
+    assert [shape.where for shape in shapes] == [
+        "tools[0].function.parameters",
+        "tools[1].function.parameters",
+    ]
+    assert schema_of(Parameters(tools=tools, tool_choice="=f")) == shapes[0]
+    assert schema_of(Parameters(tools=tools, tool_choice="=g")) == shapes[1]
+    assert json.loads(shapes[1].text) == {"type": "object"}
     single = Parameters(tools=json.dumps([TOOL]), tool_choice="required")
-    assert schema_field(single) == "tools[0].function.parameters"
-    assert json.loads(schema_of(named)) == {"type": "object"}
+    assert schema_of(single).where == "tools[0].function.parameters"
     required = Parameters(tools=tools, tool_choice="required", parallel_tool_calls=False)
-    assert schema_field(required) == "tools"
-    schema = json.loads(schema_of(required))
+    text, where = schema_of(required)
+    assert where == "tools"
+    schema = json.loads(text)
     assert (schema["minItems"], schema["maxItems"]) == (1, 1)
     names = [entry["properties"]["name"]["const"] for entry in schema["items"]["anyOf"]]
     assert names == ["f", "g"]

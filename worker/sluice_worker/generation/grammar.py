@@ -4,8 +4,9 @@ The library reads the schema once, in milliseconds (``compiler``), and tells bef
 ones keep the text within it, in some 50 microseconds.
 """
 
+import re
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import llguidance
 import msgspec
@@ -14,12 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sluice_api.decode import shown
 from sluice_api.errors import ApiError
 from sluice_api.shapes.generation import JSON_OBJECT, Parameters
 
 _ANY_OBJECT = '{"type":"object"}'
 _ONE_SPACE: Any = {"whitespace_pattern": " ?"}
 """Models that have nothing to say write white space for ever, where a grammar lets them."""
+_UNSUPPORTED = re.compile(r"(is|are) not supported$")
+"""Ends what the library says of patterns that are good ones, but not for it."""
 
 
 MOST_CHARACTERS = 131_072
@@ -60,22 +64,36 @@ class Vocabulary:
         """The bytes that a token stands for."""
         return bytes(self.tokens.decode_bytes([token]))
 
-    def grammar(self, schema: str, where: str) -> "SchemaGrammar":
+    def grammar(self, schema: "Schema") -> "SchemaGrammar":
         """A grammar of which each text takes a copy.
 
-        Raises ApiError naming ``where``: the schema is none, is too large, or lets no text begin.
+        Raises ApiError naming the field: the schema is none, is too large, or lets no text begin.
         """
-        check_size(schema, where)
-        try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_ONE_SPACE)
-            matcher = llguidance.LLMatcher(self.tokens, grammar, log_level=0)
-        except ValueError as error:
-            raise _bad_schema(where, str(error)) from None
-        if matcher.is_error():
-            raise _bad_schema(where, matcher.get_error())
-        made = SchemaGrammar(matcher, where)
+        check_size(schema)
+        made = SchemaGrammar(self._matcher(schema, _ONE_SPACE), schema.where)
         made.check()
         return made
+
+    def check(self, schema: "Schema") -> None:
+        """Refuse what is no JSON schema, but not what only a grammar cannot honour.
+
+        Raises ApiError naming the field.
+        """
+        check_size(schema)
+        self._matcher(schema, {**_ONE_SPACE, "lenient": True}, lenient=True)
+
+    def _matcher(
+        self, schema: "Schema", options: Any, *, lenient: bool = False
+    ) -> llguidance.LLMatcher:
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema.text, overrides=options)
+            matcher = llguidance.LLMatcher(self.tokens, grammar, log_level=0)
+            reason = matcher.get_error() if matcher.is_error() else ""
+        except ValueError as error:
+            reason = str(error)
+        if reason and not (lenient and _UNSUPPORTED.search(_told(reason))):
+            raise _bad_schema(schema.where, reason, schema.text)
+        return matcher
 
 
 class SchemaGrammar:
@@ -116,31 +134,37 @@ class SchemaGrammar:
         return bool(self._matcher.is_stopped())
 
 
-def schema_field(parameters: Parameters) -> str | None:
-    """The caller's field with the schema that an answer must fit; None where there is none."""
-    if parameters.json_schema is not None:
-        return "response_format.json_schema.schema"
-    if parameters.tools is None or parameters.tool_choice in ("auto", "none"):
-        return None
-    names = [tool["function"]["name"] for tool in msgspec.json.decode(parameters.tools)]
-    choice = parameters.tool_choice
-    if choice == "required" and len(names) > 1:  # One grammar of all of them.
-        return "tools"
-    place = names.index(choice[1:]) if choice.startswith("=") else 0
-    return f"tools[{place}].function.parameters"
+class Schema(NamedTuple):
+    """A schema as JSON text, and the caller's field that it comes from."""
+
+    text: str
+    where: str
 
 
-def schema_of(parameters: Parameters) -> str:
-    """The schema that an answer must fit. Needs a :func:`schema_field`."""
+def tools_of(parameters: Parameters) -> list[Schema]:
+    """The schema of each tool's arguments."""
+    return [
+        Schema(_json(_arguments(function)), f"tools[{place}].function.parameters")
+        for place, function in enumerate(_functions(parameters))
+    ]
+
+
+def binds(parameters: Parameters) -> bool:
+    """Whether the answer must fit a schema: see :func:`schema_of`."""
+    calls = parameters.tools is not None and parameters.tool_choice not in ("auto", "none")
+    return calls or parameters.json_schema is not None
+
+
+def schema_of(parameters: Parameters) -> Schema:
+    """The schema that an answer must fit. Needs one that :func:`binds`."""
     if parameters.json_schema is not None:
         schema = parameters.json_schema
-        return _ANY_OBJECT if schema == JSON_OBJECT else schema
-    assert parameters.tools is not None, "there is a schema_field"
-    choice = parameters.tool_choice
-    functions = [tool["function"] for tool in msgspec.json.decode(parameters.tools)]
+        text = _ANY_OBJECT if schema == JSON_OBJECT else schema
+        return Schema(text, "response_format.json_schema.schema")
+    choice, functions = parameters.tool_choice, _functions(parameters)
     if choice.startswith("="):
-        named = next(each for each in functions if each["name"] == choice[1:])
-        return _json(named.get("parameters") or {"type": "object"})
+        names = [function["name"] for function in functions]
+        return tools_of(parameters)[names.index(choice[1:])]
     calls = {
         "type": "array",
         "minItems": 1,
@@ -148,19 +172,20 @@ def schema_of(parameters: Parameters) -> str:
     }
     if not parameters.parallel_tool_calls:
         calls["maxItems"] = 1
-    return _json(calls)
+    return Schema(_json(calls), "tools" if len(functions) > 1 else "tools[0].function.parameters")
 
 
-def check_size(schema: str, where: str) -> None:
+def check_size(schema: Schema) -> None:
     """Refuse what the library would follow for minutes, or until its stack is used up.
 
     It has limits of its own for most of what a schema can ask for, but none for these.
     Raises ApiError.
     """
+    text, where = schema
+    if len(text) > MOST_CHARACTERS:
+        raise _too_large(where, f"a schema of {len(text)} characters", MOST_CHARACTERS)
     objects = patterns = 0
-    below = [msgspec.json.decode(schema)] if len(schema) <= MOST_CHARACTERS else []
-    if not below:
-        raise _too_large(where, f"a schema of {len(schema)} characters", MOST_CHARACTERS)
+    below = [msgspec.json.decode(text)]
     while below:
         entry = below.pop()
         if isinstance(entry, list):
@@ -188,12 +213,21 @@ def _too_large(where: str, got: str, most: int) -> ApiError:
     )
 
 
-def _call_schema(function: dict[str, object]) -> dict[str, object]:
+def _functions(parameters: Parameters) -> list[dict[str, Any]]:
+    assert parameters.tools is not None, "else nothing asks for them"
+    return [tool["function"] for tool in msgspec.json.decode(parameters.tools)]
+
+
+def _arguments(function: dict[str, Any]) -> dict[str, Any]:
+    return function.get("parameters") or {"type": "object"}
+
+
+def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
             "name": {"const": function["name"]},
-            "parameters": function.get("parameters") or {"type": "object"},
+            "parameters": _arguments(function),
         },
         "required": ["name", "parameters"],
         "additionalProperties": False,
@@ -204,10 +238,16 @@ def _json(schema: object) -> str:
     return msgspec.json.encode(schema).decode()
 
 
-def _bad_schema(where: str, reason: str) -> ApiError:
-    told = reason.partition("\n<state>")[0][:200]  # What follows is for the library's authors.
+def _told(reason: str) -> str:
+    """Without what is for the library's authors, and in one line."""
+    return " ".join(reason.partition("\n<state>")[0].split())
+
+
+def _bad_schema(where: str, reason: str, schema: str | None = None) -> ApiError:
+    got = "" if schema is None else f"got {shown(msgspec.Raw(schema.encode()))}, "
     return ApiError(
         "invalid_field",
-        f"{where}: no usable JSON schema: {told}. Correct it, or make it simpler.",
+        f"{where}: {got}no usable JSON schema: {_told(reason)[:200]}. "
+        "Correct it, or make it simpler.",
         param=where,
     )

@@ -137,7 +137,7 @@ class GenerationIntake:
         self._service = service
         self._max_backlog_seconds = max_backlog_seconds
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenize")
-        self._compiler = Compiler(maker.vocabulary.grammar)
+        self._compiler = Compiler(maker.vocabulary)
         self._on_pool = 0
         self._chars_per_token = Average(4.0)
         self._written = Average(64.0)
