@@ -90,7 +90,9 @@ def render(
     values: Mapping[str, Any] | None = None, *, release: str = RELEASE
 ) -> list[dict[str, Any]]:
     """What would be installed, as objects. Raises ChartError."""
-    return [found for found in yaml.safe_load_all(template(values, release=release)) if found]
+    text = template(values, release=release)
+    # The parser in C: of the 70 000 lines that tests render, the other takes 6 seconds.
+    return [found for found in yaml.load_all(text, yaml.CSafeLoader) if found]
 
 
 def manifest() -> str:
