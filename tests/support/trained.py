@@ -4,9 +4,9 @@ Each score is a share of right answers (F1 for entities and relations) on what w
 same measure for the model and for its control, which was trained on shuffled targets and must fail.
 """
 
+import ast
 import fcntl
 import hashlib
-import inspect
 import os
 import shutil
 import tempfile
@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import sluice_worker
 from sluice_worker.examples import (
     chat,
     classification,
@@ -40,6 +40,8 @@ UNUSED_SECONDS: Final = 14 * 86400.0
 
 class Build(Protocol):
     """``build`` of one of the examples."""
+
+    __module__: str
 
     def __call__(self, folder: Path, *, shuffled: bool) -> Path: ...
 
@@ -131,16 +133,30 @@ def _root(digest: str) -> Path:
 
 
 def _digest(build: Build) -> str:
-    """Of everything that training depends on: the example, what it is written with, torch."""
+    """Of everything that training depends on: our code but for its comments, and libraries."""
     digest = hashlib.sha256()
     for name in ("torch", "transformers", "tokenizers", "numpy"):
         digest.update(f"{name} {version(name)}\n".encode())
-    package = Path(sluice_worker.__file__).parent
-    example = Path(inspect.getfile(build))
-    shared = [package / "examples" / name for name in ("training.py", "writing.py")]
-    for file in [example, *shared, *sorted(package.glob("models/*.py"))]:
-        digest.update(file.read_bytes())
+    for _, tree in sorted(code_behind(build.__module__).items()):
+        digest.update(tree.encode())
     return digest.hexdigest()[:16]
+
+
+def code_behind(module: str) -> dict[str, str]:
+    """A module of the worker's and all that it imports of them, by name, as syntax trees."""
+    found: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            spec = find_spec(name)
+            assert spec is not None and spec.origin is not None
+            tree = ast.parse(Path(spec.origin).read_text())
+            found[name] = ast.dump(tree)
+            imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+            names = [each.module or "" for each in imports]
+            waiting += [each for each in names if each.startswith("sluice_worker.")]
+    return found
 
 
 def inferring_score(post: Post, *, multi_label: bool = False) -> float:
