@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
-from sluice_api.call import Call, place
+from sluice_api.call import Call, Codec, instead, place
 from sluice_api.errors import CATALOGUE, ApiError
 from sluice_api.routes import CANONICAL_ROUTES
+from sluice_api.shapes.tensors import VIEWS
 from sluice_gateway.worker_answer import UpstreamAnswer
 
 _PLACE = r"{}(?:\[(\d{{1,6}})\])?(?=$|[.\[: ])"
@@ -78,7 +79,8 @@ def refused_input(
     """
     if error.code not in REFUSALS or call.task is None:
         return None
-    canonical = CANONICAL_ROUTES[call.task].codec.field
+    codec = CANONICAL_ROUTES[call.task].codec
+    canonical = codec.field
     field = call.codec.field if whole else canonical
     match = re.match(_PLACE.format(re.escape(field)), error.param or "")
     if match is None:
@@ -91,6 +93,8 @@ def refused_input(
     message = error.message
     if message.startswith(match[0]):
         message = canonical + message[len(match[0]) :]
+    if whole:
+        message = _advised(message, call.codec, codec)
     param = canonical + error.param[match.end() :]
     return indexes[position], ApiError(error.code, message, param=param)
 
@@ -98,15 +102,33 @@ def refused_input(
 def at_caller(error: ApiError, call: Call, indexes: list[int]) -> ApiError:
     """``error`` about a canonical request for ``indexes`` of ``call``, in the caller's terms."""
     assert call.task is not None
-    match = _WORKER_FIELDS[call.task].match(error.param or "")
-    if error.param is None or match is None:
+    if error.param is None:
         return error
-    position = int(match[1] or 0)
-    if position >= len(indexes):
+    codec = CANONICAL_ROUTES[call.task].codec
+    match = _WORKER_FIELDS[call.task].match(error.param)
+    position = int(match[1] or 0) if match else 0
+    if match and position < len(indexes):
+        said, field = match[0], place(call, indexes[position])
+    elif codec.parameters == "" and _is_tensor_parameter(call, error.param):
+        said, field = error.param, f"{call.codec.parameters}{error.param}"
+    else:
         return error
-    field = place(call, indexes[position])
-    message = error.message
-    if message.startswith(match[0]):
-        message = field + message[len(match[0]) :]
-    param = field + error.param[match.end() :]
+    message = _advised(error.message, codec, call.codec)
+    if message.startswith(said):
+        message = field + message[len(said) :]
+    param = field + error.param[len(said) :]
     return ApiError(error.code, message, param=param, retry_after=error.retry_after)
+
+
+def _is_tensor_parameter(call: Call, name: str) -> bool:
+    """Whether the caller has in ``parameters`` what the task's own route has beside its inputs."""
+    assert call.task is not None
+    if not call.codec.parameters or call.task not in VIEWS:
+        return False
+    return name in VIEWS[call.task].parameters.__struct_fields__
+
+
+def _advised(message: str, told: Codec, caller: Codec) -> str:
+    """``message`` to a caller of ``told`` with advice that a caller of ``caller`` can take."""
+    advice = instead(told)
+    return message.replace(advice, instead(caller)) if advice else message

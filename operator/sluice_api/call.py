@@ -118,10 +118,13 @@ class Codec(Protocol):
 
     Attributes:
         field: the member of the body that holds the inputs, as errors name it.
+        parameters: what stands before the name of a parameter, as errors name it; None where the
+            route takes none.
     """
 
     name: str
     field: str
+    parameters: str | None
 
     def parse(self, body: bytes) -> Call:
         """Read and check a body. Raises :class:`ApiError` that names field, value and fix."""
@@ -229,6 +232,13 @@ def members_of(value: Input) -> dict[str, Any]:
 def place(call: Call, index: int) -> str:
     """How the caller finds input ``index`` again."""
     return f"{call.codec.field}[{index}]" if len(call.inputs) > 1 else call.codec.field
+
+
+def instead(codec: Codec) -> str:
+    """What else than sending less a caller can do whose input is too long for a task that cuts."""
+    if codec.parameters is None:
+        return ""
+    return f" With {codec.parameters}truncate: true its beginning is used."
 
 
 def inputs_of(value: GivenInputs, field_name: str) -> list[Input]:

@@ -4,10 +4,14 @@ One table, asked through a gateway by whichever test serves a task (see :func:`c
 the table itself holds that no task and no kind is forgotten.
 """
 
+import re
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import pytest
 
+from sluice_api.routes import SHAPES
+from sluice_api.shapes.tensors import VIEWS
 from sluice_api.tasks import Task
 from tests.support.http_calls import Reply
 
@@ -35,6 +39,36 @@ class Case(NamedTuple):
         assert reply.status == 400, error
         assert reply.headers["x-should-retry"] == "false"
         assert self.param.partition("[")[0] in error["message"] or self.param == "model", error
+        # What is unknown stands beside the members of the object that it stands in.
+        if self.code != "unknown_field":
+            assert named_parameters(error["message"]) <= self._parameters() | {self.param}, error
+
+    def _parameters(self) -> set[str]:
+        """Those that the route takes, as a caller finds them again."""
+        if self.path in SHAPES:
+            return _parameters(SHAPES[self.path].request)
+        return {f"parameters.{name}" for name in VIEWS[self.task].parameters.__struct_fields__}
+
+
+def named_parameters(message: str) -> set[str]:
+    """Parameters of any route that ``message`` speaks of."""
+    return {match[0] for match in _SPOKEN_OF.finditer(message)}
+
+
+def _parameters(request: type[msgspec.Struct]) -> set[str]:
+    (schema,), parts = msgspec.json.schema_components([request], ref_template="{name}")
+    own = parts[schema["$ref"]]["properties"]
+    inner = own.get("parameters", {}).get("anyOf", [])
+    nested = [parts[kind["$ref"]]["properties"] for kind in inner if "$ref" in kind]
+    return {*own, *(f"parameters.{name}" for names in nested for name in names)}
+
+
+_ALL: Final = {
+    name.rpartition(".")[2] for shape in SHAPES.values() for name in _parameters(shape.request)
+}
+# The others are also words of a sentence.
+_TELLING: Final = {name for name in _ALL if "_" in name} | {"truncate", "stride", "dimensions"}
+_SPOKEN_OF: Final = re.compile(rf"(?<![\w.])(?:parameters\.)?(?:{'|'.join(sorted(_TELLING))})\b")
 
 
 def _problem(reply: Reply) -> dict[str, Any]:
@@ -78,6 +112,7 @@ TABLE: Final[list[Case]] = [
             "invalid_field",
             "encoding_format",
         ),
+        ("unknown value", {"input": "a", "dimensions": 9999}, "invalid_field", "dimensions"),
         ("unsupported", {"input": "a", "top_k": 1}, "unknown_field", "top_k"),
     ),
     _wrong(Task.EMBEDDINGS, "/v1/tokens/classify"),
@@ -93,6 +128,23 @@ TABLE: Final[list[Case]] = [
         ("unsupported", _asked(stride=1), "unknown_field", "parameters.stride"),
     ),
     _wrong(Task.CLASSIFICATION, "/v1/embeddings"),
+    *_rows(
+        Task.CLASSIFICATION,
+        "/classify",
+        ("empty", {"text": ""}, "invalid_field", "text"),
+        ("too long", {"text": LONG}, "input_too_long", "text"),
+        ("wrong type", {"text": ["a"]}, "invalid_field", "text"),
+        ("unsupported", {"text": "a", "truncate": True}, "unknown_field", "truncate"),
+    ),
+    *_rows(
+        Task.CLASSIFICATION,
+        "/predict",
+        ("empty", {"text": ["a", ""]}, "invalid_field", "text[1]"),
+        ("too long", {"text": ["a", LONG]}, "input_too_long", "text[1]"),
+        ("too long", {"text": "word " * 400}, "input_too_long", "text"),
+        ("wrong type", {"text": 7}, "invalid_field", "text"),
+        ("unsupported", {"text": "a", "parameters": {}}, "unknown_field", "parameters"),
+    ),
     *_rows(
         Task.ZERO_SHOT,
         "/v1/classify",
@@ -363,6 +415,17 @@ def _tensors(
 
 
 TENSORS: Final[list[Case]] = [
+    Case(
+        Task.EMBEDDINGS,
+        "unknown value",
+        "/v2/models/{model}/infer",
+        {
+            "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}],
+            "parameters": {"task": "embeddings", "dimensions": 9999},
+        },
+        "invalid_field",
+        "parameters.dimensions",
+    ),
     *_tensors(Task.EMBEDDINGS, {"text": "a"}, {}, other=Task.SUMMARIZATION, foreign="stride"),
     *_tensors(Task.CLASSIFICATION, {"text": "a"}, {}),
     *_tensors(

@@ -133,6 +133,7 @@ _read_choice = msgspec.json.Decoder(ChatChoice).decode
 class ChatCodec:
     name = "chat"
     field = "messages"
+    parameters: str | None = ""
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)

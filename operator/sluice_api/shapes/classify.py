@@ -60,6 +60,7 @@ _decoder = msgspec.json.Decoder(ClassifyRequest)
 class ClassifyCodec:
     name = "classify"
     field = "input"
+    parameters: str | None = "parameters."
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)

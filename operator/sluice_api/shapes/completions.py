@@ -64,6 +64,7 @@ _read_choice = msgspec.json.Decoder(CompletionChoice).decode
 class CompletionsCodec:
     name = "completions"
     field = "prompt"
+    parameters: str | None = ""
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)

@@ -51,6 +51,7 @@ _decode_item = msgspec.json.Decoder(_Encoded).decode
 class EmbeddingsCodec:
     name = "embeddings"
     field = "input"
+    parameters: str | None = ""
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)

@@ -32,6 +32,7 @@ class ListCodec:
     """
 
     field = "input"
+    parameters: str | None = "parameters."
 
     def __init__(
         self,

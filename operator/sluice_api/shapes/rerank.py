@@ -69,6 +69,7 @@ class RerankCodec:
 
     name = "rerank"
     field = "documents"
+    parameters: str | None = ""
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)

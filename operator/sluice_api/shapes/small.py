@@ -47,6 +47,7 @@ class ClassifyTextCodec:
 
     name = "classify-text"
     field = "text"
+    parameters: str | None = None
 
     def parse(self, body: bytes) -> Call:
         request = decode(_classify_decoder, body)
@@ -79,6 +80,7 @@ class PredictCodec:
 
     name = "predict"
     field = "text"
+    parameters: str | None = None
 
     def parse(self, body: bytes) -> Call:
         request = decode(_predict_decoder, body)

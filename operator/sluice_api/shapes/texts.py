@@ -113,6 +113,7 @@ class TextsCodec:
     """Both routes: they differ in their task and in the parameters they take."""
 
     field = "input"
+    parameters: str | None = "parameters."
 
     def __init__(
         self,

@@ -107,6 +107,7 @@ _INPUTS = sorted({view.inputs for view in VIEWS.values()})
 
 class V2Codec:
     name = "v2"
+    parameters: str | None = "parameters."
 
     def __init__(self, field: str = "inputs[0].data") -> None:
         self.field = field

@@ -8,7 +8,8 @@ import pytest
 from sluice_api.call import Call
 from sluice_api.errors import ApiError, render
 from sluice_api.routes import POST_ROUTES
-from sluice_api.shapes import embeddings, small
+from sluice_api.shapes import embeddings, small, v2
+from sluice_api.tasks import Task
 from sluice_gateway.worker_answer import UpstreamAnswer
 from sluice_gateway.worker_errors import at_caller, refused_input, worker_error
 
@@ -120,3 +121,41 @@ def test_what_may_pass_is_no_refusal(code: str) -> None:
 def test_a_place_that_was_not_asked_for_is_nobodys() -> None:
     call = call_of(embeddings.CODEC, {"input": ["a", "b"]})
     assert refused_input(refusal("input[7]"), call, [0, 1], whole=True) is None
+
+
+def asked(route: str, body: str) -> Call:
+    call = POST_ROUTES[route].parse(body.encode()) if route in POST_ROUTES else None
+    return call or v2.with_task(v2.CODEC.parse(body.encode()), Task.EMBEDDINGS)
+
+
+TENSOR = '{"inputs":[{"name":"text","shape":[1],"datatype":"BYTES","data":["a"]}]}'
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "said", "told"),
+    [
+        ("/v1/classify", '{"input":"a"}', "parameters.truncate", " With parameters.truncate: true"),
+        ("/classify", '{"text":"a"}', "parameters.truncate", ""),
+        ("/predict", '{"text":"a"}', "parameters.truncate", ""),
+        ("/v1/embeddings", '{"input":"a"}', "truncate", " With truncate: true"),
+        ("/v2", TENSOR, "truncate", " With parameters.truncate: true"),
+    ],
+)
+def test_callers_are_advised_what_their_route_takes(
+    route: str, body: str, said: str, told: str
+) -> None:
+    call = asked(route, body)
+    message = f"input: got 9 tokens. With {said}: true its beginning is used."
+    error = at_caller(ApiError("input_too_long", message, param="input"), call, [0])
+    rest = f"{told} its beginning is used." if told else ""
+    assert error.message == f"{call.codec.field}: got 9 tokens.{rest}"
+
+
+def test_a_parameter_is_named_where_the_caller_has_it() -> None:
+    error = ApiError("invalid_field", "dimensions: got 9, has 8.", param="dimensions")
+    tensor = at_caller(error, asked("/v2", TENSOR), [0])
+    assert (tensor.param, tensor.message) == (
+        "parameters.dimensions",
+        "parameters.dimensions: got 9, has 8.",
+    )
+    assert at_caller(error, asked("/v1/embeddings", '{"input":"a"}'), [0]).param == "dimensions"

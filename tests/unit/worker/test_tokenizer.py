@@ -74,10 +74,10 @@ def test_too_long_names_input_tokens_and_limit(folder: Path, theirs: Any) -> Non
     assert caught.value.code == "input_too_long"
     assert caught.value.param == "input[3]"
     assert f"input[3]: got {tokens} tokens, the model takes at most 8" in caught.value.message
-    assert caught.value.message.endswith(" With truncate: true its beginning is used.")
-    with pytest.raises(ApiError) as caught:  # Where the caller cannot ask for that.
-        ours(folder, 8).encode(PREMISE, where="prompt", truncate=None)
     assert caught.value.message.endswith("takes at most 8.")
+    with pytest.raises(ApiError) as caught:
+        ours(folder, 8).encode(PREMISE, where="input", instead=" Or else.")
+    assert caught.value.message.endswith("takes at most 8. Or else.")
 
 
 def test_a_text_of_exactly_the_limit_passes(folder: Path, theirs: Any) -> None:

@@ -134,9 +134,9 @@ class PromptMaker:
     def _encoded(self, call: Call, index: int) -> list[int]:
         value, where = call.inputs[index], place(call, index)
         if isinstance(value, str):
-            encoded = self.tokenizer.encode(value, where=where, truncate=None)
+            encoded = self.tokenizer.encode(value, where=where)
         else:
-            encoded = self.tokenizer.accept(value, where=where, truncate=None)
+            encoded = self.tokenizer.accept(value, where=where)
         return list(encoded.ids)
 
     def _rendered(self, parts: list[str]) -> list[int]:
@@ -156,10 +156,11 @@ class PromptMaker:
         if room < 1:
             raise self._too_long(where, f"{len(ids)} tokens")
         if wanted is not None and wanted > room:
+            also = " (or max_completion_tokens)" if call.task == Task.CHAT else ""
             raise ApiError(
                 "input_too_long",
-                f"max_tokens: got {wanted} after a prompt of {len(ids)} tokens, the model takes "
-                f"{self.most_tokens} together; at most {room} are possible.",
+                f"max_tokens{also}: got {wanted} after a prompt of {len(ids)} tokens, the model "
+                f"takes {self.most_tokens} together; at most {room} are possible.",
                 param="max_tokens",
             )
         return room if wanted is None else wanted

@@ -207,46 +207,53 @@ class Tokenizer:
             frame = self._frames[pair] = _frame(self._fast.encode("a", "a" if pair else None))
         return frame
 
-    def encode(self, text: str, *, where: str, truncate: bool | None) -> Encoded:
+    def encode(
+        self, text: str, *, where: str, truncate: bool = False, instead: str = ""
+    ) -> Encoded:
         """One text. Raises ApiError ``input_too_long`` naming ``where``, unless ``truncate``.
 
         Args:
-            truncate: None where the caller has no choice: the error does not speak of it.
+            instead: what the error says can be done beside sending less.
         """
-        text, cut = self._bounded(text, where, truncate)
+        text, cut = self._bounded(text, where, truncate, instead)
         fast = self._fast
         encoding = fast.encode(text, add_special_tokens=False)
         room = self.max_tokens - fast.num_special_tokens_to_add(False)
-        cut |= self._fit(encoding, room, where, truncate)
+        cut |= self._fit(encoding, room, where, truncate, instead)
         return self._encoded(fast.post_process(encoding), cut)
 
     def encode_pairs(
-        self, text: str, seconds: list[str], *, where: str, truncate: bool | None
+        self,
+        text: str,
+        seconds: list[str],
+        *,
+        where: str,
+        truncate: bool = False,
+        instead: str = "",
     ) -> list[Encoded]:
         """``text`` paired with each of ``seconds``; only ``text`` is ever cut."""
-        text, cut = self._bounded(text, where, truncate)
+        text, cut = self._bounded(text, where, truncate, instead)
         fast = self._fast
         first = fast.encode(text, add_special_tokens=False)
         special = fast.num_special_tokens_to_add(True)
         pairs = []
         for second in seconds:
-            other = fast.encode(
-                self._bounded(second, "parameters.labels", None)[0], None, False, False
-            )
+            label, _ = self._bounded(second, "parameters.labels", False)
+            other = fast.encode(label, None, False, False)
             room = self.max_tokens - special - len(other)
             if room < 1:
-                raise _too_long(
-                    "parameters.labels", len(other) + special + 1, self.max_tokens, None
-                )
+                raise _too_long("parameters.labels", len(other) + special + 1, self.max_tokens)
             if len(first) <= room:
                 pairs.append(self._encoded(fast.post_process(first, other), cut))
                 continue
             shorter = fast.encode(text, add_special_tokens=False)
-            shortened = self._fit(shorter, room, where, truncate)
+            shortened = self._fit(shorter, room, where, truncate, instead)
             pairs.append(self._encoded(fast.post_process(shorter, other), cut or shortened))
         return pairs
 
-    def accept(self, ids: list[int], *, where: str, truncate: bool | None) -> Encoded:
+    def accept(
+        self, ids: list[int], *, where: str, truncate: bool = False, instead: str = ""
+    ) -> Encoded:
         """Token ids as the caller gave them, special tokens included. Raises ApiError."""
         for position, token in enumerate(ids):
             if token >= self._vocabulary:
@@ -257,7 +264,7 @@ class Tokenizer:
                     param=where,
                 )
         if len(ids) > self.max_tokens and not truncate:
-            raise _too_long(where, len(ids), self.max_tokens, truncate)
+            raise _too_long(where, len(ids), self.max_tokens, instead)
         kept = tuple(ids[: self.max_tokens])
         return Encoded(kept, None, truncated=len(kept) < len(ids))
 
@@ -269,26 +276,28 @@ class Tokenizer:
             truncated=truncated,
         )
 
-    def _bounded(self, text: str, where: str, truncate: bool | None) -> tuple[str, bool]:
+    def _bounded(
+        self, text: str, where: str, truncate: bool, instead: str = ""
+    ) -> tuple[str, bool]:
         limit = self.max_tokens * CHARACTERS_PER_TOKEN
         cut = len(text) > limit
         if cut and not truncate:
             raise ApiError(
                 "input_too_long",
                 f"{where}: got {len(text)} characters, a model of {self.max_tokens} tokens "
-                f"takes at most {limit}.{_instead(truncate)}",
+                f"takes at most {limit}.{instead}",
                 param=where,
             )
         text = text[:limit]
         return (text.lower() if self._lower_case else text), cut
 
-    def _fit(self, encoding: Encoding, room: int, where: str, truncate: bool | None) -> bool:
+    def _fit(self, encoding: Encoding, room: int, where: str, truncate: bool, instead: str) -> bool:
         """Cut ``encoding`` in place to ``room`` tokens; whether that was needed."""
         excess = len(encoding) - room
         if excess <= 0:
             return False
         if not truncate:
-            raise _too_long(where, self.max_tokens + excess, self.max_tokens, truncate)
+            raise _too_long(where, self.max_tokens + excess, self.max_tokens, instead)
         encoding.truncate(room)
         return True
 
@@ -360,14 +369,9 @@ def _converted(manifest: Manifest) -> str:
         ) from error
 
 
-def _too_long(where: str, tokens: int, limit: int, truncate: bool | None) -> ApiError:
+def _too_long(where: str, tokens: int, limit: int, instead: str = "") -> ApiError:
     return ApiError(
         "input_too_long",
-        f"{where}: got {tokens} tokens, the model takes at most {limit}.{_instead(truncate)}",
+        f"{where}: got {tokens} tokens, the model takes at most {limit}.{instead}",
         param=where,
     )
-
-
-def _instead(truncate: bool | None) -> str:
-    """What can be done beside sending less."""
-    return "" if truncate is None else " With truncate: true its beginning is used."

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sluice_api.call import Call, Item
+from sluice_api.call import Call, Item, instead, place
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, Unit
 from sluice_worker.models.description import Description
-from sluice_worker.models.tokenizer import Tokenizer
+from sluice_worker.models.tokenizer import Encoded, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,15 @@ def text_of(call: Call, index: int) -> str:
     value = call.inputs[index]
     assert isinstance(value, str), "the codecs of this task take texts only"
     return value
+
+
+def encode(tokenizer: Tokenizer, call: Call, index: int) -> Encoded:
+    """The tokens of input ``index``, cut where the call has ``truncate``. Raises ApiError."""
+    value, where, truncate = call.inputs[index], place(call, index), call.parameters["truncate"]
+    other = instead(call.codec)
+    if isinstance(value, str):
+        return tokenizer.encode(value, where=where, truncate=truncate, instead=other)
+    return tokenizer.accept(value, where=where, truncate=truncate, instead=other)
 
 
 def leading_part(tokenizer: Tokenizer, text: str, *, where: str) -> tuple[int, ...]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from sluice_api.call import Call, Item, place
+from sluice_api.call import Call, Item
 from sluice_api.shapes.classify import item
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, unit_of
 from sluice_worker.models.description import Classifier, Description
 from sluice_worker.models.tokenizer import Tokenizer
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, text_of
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, encode
 from sluice_worker.tasks.ranking import rank, sigmoid, softmax
 
 TASK = Task.CLASSIFICATION
@@ -36,13 +36,8 @@ class Classification:
         self._each_by_itself = classifier.activation == "sigmoid"
 
     def prepare(self, call: Call) -> Prepared:
-        truncate, top = call.parameters["truncate"], call.parameters["top_k"]
-        encoded = [
-            self._tokenizer.encode(
-                text_of(call, index), where=place(call, index), truncate=truncate
-            )
-            for index in range(len(call.inputs))
-        ]
+        top = call.parameters["top_k"]
+        encoded = [encode(self._tokenizer, call, index) for index in range(len(call.inputs))]
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
             activation = sigmoid if self._each_by_itself else softmax

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sluice_api.call import Call, Item, place
+from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.shapes.embeddings import item
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, unit_of
 from sluice_worker.models.description import Description
-from sluice_worker.models.tokenizer import Encoded, Tokenizer
-from sluice_worker.tasks.base import Material, Prepared, TaskModule
+from sluice_worker.models.tokenizer import Tokenizer
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, encode
 
 TASK = Task.EMBEDDINGS
 NEEDS = "an encoder without a head, or a sentence-transformers folder"
@@ -37,12 +37,13 @@ class Embeddings:
     def prepare(self, call: Call) -> Prepared:
         dimensions = call.parameters["dimensions"]
         if dimensions is not None and dimensions > self._size:
+            where = f"{call.codec.parameters}dimensions"
             raise ApiError(
                 "invalid_field",
-                f"dimensions: got {dimensions}, this model's vectors have {self._size}.",
-                param="dimensions",
+                f"{where}: got {dimensions}, this model's vectors have {self._size}.",
+                param=where,
             )
-        encoded = [self._encode(call, index) for index in range(len(call.inputs))]
+        encoded = [encode(self._tokenizer, call, index) for index in range(len(call.inputs))]
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
             return [
@@ -51,13 +52,6 @@ class Embeddings:
             ]
 
         return Prepared([unit_of(text.ids, text.type_ids) for text in encoded], finish)
-
-    def _encode(self, call: Call, index: int) -> Encoded:
-        value, where = call.inputs[index], place(call, index)
-        truncate = call.parameters["truncate"]
-        if isinstance(value, str):
-            return self._tokenizer.encode(value, where=where, truncate=truncate)
-        return self._tokenizer.accept(value, where=where, truncate=truncate)
 
 
 def vector_bytes(vector: Array, dimensions: int | None) -> bytes:

@@ -17,7 +17,7 @@ from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, unit_of
 from sluice_worker.models.description import Description
 from sluice_worker.models.tokenizer import Encoded, Tokenizer
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, text_of
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, encode
 from sluice_worker.tasks.ranking import softmax
 
 TASK = Task.FILL_MASK
@@ -54,9 +54,9 @@ class FillMask:
         if masks * self._vocabulary > MAX_SCORES:
             raise ApiError(
                 "too_many_inputs",
-                f"input: got {masks} masks, at most {MAX_SCORES // self._vocabulary} are filled in "
-                "one request.",
-                param="input",
+                f"{call.codec.field}: got {masks} masks, at most "
+                f"{MAX_SCORES // self._vocabulary} are filled in one request.",
+                param=call.codec.field,
             )
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
@@ -72,12 +72,9 @@ class FillMask:
         return Prepared([unit_of(text.ids, text.type_ids) for text in encoded], finish)
 
     def _encode(self, call: Call, index: int) -> Encoded:
-        where = place(call, index)
-        text = self._tokenizer.encode(
-            text_of(call, index), where=where, truncate=call.parameters["truncate"]
-        )
+        text = encode(self._tokenizer, call, index)
         if self._mask_id not in text.ids:
-            mask = self._tokenizer.token_of(self._mask_id)
+            where, mask = place(call, index), self._tokenizer.token_of(self._mask_id)
             cut = " in the part that is left of it" if text.truncated else ""
             raise ApiError(
                 "invalid_field",

@@ -25,7 +25,6 @@ class Labels:
     texts: list[str]
     multi_label: bool
     top: int | None
-    truncate: bool
 
 
 def labels_of(call: Call) -> Labels:
@@ -35,9 +34,9 @@ def labels_of(call: Call) -> Labels:
     if len(pairs) * len(call.inputs) > MAX_PAIRS:
         raise ApiError(
             "too_many_inputs",
-            f"input: got {len(call.inputs)} inputs with {len(pairs)} labels, "
+            f"{call.codec.field}: got {len(call.inputs)} inputs with {len(pairs)} labels, "
             f"at most {MAX_PAIRS} pairs of both are allowed.",
-            param="input",
+            param=call.codec.field,
         )
     template: str = parameters["hypothesis_template"]
     return Labels(
@@ -45,5 +44,4 @@ def labels_of(call: Call) -> Labels:
         texts=[description or template.replace("{}", str(name)) for name, description in pairs],
         multi_label=parameters["multi_label"],
         top=parameters["top_k"],
-        truncate=parameters["truncate"],
     )

@@ -75,7 +75,8 @@ def decoding_of(
     if "length_penalty" in parameters and beams == 1:
         raise ApiError(
             "invalid_field",
-            "parameters.length_penalty: only means something together with num_beams above 1.",
+            "parameters.length_penalty: only means something together with parameters.num_beams "
+            "above 1.",
             param="parameters.length_penalty",
         )
     given = {**given, **{name: parameters[name] for name in _SAME_NAMES if name in parameters}}

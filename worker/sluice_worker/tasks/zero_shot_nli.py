@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sluice_api.call import Call, Item, place
+from sluice_api.call import Call, Item, instead, place
 from sluice_api.shapes.classify import item
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, unit_of
@@ -57,7 +57,8 @@ class InferenceZeroShot:
                 text_of(call, index),
                 labels.texts,
                 where=place(call, index),
-                truncate=labels.truncate,
+                truncate=call.parameters["truncate"],
+                instead=instead(call.codec),
             )
             for index in range(len(call.inputs))
         ]

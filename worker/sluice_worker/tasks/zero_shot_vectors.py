@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sluice_api.call import Call, Item, place
+from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.shapes.classify import item
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, Unit, unit_of
 from sluice_worker.models.description import Description
 from sluice_worker.models.tokenizer import Tokenizer
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, text_of
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, encode
 from sluice_worker.tasks.labels import labels_of
 from sluice_worker.tasks.ranking import rank, softmax
 
@@ -59,12 +59,7 @@ class VectorZeroShot:
                 "ranks labels against each other. Deciding each by itself needs an NLI model.",
                 param="parameters.multi_label",
             )
-        texts = [
-            self._tokenizer.encode(
-                text_of(call, index), where=place(call, index), truncate=labels.truncate
-            )
-            for index in range(len(call.inputs))
-        ]
+        texts = [encode(self._tokenizer, call, index) for index in range(len(call.inputs))]
         label_units = [self._label_unit(text) for text in labels.texts]
         known = [self._memory.get(unit.key) for unit in label_units]
         unknown = [index for index, vector in enumerate(known) if vector is None]
@@ -87,7 +82,7 @@ class VectorZeroShot:
         return Prepared([*units, *(label_units[index] for index in unknown)], finish)
 
     def _label_unit(self, text: str) -> Unit:
-        encoded = self._tokenizer.encode(text, where="parameters.labels", truncate=None)
+        encoded = self._tokenizer.encode(text, where="parameters.labels")
         return unit_of(encoded.ids, encoded.type_ids)
 
 
