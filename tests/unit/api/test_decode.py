@@ -206,3 +206,32 @@ def test_what_is_always_refused_is_not_offered() -> None:
     known = refusal(completions.CODEC, {"prompt": "a", "sufix": "b"}).message.partition("known")[2]
     assert "max_tokens" in known
     assert not any(name in known for name in ("suffix", "echo", "best_of"))
+
+
+@pytest.mark.parametrize("codec", [embeddings.CODEC, chat.CODEC])
+@pytest.mark.parametrize(
+    "second", [b'"model": "b"', rb'"\u006dodel": "b"', rb'"mod\u0065\u006C": "b"']
+)
+@pytest.mark.parametrize("padding", [b"", b" " * 5000])
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_model_that_is_given_twice_is_found_wherever_it_stands(
+    codec: Codec, second: bytes, padding: bytes, size: int
+) -> None:
+    text = b'"%b"' % (b"x" * size)
+    said = (
+        b'"messages": [{"role": "user", "content": %b}]' if codec is chat.CODEC else b'"input": %b'
+    )
+    once = b'{%b"model": "a", %b%b}' % (padding, said % text, padding)
+    assert codec.parse(once).model == "a"
+    for body in (
+        once.replace(b'"a",', b'"a", %b,' % second),
+        once[: -len(padding) - 1] + b", " + second + padding + b"}",
+    ):
+        assert (e := refusal(codec, body)).param == "model"
+        assert e.message == "model: given twice; give it once."
+
+
+def test_escapes_of_letters_are_no_fault() -> None:
+    body = rb'{"\u006dodel": "\u0061", "input": "\u006dodel"}'
+    call = embeddings.CODEC.parse(body)
+    assert (call.model, call.inputs) == ("a", ["model"])
