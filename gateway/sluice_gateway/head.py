@@ -102,7 +102,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         route: None when the path or the method is not an inference route's.
         model: the name in the path, for routes that carry it there.
         content_length: 0 as well when the body is chunked.
-        expect_continue: the client sends its body once it is told to.
+        keep_alive: another request may follow; never in HTTP/1.0, where both sides have to say so.
+        expect_continue: the client may hold its body back until it is told to send it, or not to.
         refusal: code and message of what is wrong with it beyond its framing.
         priority: what it asks for; its tenant may be allowed less.
         takes_chunks: an answer of unknown length may be framed in chunks; HTTP/1.0 knows none.
@@ -291,8 +292,8 @@ def _head(
         model=model,
         content_length=int(headers.get(b"content-length", b"0")),
         chunked=chunked,
-        keep_alive=collected.keep_alive,
-        expect_continue=expect == b"100-continue",
+        keep_alive=collected.keep_alive and new,
+        expect_continue=expect != b"",
         request_id=_request_id(headers.get(_REQUEST_ID)),
         traceparent=_traceparent(headers.get(b"traceparent")),
         authorization=headers.get(b"authorization"),

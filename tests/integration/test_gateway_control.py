@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from sluice_api import names
 from sluice_api.routes import POST_ROUTES, SHAPES, V2_SUFFIX
 from sluice_api.tasks import Task
 from tests.support.gateway_process import GatewayProcess, Reply, service
@@ -138,6 +139,21 @@ async def test_every_route_is_documented(document: dict[str, Any]) -> None:
             identities.append(operation["operationId"])
     assert len(identities) == len(set(identities))
     assert not [name for name in components if "Validation" in name]
+
+
+async def test_what_inference_routes_read_beside_the_body_is_documented(
+    document: dict[str, Any],
+) -> None:
+    for path in POST_ROUTES:
+        parameters = document["paths"][path]["post"]["parameters"]
+        headers = {each["name"].lower() for each in parameters if each["in"] == "header"}
+        assert headers >= {
+            *(names.IDEMPOTENCY_KEY, names.DEADLINE_MS, names.PRIORITY, names.REQUEST_ID),
+            "cache-control",
+        }
+    (scheme,) = document["components"]["securitySchemes"]
+    assert document["components"]["securitySchemes"][scheme]["scheme"] == "bearer"
+    assert document["security"] == [{scheme: []}, {}]  # Some gateways ask for a key, some do not.
 
 
 async def test_a_version_is_the_revision(gateway: GatewayProcess, document: dict[str, Any]) -> None:

@@ -170,6 +170,7 @@ async def test_http_1_0_and_connection_close(gateway: GatewayProcess) -> None:
     content = body("old")
     for head in (
         b"POST /v1/embeddings HTTP/1.0\r\ncontent-length: %d\r\n\r\n",
+        b"POST /v1/embeddings HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: %d\r\n\r\n",
         POST + b"connection: close\r\ncontent-length: %d\r\n\r\n",
     ):
         async with await gateway.client() as client:

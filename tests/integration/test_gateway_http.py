@@ -80,6 +80,14 @@ async def test_other_expectations_fail(client: Client) -> None:
     assert (reply.status, reply.json()["error"]["code"]) == (417, "expectation_failed")
 
 
+async def test_other_expectations_fail_without_the_body(client: Client) -> None:
+    client.send(POST + b"expect: a miracle\r\ncontent-length: 5\r\n\r\n")
+    received = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 5)
+    assert received.startswith(b"HTTP/1.1 417 ")
+    assert b"expectation_failed" in await client.reader.read(2000)
+    assert await client.closed()
+
+
 async def test_http_1_0_knows_no_expectations(client: Client) -> None:
     old = POST.replace(b"1.1", b"1.0")
     client.send(post(body("x"), b"expect: 100-continue", first=old))
@@ -262,6 +270,12 @@ async def test_unknown_paths_in_the_shape_of_their_neighbours(
         assert error["code"] == "route_not_found"
         assert (path[-1] == "/") == ("slash" in str(told))
         assert ("error" in told) == path.startswith(("/v1", "/v2"))
+
+
+async def test_a_list_is_not_a_model_without_a_name(client: Client) -> None:
+    reply = await client.get("/v1/models/")
+    assert (reply.status, reply.json()["error"]["code"]) == (404, "route_not_found")
+    assert "Leave out the slash at its end." in reply.json()["error"]["message"]
 
 
 async def test_every_answer_has_a_request_id(client: Client) -> None:

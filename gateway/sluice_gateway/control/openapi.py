@@ -15,6 +15,7 @@ from sluice_api.errors import CATALOGUE
 from sluice_api.routes import POST_ROUTES, SHAPES, V2_PREFIX, V2_SUFFIX, V2_VERSIONS, Shape
 from sluice_api.shapes import answers
 from sluice_gateway.head import MAX_DEADLINE_MS
+from sluice_gateway.priority import WORDS
 from sluice_gateway.tensors import BYTES
 from sluice_gateway.upstream import EVENT_STREAM
 
@@ -35,7 +36,9 @@ def document(app: FastAPI) -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(
         [*types, answers.Error, answers.Problem], ref_template="#/components/schemas/{name}"
     )
-    components = found.setdefault("components", {}).setdefault("schemas", {})
+    found.setdefault("components", {})["securitySchemes"] = {_KEY: _SECURITY}
+    found["security"] = [{_KEY: []}, {}]
+    components = found["components"].setdefault("schemas", {})
     components.update(schemas)
     for name in _GENERATED:
         components.pop(name, None)
@@ -109,7 +112,28 @@ _HEADERS: Final = (
         {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
         "Milliseconds that the caller will wait.",
     ),
+    _header(
+        names.PRIORITY.title(),
+        {"type": "string", "enum": list(WORDS)},
+        "Who goes first where some must wait; no more than the tenant may claim.",
+    ),
+    _header(
+        names.REQUEST_ID.title(),
+        {"type": "string"},
+        "Echoed and logged; one is made where it is missing or cannot be used.",
+    ),
+    _header(
+        "Cache-Control",
+        {"type": "string", "examples": ["no-store", "max-age=60"]},
+        "How old or stale an answer may be (RFC 9111).",
+    ),
 )
+_KEY: Final = "key"
+_SECURITY: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "The caller's API key, where the gateway asks for one.",
+}
 
 
 def _error(path: str, description: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from sluice_api.errors import ApiError
@@ -73,6 +73,8 @@ def _add_models(app: FastAPI, services: Services, identify: Callable[[Request], 
     @app.get("/v1/models/{model:path}", tags=["models"], summary="One model and its state")
     async def get_model(request: Request, model: str) -> models.ModelCard:
         """By `name` or `namespace/name`."""
+        if not model:
+            raise HTTPException(404)
         tenant = identify(request)
         return _card(tenant, services.resolve(model, tenant, None))
 

@@ -64,6 +64,7 @@ def test_framing() -> None:
     assert head().keep_alive
     assert not head(b"connection: close").keep_alive
     assert not head(first=b"POST /v1/embeddings HTTP/1.0").keep_alive
+    assert not head(b"connection: keep-alive", first=b"POST /v1/embeddings HTTP/1.0").keep_alive
     assert head(b"expect: 100-Continue").expect_continue
 
 
