@@ -6,14 +6,16 @@ of before (callbacks of parsers, functions in caches) is not found.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import FrameType, FunctionType, ModuleType
 from typing import Any, Final
 
 PACKAGES: Final = ("sluice_api", "sluice_gateway")
 
 
-def inclusive(run: Callable[[], None], read: Callable[[], int]) -> list[tuple[str, float, int]]:
+async def inclusive(
+    run: Callable[[], Awaitable[None]], read: Callable[[], int]
+) -> list[tuple[str, float, int]]:
     """Name, instructions and calls of each function during ``run``; the dearest first.
 
     Args:
@@ -24,13 +26,13 @@ def inclusive(run: Callable[[], None], read: Callable[[], int]) -> list[tuple[st
     for _ in range(1_000):
         bare.call()
     own = bare.instructions / bare.calls
-    for name, function in _called(run):
+    for name, function in await _called(run):
         counted = _Counted(function, read)
         places = list(_places(function))
         for owner, attribute in places:
             setattr(owner, attribute, counted.call)
         try:
-            run()
+            await run()
         finally:
             for owner, attribute in places:
                 setattr(owner, attribute, function)
@@ -54,7 +56,7 @@ class _Counted:
         self.call = call
 
 
-def _called(run: Callable[[], None]) -> list[tuple[str, FunctionType]]:
+async def _called(run: Callable[[], Awaitable[None]]) -> list[tuple[str, FunctionType]]:
     """The functions and methods of ours that ``run`` calls."""
     codes = set()
 
@@ -64,7 +66,7 @@ def _called(run: Callable[[], None]) -> list[tuple[str, FunctionType]]:
 
     sys.setprofile(note)
     try:
-        run()
+        await run()
     finally:
         sys.setprofile(None)
     named = {

@@ -1,9 +1,10 @@
 """The gateway's path in one process, without sockets: what a request costs in Python alone.
 
-The bytes of a request go into the edge's protocol, what is written to the worker is answered at
-once, and nothing waits. So a change of a few microseconds shows, on a busy machine too: calls of
-functions do not depend on it at all, instructions (where the kernel lets them be counted) hardly.
-Nothing is asked of Redis. ``--calls`` lists the functions, ``--costs`` what each of ours costs.
+The bytes of a request go into the edge's protocol; what is written to the worker, or to Redis, is
+answered at once. So a change of a few microseconds shows, on a busy machine too: calls of functions
+do not depend on it at all, instructions (where the kernel lets them be counted) hardly. Requests
+come :data:`ABREAST` in a turn of the loop, each on a connection of its own. ``--calls`` lists the
+functions, ``--costs`` what each of ours costs; ``--only`` takes the paths whose name has a word.
 """
 
 import argparse
@@ -17,10 +18,12 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
+import hiredis
 import measure
 import msgspec
 import uvloop
@@ -33,17 +36,36 @@ from sluice_api.tasks import Task
 from sluice_gateway import process, settings
 from sluice_gateway.app import Gateway
 from sluice_gateway.protocol import FastProtocol
+from sluice_gateway.redis_link import Link
+from sluice_gateway.redis_pipeline import RedisPipeline
 from sluice_gateway.upstream import Connection, Pool
 
 WORKERS: Final = ["127.0.0.1:1", "127.0.0.1:2"]
 WARM: Final = 1_000
 TRACED: Final = 50
 COSTED: Final = 300
-PATHS: Final = {
-    "passed on (no-store)": "cache-control: no-store\r\n",
-    "looked up, joined, stored in memory": "",
-    "the same, each with an id of its own": "x-request-id: %032x\r\n",
-}
+ABREAST: Final = 8
+
+
+@dataclass(frozen=True)
+class Path:
+    """What is measured. ``same``: each request asks what the first did."""
+
+    name: str
+    lines: str = ""
+    options: tuple[str, ...] = ()
+    same: bool = False
+
+
+_REDIS: Final = ("--redis-url", "redis://bench")
+PATHS: Final = (
+    Path("passed on (no-store)", "cache-control: no-store\r\n"),
+    Path("looked up, joined, stored in memory"),
+    Path("the same, each with an id of its own", "x-request-id: %032x\r\n"),
+    Path("looked up, joined, stored in memory and Redis", options=_REDIS),
+    Path("found in Redis", options=(*_REDIS, "--cache-mib", "0"), same=True),
+    Path("found in memory", same=True),
+)
 
 _PERF_EVENT_OPEN: Final = 298  # On x86-64.
 _ENABLE: Final = 0x2400
@@ -57,11 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--costs", action="store_true", help="list the instructions of functions of ours"
     )
+    parser.add_argument("--only", default="", help="measure paths whose name contains this")
     options = parser.parse_args(arguments)
     found = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        for name, line in PATHS.items():
-            found.append({"path": name, **runner.run(_measure(line, options))})
+        for path in PATHS:
+            if options.only in path.name:
+                found.append({"path": path.name, **runner.run(_measure(path, options))})
     measure.table(
         "A request in process, without sockets",
         ["path", "µs CPU", "instructions", "calls of Python", "of C"],
@@ -79,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     measure.save("path", {"paths": found})
 
 
-async def _measure(line: str, options: argparse.Namespace) -> dict[str, Any]:
+async def _measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     with measure.folder() as folder:
         table = folder / "services.yaml"
@@ -87,29 +111,43 @@ async def _measure(line: str, options: argparse.Namespace) -> dict[str, Any]:
             msgspec.json.encode(wire.ServiceTable(services=[service("bench", WORKERS)]))
         )
         access, headers = access_options(folder)
-        given = ["--discovery", f"static:{table}", "--slow-start", "0s", *access]
+        given = ["--discovery", f"static:{table}", "--slow-start", "0s", *access, *path.options]
         gateway = Gateway(settings.read(given, {}))
         assert gateway.keys is not None
         gateway.keys.begin()
-        with _Workers() as workers:
+        with _Workers() as workers, _Redis():
             gateway.discovery.begin(gateway.services)
             gateway.edge.start(loop)
+            await gateway.cache.start()
             await _ready(gateway)
             client = _Client()
-            protocol = FastProtocol(gateway.edge, ServerState(), lambda: asyncio.Protocol())
-            protocol.connection_made(client)  # type: ignore[arg-type]
-            lines = line + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            protocols = [
+                FastProtocol(gateway.edge, ServerState(), lambda: asyncio.Protocol())
+                for _ in range(ABREAST)
+            ]
+            for protocol in protocols:
+                protocol.connection_made(client)  # type: ignore[arg-type]
+            lines = path.lines + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
-            def ask(requests: list[bytes]) -> None:
-                for request in requests:
-                    protocol.data_received(request)
-                    workers.asked.pop().data_received(_REPLY)
+            async def ask(requests: list[bytes]) -> None:
+                for start in range(0, len(requests), ABREAST):
+                    turn = requests[start : start + ABREAST]
+                    due = client.answers + len(turn)
+                    for protocol, request in zip(protocols, turn, strict=False):
+                        protocol.data_received(request)
+                    while True:
+                        while workers.asked:
+                            workers.asked.pop().data_received(_REPLY)
+                        if client.answers == due:
+                            break
+                        await asyncio.sleep(0)
 
             try:
-                return await _take(ask, _Requests(lines), client, options)
+                return await _take(ask, _Requests(lines, path.same), client, options)
             finally:
                 gateway.edge.close()
                 await gateway.services.close()
+                await gateway.cache.close()
                 gateway.wheel.close()
 
 
@@ -120,12 +158,12 @@ async def _ready(gateway: Gateway) -> None:
 
 
 async def _take(
-    ask: Callable[[list[bytes]], None],
+    ask: Callable[[list[bytes]], Awaitable[None]],
     requests: "_Requests",
     client: "_Client",
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    ask(requests.make(WARM))
+    await ask(requests.make(WARM))
     if client.answers != WARM or not client.last.startswith(b"HTTP/1.1 200"):
         raise SystemExit(f"{client.answers} answers to {WARM} requests, the last: {client.last!r}")
     process.freeze()
@@ -134,12 +172,12 @@ async def _take(
     for _ in range(options.rounds):
         batch = requests.make(options.count)
         counted, began = instructions.read(), time.process_time()
-        ask(batch)
+        await ask(batch)
         times.append((time.process_time() - began) / options.count * 1e6)
         counts.append((instructions.read() - counted) / options.count)
         await asyncio.sleep(0.01)  # For the timers.
     gc.unfreeze()
-    calls = _calls(lambda: ask(requests.make(TRACED)))
+    calls = await _calls(lambda: ask(requests.make(TRACED)))
     if options.calls:
         print()
         for (kind, name), count in sorted(calls.items()):
@@ -152,7 +190,7 @@ async def _take(
             ["instructions", "calls", "function"],
             [
                 [f"{cost / COSTED:,.0f}", f"{count / COSTED:.2f}", name]
-                for name, cost, count in inclusive(
+                for name, cost, count in await inclusive(
                     lambda: ask(requests.make(COSTED)), instructions.read
                 )
             ],
@@ -166,10 +204,11 @@ async def _take(
 
 
 class _Requests:
-    """Requests that differ in their texts."""
+    """Requests that differ in their texts, or do not."""
 
-    def __init__(self, lines: str) -> None:
+    def __init__(self, lines: str, same: bool) -> None:
         self._lines = lines
+        self._same = same
         self._made = 0
 
     def make(self, count: int) -> list[bytes]:
@@ -177,7 +216,7 @@ class _Requests:
 
     def _next(self) -> bytes:
         self._made += 1
-        content = body(f"{TEXT} {self._made:09d}")
+        content = body(f"{TEXT} {0 if self._same else self._made:09d}")
         lines = self._lines % self._made if "%" in self._lines else self._lines
         return (
             f"POST /v1/embeddings HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
@@ -238,6 +277,51 @@ class _Wire:
     def abort(self) -> None: ...
 
 
+class _Redis:
+    """What Redis would say, while it is entered: of gets and sets, in the next turn of the loop."""
+
+    def __enter__(self) -> None:
+        async def connect(pipeline: RedisPipeline) -> Link:
+            link = Link(
+                budget_seconds=10, on_refused=pipeline._refused, on_failed=pipeline._faults
+            )
+            link.connection_made(_RedisWire(link))  # type: ignore[arg-type]
+            return link
+
+        self._before = RedisPipeline._connect
+        RedisPipeline._connect = connect  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        RedisPipeline._connect = self._before  # type: ignore[method-assign]
+
+
+class _RedisWire:
+    """The transport of the connection to it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._values: dict[bytes, bytes] = {}
+        self._reader = hiredis.Reader()
+
+    def write(self, data: bytes) -> None:
+        self._reader.feed(data)
+        replies = []
+        while words := self._reader.gets():
+            replies.append(self._reply(*words))
+        asyncio.get_running_loop().call_soon(self._link.data_received, b"".join(replies))
+
+    def _reply(self, command: bytes, key: bytes, *more: bytes) -> bytes:
+        if command == b"SET":
+            self._values[key] = more[0]
+            return b"+OK\r\n"
+        if command != b"GET":
+            return b":0\r\n"
+        value = self._values.get(key)
+        return b"$-1\r\n" if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
+
+    def abort(self) -> None: ...
+
+
 def _http(content: str, lines: str) -> bytes:
     return (
         "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: application/json\r\n"
@@ -270,7 +354,7 @@ class _Instructions:
         return int.from_bytes(os.read(self._file, 8), "little") if self._file >= 0 else 0
 
 
-def _calls(work: Callable[[], None]) -> "Counter[tuple[str, str]]":
+async def _calls(work: Callable[[], Awaitable[None]]) -> "Counter[tuple[str, str]]":
     """How often ``work`` calls what, by kind and name."""
     calls: Counter[tuple[str, str]] = Counter()
 
@@ -283,7 +367,7 @@ def _calls(work: Callable[[], None]) -> "Counter[tuple[str, str]]":
 
     sys.setprofile(note)
     try:
-        work()
+        await work()
     finally:
         sys.setprofile(None)
     return calls
