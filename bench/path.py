@@ -282,9 +282,7 @@ class _Redis:
 
     def __enter__(self) -> None:
         async def connect(pipeline: RedisPipeline) -> Link:
-            link = Link(
-                budget_seconds=10, on_refused=pipeline._refused, on_failed=pipeline._faults
-            )
+            link = Link(budget_seconds=10, on_refused=pipeline._refused, on_failed=pipeline._faults)
             link.connection_made(_RedisWire(link))  # type: ignore[arg-type]
             return link
 

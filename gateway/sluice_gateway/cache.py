@@ -10,7 +10,8 @@ import random
 import time
 from binascii import hexlify
 from collections.abc import Callable, Hashable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 
@@ -114,12 +115,14 @@ class ResponseCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.epochs = Epochs(keyring)
-        self._sealers = [Sealer(mac) for mac in keyring.sealing] if redis is not None else []
-        self._secrets = range(len(self._sealers))
+        sealers = [Sealer(mac) for mac in keyring.sealing] if redis is not None else []
+        self._secrets = [(sealer, _half(number)) for number, sealer in enumerate(sealers)]
+        """What opens the values of each secret of the ring, and which part of a key names them."""
+        self._keeps = l1_bytes > 0
         self._local: LocalCache[Entry | Refusal | Alias] = LocalCache(l1_bytes)
         self._redis = redis
         self._hears = True
-        self.leases = Leases(redis, self._sealers[0]) if redis is not None else None
+        self.leases = Leases(redis, sealers[0]) if redis is not None else None
         """Who computes what, among all gateways; None where this one is alone."""
         self._faults = faults
         self._clock = clock
@@ -193,33 +196,40 @@ class ResponseCache:
             A function after which ``on_done`` is not called any more.
         """
         now = self._clock()
-        hits = [self.local(key, now, scope) for key in keys]
-        wanted = (
-            [index for index, hit in enumerate(hits) if hit is None or hit.ttl_seconds <= 0]
-            if self._redis is not None
-            else ()
-        )
-        if self._redis is None or not wanted:
+        hits: Hits = []
+        asked: list[tuple[int, Sealer, bytes]] = []
+        names: list[bytes] = []
+        for index, key in enumerate(keys):
+            hit = self.local(key, now, scope)
+            hits.append(hit)
+            if hit is None or hit.ttl_seconds <= 0:
+                for sealer, half in self._secrets:
+                    part = key[half]
+                    asked.append((index, sealer, part))
+                    names.append(_redis_key(part))
+        if self._redis is None or not names:
             on_done(hits)
             return _nothing
-        lookup = _Lookup(self, keys, hits, on_done, owner)
-        parts = []
-        for index in wanted:
-            for number in self._secrets:
-                part = _part(keys[index], number)
-                parts.append(_redis_key(part))
-                lookup.asked.append((index, number, part))
-        self._redis.get(parts, lookup.replied)
+        lookup = _Lookup(keys, hits, asked, on_done, owner)
+        self._redis.get(names, partial(self._replied, lookup))
         return lookup.cancel
 
-    def read(self, lookup: "_Lookup", replies: list[object]) -> None:
+    def _replied(self, lookup: "_Lookup", replies: list[Any] | Failure) -> None:
+        """Also when nobody waits any more: what Redis had is kept for the next caller."""
+        if isinstance(replies, list):
+            self._read(lookup, replies)
+        on_done, lookup.on_done = lookup.on_done, None
+        if on_done is not None:
+            on_done(lookup.hits)
+
+    def _read(self, lookup: "_Lookup", replies: list[Any]) -> None:
         """Take what is proven out of the replies of Redis."""
         now = self._clock()
         hits = lookup.hits
-        for (index, number, part), reply in zip(lookup.asked, replies, strict=True):
+        for (index, sealer, part), reply in zip(lookup.asked, replies, strict=True):
             if reply is None or isinstance(reply, Failure):
                 continue  # Not there, or named and counted by the pipeline.
-            entry = envelope.unseal(self._sealers[number], part, reply, now)
+            entry = envelope.unseal(sealer, part, reply, now)
             if not isinstance(entry, Entry):
                 self._doubt(entry, part)
                 continue
@@ -254,19 +264,21 @@ class ResponseCache:
             False when it is not to be kept by anybody: it is too large, or of no duration.
         """
         # Never longer than the service allows; spread, so that what came together leaves apart.
-        spread = 1 - _JITTER * self._random()
-        ttl = min(rules.ttl_seconds * spread, MAX_TTL_SECONDS)
+        ttl = rules.ttl_seconds * (1 - _JITTER * self._random())
+        if ttl > MAX_TTL_SECONDS:
+            ttl = MAX_TTL_SECONDS
         if not ttl > 0 or len(item.json) > envelope.MAX_ENTRY_BYTES:
             return False
-        stale = max(rules.stale_while_revalidate_seconds, rules.stale_if_error_seconds)
-        life = ttl + min(stale, MAX_TTL_SECONDS)
+        life = ttl + _stale_seconds(rules)
         entry = Entry(item, now, now + ttl, now + life, seconds)
         self._keep(key, entry, now, owner)
-        if self._redis is not None and self._redis.takes_writes:
-            part = _part(key, 0)
-            value = envelope.seal(self._sealers[0], part, entry)
+        redis = self._redis
+        if redis is not None and redis.takes_writes:
+            sealer, half = self._secrets[0]
+            part = key[half]
+            value = envelope.seal(sealer, part, entry)
             if value is not None:
-                self._redis.set(_redis_key(part), value, life)
+                redis.set(_redis_key(part), value, life)
         return True
 
     def refuse(
@@ -278,6 +290,8 @@ class ResponseCache:
         self._put(key, refusal, size, refusal.expires, now, owner)
 
     def _keep(self, key: bytes, entry: Entry, now: float, owner: bytes) -> None:
+        if not self._keeps:
+            return
         size = len(key) + len(entry.item.json) + _ITEM_BYTES
         self._put(key, entry, size, entry.expires, now, owner)
 
@@ -325,7 +339,7 @@ class ResponseCache:
         It ends a little before it ``expires``: near its end an answer goes by the items it is made
         of, one of whose readers renews it. How early depends on ``seconds``, what it took.
         """
-        if len(answer) > envelope.MAX_ENTRY_BYTES:
+        if not self._keeps or len(answer) > envelope.MAX_ENTRY_BYTES:
             return
         now = self._clock()
         since = now if created is None else created
@@ -344,38 +358,38 @@ class _Lookup(msgspec.Struct, eq=False):
 
     Attributes:
         on_done: None when nobody waits any more.
-        asked: what each reply is for: index in ``keys``, number of the secret, that part of the
-            key.
+        asked: what each reply is for: index in ``keys``, what opens it, the part of the key that it
+            is named by.
     """
 
-    cache: ResponseCache
     keys: list[bytes]
     hits: Hits
+    asked: list[tuple[int, Sealer, bytes]]
     on_done: Callable[[Hits], None] | None
     owner: bytes
-    asked: list[tuple[int, int, bytes]] = []
 
     def cancel(self) -> None:
         self.on_done = None
 
-    def replied(self, replies: list[object] | Failure) -> None:
-        """Also when nobody waits any more: what Redis had is kept for the next caller."""
-        if isinstance(replies, list):
-            self.cache.read(self, replies)
-        on_done, self.on_done = self.on_done, None
-        if on_done is not None:
-            on_done(self.hits)
-
 
 def _hit(entry: Entry, now: float, layer: str) -> Hit:
-    # Another gateway's clock may be ahead of ours.
-    age = max(0.0, now - entry.created)
+    age = now - entry.created
+    if age < 0:
+        age = 0.0  # Another gateway's clock is ahead of ours.
     return Hit(entry.item, age, entry.fresh - now, layer, entry.seconds)
 
 
-def _part(key: bytes, secret: int) -> bytes:
-    """The part of ``key`` that belongs to one secret of the ring: an entry's name in Redis."""
-    return key[secret * SECRET_BYTES : (secret + 1) * SECRET_BYTES]
+def _stale_seconds(rules: CacheRules) -> float:
+    """How long an answer is of some use after its time."""
+    stale = rules.stale_while_revalidate_seconds
+    if stale < rules.stale_if_error_seconds:
+        stale = rules.stale_if_error_seconds
+    return stale if stale < MAX_TTL_SECONDS else MAX_TTL_SECONDS
+
+
+def _half(secret: int) -> slice:
+    """Where in a key the part is that belongs to one secret of the ring."""
+    return slice(secret * SECRET_BYTES, (secret + 1) * SECRET_BYTES)
 
 
 def _redis_key(part: bytes) -> bytes:

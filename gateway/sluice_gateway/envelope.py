@@ -76,9 +76,12 @@ def unseal(sealer: Sealer, key: bytes, value: object, now: float) -> Entry | Fau
     flags, tokens, created, fresh, expires, seconds = _HEADER.unpack_from(plain)
     if expires <= now:
         return "expired"
-    payload = _unpack(plain[_HEADER.size :], flags)
-    if payload is None:
-        return "too_large"
+    payload = plain[_HEADER.size :]
+    if flags & _COMPRESSED:
+        inflated = _inflate(payload)
+        if inflated is None:
+            return "too_large"
+        payload = inflated
     return Entry(Item(payload, tokens), created, fresh, expires, seconds)
 
 
@@ -95,9 +98,7 @@ def _pack(payload: bytes) -> tuple[bytes, int]:
     return payload, 0
 
 
-def _unpack(payload: bytes, flags: int) -> bytes | None:
-    if not flags & _COMPRESSED:
-        return payload
+def _inflate(payload: bytes) -> bytes | None:
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(payload, MAX_ENTRY_BYTES)

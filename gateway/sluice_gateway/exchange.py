@@ -192,15 +192,15 @@ class Exchange(msgspec.Struct, eq=False):
 
     def take_hits(self, hits: list[Hit | None], series: ServiceSeries) -> None:
         """Fill in what the cache had, as far as it may be given now."""
-        asked = self.request.head.directives
+        asked, now = self.request.head.directives, time.time()
         items: list[Item | None] = []
         for index, hit in enumerate(hits):
             if hit is None:
                 items.append(None)
             elif asked is PLAIN and hit.ttl_seconds > hit.seconds * EARLY and hit.refusal is None:
-                items.append(self._take(hit, series))
+                items.append(self._take(hit, series, now))
             else:
-                items.append(self._weigh(index, hit, self._use(hit), series))
+                items.append(self._weigh(index, hit, self._use(hit), series, now))
         self.items = items
         self.missing -= self.hits
 
@@ -208,7 +208,9 @@ class Exchange(msgspec.Struct, eq=False):
         asked = self.request.head.directives
         return judge(hit.age_seconds, hit.ttl_seconds, self.binding.cache, asked)
 
-    def _weigh(self, index: int, hit: Hit, use: Use, series: ServiceSeries) -> Item | None:
+    def _weigh(
+        self, index: int, hit: Hit, use: Use, series: ServiceSeries, now: float
+    ) -> Item | None:
         """What a hit gives to the exchange whose use is not clear at first sight."""
         if hit.refusal is not None:
             if use is Use.FRESH and self.refusal is None:
@@ -217,16 +219,16 @@ class Exchange(msgspec.Struct, eq=False):
         if use is Use.FRESH:
             if renew_early(hit.ttl_seconds, hit.seconds, random.random()):  # noqa: S311
                 self.renew.append(index)
-            return self._take(hit, series)
+            return self._take(hit, series, now)
         if use is Use.STALE:
             self.renew.append(index)
-            return self._take(hit, series)
+            return self._take(hit, series, now)
         self.stale = True
         if use is Use.ON_ERROR:
             self.kept[index] = hit
         return None
 
-    def _take(self, hit: Hit, series: ServiceSeries) -> Item:
+    def _take(self, hit: Hit, series: ServiceSeries, now: float) -> Item:
         self.hits += 1
         if hit.ttl_seconds <= 0:
             series.stale += 1
@@ -234,14 +236,17 @@ class Exchange(msgspec.Struct, eq=False):
             series.l1 += 1
         else:
             series.redis += 1
-        self._age(hit)
+        self._age(hit, now)
         return hit.item
 
-    def _age(self, hit: Hit) -> None:
-        self.oldest = max(self.oldest, hit.age_seconds)
-        self.slowest = max(self.slowest, hit.seconds)
-        expires = time.time() + hit.ttl_seconds
-        self.expires = min(self.expires or expires, expires)
+    def _age(self, hit: Hit, now: float) -> None:
+        if hit.age_seconds > self.oldest:
+            self.oldest = hit.age_seconds
+        if hit.seconds > self.slowest:
+            self.slowest = hit.seconds
+        expires = now + hit.ttl_seconds
+        if not self.expires or expires < self.expires:
+            self.expires = expires
 
     def rescue(self) -> bool:
         """Fill in stale answers for all that is missing; False, having done nothing, if it cannot.
@@ -252,10 +257,11 @@ class Exchange(msgspec.Struct, eq=False):
         if self.done or self.began or not missing or not self.kept.keys() >= set(missing):
             return False
         self._let_go()
+        now = time.time()
         for index in missing:
             hit = self.kept[index]
             self.put(index, hit.item)
-            self._age(hit)
+            self._age(hit, now)
         self.rescued = True
         self.raw = None
         self.service.series.stale += len(missing)

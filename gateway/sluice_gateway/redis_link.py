@@ -24,6 +24,7 @@ MAX_PENDING_BYTES: Final = 2 * 1024 * 1024
 
 _STALL_SECONDS: Final = 0.005
 _INCOMPLETE: Final = object()
+_Refusal: Final = hiredis.ReplyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,37 +138,35 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.lost.done():
             return
-        gets = self._reader.gets
+        reader, calls = self._reader, self._calls
+        gets = reader.gets
         self._unparsed_bytes += len(data)
         try:
-            self._reader.feed(data)
+            reader.feed(data)
             while (reply := gets()) is not _INCOMPLETE:
-                self._unparsed_bytes = self._reader.len()
-                self._take(reply)
-                if not self.usable:
+                self._unparsed_bytes = reader.len()
+                if not calls:
+                    self.drop("desync")  # Nobody asked for this.
                     return
+                call = calls[0]
+                if isinstance(reply, _Refusal):
+                    reply = self._on_refused(str(reply), call.write)
+                    if not self.usable:
+                        return
+                call.replies.append(reply)
+                self.pending -= 1
+                if len(call.replies) == call.count:
+                    calls.popleft()
+                    self.pending_bytes -= call.size
+                    self._graced = False
+                    _deliver(call, call.replies)
+                    if not self.usable:
+                        return
         except hiredis.ProtocolError:
             self.drop("protocol")
         else:
             if self._unparsed_bytes > MAX_REPLY_BYTES:
                 self.drop("too_large")
-
-    def _take(self, reply: Any) -> None:
-        if not self._calls:
-            self.drop("desync")  # Nobody asked for this.
-            return
-        call = self._calls[0]
-        if isinstance(reply, hiredis.ReplyError):
-            reply = self._on_refused(str(reply), call.write)
-            if not self.usable:
-                return
-        call.replies.append(reply)
-        self.pending -= 1
-        if len(call.replies) == call.count:
-            self._calls.popleft()
-            self.pending_bytes -= call.size
-            self._graced = False
-            _deliver(call, call.replies)
 
     def _flush(self) -> None:
         if self.usable:

@@ -166,8 +166,11 @@ _decode_mapping = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def join_items(items: list[Item]) -> tuple[bytes, int]:
     """The elements of ``data`` with their index, comma separated, and the sum of their tokens."""
-    parts = [b'{"index":%d,%b' % (index, item.json[1:]) for index, item in enumerate(items)]
-    return b",".join(parts), sum(item.tokens for item in items)
+    parts, tokens = [], 0
+    for index, item in enumerate(items):
+        parts.append(b'{"index":%d,%b' % (index, item.json[1:]))
+        tokens += item.tokens
+    return b",".join(parts), tokens
 
 
 def split_items(body: bytes, expected: int) -> list[Item]:
