@@ -118,7 +118,8 @@ class ResponseCache:
         sealers = [Sealer(mac) for mac in keyring.sealing] if redis is not None else []
         self._secrets = [(sealer, _half(number)) for number, sealer in enumerate(sealers)]
         """What opens the values of each secret of the ring, and which part of a key names them."""
-        self._keeps = l1_bytes > 0
+        self.has_memory = l1_bytes > 0
+        """Answers are kept in process, too."""
         self._local: LocalCache[Entry | Refusal | Alias] = LocalCache(l1_bytes)
         self._redis = redis
         self._hears = True
@@ -200,7 +201,7 @@ class ResponseCache:
         asked: list[tuple[int, Sealer, bytes]] = []
         names: list[bytes] = []
         for index, key in enumerate(keys):
-            hit = self.local(key, now, scope)
+            hit = self.local(key, now, scope) if self.has_memory else None
             hits.append(hit)
             if hit is None or hit.ttl_seconds <= 0:
                 for sealer, half in self._secrets:
@@ -290,7 +291,7 @@ class ResponseCache:
         self._put(key, refusal, size, refusal.expires, now, owner)
 
     def _keep(self, key: bytes, entry: Entry, now: float, owner: bytes) -> None:
-        if not self._keeps:
+        if not self.has_memory:
             return
         size = len(key) + len(entry.item.json) + _ITEM_BYTES
         self._put(key, entry, size, entry.expires, now, owner)
@@ -339,7 +340,7 @@ class ResponseCache:
         It ends a little before it ``expires``: near its end an answer goes by the items it is made
         of, one of whose readers renews it. How early depends on ``seconds``, what it took.
         """
-        if not self._keeps or len(answer) > envelope.MAX_ENTRY_BYTES:
+        if len(answer) > envelope.MAX_ENTRY_BYTES:
             return
         now = self._clock()
         since = now if created is None else created

@@ -30,6 +30,8 @@ class Lookup:
 
     def whole(self, request: Request, tenant: Tenant) -> tuple[Service, Answer] | None:
         """The answer to exactly this body, by a service that has not changed since."""
+        if not self._cache.has_memory:
+            return None
         head = request.head
         directives = head.directives
         if directives is not PLAIN and (directives.no_cache or directives.no_store):
@@ -91,7 +93,7 @@ class Lookup:
         """
         call = exchange.call
         hit = exchange.hits == len(call.inputs)
-        if named is None or not hit or not exchange.binding.alone:
+        if named is None or not hit or not exchange.binding.alone or not self._cache.has_memory:
             return
         self._cache.remember(
             exchange.request.head.path,

@@ -19,7 +19,7 @@ def get(key: bytes) -> bytes:
 
 def set_for(key: bytes, value: bytes, seconds: float) -> bytes:
     """Set ``key`` for ``seconds``, one millisecond at least."""
-    expiry = b"%d" % max(1, int(seconds * 1000))
+    expiry = b"%d" % (int(seconds * 1000) or 1)
     return b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nPX\r\n$%d\r\n%b\r\n" % (
         len(key),
         key,

@@ -76,10 +76,6 @@ class Link(asyncio.Protocol):
         self.lost: asyncio.Future[str] = self._loop.create_future()
         """Done with the cause once the link is of no more use."""
 
-    def full(self, count: int) -> bool:
-        """It owes too much to be asked for ``count`` replies more."""
-        return self.pending + count > MAX_PENDING or self.pending_bytes > MAX_PENDING_BYTES
-
     def send(self, commands: bytes, count: int, on_replies: OnReplies, *, write: bool) -> bool:
         """Send ``count`` encoded commands with the rest of this turn.
 
@@ -88,7 +84,8 @@ class Link(asyncio.Protocol):
         size = len(commands)
         if not self.usable:
             return False
-        self.flush_soon()
+        if not self._flushing:
+            self.flush_soon()
         self._calls.append(_Call(count, size, on_replies, self._deadline, write))
         self.pending += count
         self.pending_bytes += size

@@ -18,7 +18,13 @@ from typing import Any, Final
 from sluice_api import names
 from sluice_gateway import redis_commands
 from sluice_gateway.redis_address import Address
-from sluice_gateway.redis_link import Failure, Link, OnReplies
+from sluice_gateway.redis_link import (
+    MAX_PENDING,
+    MAX_PENDING_BYTES,
+    Failure,
+    Link,
+    OnReplies,
+)
 from sluice_gateway.redis_places import Cluster, Place, parse_place
 from sluice_gateway.redis_store import START_SECONDS, wait_at_most
 from sluice_gateway.redis_writes import WriteQueue
@@ -137,7 +143,8 @@ class RedisPipeline:
         link = self._link
         if (
             link is None
-            or link.full(count)
+            or link.pending + count > MAX_PENDING
+            or link.pending_bytes > MAX_PENDING_BYTES
             or not link.send(commands, count, on_replies, write=write)
         ):
             cause = "busy" if self.up else "down"
@@ -145,10 +152,10 @@ class RedisPipeline:
             on_replies(Failure(cause))
 
     def set(self, key: bytes, value: bytes, ttl_seconds: float) -> None:
-        command = redis_commands.set_for(key, value, ttl_seconds)
-        if self._writes is None or not self.takes_writes:
+        writes = self._writes
+        if writes is None or not self.takes_writes:
             self._faults("down")
-        elif not self._writes.put(command):
+        elif not writes.put(redis_commands.set_for(key, value, ttl_seconds)):
             self._faults("busy")
 
     def distrust(self, key: bytes) -> None:
