@@ -53,7 +53,9 @@ def seal(sealer: Sealer, key: bytes, entry: Entry) -> bytes | None:
     item = entry.item
     if len(item.json) > MAX_ENTRY_BYTES - _SMALLEST or not 0 <= item.tokens < 2**32:
         return None
-    payload, flags = _pack(item.json)
+    payload, flags = item.json, 0
+    if len(payload) >= _COMPRESS_FROM:
+        payload, flags = _pack(payload)
     header = _HEADER.pack(
         flags, item.tokens, entry.created, entry.fresh, entry.expires, entry.seconds
     )
@@ -87,9 +89,7 @@ def unseal(sealer: Sealer, key: bytes, value: object, now: float) -> Entry | Fau
 
 def _pack(payload: bytes) -> tuple[bytes, int]:
     middle = len(payload) // 2
-    if len(payload) >= _COMPRESS_FROM and (
-        len(set(payload[middle - 256 : middle + 256])) < _DENSE_SYMBOLS
-    ):
+    if len(set(payload[middle - 256 : middle + 256])) < _DENSE_SYMBOLS:
         # A small window and little memory: starting a full-sized one costs more than the work.
         packer = zlib.compressobj(1, zlib.DEFLATED, 12, 4)
         packed = packer.compress(payload) + packer.flush()

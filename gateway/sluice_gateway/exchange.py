@@ -304,13 +304,13 @@ class Exchange(msgspec.Struct, eq=False):
         call = self.call
         if self.raw is not None and call.stream is None:
             return self.pass_on(self.raw)
-        items = [item for item in self.items if item is not None]
+        items = cast("list[Item]", self.items)
         if call.stream is not None:
             body = cast(GenerationCodec, call.codec).render_stream(call, model, items)
             answer = Answer(200, EVENT_STREAM, self._headers() + STREAM_HEADERS, body)
         else:
             answer = Answer(200, JSON, self._headers(), call.codec.render(call, model, items))
-        if self.expires:
+        if self.expires and self.request.background:
             answer.fresh_for = self.expires - time.time()
         self.finish(answer)
         return answer

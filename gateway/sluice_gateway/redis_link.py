@@ -68,7 +68,7 @@ class Link(asyncio.Protocol):
         self._deadline = 0.0  # of what is sent this turn
         self._timer: asyncio.TimerHandle | None = None
         self._graced = False
-        self.pending = 0
+        self.pending = 0  # Replies that are owed, of calls that have not got all of theirs.
         self.pending_bytes = 0
         self.usable = False
         self.before_flush: Callable[[], None] = _nothing
@@ -141,7 +141,7 @@ class Link(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := gets()) is not _INCOMPLETE:
-                self._unparsed_bytes = reader.len()
+                self._unparsed_bytes = 0  # Up to a chunk of the next one is not counted.
                 if not calls:
                     self.drop("desync")  # Nobody asked for this.
                     return
@@ -150,13 +150,14 @@ class Link(asyncio.Protocol):
                     reply = self._on_refused(str(reply), call.write)
                     if not self.usable:
                         return
-                call.replies.append(reply)
-                self.pending -= 1
-                if len(call.replies) == call.count:
+                replies = call.replies
+                replies.append(reply)
+                if len(replies) == call.count:
                     calls.popleft()
+                    self.pending -= call.count
                     self.pending_bytes -= call.size
                     self._graced = False
-                    _deliver(call, call.replies)
+                    _deliver(call, replies)
                     if not self.usable:
                         return
         except hiredis.ProtocolError:

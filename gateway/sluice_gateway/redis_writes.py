@@ -31,9 +31,10 @@ class WriteQueue:
         """Write without waiting; False, having done nothing, when too much is waiting."""
         if self._waiting_bytes + len(command) > MAX_WAITING_BYTES:
             return False
+        if not self._waiting:  # Otherwise it is on its way, or waits for replies to others.
+            self._link.flush_soon()
         self._waiting.append(command)
         self._waiting_bytes += len(command)
-        self._link.flush_soon()
         return True
 
     def _send(self) -> None:

@@ -28,8 +28,8 @@ class Answer(msgspec.Struct, eq=False):
 
     Attributes:
         error: what the body says in words, where it tells of an error.
-        fresh_for: how many seconds longer the oldest of what came from the cache is fresh, negative
-            where it is stale; None where nothing did.
+        fresh_for: told to the gateway itself alone: how many seconds longer the oldest of what came
+            from the cache is fresh, negative where it is stale; None where nothing did.
     """
 
     status: int
