@@ -1,5 +1,6 @@
 """Fixtures of the whole session."""
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -7,6 +8,10 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.support.trained import Models
+
+# Before anything imports torch: of two threads each waits for the other, which on processors that
+# others use too is up to six times the work. Workers are told how many by whoever starts them.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # How long an example takes says how busy the machine is, and nothing about what is tested.
 settings.register_profile("unhurried", settings(), deadline=None)
