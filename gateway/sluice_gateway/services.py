@@ -53,6 +53,9 @@ class Services:
     def all(self) -> list[Service]:
         return list(self._by_name.values())
 
+    def knows(self, namespace: str, name: str) -> bool:
+        return (namespace, name) in self._by_name
+
     def tracks(self) -> list[Service]:
         """All services, and all revisions on trial."""
         return [track for service in self._by_name.values() for track in service.tracks()]

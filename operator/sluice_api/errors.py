@@ -16,6 +16,9 @@ import msgspec
 
 from sluice_api import names
 
+RETRY_SECONDS: Final = 1.0
+"""After which a retry is worth it where nobody knows better."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -336,7 +339,8 @@ class ApiError(Exception):
         code: a key of :data:`CATALOGUE`.
         message: what happened here: the field, what was given, what is allowed. Never internals.
         param: the path of the field at fault, if there is one.
-        retry_after: seconds after which a retry is worth it; only for retryable codes.
+        retry_after: seconds after which a retry is worth it; only for retryable codes, of which
+            those without it are told :data:`RETRY_SECONDS`.
         headers: more that goes with it, names in lower case.
     """
 
@@ -386,10 +390,13 @@ def render(error: ApiError, *, path: str, request_id: str, with_fix: bool = Fals
     """
     kind = error.kind
     headers = [(names.SHOULD_RETRY, "true" if kind.retryable else "false")]
-    if error.retry_after is not None:
+    after = error.retry_after
+    if after is None and kind.retryable:
+        after = RETRY_SECONDS
+    if after is not None:
         # Retry-After holds whole seconds; the OpenAI client reads the exact one as well.
-        headers.append((names.RETRY_AFTER_MS, str(max(1, round(error.retry_after * 1000)))))
-        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
+        headers.append((names.RETRY_AFTER_MS, str(max(1, round(after * 1000)))))
+        headers.append(("retry-after", str(max(1, math.ceil(after)))))
     headers.extend(error.headers)
     if kind.status == 401 and not error.headers:
         headers.append(("www-authenticate", 'Bearer realm="sluice"'))

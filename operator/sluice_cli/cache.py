@@ -17,8 +17,10 @@ class CacheError(Exception):
     """The gateway did not do it; the argument says why and what to do."""
 
 
-def invalidate(admin_url: str, what: dict[str, str], token: str | None) -> None:
+def invalidate(admin_url: str, what: dict[str, str], token: str | None) -> bool:
     """Have no answer of ``what`` (service, namespace, tenant) given any more.
+
+    Returns whether the gateway knows the service; there may have been one of that name.
 
     Args:
         token: of a ServiceAccount that may; in a cluster only.
@@ -41,6 +43,7 @@ def invalidate(admin_url: str, what: dict[str, str], token: str | None) -> None:
         ) from None
     if answer.status != 200:
         raise CacheError(_told(body) or f"{admin_url} answered {answer.status}.")
+    return _says(body, "known") is not False
 
 
 def _connect(url: str) -> http.client.HTTPConnection:
@@ -55,8 +58,11 @@ def _connect(url: str) -> http.client.HTTPConnection:
 
 def _told(body: bytes) -> str:
     """The gateway's own words; empty where there are none."""
+    return str(_says(body, "detail") or "")
+
+
+def _says(body: bytes, member: str) -> Any:
     try:
-        problem: Any = json.loads(body)
-        return str(problem["detail"])
+        return json.loads(body)[member]
     except (ValueError, KeyError, TypeError):
-        return ""
+        return None

@@ -219,11 +219,13 @@ def cache_invalidate(
         raise typer.Exit(1)
     what = {"service": service, "namespace": namespace, "tenant": tenant}
     try:
-        invalidate(admin_url, {name: value for name, value in what.items() if value}, token)
+        known = invalidate(admin_url, {name: value for name, value in what.items() if value}, token)
     except CacheError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     print("invalidated")
+    if not known:
+        print(f"The gateway knows no service {namespace}/{service}.", file=sys.stderr)
 
 
 @app.command()

@@ -103,7 +103,7 @@ async def test_one_service_is_forgotten_everywhere_and_the_other_is_not(
     await ready(gateways)
     one, two = await keep(gateways, "one"), await keep(gateways, "two")
     reply = await invalidate(gateways[0], service="one")
-    assert (reply.status, reply.json()) == (200, {"invalidated": True})
+    assert (reply.status, reply.json()) == (200, {"invalidated": True, "known": True})
     assert not await hit(gateways[0], "one", one), "here at once"
     await gone(gateways, "one", one)
     for gateway in gateways:
@@ -199,21 +199,25 @@ async def test_what_is_needless_is_taken_out_of_redis_and_stays_void(
 
 
 @pytest.mark.parametrize(
-    ("body", "code"),
+    ("body", "code", "param"),
     [
-        ({}, "missing_field"),
-        ({"namespace": "default"}, "missing_field"),
-        ({"service": 3}, "invalid_field"),
-        ({"model": "one"}, "invalid_field"),
-        (b"not json", "invalid_field"),
+        ({}, "missing_field", "service"),
+        ({"namespace": "default"}, "missing_field", "service"),
+        ({"service": 3}, "invalid_field", "service"),
+        ({"model": "one"}, "unknown_field", "model"),
+        (b"not json", "invalid_json", None),
+        (b'{"service": "\xff"}', "invalid_json", None),
+        (b"[" * 100_000, "invalid_json", None),
     ],
 )
 async def test_what_is_not_understood_is_refused(
-    gateways: list[GatewayProcess], body: object, code: str
+    gateways: list[GatewayProcess], body: object, code: str, param: str | None
 ) -> None:
     async with await Client.open(gateways[0].admin_port) as client:
         reply = await client.post("/internal/cache/invalidate", body)
-    assert reply.status == 400 and reply.json()["code"] == code
+    assert reply.status == 400, reply.body
+    assert (reply.json()["code"], reply.json()["param"]) == (code, param)
+    assert "`" not in reply.json()["detail"]
     assert reply.headers["content-type"] == "application/problem+json"
 
 
@@ -231,8 +235,11 @@ async def test_the_command_line_throws_away_too(gateways: list[GatewayProcess]) 
     await ready(gateways)
     text = await keep(gateways, "one")
     done = await asyncio.to_thread(command, gateways[0], "--service", "one")
-    assert (done.returncode, done.stdout) == (0, "invalidated\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "invalidated\n", "")
     await gone(gateways, "one", text)
+    done = await asyncio.to_thread(command, gateways[0], "--service", "noe")
+    assert (done.returncode, done.stdout) == (0, "invalidated\n")
+    assert done.stderr == "The gateway knows no service default/noe.\n"
 
 
 async def test_the_command_line_says_what_is_in_the_way(gateways: list[GatewayProcess]) -> None:

@@ -6,13 +6,14 @@ cluster whoever asks for it must show who it is.
 
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from sluice_api import exposition, names
+from sluice_api.decode import decode
 from sluice_api.errors import ApiError
 from sluice_gateway.control import problems
 from sluice_gateway.control.health import Health
@@ -81,13 +82,18 @@ def make_app(
 
     @app.post("/internal/cache/invalidate", dependencies=[Depends(authorised)])
     async def invalidate(request: Request) -> JSONResponse:
-        """Give no answer any more that was stored for a service or a tenant until now."""
+        """Give no answer any more that was stored for a service or a tenant until now.
+
+        `known` tells a name that is misspelt from one that is right; what is not known, such as a
+        service that is no more, is invalidated all the same.
+        """
         asked = _invalidation(await request.body())
         namespace = asked.namespace or names.DEFAULT_NAMESPACE
         service = f"{namespace}/{asked.service}" if asked.service else ""
         scope = TenantScope.of(asked.tenant).wire if asked.tenant else b""
         await invalidations.throw_away(service=service, tenant=scope)
-        return JSONResponse({"invalidated": True})
+        known = not service or services.knows(namespace, asked.service)
+        return JSONResponse({"invalidated": True, "known": known})
 
     return app
 
@@ -100,15 +106,14 @@ class _Invalidation(msgspec.Struct, forbid_unknown_fields=True):
     tenant: str = ""
 
 
+_decoder: Final = msgspec.json.Decoder(_Invalidation)
+
+
 def _invalidation(body: bytes) -> _Invalidation:
-    try:
-        asked = msgspec.json.decode(body, type=_Invalidation)
-    except msgspec.DecodeError as error:
-        raise ApiError(
-            "invalid_field", f"Got {error}; needs an object with service, namespace, tenant."
-        ) from None
+    asked = decode(_decoder, body)
     if not asked.service and not asked.tenant:
-        raise ApiError("missing_field", "service: missing, and so is tenant; needs one of them.")
+        message = "service: missing, and so is tenant; needs one of them."
+        raise ApiError("missing_field", message, param="service")
     return asked
 
 

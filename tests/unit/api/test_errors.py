@@ -44,6 +44,13 @@ def test_other_paths_speak_problem_json() -> None:
     assert json.loads(rendered.body)["code"] == "overloaded"
 
 
+@pytest.mark.parametrize("code", sorted(CATALOGUE))
+def test_what_is_worth_a_retry_says_when(code: str) -> None:
+    headers = dict(render(ApiError(code, "No."), path="/v1/x", request_id="r1").headers)
+    told = (headers.get("retry-after"), headers.get(names.RETRY_AFTER_MS))
+    assert told == (("1", "1000") if CATALOGUE[code].retryable else (None, None))
+
+
 def test_v2_says_it_where_its_clients_look() -> None:
     rendered = render(ApiError("model_not_found", "No m."), path="/v2/models/m", request_id="r1")
     told = json.loads(rendered.body)
