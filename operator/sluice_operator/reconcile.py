@@ -151,6 +151,8 @@ class Reconciler:
                 self._store.put(await self._writer.apply_status(observed.resource, status))
             except NotFound:
                 return False  # deleted; its watch event is on the way
+            except NamespaceEnding:
+                return False  # its namespace is gone, and has left it behind: no write reaches it
         for event in plan.events:
             self._announce(observed.resource, event)
         return written

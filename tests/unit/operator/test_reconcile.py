@@ -503,6 +503,18 @@ def test_a_namespace_that_ends_is_no_failure() -> None:
     assert condition(world, "Stalled").get("status") != "True"
 
 
+def test_a_service_whose_namespace_is_gone_is_left_alone() -> None:
+    """Kubernetes may forget one when the API server has only just come back."""
+    world = world_with_service()
+
+    def fail(at: int) -> None:
+        raise NamespaceEnding("patch", "inferenceservices/status", 'namespaces "gone" not found')
+
+    world.cluster.before_write = fail
+    settle(world)
+    assert asyncio.run(world.reconciler.reconcile(KEY)) is None, "nothing to come back for"
+
+
 def test_writes_that_never_settle_are_slowed_down() -> None:
     """Somebody undoes everything: the pause keeps the API server from paying for it."""
 
