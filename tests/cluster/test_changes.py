@@ -102,7 +102,7 @@ def test_an_edit_that_cannot_be_is_told_while_the_service_answers(
     for name in EDITS:
         apply(name)
     for name, service in services.items():
-        wait = ("wait", f"inf/{name}", "--for=condition=Reconciling=False", "--timeout=60s")
+        wait = ("wait", f"inf/{name}", "--for=condition=Reconciling=False", "--timeout=120s")
         service.kubectl(*wait)
         assert is_done(service), service.status
 

@@ -90,7 +90,7 @@ def test_edits_of_the_ml_engineer_through_the_command_line(
     here = f"kubectl config set-context --current --namespace={restricted}"
     run("sh", here, platform, tmp_path, environment)
 
-    service = Published(cluster, restricted, "minilm", seconds=60.0)
+    service = Published(cluster, restricted, "minilm")
     trial = {"canary": {"weight": 10, "model": {"uri": "hf://stub/new-start300"}}}
     service.apply(stub("old-start300", scaling=fixed(1), rollout=trial))
     service.until(lambda: service.condition("CanaryHealthy").get("status") == "True", "a canary")

@@ -9,11 +9,13 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from sluice_api import names
+from tests.support import chart
 from tests.support.cluster.access import Access
 from tests.support.cluster.choice import release
 from tests.support.cluster.cluster import Cluster
@@ -30,7 +32,7 @@ from tests.support.failure_cases import (
 from tests.support.release import Release
 
 REACTION_SECONDS = 5.0
-DEADLINE_SECONDS = 90.0
+DEADLINE_SECONDS = 240.0
 AT_ONCE = 5
 """Services made side by side: more would measure how fast the machine starts containers."""
 LOOK_SECONDS = 0.3
@@ -49,6 +51,9 @@ class Record:
     told_at: float | None = None
     longest_look: float = 0.0
     """Seconds between two looks: no time is known better."""
+    longest_pause: float = 0.0
+    """Seconds between two renewals of the leader's lease, which it means to renew each second: what
+    keeps it from that, as a busy machine does, keeps it from all else."""
     condition: dict[str, Any] = field(default_factory=dict)
     under_way_and_stalled: bool = False
     """Whether it was ever both, of which tools can make nothing."""
@@ -64,6 +69,12 @@ class Eyes:
     def __init__(self, cluster: Access, namespace: str) -> None:
         self._cluster = cluster
         self._namespace = namespace
+        self._renewed = self._renewal()
+
+    def _renewal(self) -> datetime:
+        """When the leader renewed its lease last."""
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{chart.NAMESPACE}/leases/{names.LEASE}"
+        return datetime.fromisoformat(self._cluster.read(path)["spec"]["renewTime"])
 
     def list(self, prefix: str, plural: str) -> list[dict[str, Any]]:
         found = self._cluster.read(f"{prefix}/namespaces/{self._namespace}/{plural}")
@@ -82,10 +93,13 @@ class Eyes:
         looked_at = time.monotonic()
         while True:
             self._look(made, records)
+            before, self._renewed = self._renewed, self._renewal()
+            pause = (self._renewed - before).total_seconds()
             now = time.monotonic()
             for record in records.values():
                 if record.told_at is None or record.told_at > looked_at:
                     record.longest_look = max(record.longest_look, now - looked_at)
+                    record.longest_pause = max(record.longest_pause, pause)
             looked_at = now
             open_ones = [r for r in records.values() if not r.is_complete and now < r.until]
             if not open_ones and not waiting:
@@ -154,7 +168,8 @@ def check(record: Record, case: Case) -> None:
     assert record.shown_at is not None, f"Kubernetes did not show it: {record.condition}"
     assert record.told_at is not None, record.condition
     if not case.only_told:
-        assert record.told_at - record.shown_at <= REACTION_SECONDS + record.longest_look
+        allowed = REACTION_SECONDS + record.longest_look + record.longest_pause
+        assert record.told_at - record.shown_at <= allowed
     assert not record.under_way_and_stalled
     for words in case.told:
         assert words in record.condition["message"], record.condition["message"]
@@ -301,7 +316,7 @@ def test_a_lost_node_shows(cluster: Cluster, namespace: str) -> None:
         node_fell_silent = cluster.until(
             lambda: _is_given_up(cluster),
             "the node to be given up",
-            seconds=90,
+            seconds=180,
         )
         assert node_fell_silent
 

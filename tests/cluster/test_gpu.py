@@ -40,13 +40,15 @@ def test_load_orders_no_more_gpus_than_there_are(
     # Half as much again as one carries, and the queue grows. The second one finds no device.
     with cluster_load(cluster, GATEWAY, service.model, 30) as load:
         service.until(lambda: bool(unschedulable(service)), "a worker without a device")
-        ordered = len(service.workers())
         service.until(
             lambda: service.condition("WorkersAvailable").get("reason") == "Unschedulable",
             "the status says so",
         )
+        # What was ordered before the operator knew may be made only now.
+        service.until(lambda: len(service.workers()) == replicas(service), "the pods of all orders")
+        ordered = len(service.workers())
         cluster.until(load.more(100), "more load")
-        assert len(service.workers()) == ordered < MOST
+        assert len(service.workers()) == replicas(service) == ordered < MOST
         told = service.condition("WorkersAvailable")
         assert unschedulable(service)
         assert {answer.status for answer in load.answers} <= {200, 429}
@@ -57,6 +59,13 @@ def test_load_orders_no_more_gpus_than_there_are(
     assert told["status"] == "True", "the first one goes on"
     assert f"Insufficient {GPU}" in told["message"]
     assert load.revisions.total() >= 100
+
+
+def replicas(service: Published) -> int:
+    """Of its only Deployment, as they are ordered."""
+    path = f"/apis/apps/v1/namespaces/{service.namespace}/deployments"
+    (deployment,) = service.cluster.read(path)["items"]
+    return int(deployment["spec"]["replicas"])
 
 
 def unschedulable(service: Published) -> set[str]:

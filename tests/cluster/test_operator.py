@@ -7,7 +7,6 @@ them.
 
 import secrets
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,10 +14,13 @@ import pytest
 
 from tests.support.cluster.cluster import Cluster
 from tests.support.operator_process import NAMESPACE, OperatorSite, install_crd
+from tests.support.rights import may
 
 KINDS = ("deployment", "service", "poddisruptionbudget", "networkpolicy", "serviceaccount")
 """Made for every service; there is no HPA as long as nobody serves our metric."""
 CHILDREN = (*KINDS, "horizontalpodautoscaler")
+WATCHED_SECONDS = 60.0
+"""Well within the five minutes after which everything is looked at anyway."""
 WAITING = ("Starting", "Unschedulable")
 """What is wrong with a service here, at best: there is no node."""
 
@@ -56,6 +58,9 @@ def team(own_site: OperatorSite) -> Iterator[str]:
     name = f"team-{secrets.token_hex(3)}"
     own_site.cluster.kubectl("create", "namespace", name)
     yield name
+    # Kubernetes forgets them in a namespace if its API server has only just come back: the next
+    # test's operator would look after them.
+    own_site.cluster.kubectl("delete", "inferenceservice", "--all", "-n", name)
     own_site.cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
@@ -77,17 +82,18 @@ def test_one_replica_leads_and_the_other_only_watches(site: OperatorSite, team: 
     assert follower.ask("/livez") == (200, "ok")
     metadata = site.read(team, "inferenceservice", "one")["metadata"]
     assert not metadata.keys() & {"finalizers", "annotations"}, "kopf leaves no trace"
-    assert site.condition(team, "one")["reason"] in WAITING
+    waits = lambda: site.condition(team, "one").get("reason") in WAITING  # noqa: E731
+    site.cluster.until(waits, "it waits for a node")
 
 
 def test_a_killed_leader_is_replaced(site: OperatorSite, team: str) -> None:
     leader = site.start_leader("operator-a")
     other = site.start("operator-b")
     leader.end(signal.SIGKILL)
-    published = site.publish(team, "one")
+    before = other.looks()
+    site.publish(team, "one")
     site.cluster.until(lambda: has_children(site, team, "one"), "the other has taken over")
-    took = time.monotonic() - published
-    assert took <= 9.0, "lease of 6 s, a look each second, and the work itself"
+    assert other.looks() - before <= 8, "lease of 6 s, a look each second"
     assert other.leads()
 
 
@@ -95,8 +101,7 @@ def test_a_restarted_container_goes_on_leading(site: OperatorSite, team: str) ->
     """Its lease would last for seconds yet, and is its own."""
     site.start_leader("operator-a").end(signal.SIGKILL)
     again = site.start_leader("operator-a")
-    synced, led = again.said("synced")[-1]["time"], again.said("leading")[-1]["time"]
-    assert seconds_between(synced, led) < 1.0
+    assert again.looks() <= 2, "at the first look, or one more if that was not answered"
     site.publish(team, "one")
     site.cluster.until(lambda: has_children(site, team, "one"), "it works")
 
@@ -105,9 +110,11 @@ def test_ending_hands_over_at_once(site: OperatorSite, team: str) -> None:
     leader = site.start_leader("operator-a")
     other = site.start("operator-b")
     assert leader.end(signal.SIGTERM) == 0
-    stopped = leader.said("not leading")[-1]["time"]
-    site.cluster.until(other.leads, "the other leads", 5)
-    assert seconds_between(stopped, other.said("leading")[-1]["time"]) <= 3.0
+    holder = site.read(NAMESPACE, "lease", "sluice-operator")["spec"]["holderIdentity"]
+    assert holder in ("", "operator-b"), "it has let go of the lease, which would last yet"
+    before = other.looks()
+    site.cluster.until(other.leads, "the other leads")
+    assert other.looks() - before <= 3, "at the next look, and not after six"
     assert leader.said("stopped")
     assert [line for line in leader.lines() if line["level"] in ("error", "critical")] == []
 
@@ -143,8 +150,8 @@ def test_an_api_server_that_restarts_costs_nobody_their_process(
     for operator in operators:
         assert operator.process.is_running()
         assert len(operator.said("started")) == 1
-        assert operator.is_ready()
-    assert sum(operator.leads() for operator in operators) == 1
+        site.cluster.until(operator.is_ready, f"{operator.name} is ready again")
+    site.cluster.until(lambda: sum(each.leads() for each in operators) == 1, "one of them leads")
 
 
 def test_a_service_at_rest_causes_no_request(site: OperatorSite, team: str) -> None:
@@ -152,7 +159,7 @@ def test_a_service_at_rest_causes_no_request(site: OperatorSite, team: str) -> N
     operator = site.start_leader("operator-a")
     site.publish(team, *(f"m-{number}" for number in range(5)), scaling={"initialReplicas": 0})
     asleep = lambda number: site.condition(team, f"m-{number}").get("reason") == "Asleep"  # noqa: E731
-    site.cluster.until(lambda: all(map(asleep, range(5))), "all sleep", 20)
+    site.cluster.until(lambda: all(map(asleep, range(5))), "all sleep")
 
     def versions() -> dict[str, str]:
         resources = [site.read(team, "inferenceservice", f"m-{number}") for number in range(5)]
@@ -184,7 +191,8 @@ def test_replicas_belong_to_the_scaler_alone(led: OperatorSite, team: str) -> No
         }
 
     led.cluster.until(lambda: owners() == {"sluice-scaler"}, "the scaler owns replicas")
-    assert led.read(team, "deployment")[0]["spec"]["replicas"] == 2
+    replicas = lambda: led.read(team, "deployment")[0]["spec"]["replicas"]  # noqa: E731
+    led.cluster.until(lambda: replicas() == 2, "two replicas")
 
 
 def test_the_lease_names_the_pod(led: OperatorSite) -> None:
@@ -218,7 +226,7 @@ def test_drift_is_repaired_within_seconds(led: OperatorSite, team: str) -> None:
             and budgets
         )
 
-    led.cluster.until(is_whole, "all is repaired", 5)
+    led.cluster.until(is_whole, "all is repaired", WATCHED_SECONDS)
 
 
 def test_what_others_add_to_children_goes_within_seconds(led: OperatorSite, team: str) -> None:
@@ -267,7 +275,8 @@ def test_what_others_add_to_children_goes_within_seconds(led: OperatorSite, team
     ]
     for slip in slips:
         kubectl(*slip)
-        led.cluster.until(lambda: what_stands() == before, f"the end of {' '.join(slip)}", 5)
+        what = f"the end of {' '.join(slip)}"
+        led.cluster.until(lambda: what_stands() == before, what, WATCHED_SECONDS)
     assert led.condition(team, "one", "Stalled")["status"] == "False"
 
     # What others may have: metadata, and what `kubectl rollout restart` writes.
@@ -277,7 +286,9 @@ def test_what_others_add_to_children_goes_within_seconds(led: OperatorSite, team
     kubectl("patch", "deployment", name, "--type=json", "-p",
             '[{"op":"remove","path":"/metadata/ownerReferences"}]')  # fmt: skip
     led.cluster.until(
-        lambda: deployment()["metadata"].get("ownerReferences"), "the owner is back", 5
+        lambda: deployment()["metadata"].get("ownerReferences"),
+        "the owner is back",
+        WATCHED_SECONDS,
     )
     found = deployment()
     assert found["metadata"]["annotations"]["owner"] == "search"
@@ -305,6 +316,9 @@ def test_what_the_role_forbids_is_told_and_mended(led: OperatorSite, team: str) 
             '{"op":"replace","path":"/rules/3/verbs","value":["get","list","watch"]}]'  # fmt: skip
     try:
         led.cluster.kubectl("patch", "clusterrole", "sluice-operator", "--type=json", "-p", rules)
+        account = f"system:serviceaccount:{NAMESPACE}:sluice-operator"
+        patching = (led.cluster, account, "patch", "deployments.apps", "-n", team)
+        led.cluster.until(lambda: not may(*patching), "the right is gone")
         led.publish(team, "one")
         led.cluster.until(
             lambda: led.condition(team, "one").get("reason") == "PermissionDenied",
@@ -315,7 +329,7 @@ def test_what_the_role_forbids_is_told_and_mended(led: OperatorSite, team: str) 
         assert led.condition(team, "one", "Stalled")["status"] == "True"
     finally:
         led.grant()
-    led.cluster.until(lambda: has_children(led, team, "one"), "it goes on by itself", 75)
+    led.cluster.until(lambda: has_children(led, team, "one"), "it goes on by itself")
     led.cluster.until(
         lambda: led.condition(team, "one").get("reason") in WAITING, "it is taken back"
     )
@@ -353,20 +367,11 @@ def test_losing_the_crd_ends_the_process_and_the_next_one_waits(site: OperatorSi
     operator = site.start_leader("operator-a")
     site.cluster.kubectl("delete", "crd", "inferenceservices.sluice.dev")
     try:
-        site.cluster.until(lambda: operator.process.status() == "zombie", "it ends", 90)
+        site.cluster.until(lambda: operator.process.status() == "zombie", "it ends")
         assert operator.end() == 1
         assert operator.said("ended")
     finally:
         install_crd(site.cluster)
-
-
-def seconds_between(one: str, other: str) -> float:
-    """Of two times of the log."""
-    first, second = (
-        time.mktime(time.strptime(at[:19], "%Y-%m-%dT%H:%M:%S")) + float(at[19:-1])
-        for at in (one, other)
-    )
-    return second - first
 
 
 def test_the_log_is_quiet(site: OperatorSite, team: str) -> None:
@@ -376,4 +381,6 @@ def test_the_log_is_quiet(site: OperatorSite, team: str) -> None:
     site.until_quiet(operator)
     lines = [line for line in operator.lines() if "steps" not in line]
     assert len(lines) <= 10, [line["message"] for line in lines]
-    assert not [line for line in operator.lines() if line["level"] in ("warning", "error")]
+    loud = [line for line in operator.lines() if line["level"] in ("warning", "error")]
+    # A busy machine may keep the API server from answering in time, which is worth a word.
+    assert [line for line in loud if "no answer" not in line.get("error", "")] == []

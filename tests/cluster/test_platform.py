@@ -8,6 +8,7 @@ import base64
 import json
 import secrets
 from array import array
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,15 @@ LATER = [f"{NEW} dogs"]
 @pytest.fixture
 def minilm(platform: Release, worker_image: None, cluster: Cluster, restricted: str) -> Published:
     """The first example, applied and ready."""
-    service = Published(cluster, restricted, "minilm", seconds=90.0)
+    service = Published(cluster, restricted, "minilm")
     service.kubectl("apply", "-f", str(EXAMPLE))
-    service.kubectl("wait", "inf/minilm", "--for=condition=Ready", "--timeout=90s")
+    service.kubectl("wait", "inf/minilm", "--for=condition=Ready", "--timeout=170s")
     return service
 
 
-def embed(platform: Release, service: Published, texts: list[str]) -> Reply:
+def embed(url: str, service: Published, texts: list[str]) -> Reply:
     body = {"model": service.model, "input": texts, "encoding_format": "base64"}
-    return ask(f"{platform.url}/v1/embeddings", body)
+    return ask(f"{url}/v1/embeddings", body)
 
 
 def vectors(reply: Reply) -> list["array[float]"]:
@@ -51,21 +52,27 @@ def test_the_example_answers_sleeps_wakes_and_leaves_nothing(
     (worker,) = minilm.workers(ready=True).values()
     assert [one["image"] for one in worker["spec"]["containers"]] == [WORKER_IMAGE]
 
-    first = embed(platform, minilm, TEXTS)
+    first = embed(platform.url, minilm, TEXTS)
     for mine, theirs in zip(vectors(first), embeddings(TEXTS), strict=True):
         assert np.abs(np.array(mine) - theirs).max() <= 1e-5
     assert first.headers["x-sluice-revision"] == minilm.revision
     assert "hit" not in first.headers["cache-status"]
-    again = embed(platform, minilm, TEXTS)
-    assert "hit" in again.headers["cache-status"]
-    assert vectors(again) == vectors(first)
+
+    def is_known(gateway: str) -> bool:
+        again = embed(gateway, minilm, TEXTS)
+        assert np.abs(np.array(vectors(again)) - np.array(vectors(first))).max() <= 1e-5
+        return "hit" in again.headers["cache-status"]
+
+    # To each gateway, because a Redis that a busy machine delays is asked in vain.
+    for gateway in platform.gateways():
+        minilm.until(partial(is_known, gateway), f"{gateway} knows the answer")
 
     asleep(minilm)
     # What was answered before is answered again without anybody waking up …
-    assert "hit" in embed(platform, minilm, TEXTS).headers["cache-status"]
+    assert "hit" in embed(platform.url, minilm, TEXTS).headers["cache-status"]
     assert minilm.workers() == {}
     # … and what was not wakes the service, and is held as long as that takes.
-    woken = embed(platform, minilm, LATER)
+    woken = embed(platform.url, minilm, LATER)
     assert np.abs(np.array(vectors(woken)[0]) - embeddings(LATER)[0]).max() <= 1e-5
     # The gateway asks a new worker itself, and may be answered before Kubernetes knows.
     minilm.until(lambda: len(minilm.workers(ready=True)) == 1, "one worker is ready")
@@ -73,8 +80,14 @@ def test_the_example_answers_sleeps_wakes_and_leaves_nothing(
     assert minilm.objects()
     minilm.kubectl("delete", "inf", "minilm")
     minilm.until_gone()
-    answer = embed(platform, minilm, LATER)
-    assert (answer.status, answer.body["error"]["code"]) == (404, "model_not_found")
+    for gateway in platform.gateways():
+        gone = partial(is_unknown, gateway, minilm)
+        minilm.cluster.until(gone, f"{gateway} knows no such model")
+
+
+def is_unknown(gateway: str, service: Published) -> bool:
+    reply = embed(gateway, service, LATER)
+    return reply.status == 404 and reply.body["error"]["code"] == "model_not_found"
 
 
 def asleep(service: Published) -> None:

@@ -5,7 +5,6 @@ Load is open-loop with unique inputs, so that a failure or a cache cannot hide.
 
 import json
 import secrets
-import ssl
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from sluice_api import names
+from tests.support.cluster.access import PATIENCE_SECONDS
 from tests.support.cluster.cluster import Cluster
+from tests.support.cluster_load import cluster_load
+from tests.support.metrics_replicas import values
 from tests.support.paced_load import Answer, Phase, start
 from tests.support.published import GATEWAY, Published, fixed, stub
 from tests.support.release import Release
@@ -27,7 +29,6 @@ pytestmark = pytest.mark.usefixtures("platform")
 
 BEHAVIOUR = "ms100-slots2-start300"  # 20 requests a second of one replica
 SLOW = "ms500000-slots4-start300"  # what a test ends itself
-PATIENCE_SECONDS = 60.0  # the machine may be busy with other things
 
 
 def scaled(**scaling: Any) -> dict[str, Any]:
@@ -155,9 +156,8 @@ def test_the_hpa_alone_scales_up_and_down(cluster: Cluster, namespace: str) -> N
     service = published(cluster, namespace, minReplicas=1, initialReplicas=1)
     service.until(lambda: service.status["readyReplicas"] == 1, "the floor")
     with replica_log(cluster, namespace) as log:
-        with start(cluster, GATEWAY, [service.model], [Phase(50, 12), Phase(0, 0.1)]) as load:
+        with cluster_load(cluster, GATEWAY, service.model, 50):
             service.until(lambda: log.now("model").ordered >= 3, "more replicas")
-            load.finish()
         # What is deleted once nobody has asked for half a minute, nobody but the HPA deletes.
         service.until(lambda: log.now("model").ordered == 1, "the floor again")
         changes = log.history["model"]
@@ -165,7 +165,7 @@ def test_the_hpa_alone_scales_up_and_down(cluster: Cluster, namespace: str) -> N
     assert {seen.writer for seen in changes[first:]} == {"kube-controller-manager"}
     # What it read before its last step was shared by more replicas.
     service.until(lambda: hpa_reads(service) in ("1", "1000m"), "the HPA reads one a replica")
-    assert hpa_says(service, "ScalingActive").startswith("True")
+    service.until(lambda: hpa_says(service, "ScalingActive").startswith("True"), "HPA works")
 
 
 def begin(platform: Release, service: Published) -> HTTPConnection:
@@ -212,33 +212,8 @@ def begin_at(worker: str, platform: Release, service: Published) -> HTTPConnecti
 
 
 def heard(platform: Release, service: Published) -> set[str]:
-    """Requests in flight, as each replica of the operator has them: whichever of them leads.
-
-    Asked as the API server does, but not through it, which always asks the same one.
-    """
-    pki = platform.cluster.site.certificates
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.load_cert_chain(pki / "front-proxy.crt", pki / "front-proxy.key")
-    pods = platform.cluster.read(f"/api/v1/namespaces/{platform.namespace}/pods")["items"]
-    addresses = [
-        pod["status"]["podIP"]
-        for pod in pods
-        if pod["metadata"]["name"] in platform.pods("operator") and "podIP" in pod["status"]
-    ]
-    values = set()
-    for address in addresses:
-        host, port = platform.cluster.forward(address, names.METRICS_API_PORT)
-        request = urllib.request.Request(
-            f"https://{host}:{port}{signal_path(service, 'in_flight_requests')}",
-            headers={"X-Remote-User": "system:kube-controller-manager"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=10, context=context) as answer:
-                values.add(str(json.load(answer)["items"][0]["value"]))
-        except OSError as error:  # what it does not know is 404
-            values.add(str(error))
-    return values
+    """Requests in flight, as each replica of the operator has them: whichever of them leads."""
+    return set(values(platform, signal_path(service, "in_flight_requests")))
 
 
 def signal_path(service: Published, metric: str) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 
@@ -36,17 +37,18 @@ class Load:
 
 
 @contextmanager
-def open_loop(url: str, rate: float, *, model: str = "minilm", words: int = 8) -> Iterator[Load]:
+def open_loop(
+    url: str, rate: float, *, model: str = "minilm", words: int = 8, keep_alive: bool = True
+) -> Iterator[Load]:
     """``rate`` embedding requests a second until the block ends; then all answers are awaited.
 
     Args:
         words: length of each input.
+        keep_alive: connections are used again; a request on one that is being closed has failed.
     """
     load, stop = Load(rate), threading.Event()
-    thread = threading.Thread(
-        target=lambda: asyncio.run(_run(load, f"{url}/v1/embeddings", model, words, stop)),
-        daemon=True,
-    )
+    run = partial(_run, load, f"{url}/v1/embeddings", model, words, stop, keep_alive)
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
     try:
         yield load
@@ -56,8 +58,10 @@ def open_loop(url: str, rate: float, *, model: str = "minilm", words: int = 8) -
         assert not thread.is_alive(), "answers are outstanding"
 
 
-async def _run(load: Load, url: str, model: str, words: int, stop: threading.Event) -> None:
-    connector = aiohttp.TCPConnector(limit=0)
+async def _run(
+    load: Load, url: str, model: str, words: int, stop: threading.Event, keep_alive: bool
+) -> None:
+    connector = aiohttp.TCPConnector(limit=0, force_close=not keep_alive)
     timeout = aiohttp.ClientTimeout(total=150)
     async with (
         aiohttp.ClientSession(connector=connector, timeout=timeout) as session,

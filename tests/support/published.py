@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sluice_api import metric_names, names
+from tests.support.cluster.access import PATIENCE_SECONDS
 from tests.support.cluster.cluster import Cluster
 
 STUB_IMAGE = "localhost/sluice-stub:test"
@@ -71,7 +72,7 @@ class Published:
     cluster: Cluster
     namespace: str
     name: str = "model"
-    seconds: float = field(default=60.0, kw_only=True)
+    seconds: float = field(default=PATIENCE_SECONDS, kw_only=True)
 
     @property
     def model(self) -> str:
@@ -146,10 +147,11 @@ class Published:
         return found
 
     def answered(self, revision: str = "") -> int:
-        """Good answers that the workers have counted themselves."""
+        """Good answers that the workers have counted themselves, also those that drain."""
         return sum(
             answered(self.cluster, pod["status"]["podIP"])
-            for pod in self.workers(revision, ready=True).values()
+            for pod in self._pods(revision)
+            if is_ready(pod) or "deletionTimestamp" in pod["metadata"]
         )
 
     def objects(self) -> set[str]:
@@ -191,7 +193,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
 def answered(cluster: Cluster, address: str) -> int:
     """Good answers that the worker of a pod has counted."""
     with urllib.request.urlopen(
-        f"{cluster.url(address, names.ADMIN_PORT)}/metrics", timeout=10
+        f"{cluster.url(address, names.ADMIN_PORT)}/metrics", timeout=60
     ) as response:
         text = response.read().decode()
     name = re.escape(metric_names.WORKER_REQUESTS.name)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from sluice_api import names
 from tests.support import chart, redis_image
 from tests.support.cluster.access import Access
 from tests.support.images.loading import load
@@ -120,22 +121,37 @@ class Release:
 
     def pods(self, component: str) -> dict[str, str]:
         """Name → uid of the pods of operator, gateway or redis that are not on their way out."""
-        labels = f"app.kubernetes.io/name=sluice,app.kubernetes.io/component={component}"
-        return pods(self.cluster, self.namespace, labels)
+        return pods(self.cluster, self.namespace, _labels(component))
+
+    def addresses(self, component: str) -> list[str]:
+        """Those of the same pods, where they have one."""
+        return [
+            pod["status"]["podIP"]
+            for pod in _staying(self.cluster, self.namespace, _labels(component))
+            if "podIP" in pod["status"]
+        ]
+
+    def gateways(self) -> list[str]:
+        """Where each is reached by itself: what one knows, another learns a moment later."""
+        return [self.cluster.url(address, names.APP_PORT) for address in self.addresses("gateway")]
 
     def logs(self, component: str) -> str:
         """All that the pods of a component have said since their containers started."""
-        labels = f"app.kubernetes.io/name=sluice,app.kubernetes.io/component={component}"
         return self.cluster.kubectl(
-            *("logs", "-n", self.namespace, "-l", labels, "--prefix", "--tail=-1")
+            *("logs", "-n", self.namespace, "-l", _labels(component), "--prefix", "--tail=-1")
         ).stdout
 
 
 def pods(cluster: Access, namespace: str, labels: str) -> dict[str, str]:
     """Name → uid of the pods of these labels that are not on their way out."""
+    staying = _staying(cluster, namespace, labels)
+    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in staying}
+
+
+def _labels(component: str) -> str:
+    return f"app.kubernetes.io/name=sluice,app.kubernetes.io/component={component}"
+
+
+def _staying(cluster: Access, namespace: str, labels: str) -> list[dict[str, Any]]:
     found = cluster.read(f"/api/v1/namespaces/{namespace}/pods", labelSelector=labels)
-    return {
-        pod["metadata"]["name"]: pod["metadata"]["uid"]
-        for pod in found["items"]
-        if "deletionTimestamp" not in pod["metadata"]
-    }
+    return [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]

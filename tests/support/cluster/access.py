@@ -16,8 +16,10 @@ from typing import Any
 
 from kubernetes import client, config
 
-COMMAND_SECONDS = 60.0
+COMMAND_SECONDS = 180.0
 POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 120.0
+"""For what takes two seconds on a quiet machine; on a busy one anything may stop for some."""
 
 
 class ClusterError(Exception):
@@ -45,6 +47,10 @@ class Access(ABC):
     @abstractmethod
     def service_url(self, namespace: str, name: str, port: int = 80) -> str:
         """The start of an HTTP address that leads to a Service, without a slash at its end."""
+
+    @abstractmethod
+    def url(self, host: str, port: int = 80) -> str:
+        """The start of an HTTP address that leads to a pod or Service by its own; see above."""
 
     @abstractmethod
     def load(self, *image_archives: Path) -> list[str]:
@@ -127,7 +133,9 @@ class Access(ABC):
             for said in (self.kubectl(*each, check=False) for each in (pods, events))
         )
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    def until(
+        self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS
+    ) -> Any:
         """Wait for a condition to give something true, and return that.
 
         Raises AssertionError with `what` after `seconds`, ClusterError if the cluster broke.

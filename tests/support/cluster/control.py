@@ -54,10 +54,17 @@ class ControlServer:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
-        connection.settimeout(1.0)  # the caller sends its one line at once
+        connection.setblocking(False)
+        # The line may be long in coming, from a caller who is stopped, or none at all.
+        asyncio.get_running_loop().add_reader(connection, self._receive, connection)
+
+    def _receive(self, connection: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(connection)
         try:
             line, descriptors, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 1)
         except OSError:
+            line, descriptors = b"", []
+        if not line:
             connection.close()
             return
         handed = socket.socket(fileno=descriptors[0]) if descriptors else None
@@ -72,7 +79,6 @@ class ControlServer:
             content = {"result": await self._answer(json.loads(line), handed)}
         except Exception as error:  # whatever went wrong belongs to the caller
             content = {"error": f"{type(error).__name__}: {error}"}
-        connection.setblocking(False)
         with connection:
             try:
                 data = json.dumps(content).encode() + b"\n"

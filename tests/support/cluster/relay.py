@@ -10,7 +10,7 @@ import asyncio
 import socket
 
 CHUNK_BYTES = 256 * 1024
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 20.0
 
 
 class Relay:
