@@ -25,7 +25,7 @@ def test_a_changed_or_missing_file_is_noticed(tmp_path: Path) -> None:
 
 def test_the_command_that_make_calls() -> None:
     command = [sys.executable, "-m", "sluice_operator.crd"]
-    checked = subprocess.run([*command, "--check"], capture_output=True, text=True, timeout=60)
+    checked = subprocess.run([*command, "--check"], capture_output=True, text=True, timeout=180)
     assert (checked.returncode, checked.stderr) == (0, "")
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
     assert printed.stdout == (ROOT / f"manifests/crd/{crd.CRD_NAME}.yaml").read_text()

@@ -92,7 +92,7 @@ def test_importing_a_component_loads_nothing_heavy(package: str) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=180,
     ).stdout
     assert set(json.loads(output)) & FORBIDDEN[package] == set()
 
@@ -104,7 +104,7 @@ def test_a_gateway_outside_a_cluster_pays_for_no_client() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=180,
     ).stdout
     assert output.strip() == "False"
 

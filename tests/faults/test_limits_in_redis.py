@@ -5,6 +5,7 @@ And whatever Redis says instead, a bucket goes on with its part.
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -51,10 +52,11 @@ def test_the_script_counts_as_the_model(server: RedisServer) -> None:
 
 
 def test_the_script_fills_by_time_up_to_the_burst(server: RedisServer) -> None:
-    rate = Rate("", 50.0, 10)
+    rate = Rate("", 6.0, 10)
     assert settle(server, rate, 30) == -20
     levels = [settle(server, rate, 0)]
     while levels[-1] < 10:
+        time.sleep(0.02)
         levels.append(settle(server, rate, 0))
     assert levels == sorted(levels)
     assert sum(-20 < level < 10 for level in levels) >= 2, "and not at once"
@@ -99,11 +101,11 @@ async def test_gateways_are_counted_while_they_are_there(server: RedisServer) ->
     faults: list[str] = []
     async with gateway(server, "one", faults) as one:
         assert one.of("t", RATES)
-        await until(lambda: one.sharing.is_up, 10, "shared")
+        await until(lambda: one.sharing.is_up, 60, "shared")
         async with gateway(server, "two", faults) as two:
             two.of("t", RATES)
-            await until(lambda: one.sharing.gateways == 2 == two.sharing.gateways, 10, "two")
-        await until(lambda: one.sharing.gateways == 1, 10, "one again")
+            await until(lambda: one.sharing.gateways == 2 == two.sharing.gateways, 60, "two")
+        await until(lambda: one.sharing.gateways == 1, 60, "one again")
     assert faults == []
 
 
@@ -112,11 +114,11 @@ async def test_the_scripts_loss_is_no_fault(server: RedisServer) -> None:
     async with gateway(server, "one", faults) as one:
         limits = one.of("t", RATES)
         assert limits is not None and limits.requests is not None
-        await until(lambda: one.sharing.is_up, 10, "shared")
+        await until(lambda: one.sharing.is_up, 60, "shared")
         with server.client() as client:
             client.script_flush()
             limits.take_request(asyncio.get_running_loop().time())
-            await until(lambda: client.exists("sluice:{limits}:" + b"t\0re".hex()) == 1, 10, "")
+            await until(lambda: client.exists("sluice:{limits}:" + b"t\0re".hex()) == 1, 60, "")
     assert faults == []
 
 
@@ -128,18 +130,18 @@ async def test_what_redis_refuses_is_counted_and_stops_nobody(
     async with gateway(server, "one", faults) as one:
         limits = one.of("t", RATES)
         assert limits is not None
-        await until(lambda: one.sharing.is_up, 10, "shared")
+        await until(lambda: one.sharing.is_up, 60, "shared")
         with server.client() as client:
             if value == "full":
                 client.config_set("maxmemory", 1)
             else:
                 client.delete("sluice:{limits}:gateways")
                 client.set("sluice:{limits}:gateways", "x")
-            await until(lambda: not one.sharing.is_up, 10, "not shared")
+            await until(lambda: not one.sharing.is_up, 60, "not shared")
             assert limits.take_request(asyncio.get_running_loop().time())
             client.config_set("maxmemory", 0)
             client.delete("sluice:{limits}:gateways")
-        await until(lambda: one.sharing.is_up, 10, "shared again")
+        await until(lambda: one.sharing.is_up, 60, "shared again")
     assert faults
 
 
@@ -161,12 +163,12 @@ async def test_a_changed_limit_gives_no_fresh_burst(server: RedisServer) -> None
     now = asyncio.get_running_loop().time()
     async with gateway(server, "one", []) as one, gateway(server, "two", []) as two:
         both = [one.of("t", RATES), two.of("t", RATES)]
-        await until(lambda: all(each.sharing.gateways == 2 for each in (one, two)), 10, "counted")
+        await until(lambda: all(each.sharing.gateways == 2 for each in (one, two)), 60, "counted")
         for limits in both:
             assert limits is not None and limits.requests is not None
             while not limits.requests.take(1, now):
                 pass
-        await until(lambda: not one.sharing.touched and not two.sharing.touched, 10, "settled")
+        await until(lambda: not one.sharing.touched and not two.sharing.touched, 60, "settled")
         changed = [each.of("t", Limits(requests=parse_rate("80/h:80"))) for each in (one, two)]
         for limits in changed:
             assert limits is not None and limits.requests is not None
@@ -176,4 +178,4 @@ async def test_a_changed_limit_gives_no_fresh_burst(server: RedisServer) -> None
             assert late is not None and late.requests is not None
             bucket = late.requests
             bucket.spend(1)  # To be settled: Redis tells what is left of the old limit.
-            await until(lambda: three.sharing.is_up and bucket.left(now) < 10, 10, "used up")
+            await until(lambda: three.sharing.is_up and bucket.left(now) < 10, 60, "used up")

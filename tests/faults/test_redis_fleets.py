@@ -49,10 +49,10 @@ def test_the_master_is_found_again_after_it_died() -> None:
         async with open_cache(servers.url) as (cache, faults):
             await settled(cache, "before")
             with servers.second.client() as replica:
-                await eventually(lambda: replica.dbsize() == 1, 20)
+                await eventually(lambda: replica.dbsize() == 1, 60)
             servers.first.kill()
             assert await look(cache, "before") == [None], "a miss, and at once"
-            await eventually(lambda: cache.redis_up, 30)
+            await eventually(lambda: cache.redis_up, 60)
             assert await found(cache, "before") == 1
             await settled(cache, "after")
             with servers.second.client() as replica:
@@ -72,7 +72,7 @@ def test_sentinels_with_tls_and_passwords() -> None:
         async with open_cache(servers.url) as (cache, faults):
             await settled(cache, "before")
             servers.first.kill()
-            await eventually(lambda: cache.redis_up and await_second(servers), 30)
+            await eventually(lambda: cache.redis_up and await_second(servers), 60)
             await settled(cache, "after")
             assert await found(cache, "after") == 1
             assert faults["wrongpass"] == faults["noauth"] == 0
@@ -95,7 +95,7 @@ async def listened(url: str, cache: ResponseCache) -> None:
     told = Invalidations(cache, store, 30.0)
     task = asyncio.create_task(told.run())
     try:
-        await eventually(lambda: told.hearing, 20)
+        await eventually(lambda: told.hearing, 60)
     finally:
         task.cancel()
         await store.close()
@@ -148,7 +148,7 @@ async def test_a_slot_that_moved_is_a_miss_and_then_found_where_it_is(nodes: Red
         nodes.move(slot_of(redis_key("moving")))
         assert await found(cache, "moving") == 0
         assert faults["moved"] == 1 and cache.redis_up
-        moving, deadline = nodes.owner(slot_of(redis_key("moving"))), time.monotonic() + 20
+        moving, deadline = nodes.owner(slot_of(redis_key("moving"))), time.monotonic() + 60
         while await found(cache, "moving") == 0:  # A write to where the slot was is lost.
             assert time.monotonic() < deadline, "not followed"
             cache.store(key_of("moving"), item_of("moving"), rules(3600), time.time())
@@ -158,7 +158,7 @@ async def test_a_slot_that_moved_is_a_miss_and_then_found_where_it_is(nodes: Red
 
 @on_uvloop
 async def test_a_node_that_is_stopped_costs_only_its_own_keys(nodes: RedisNodes) -> None:
-    async with open_cache(nodes.url, budget_seconds=0.5) as (cache, faults):
+    async with open_cache(nodes.url, budget_seconds=3.0) as (cache, faults):
         await settled(cache, *TEXTS)
         victim = nodes.nodes[1]
         mine = [text for text in TEXTS if nodes.owner(slot_of(redis_key(text))) is victim]
@@ -169,7 +169,7 @@ async def test_a_node_that_is_stopped_costs_only_its_own_keys(nodes: RedisNodes)
         finally:
             victim.thaw()
 
-        await eventually(lambda: "3 of 3 nodes up" in repr(cache), 20)
+        await eventually(lambda: "3 of 3 nodes up" in repr(cache), 60)
         assert await found(cache, *TEXTS) == len(TEXTS)
 
 
@@ -185,11 +185,11 @@ async def test_an_invalidation_is_heard_through_a_cluster(nodes: RedisNodes) -> 
             await each._store.start()
         tasks = [asyncio.create_task(each.run()) for each in told]
         try:
-            await eventually(lambda: all(each.hearing for each in told), 20)
+            await eventually(lambda: all(each.hearing for each in told), 60)
             await told[0].throw_away(service="default/one")
             epoch = one.epochs.of("default/one", b"tenant:anna")
             assert epoch
-            await eventually(lambda: two.epochs.of("default/one", b"tenant:anna") == epoch, 20)
+            await eventually(lambda: two.epochs.of("default/one", b"tenant:anna") == epoch, 60)
             assert told[1].heard == 1 and "hearing" in repr(told[1])
         finally:
             for each, task in zip(told, tasks, strict=True):

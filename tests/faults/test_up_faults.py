@@ -20,7 +20,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
     write(folder / "minilm.yaml", manifest(scaling=STEADY, limits={"timeout": "2m"}))
     with running_up(folder / "state", folder) as running:
         running.until_ready()
-        running.until(lambda: len(running.ready_workers()) == 2, "two ready workers", 60)
+        running.until(lambda: len(running.ready_workers()) == 2, "two ready workers", 120)
         yield running
 
 
@@ -51,7 +51,7 @@ def test_a_killed_gateway_comes_back_on_the_same_port(up: UpProcess) -> None:
 def test_a_second_run_on_the_same_state_folder_is_refused(up: UpProcess, tmp_path: Path) -> None:
     write(tmp_path / "minilm.yaml", manifest())
     with running_up(up.state, tmp_path) as second:
-        assert second.process.wait(30) == 1
+        assert second.process.wait(90) == 1
         second.end()
         assert second.said("in use by another `sluice up`")
 
@@ -80,8 +80,13 @@ def test_it_ends_cleanly_while_a_model_is_loading(tmp_path: Path, number: signal
 
 def test_ctrl_c_still_answers_what_is_held_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
     write(tmp_path / "minilm.yaml", manifest(scaling={"initialReplicas": 0}))
+    # As long as it lets its gateway live: a worker imports torch meanwhile, on a busy machine.
+    patient = {"SLUICE_GATEWAY_DRAIN_GRACE": "44s"}
     for signals, code in ((1, 0), (2, 130)):
-        with running_up(tmp_path / "state", tmp_path) as up, ThreadPoolExecutor(1) as pool:
+        with (
+            running_up(tmp_path / "state", tmp_path, env=patient) as up,
+            ThreadPoolExecutor(1) as pool,
+        ):
             up.until_ready()
             held = pool.submit(up.embed, "who wakes you?")
             children = _two_children(up)
@@ -89,8 +94,8 @@ def test_ctrl_c_still_answers_what_is_held_and_a_second_one_does_not_wait(tmp_pa
             up.until(lambda up=up: up.said("stopping"), "stopping")
             if signals == 2:
                 up.process.send_signal(signal.SIGINT)
-            assert up.process.wait(60) == code
-            assert (held.exception(10) is None) == (signals == 1)
+            assert up.process.wait(180) == code
+            assert (held.exception(60) is None) == (signals == 1)
             assert alive(children) == []
 
 
@@ -99,7 +104,7 @@ def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
     with running_up(tmp_path / "state", tmp_path) as up:
         children = _two_children(up)
         assert up.end(signal.SIGKILL) == -signal.SIGKILL
-        _, late = psutil.wait_procs(children, timeout=10)
+        _, late = psutil.wait_procs(children, timeout=60)
         assert alive(late) == []
 
 
@@ -108,8 +113,8 @@ def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again(tmp_path: Pat
     broken["spec"]["model"]["uri"] = f"file://{tmp_path}/missing"
     write(tmp_path / "broken.yaml", broken)
     with running_up(tmp_path / "state", tmp_path) as up:
-        up.until(lambda: up.said("ModelNotFound, exit code 64"), "the reason", 60)
-        up.until(lambda: up.said("broken-2 starts: again, after ModelNotFound"), "a new try", 30)
+        up.until(lambda: up.said("ModelNotFound, exit code 64"), "the reason", 120)
+        up.until(lambda: up.said("broken-2 starts: again, after ModelNotFound"), "a new try", 120)
         failure = up.until(lambda: up.table()[0]["failure"], "the reason in the table")
         assert failure["reason"] == "ModelNotFound"
         assert f"file://{tmp_path}/missing" in failure["message"]

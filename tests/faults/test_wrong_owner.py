@@ -86,7 +86,7 @@ class Storm:
                 if mine not in self.heard:
                     leaves[mine]()
                     self.cancelled.add(mine)
-        await eventually(lambda: len(self.heard) == lookups - len(self.cancelled), 30)
+        await eventually(lambda: len(self.heard) == lookups - len(self.cancelled), 60)
 
 
 @on_uvloop
@@ -102,7 +102,7 @@ async def test_nobody_is_handed_anothers_answer(server: RedisServer) -> None:
                 key = key_of(question, RING, tenant)
                 cache.store(key, answer(tenant, question), rules(3600), now)
         with server.client() as client:
-            await eventually(lambda: client.dbsize() == len(TENANTS) * len(QUESTIONS), 20)
+            await eventually(lambda: client.dbsize() == len(TENANTS) * len(QUESTIONS), 60)
         proxy.fault = mixed(rng)
         proxy.delay_seconds = lambda: rng.random() * 0.003
         storm = Storm(cache, rng)

@@ -91,7 +91,7 @@ def test_every_command_runs(where: str, block: str, up: UpProcess, tmp_path: Pat
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert result.returncode == 0, f"{where}\n{result.stdout}\n{result.stderr}"
     # curl -s says nothing about an error status, the body does.
@@ -106,7 +106,7 @@ def test_every_manifest_is_valid(where: str, block: str, tmp_path: Path) -> None
         [sys.executable, "-m", "sluice_cli", "validate", str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert result.returncode == 0, f"{where}\n{result.stderr}"
 

@@ -96,7 +96,7 @@ def test_every_service_does_what_it_learnt(up: UpProcess) -> None:
 
 
 def test_models_name_their_tasks(up: UpProcess) -> None:
-    with urllib.request.urlopen(up.url + "/v1/models", timeout=10) as response:
+    with urllib.request.urlopen(up.url + "/v1/models", timeout=60) as response:
         listed = {entry["id"]: entry["tasks"] for entry in json.load(response)["data"]}
     assert listed["ner"] == ["token-classification"]
     assert listed["reader"] == ["question-answering"]

@@ -27,7 +27,7 @@ from tests.support.keys_file import KeysFile, bearer
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.stub_worker import StubWorker, until
 
-PATIENT = 5.0
+PATIENT = 20.0
 """Seconds that no request may reach; far above what a busy machine adds, far below a hang."""
 SHARED = "sluice_gateway_limits_shared"
 FAULTS = "sluice_gateway_limit_faults_total"
@@ -46,7 +46,7 @@ class Site:
         before = [await self._files(gateway) for gateway in (self.one, self.two)]
         self.file.write()
         for gateway, count in zip((self.one, self.two), before, strict=True):
-            await until(lambda: self._changed(gateway, count), 20, "the keys file")  # noqa: B023
+            await until(lambda: self._changed(gateway, count), 60, "the keys file")  # noqa: B023
 
     async def limit(self, tenant: str, **rates: str) -> None:
         """Give a tenant limits of which nothing is used yet, with the next change.
@@ -290,7 +290,7 @@ class Callers:
 
     async def answers(self, status: int, count: int = 20) -> None:
         """Wait for so many answers of ``status``, counted from the last of another one."""
-        await until(lambda: self.statuses[-count:] == [status] * count, 30, f"{count} × {status}")
+        await until(lambda: self.statuses[-count:] == [status] * count, 60, f"{count} × {status}")
 
     @property
     def turns(self) -> int:
@@ -341,7 +341,7 @@ async def test_a_broken_file_changes_nothing_and_is_counted(site: Site) -> None:
     async def counted() -> bool:
         return await site.one.metric("sluice_gateway_keys_faults_total") > before
 
-    await until(counted, 20, "a file that was refused")
+    await until(counted, 60, "a file that was refused")
     assert (await site.ask(key)).status == 200
     assert "did you mean tenants" in site.one.log
     await site.change()
@@ -358,7 +358,7 @@ async def shares(site: Site, wanted: bool) -> None:
         async def reached(gateway: GatewayProcess = gateway) -> bool:
             return bool(await gateway.metric(SHARED)) == wanted
 
-        await until(reached, 20, f"limits shared: {wanted}")
+        await until(reached, 60, f"limits shared: {wanted}")
 
 
 async def drain(site: Site, key: NewKey, path: str = "stub") -> tuple[int, Reply]:
@@ -482,7 +482,7 @@ async def test_redis_learns_no_names(site: Site) -> None:
         async def there() -> bool:
             return len(client.keys("sluice:{limits}:*")) >= 2
 
-        await until(there, 20, "the bucket")
+        await until(there, 60, "the bucket")
         for name in client.keys("*"):
             value = client.get(name) if client.type(name) == b"string" else b""
             for word in (b"search", b"support", key.text.encode(), key.id.encode()):

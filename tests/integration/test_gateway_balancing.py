@@ -55,7 +55,7 @@ async def held(gateway: GatewayProcess, count: int) -> None:
     async def seen() -> bool:
         return bool((await gateway.services())["emb"]["waiting"] == count)
 
-    await until(seen, 20, f"{count} waiting")
+    await until(seen, 60, f"{count} waiting")
 
 
 def writes(**more: Any) -> Behaviour:
@@ -128,9 +128,9 @@ async def test_who_waits_for_a_less_urgent_one_makes_it_as_urgent(
         if leaves:
             joined, left = await joins(gateway), await departures(gateway)
             also = asyncio.create_task(gateway.post(PATH, ask(shared), x_sluice_priority="low"))
-            await until(partial(_rises, joins, gateway, joined), 20, "two wait for one")
+            await until(partial(_rises, joins, gateway, joined), 60, "two wait for one")
             waiting[1].cancel()
-            await until(partial(_rises, departures, gateway, left), 20, "the first is gone")
+            await until(partial(_rises, departures, gateway, left), 60, "the first is gone")
             waiting[1] = also
         waiting.append(asyncio.create_task(gateway.post(PATH, ask(shared))))
 
@@ -138,7 +138,7 @@ async def test_who_waits_for_a_less_urgent_one_makes_it_as_urgent(
             told = (await gateway.services())["emb"]
             return bool(told["waitingByPriority"] == {"high": 0, "normal": 2, "low": 1})
 
-        await until(raised, 20, "raised")
+        await until(raised, 60, "raised")
         worker.behaviour.hang = False
         first.close()
         assert {reply.status for reply in await asyncio.gather(*waiting)} == {200}
@@ -316,7 +316,7 @@ async def test_a_worker_that_hangs_is_out_also_without_a_limit_of_its_own(
             endpoints = (await gateway.services())["emb"]["endpoints"]
             return bool(endpoints[0]["state"] == "ejected")
 
-        await until(out, 30)
+        await until(out, 60)
         assert len(hung.seen) <= 5, "three, and those that were on their way"
         metric = "sluice_gateway_ejections_total"
         assert await gateway.metric(metric, service="emb", cause="silent") >= 1
@@ -407,7 +407,7 @@ async def test_the_deadline_of_a_request_names_what_it_waited_for(
 ) -> None:
     with StubWorker(Behaviour(limit=1, hang=True)) as worker:
         await gateway.follow([service("emb", [worker.url])])
-        running = asyncio.create_task(gateway.post(PATH, ask("same"), x_sluice_deadline_ms="1500"))
+        running = asyncio.create_task(gateway.post(PATH, ask("same"), x_sluice_deadline_ms="6000"))
         await until(lambda: worker.running == 1)
         shared, queued = await asyncio.gather(
             gateway.post(PATH, ask("same"), x_sluice_deadline_ms="200"),
@@ -440,16 +440,15 @@ async def test_a_second_worker_answers_where_the_first_is_slow(gateway: GatewayP
 
 
 async def test_the_first_worker_may_win_and_its_failure_is_no_loss(gateway: GatewayProcess) -> None:
-    with StubWorker(Behaviour(delay=0.3)) as one, StubWorker(Behaviour(delay=0.3)) as two:
+    with StubWorker(Behaviour(hold=True)) as one, StubWorker(Behaviour(hold=True)) as two:
         limits = wire.LimitRules(hedge=wire.HedgeRules(after_seconds=0.02))
         await gateway.follow([service("emb", [one.url, two.url], limits=limits)])
         answering = asyncio.create_task(gateway.post(PATH, ask("both")))
         await until(lambda: one.running + two.running == 2)
-        first = one if one.seen[0].path and one.aborted == 0 else two
-        assert first is one or first is two
+        one.behaviour.hold = False
         assert right(await answering, "both")
         await until(lambda: one.running + two.running == 0)
-        assert one.aborted + two.aborted == 1, "the other one is stopped"
+        assert (one.aborted, two.aborted) == (0, 1), "the other one is stopped"
         # Whichever breaks, the other answers, without another attempt.
         for broken, other in ((one, two), (two, one)):
             seen = len(one.seen) + len(two.seen)

@@ -66,7 +66,7 @@ async def counting(gateway: GatewayProcess, count: int) -> None:
     async def there() -> bool:
         return await held(gateway) >= count * len(LARGE)
 
-    await until(there, 30, f"{count} bodies count")
+    await until(there, 60, f"{count} bodies count")
 
 
 def embedding(text: str, model: str = "m") -> dict[str, object]:

@@ -245,10 +245,10 @@ async def test_who_leaves_stops_what_is_looked_for(platform: Platform) -> None:
 
 async def test_each_service_has_its_own_time(tmp_path: Path) -> None:
     """A finder that took its time, to wake perhaps, leaves the relation service all of its own."""
-    with StubWorker(finding(delay=2.2)) as finder, StubWorker(relating(delay=0.3)) as relater:
+    with StubWorker(finding(delay=5.5)) as finder, StubWorker(relating()) as relater:
         table = [
             service("ner", [finder.url]),
-            service("rel", [relater.url], limits=wire.LimitRules(timeout_seconds=2.0)),
+            service("rel", [relater.url], limits=wire.LimitRules(timeout_seconds=5.0)),
         ]
         with GatewayProcess(tmp_path, table) as gateway:
             await gateway.ready("ner")
@@ -262,5 +262,5 @@ async def test_a_sleeping_finder_is_woken(platform: Platform) -> None:
     listening = asyncio.create_task(platform.gateway.demand(records))
     await until(lambda: len(records) > 0)
     await platform.ask("a sleeper", parameters={"entities_from": "asleep"})
-    await until(lambda: any(r.wake for r in records if r.service == "asleep"), 10)
+    await until(lambda: any(r.wake for r in records if r.service == "asleep"), 60)
     listening.cancel()

@@ -36,7 +36,7 @@ def gateway(
 ) -> Iterator[GatewayProcess]:
     table = [service("talker", [worker.url])]
     with GatewayProcess(tmp_path_factory.mktemp("gateway"), table) as process:
-        asyncio.run(process.ready("talker", seconds=30))
+        asyncio.run(process.ready("talker", seconds=60))
         yield process
 
 

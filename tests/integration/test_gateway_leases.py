@@ -93,12 +93,12 @@ async def gateways(
 
 async def ready(gateway: GatewayProcess) -> None:
     for name in ("emb", "gen"):
-        await gateway.ready(name, seconds=20)
+        await gateway.ready(name, seconds=60)
 
     async def up() -> bool:
         return await gateway.metric("sluice_gateway_redis_up") == 1
 
-    await until(up, 20, "redis up")
+    await until(up, 60, "redis up")
 
 
 def fresh() -> str:
@@ -121,7 +121,7 @@ async def lead(gateway: GatewayProcess, worker: StubWorker, text: str) -> "async
     """Ask, and return once the worker computes."""
     before = len(worker.seen)
     task = asyncio.create_task(ask(gateway, text))
-    await until(lambda: len(worker.seen) > before, 10, "the worker is asked")
+    await until(lambda: len(worker.seen) > before, 60, "the worker is asked")
     return task
 
 
@@ -130,7 +130,7 @@ def followers(redis: RedisServer) -> Iterator[Callable[[], Awaitable[None]]]:
     """Gives a function that waits until a gateway looks how another's lease stands."""
 
     def wait(monitor: Monitor) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         for told in monitor.listen():
             if told["command"].startswith("GET ") and told["command"].endswith(":lease"):
                 return
@@ -190,10 +190,10 @@ async def test_a_plain_request_waits_for_another_gateway_s_stream(
     before = len(worker.seen)
     async with await gateways[0].client() as client:
         client.send(request(CHAT, {**body, "stream": True}))
-        await until(lambda: len(worker.seen) > before, 10, "the worker is asked")
+        await until(lambda: len(worker.seen) > before, 60, "the worker is asked")
         async with await gateways[1].client() as other:
             other.send(request(CHAT, {**body, "stream": True}))
-            await until(lambda: len(worker.seen) > before + 1, 10, "no stream waits")
+            await until(lambda: len(worker.seen) > before + 1, 60, "no stream waits")
             before_that = await counted(gateways[1], "followed")
             worker.behaviour.hold_at = None
             assert (await other.reply()).body.endswith(b"data: [DONE]\n\n")
@@ -205,7 +205,7 @@ async def test_a_plain_request_waits_for_another_gateway_s_stream(
     worker.behaviour.hold_at = 2
     async with await gateways[0].client() as client:
         client.send(request(CHAT, {**body, "stream": True}))
-        await until(lambda: len(worker.seen) > before + 2, 10, "the worker is asked")
+        await until(lambda: len(worker.seen) > before + 2, 60, "the worker is asked")
         with followers(redis) as followed:
             plain = asyncio.create_task(gateways[1].post(CHAT, body))
             await followed()
@@ -223,7 +223,7 @@ async def test_a_leader_whose_caller_leaves_lets_the_others_go_on(
     before = len(worker.seen)
     async with await gateways[0].client() as client:
         client.send(request(PATH, {"model": "emb", "input": text}))
-        await until(lambda: len(worker.seen) > before, 10, "the worker is asked")
+        await until(lambda: len(worker.seen) > before, 60, "the worker is asked")
         following = asyncio.create_task(ask(gateways[1], text))
         await asyncio.sleep(0)
     worker.behaviour.hang = False
@@ -242,7 +242,7 @@ async def test_who_is_more_urgent_hurries_every_part_of_a_list(
             told = (await one.services())["list"]["waitingByPriority"]
             return bool(told == {"high": 0, "normal": normal, "low": low})
 
-        await until(seen, 20, f"{normal} normal and {low} low ones wait")
+        await until(seen, 60, f"{normal} normal and {low} low ones wait")
 
     with (
         StubWorker(Behaviour(limit=1, hang=True)) as here,
@@ -253,7 +253,7 @@ async def test_who_is_more_urgent_hurries_every_part_of_a_list(
         async with await one.client() as busy, await two.client() as other:
             busy.send(request(PATH, {"model": "list", "input": fresh()}))
             other.send(request(PATH, {"model": "list", "input": theirs}))
-            await until(lambda: here.running == there.running == 1, 10, "both compute")
+            await until(lambda: here.running == there.running == 1, 60, "both compute")
             both = {"model": "list", "input": [mine, theirs]}
             listed = asyncio.create_task(one.post(PATH, both, x_sluice_priority="low"))
             await wait(0, 1)

@@ -33,7 +33,7 @@ async def done(gateway: GatewayProcess, count: int, state: str = "done", name: s
     async def seen() -> bool:
         return await gateway.metric(METRIC, service=name, state=state) == count
 
-    await until(seen, 10, f"{count} {state}: {gateway.log[-2000:]}")
+    await until(seen, 60, f"{count} {state}: {gateway.log[-2000:]}")
 
 
 @pytest.fixture
@@ -76,11 +76,11 @@ async def test_sleeping_service_is_not_woken_and_nothing_is_demand(tmp_path: Pat
         with GatewayProcess(tmp_path, table) as gateway:
             records: list[wire.Demand] = []
             listening = asyncio.create_task(gateway.demand(records))
-            await until(lambda: len(records) >= 1, 10)
+            await until(lambda: len(records) >= 1, 60)
             await gateway.follow([listed(worker, "a")])
             await done(gateway, 2)
             count = len(records)
-            await until(lambda: len(records) > count, 10)
+            await until(lambda: len(records) > count, 60)
             listening.cancel()
             assert not any(r.wake or r.arrivals or r.held for r in records)
             assert not any(r.in_flight or r.completions for r in records)

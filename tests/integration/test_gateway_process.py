@@ -26,7 +26,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         [sys.executable, "-m", "sluice_gateway", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         cwd=ROOT,
         env=clean | environment,
     )
@@ -93,7 +93,7 @@ def inherited(table: Path) -> Iterator[tuple[int, int]]:
         )  # fmt: skip
         yield public.getsockname()[1], admin.getsockname()[1]
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stdout is not None
         process.stdout.close()
 
@@ -137,13 +137,13 @@ async def test_yaml_table_is_followed(worker: StubWorker, tmp_path: Path) -> Non
         began = time.monotonic()
         async with await gateway.client() as client:
             while (await client.post(PATH, BODY)).status != 200:
-                assert time.monotonic() - began < 5
+                assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_drain_finishes_what_was_asked(tmp_path: Path, number: int) -> None:
     with (
-        StubWorker(Behaviour(delay=0.7)) as worker,
+        StubWorker(Behaviour(hold=True)) as worker,
         GatewayProcess(tmp_path, [service("emb", [worker.url])]) as gateway,
     ):
         await gateway.ready("emb")
@@ -160,11 +160,12 @@ async def test_drain_finishes_what_was_asked(tmp_path: Path, number: int) -> Non
         assert await idle.closed()
         with pytest.raises(ConnectionError):
             await refused(gateway)
+        worker.behaviour.hold = False
         reply = await busy.reply()
         assert reply.json()["data"][0]["embedding"] == vector_of("x").tolist()
         assert reply.headers["connection"] == "close"
         assert (await slow.reply()).status == 200
-        assert gateway.process.wait(10) == 0
+        assert gateway.process.wait(60) == 0
         assert "stopped" in gateway.log and "cut off" not in gateway.log
         for client in (idle, busy, slow):
             client.close()
@@ -172,7 +173,7 @@ async def test_drain_finishes_what_was_asked(tmp_path: Path, number: int) -> Non
 
 async def refused(gateway: GatewayProcess) -> None:
     """Connect until that is refused."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         (await gateway.client()).close()
         await asyncio.sleep(0.01)
@@ -182,7 +183,7 @@ async def test_drain_delay_keeps_serving_but_is_not_ready(
     worker: StubWorker, tmp_path: Path
 ) -> None:
     table = [service("emb", [worker.url])]
-    with GatewayProcess(tmp_path, table, "--drain-delay", "1500ms") as gateway:
+    with GatewayProcess(tmp_path, table, "--drain-delay", "6s") as gateway:
         await gateway.ready("emb")
         client = await gateway.client()
         assert (await client.post(PATH, BODY)).status == 200
@@ -196,7 +197,7 @@ async def test_drain_delay_keeps_serving_but_is_not_ready(
         reply = await client.post(PATH, BODY)
         assert (reply.status, reply.headers["connection"]) == (200, "close")
         assert (await gateway.post(PATH, BODY)).status == 200
-        assert gateway.process.wait(10) == 0
+        assert gateway.process.wait(60) == 0
         client.close()
 
 
@@ -215,22 +216,34 @@ async def test_grace_time_ends(tmp_path: Path) -> None:
 
 
 async def test_slow_clients(worker: StubWorker, tmp_path: Path) -> None:
-    options = ("--head-timeout", "500ms", "--body-timeout", "500ms", "--keep-alive", "1s")
-    with GatewayProcess(tmp_path, [service("emb", [worker.url])], *options) as gateway:
-        for fallback in (False, True):
-            for sent in (b"POST /v1/embeddings HTTP/1.1\r\nhost", request(PATH, BODY)[:-1]):
-                async with await gateway.client() as client:
-                    if fallback:
-                        await client.get("/livez")
-                    client.send(sent)
-                    reply = await client.reply(timeout=5)
-                    assert (reply.status, reply.json()["error"]["code"]) == (408, "request_timeout")
-                    assert await client.closed() or fallback
+    options = ("--head-timeout", "4s", "--body-timeout", "4s", "--keep-alive", "6s")
+
+    async def is_late(gateway: GatewayProcess, sent: bytes, *, fallback: bool) -> None:
         async with await gateway.client() as client:
-            assert await client.closed(timeout=5)  # nothing was ever sent
+            if fallback:
+                await client.get("/livez")
+            client.send(sent)
+            reply = await client.reply(timeout=60)
+            assert (reply.status, reply.json()["error"]["code"]) == (408, "request_timeout")
+            assert await client.closed() or fallback
+
+    async def is_silent(gateway: GatewayProcess) -> None:
+        async with await gateway.client() as client:
+            assert await client.closed()
+
+    async def is_quick(gateway: GatewayProcess) -> None:
         async with await gateway.client() as client:
             for _ in range(2):  # a connection that is used is kept
                 assert (await client.post(PATH, BODY)).status == 200
+
+    with GatewayProcess(tmp_path, [service("emb", [worker.url])], *options) as gateway:
+        parts = (b"POST /v1/embeddings HTTP/1.1\r\nhost", request(PATH, BODY)[:-1])
+        late = [
+            is_late(gateway, sent, fallback=fallback)
+            for fallback in (False, True)
+            for sent in parts
+        ]
+        await asyncio.gather(*late, is_silent(gateway), is_quick(gateway))
 
 
 async def test_demand_stream(worker: StubWorker, tmp_path: Path) -> None:
@@ -242,7 +255,7 @@ async def test_demand_stream(worker: StubWorker, tmp_path: Path) -> None:
             for text in ("a", "b", "b", ["a", "c", "d"]):
                 await gateway.post(PATH, {"model": "emb", "input": text})
             records = []
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while sum(record["completions"] for record in records) < 3:
                     size = int(await stream.reader.readline(), 16)
                     chunk = await stream.reader.readexactly(size + 2)

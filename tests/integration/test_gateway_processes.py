@@ -48,7 +48,7 @@ def server_of(gateway: GatewayProcess, client: Client) -> psutil.Process | None:
     return None
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not await condition():
         assert time.monotonic() < deadline
@@ -80,7 +80,7 @@ async def ready(gateway: GatewayProcess) -> None:
         return await gateway.metric("sluice_gateway_processes") == PROCESSES
 
     await until(all_there)
-    await gateway.ready("emb", seconds=30.0)
+    await gateway.ready("emb", seconds=60)
 
 
 async def test_what_the_metrics_and_the_demand_say_is_what_the_client_counted(
@@ -238,10 +238,10 @@ async def _true(value: bool) -> bool:
 
 
 async def test_sigterm_drains_every_process(tmp_path: Path) -> None:
-    with StubWorker(Behaviour(delay=1.5)) as slow:
+    with StubWorker(Behaviour(hold=True)) as slow:
         options = ("--processes", "2", "--drain-delay", "200ms")
         with GatewayProcess(tmp_path, [service("emb", [slow.url])], *options) as gateway:
-            await gateway.ready("emb", seconds=30.0)
+            await gateway.ready("emb", seconds=60)
             clients = [await gateway.client() for _ in range(8)]
             for number, client in enumerate(clients):
                 client.send(_plain(f"drain {number}"))
@@ -250,6 +250,8 @@ async def test_sigterm_drains_every_process(tmp_path: Path) -> None:
             pids = [child.pid for child in children(gateway)]
             assert gateway.process is not None
             gateway.process.send_signal(signal.SIGTERM)
+            await until(lambda: _refused(gateway))
+            slow.behaviour.hold = False
             replies = await asyncio.gather(*(client.reply() for client in clients))
             assert {reply.status for reply in replies} == {200}
             assert await asyncio.to_thread(gateway.process.wait, 30) == 0
@@ -263,7 +265,7 @@ async def test_a_gateway_that_drains_takes_no_new_connections(
 ) -> None:
     options = ("--processes", "2", "--drain-delay", "0ms", "--drain-grace", "120s")
     with GatewayProcess(tmp_path, [service("emb", [worker.url])], *options) as gateway:
-        await gateway.ready("emb", seconds=30.0)
+        await gateway.ready("emb", seconds=60)
         assert gateway.process is not None
         client = await gateway.client()
         worker.behaviour.hang = True

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -545,7 +546,7 @@ async def test_stream_that_is_none(
         raw = head + b"\r\n\r\n" + chunk + b"0\r\n\r\n"
     worker.behaviour.raw = raw
     async with await connect(gateway, path) as client:
-        stream = await EventStream.open(client, CHAT, chat(fresh()), x_sluice_deadline_ms="3000")
+        stream = await EventStream.open(client, CHAT, chat(fresh()), x_sluice_deadline_ms="60000")
         if stream.status == 200:
             events = await stream.rest()
             assert '"upstream_failed"' in events[-1] and not stream.complete
@@ -556,14 +557,14 @@ async def test_stream_that_is_none(
 async def test_silence_between_events_has_a_limit(
     gateway: GatewayProcess, worker: StubWorker, path: str
 ) -> None:
-    limits = wire.LimitRules(timeout_seconds=0.5)
+    limits = wire.LimitRules(timeout_seconds=3.0)
     await gateway.follow([service("gen", [worker.url], limits=limits)])
-    worker.behaviour.words, worker.behaviour.pace = 10, 0.15
+    worker.behaviour.words, worker.behaviour.pace = 16, 0.2
     async with await connect(gateway, path) as client:
         slow = await EventStream.open(client, CHAT, chat(fresh()))
         began = time.monotonic()
         assert (await slow.rest())[-1] == f"data: {DONE}"
-        assert time.monotonic() - began > 0.6, "longer than the limit, but never silent"
+        assert time.monotonic() - began > 3.0, "longer than the limit, but never silent"
     worker.behaviour.pace, worker.behaviour.hold_at = 0.0, 3
     await broken(gateway, path, "deadline_exceeded")
     await until(lambda: worker.running == 0, what="the worker writes on")
@@ -575,7 +576,7 @@ async def test_deadline_of_the_caller_is_for_the_whole_stream(
     worker.behaviour.words, worker.behaviour.pace = 1000, 0.02
     body = chat(fresh())
     async with await connect(gateway, path) as one, await connect(gateway, path) as two:
-        hasty = await EventStream.open(one, CHAT, body, x_sluice_deadline_ms="500")
+        hasty = await EventStream.open(one, CHAT, body, x_sluice_deadline_ms="4000")
         patient = await EventStream.open(two, CHAT, body)
         events = await hasty.rest()
         assert '"deadline_exceeded"' in events[-1] and not hasty.complete
@@ -593,7 +594,7 @@ async def test_slow_client_holds_its_worker_up(
     async with await connect(gateway, path) as client:
         stream = await EventStream.open(client, CHAT, chat(fresh(), temperature=1))
         sent = -1
-        while sent != worker.events:
+        while sent != worker.events or not sent:
             sent = worker.events
             await asyncio.sleep(0.3)
         assert 0 < sent < 300, "the worker must wait, not the gateway's memory grow"
@@ -610,6 +611,8 @@ async def test_slow_client_does_not_hold_up_the_others(
     worker.behaviour.hold_at = 2
     body = chat(fresh())
     async with await connect(gateway, path) as one, await connect(gateway, path) as two:
+        # The other one's buffers shall be full first, also where this process is slow to read.
+        one.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await EventStream.open(one, CHAT, body)
         quick = await EventStream.open(two, CHAT, body)
         worker.behaviour.hold_at = None
@@ -639,7 +642,7 @@ async def test_streams_are_counted(gateway: GatewayProcess, worker: StubWorker, 
     await until(lambda: any(record.completions == 1 for record in records), what="completion")
     listening.cancel()
     done = next(record for record in records if record.completions)
-    assert 0 < done.service_seconds < 10 and done.work_units == 1
+    assert 0 < done.service_seconds < 600 and done.work_units == 1
     assert await count("sluice_gateway_streams", service="gen") == 0
     assert await count("sluice_gateway_stream_chunks_total", service="gen") >= 3
     assert await count("sluice_gateway_stream_first_event_seconds_count", service="gen") >= 1

@@ -75,7 +75,7 @@ class Load:
                 else:
                     self.wrong.append(reply)
 
-    async def more(self, count: int = 100, seconds: float = 20.0) -> None:
+    async def more(self, count: int = 100, seconds: float = 60.0) -> None:
         """Wait for ``count`` more right answers."""
         target = self.right + count
         await until(lambda: self.right >= target or bool(self.wrong), seconds, "no answers")
@@ -112,13 +112,13 @@ async def test_stopped_worker_costs_no_request(gateway: GatewayProcess) -> None:
         async with Load(gateway) as load:
             await load.more()
             one.signal(signal.SIGSTOP)
-            await gateway.ready("emb", 1, seconds=10)
+            await gateway.ready("emb", 1)
             await load.more()
             one.signal(signal.SIGCONT)
             await gateway.ready("emb", 2)
             await load.more()
     assert not load.wrong
-    assert load.slowest < 10
+    assert load.slowest < 30
 
 
 GARBAGE = {
@@ -177,9 +177,12 @@ async def test_error_storm_of_one_worker_is_bounded(gateway: GatewayProcess) -> 
 
 
 async def test_equal_questions_are_computed_once(gateway: GatewayProcess) -> None:
-    with StubWorker(Behaviour(delay=0.3)) as worker:
+    with StubWorker(Behaviour(hold=True)) as worker:
         await gateway.follow([service("emb", [worker.url])])
-        replies = await asyncio.gather(*[gateway.post(PATH, ask("same")) for _ in range(20)])
+        asked = [asyncio.create_task(gateway.post(PATH, ask("same"))) for _ in range(20)]
+        await joined(gateway, 20)
+        worker.behaviour.hold = False
+        replies = await asyncio.gather(*asked)
         assert all(right(reply, "same") for reply in replies)
         assert worker.computed == 1
         statuses = sorted(reply.headers["cache-status"] for reply in replies)
@@ -204,7 +207,7 @@ async def test_client_gone_stops_the_worker(gateway: GatewayProcess) -> None:
 
 
 async def test_leader_gone_does_not_stop_the_followers(gateway: GatewayProcess) -> None:
-    with StubWorker(Behaviour(delay=0.5)) as worker:
+    with StubWorker(Behaviour(hold=True)) as worker:
         await gateway.follow([service("emb", [worker.url])])
         leader = await gateway.client()
         leader.send(request(PATH, ask("shared")))
@@ -212,6 +215,8 @@ async def test_leader_gone_does_not_stop_the_followers(gateway: GatewayProcess) 
         follower = asyncio.create_task(gateway.post(PATH, ask("shared")))
         await joined(gateway, 2)
         leader.close()
+        await joined(gateway, 1)
+        worker.behaviour.hold = False
         assert right(await follower, "shared")
         assert worker.computed == 1 and worker.aborted == 0
 
@@ -225,24 +230,28 @@ async def joined(gateway: GatewayProcess, waiting: int) -> None:
 
 
 async def test_leaders_short_deadline_is_not_the_followers(gateway: GatewayProcess) -> None:
-    with StubWorker(Behaviour(delay=0.6)) as worker:
+    with StubWorker(Behaviour(hold=True)) as worker:
         await gateway.follow([service("emb", [worker.url])])
-        leader = asyncio.create_task(gateway.post(PATH, ask("late"), x_sluice_deadline_ms="250"))
+        leader = asyncio.create_task(gateway.post(PATH, ask("late"), x_sluice_deadline_ms="4000"))
         await until(lambda: worker.running == 1)
         follower = asyncio.create_task(gateway.post(PATH, ask("late")))
+        await joined(gateway, 2)
         reply = await leader
         assert (reply.status, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
+        worker.behaviour.hold = False
         assert right(await follower, "late")
         assert worker.computed == 1
 
 
 async def test_neighbours_bad_input_does_not_fail_the_follower(gateway: GatewayProcess) -> None:
-    with StubWorker(Behaviour(delay=0.3)) as worker:
+    with StubWorker(Behaviour(hold=True)) as worker:
         await gateway.follow([service("emb", [worker.url])])
         body = {"model": "emb", "input": ["good", "too long"]}
         leader = asyncio.create_task(gateway.post(PATH, body))
         await until(lambda: worker.running == 1)
         follower = asyncio.create_task(gateway.post(PATH, ask("good")))
+        await joined(gateway, 3)
+        worker.behaviour.hold = False
         assert (await leader).status == 400
         assert right(await follower, "good")
 
@@ -253,7 +262,7 @@ async def test_deadline(gateway: GatewayProcess) -> None:
         began = time.monotonic()
         reply = await gateway.post(PATH, ask("d"), x_sluice_deadline_ms="300")
         assert (reply.status, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
-        assert 0.29 < time.monotonic() - began < 10
+        assert 0.29 < time.monotonic() - began < 60
         await until(lambda: worker.aborted == 1)
         limits = wire.LimitRules(timeout_seconds=0.2)
         await gateway.follow([service("emb", [worker.url], limits=limits)])
@@ -270,7 +279,7 @@ async def test_worker_gets_no_more_than_it_can_hold(gateway: GatewayProcess) -> 
 
 
 async def test_full_queue_is_refused_at_once(gateway: GatewayProcess) -> None:
-    with StubWorker(Behaviour(limit=1, delay=1.0)) as worker:
+    with StubWorker(Behaviour(limit=1, hold=True)) as worker:
         limits = wire.LimitRules(waiting=2)
         await gateway.follow([service("emb", [worker.url], limits=limits)])
         running = [asyncio.create_task(gateway.post(PATH, ask(f"q{n}"))) for n in range(3)]
@@ -280,10 +289,11 @@ async def test_full_queue_is_refused_at_once(gateway: GatewayProcess) -> None:
 
         await until(queued)
         reply = await gateway.post(PATH, ask("one too many"))
-        assert not any(task.done() for task in running[1:]), "at once, not when there is a place"
+        assert not any(task.done() for task in running), "at once, not when there is a place"
         assert (reply.status, reply.json()["error"]["code"]) == (429, "overloaded")
         assert int(reply.headers["retry-after"]) >= 1
         assert reply.headers["x-should-retry"] == "true"
+        worker.behaviour.hold = False
         assert {r.status for r in await asyncio.gather(*running)} == {200}
 
 
@@ -302,10 +312,10 @@ async def test_workers_own_refusal_goes_to_another_or_back_to_the_queue(
         await until(lambda: len(busy.seen) > seen + 1)
         busy.behaviour.refuse = None
         assert right(await alone, "patient")
-        busy.behaviour.refuse = full
-        reply = await gateway.post(PATH, ask("hasty"), x_sluice_deadline_ms="100")
+        busy.behaviour.refuse = ApiError("overloaded", "Full.", retry_after=60)
+        reply = await gateway.post(PATH, ask("hasty"), x_sluice_deadline_ms="30000")
         assert (reply.status, reply.json()["error"]["code"]) == (429, "overloaded")
-        assert reply.headers["retry-after-ms"] == "200"
+        assert reply.headers["retry-after-ms"] == "60000"
 
 
 async def test_sleeping_service_holds_requests_and_wakes(gateway: GatewayProcess) -> None:
@@ -326,7 +336,7 @@ async def test_sleeping_service_holds_requests_and_wakes(gateway: GatewayProcess
 
 
 async def next_demand(stream: Client, wanted: Any) -> dict[str, Any]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             size = int(await stream.reader.readline(), 16)
             chunk = await stream.reader.readexactly(size)
@@ -358,13 +368,14 @@ async def test_sleeping_service_is_answered_from_the_cache(gateway: GatewayProce
 
 
 async def test_removed_endpoint_finishes_what_it_has(gateway: GatewayProcess) -> None:
-    with StubWorker(Behaviour(delay=0.5)) as old, StubWorker() as new:
+    with StubWorker(Behaviour(hold=True)) as old, StubWorker() as new:
         await gateway.follow([service("emb", [old.url])])
         running = asyncio.create_task(gateway.post(PATH, ask("running")))
         await until(lambda: old.running == 1)
         await gateway.follow([service("emb", [new.url])])
         for number in range(5):
             assert right(await gateway.post(PATH, ask(f"n{number}")), f"n{number}")
+        old.behaviour.hold = False
         assert right(await running, "running")
         assert len(old.seen) == 1
 
@@ -401,14 +412,14 @@ async def test_worker_that_closes_idle_connections_costs_nothing(gateway: Gatewa
 
 
 async def test_idle_connections_that_are_all_dead_cost_nothing(gateway: GatewayProcess) -> None:
-    behaviour = Behaviour(reusable=False, delay=0.2)
+    behaviour = Behaviour(reusable=False, hold=True)
     with StubWorker(behaviour) as worker:
         await gateway.follow([service("emb", [worker.url])])
-        first = [gateway.post(PATH, ask(f"first {number}")) for number in range(4)]
+        first = [asyncio.create_task(gateway.post(PATH, ask(f"first {n}"))) for n in range(4)]
+        await until(lambda: worker.running == 4, what="several connections")
+        behaviour.hold = False
         for number, reply in enumerate(await asyncio.gather(*first)):
             assert right(reply, f"first {number}")
-        assert worker.peak > 2, "several connections are idle now"
-        behaviour.delay = 0.0
         before = await gateway.metric("sluice_gateway_retries_total")
         assert right(await gateway.post(PATH, ask("next")), "next")
         assert await gateway.metric("sluice_gateway_retries_total") == before

@@ -54,7 +54,7 @@ def running(words: str, **environment: str) -> Iterator[Stub]:
         yield Stub(process, *ports)
     finally:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 async def readiness(session: aiohttp.ClientSession, stub: Stub) -> wire.Readiness | None:
@@ -74,7 +74,7 @@ async def until_phase(session: aiohttp.ClientSession, stub: Stub, phase: wire.Ph
         seen[:] = filter(None, [await readiness(session, stub)])
         return bool(seen) and seen[0].phase is phase
 
-    await until(reached, 20, f"phase {phase}")
+    await until(reached, 60, f"phase {phase}")
     return seen[0]
 
 
@@ -85,7 +85,7 @@ async def until_in_flight(session: aiohttp.ClientSession, stub: Stub, count: int
         assert found.capacity is not None
         return found.capacity.in_flight == count
 
-    await until(reached, 10, f"{count} requests in flight")
+    await until(reached, 60, f"{count} requests in flight")
 
 
 async def ask(session: aiohttp.ClientSession, stub: Stub, text: str) -> tuple[int, Any]:

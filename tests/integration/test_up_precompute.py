@@ -25,7 +25,7 @@ def test_answers_are_there_when_the_first_caller_comes(tmp_path: Path) -> None:
             headers = {"content-type": "application/json", "cache-control": "only-if-cached"}
             request = urllib.request.Request(f"{up.url}/v1/embeddings", body, headers)
             try:
-                with urllib.request.urlopen(request, timeout=10) as reply:
+                with urllib.request.urlopen(request, timeout=60) as reply:
                     return str(reply.headers["cache-status"])
             except urllib.error.HTTPError as refused:
                 return str(refused.code)

@@ -143,7 +143,7 @@ async def test_clients_that_leave_are_not_computed_for(worker: WorkerProcess) ->
 
 def exchange(worker: WorkerProcess, request: bytes) -> bytes:
     """Everything the worker sends in answer to raw bytes, until it closes."""
-    with socket.create_connection(("127.0.0.1", worker.port), timeout=10) as link:
+    with socket.create_connection(("127.0.0.1", worker.port), timeout=60) as link:
         link.sendall(request)
         received = b""
         while part := link.recv(65536):

@@ -24,7 +24,7 @@ class Connection:
     """Keeps one connection, on the edge that is asked for."""
 
     def __init__(self, port: int, *, fallback: bool) -> None:
-        self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self._fallback = fallback
 
     def post(self, path: str, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:

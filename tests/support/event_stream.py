@@ -38,11 +38,11 @@ class EventStream:
     @classmethod
     async def opened(cls, client: Client) -> "EventStream":
         """The answer to what was sent before."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             status, received = await client._head()
         return cls(client, status, received)
 
-    async def event(self, timeout: float = 10.0) -> str | None:
+    async def event(self, timeout: float = 60.0) -> str | None:
         """The next event, without the framing; None at the end, whatever kind of end that is."""
         async with asyncio.timeout(timeout):
             while (end := self._received.find(b"\n\n", self._taken)) < 0 and not self._closed:
@@ -53,7 +53,7 @@ class EventStream:
         self._taken = end + 2
         return text
 
-    async def rest(self, timeout: float = 20.0) -> list[str]:
+    async def rest(self, timeout: float = 60.0) -> list[str]:
         """All further events."""
         found = []
         while (event := await self.event(timeout)) is not None:

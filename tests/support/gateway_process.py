@@ -58,7 +58,7 @@ class Client:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def reply(self, *, head_only: bool = False, timeout: float = 20.0) -> Reply:
+    async def reply(self, *, head_only: bool = False, timeout: float = 60.0) -> Reply:
         async with asyncio.timeout(timeout):
             status, headers = await self._head()
             while status == 100:
@@ -84,7 +84,7 @@ class Client:
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         return int(lines[0].split(" ")[1]), headers
 
-    async def closed(self, timeout: float = 5.0) -> bool:
+    async def closed(self, timeout: float = 60.0) -> bool:
         """Whether the other side closes without sending anything more."""
         async with asyncio.timeout(timeout):
             try:
@@ -184,7 +184,7 @@ class GatewayProcess:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def terminate(self, timeout: float = 15.0) -> int:
+    def terminate(self, timeout: float = 90.0) -> int:
         """SIGTERM; the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
@@ -224,7 +224,7 @@ class GatewayProcess:
         ]
         return told
 
-    async def ready(self, name: str, count: int = 1, seconds: float = 10.0) -> None:
+    async def ready(self, name: str, count: int = 1, seconds: float = 60.0) -> None:
         """Wait until exactly ``count`` workers of the service are ready."""
         deadline = time.monotonic() + seconds
         while True:

@@ -22,7 +22,7 @@ def post(url: str, body: Any, **headers: str) -> Reply:
         headers={"content-type": "application/json", **named},
     )
     try:
-        response = urllib.request.urlopen(request, timeout=60)
+        response = urllib.request.urlopen(request, timeout=120)
     except urllib.error.HTTPError as error:
         response = error
     with response:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.redis_server import free_port
 
-SECONDS = 30.0
+SECONDS = 60.0
 """For a proxy to listen, on a machine that does other things too."""
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from tests.support.redis_server import Guard, RedisServer, free_port
 
-SECONDS = 30.0
+SECONDS = 90.0
 """For a set to come together, on a machine that does other things too."""
 
 

@@ -93,13 +93,13 @@ class RedisServer:
         return redis.Redis(
             unix_socket_path=str(self.path),
             password=self._guard.password if self._guard is not None else None,
-            socket_timeout=5,
+            socket_timeout=60,
             retry=Retry(NoBackoff(), 0),
         )
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 with self.client() as client:
@@ -122,7 +122,7 @@ class RedisServer:
     def kill(self) -> None:
         assert self._process is not None
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -91,7 +91,7 @@ def replica_log(cluster: Access, namespace: str) -> Iterator[ReplicaLog]:
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
-    begun.wait(10)
+    begun.wait(60)
     try:
         yield log
     finally:

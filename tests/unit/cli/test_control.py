@@ -45,7 +45,7 @@ async def test_a_turn_that_fails_ends_the_run_instead_of_leaving_it_half_alive(
 
     monkeypatch.setattr(control, "_publish", fail)
     with pytest.raises(UpError, match="broken"):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await control.run(asyncio.Event())
 
 

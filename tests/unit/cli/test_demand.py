@@ -69,7 +69,7 @@ async def test_every_good_record_is_told_and_the_stream_is_opened_again(gateway:
 
     async with aiohttp.ClientSession() as session:
         task = asyncio.create_task(follow(session, gateway, note))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await last.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

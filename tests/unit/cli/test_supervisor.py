@@ -29,7 +29,7 @@ async def test_lines_of_both_streams_and_the_exit_code() -> None:
     child = await _spawn(
         "import sys; print('out', flush=True); print('err', file=sys.stderr); sys.exit(3)", lines
     )
-    assert await asyncio.wait_for(child.wait(), 10) == Exit(3, "err")
+    assert await asyncio.wait_for(child.wait(), 60) == Exit(3, "err")
     assert lines == ["out", "err"]
     assert repr(child) == f"<Child child pid={child.pid} exit=3>"
 
@@ -37,7 +37,7 @@ async def test_lines_of_both_streams_and_the_exit_code() -> None:
 async def test_a_last_line_without_an_end_counts() -> None:
     lines: list[str] = []
     child = await _spawn("import sys; sys.stderr.write('half a line')", lines)
-    assert (await asyncio.wait_for(child.wait(), 10)).last_line == "half a line"
+    assert (await asyncio.wait_for(child.wait(), 60)).last_line == "half a line"
 
 
 async def test_terminate_and_kill() -> None:
@@ -54,7 +54,7 @@ async def test_terminate_and_kill() -> None:
     await _until(lambda: lines == ["up", "draining"])
     assert child.running
     child.kill()
-    ended = await asyncio.wait_for(child.wait(), 10)
+    ended = await asyncio.wait_for(child.wait(), 60)
     assert ended.code == -signal.SIGKILL
     assert ended.describe() == "ended by SIGKILL (out of memory, or killed by hand)"
     child.kill()  # Nothing is left to signal; nothing happens.
@@ -73,7 +73,7 @@ async def test_a_child_inherits_the_sockets_it_is_given_and_no_others() -> None:
             "except OSError: print('closed')"
         )
         child = await _spawn(code, lines, fds=[given.fileno()])
-        await asyncio.wait_for(child.wait(), 10)
+        await asyncio.wait_for(child.wait(), 60)
         assert lines == [str(given.getsockname()[1]), "closed"]
 
 
@@ -81,7 +81,7 @@ async def test_ctrl_c_of_the_terminal_does_not_reach_a_child() -> None:
     child = await _spawn("import time; time.sleep(60)", [])
     assert os.getpgid(child.pid) == child.pid != os.getpgrp()
     child.kill()
-    await asyncio.wait_for(child.wait(), 10)
+    await asyncio.wait_for(child.wait(), 60)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
@@ -100,7 +100,7 @@ async def test_a_child_dies_with_a_parent_that_was_killed() -> None:
         sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout is not None
-    pid = int(await asyncio.wait_for(parent.stdout.readline(), 20))
+    pid = int(await asyncio.wait_for(parent.stdout.readline(), 60))
     assert psutil.pid_exists(pid)
     parent.kill()
     await parent.wait()
@@ -114,7 +114,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-async def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def _until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  a process tells nobody
             await asyncio.sleep(0.01)

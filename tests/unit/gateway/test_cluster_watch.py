@@ -112,7 +112,7 @@ async def followed(
     made = Watch(server, PATH, selector, sink)  # type: ignore[arg-type]
     task = asyncio.create_task(made.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await server.done.wait()
     finally:
         task.cancel()

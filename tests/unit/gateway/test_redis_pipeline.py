@@ -31,7 +31,7 @@ def server() -> Iterator[RedisServer]:
 async def connected(url: str) -> AsyncIterator[tuple[RedisPipeline, Counter[str]]]:
     """A pipeline with a budget that a busy machine does not exceed."""
     faults: Counter[str] = Counter()
-    pipeline = RedisPipeline(url, faults=lambda cause: faults.update([cause]), budget_seconds=2)
+    pipeline = RedisPipeline(url, faults=lambda cause: faults.update([cause]), budget_seconds=5)
     await pipeline.start()
     try:
         yield pipeline, faults

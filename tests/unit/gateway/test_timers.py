@@ -14,7 +14,7 @@ async def test_fires_in_time_and_once() -> None:
         wheel.after(delay, lambda delay=delay: fired.append(delay))  # type: ignore[misc]
     done = asyncio.Event()
     wheel.after(0.08, done.set)
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
     assert time.monotonic() - began >= 0.08
     assert fired == [0.0, 0.02, 0.05]
     assert repr(wheel) == "<TimerWheel 0 pending>"
@@ -33,7 +33,7 @@ async def test_never_early() -> None:
                 done.set()
 
         wheel.at(moment, fire)
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
     assert min(late) >= 0
 
 
@@ -45,7 +45,7 @@ async def test_cancelled_does_not_fire() -> None:
     timer.cancel()
     done = asyncio.Event()
     wheel.after(3 * RESOLUTION_SECONDS, done.set)
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
     assert fired == []
 
 
@@ -54,7 +54,7 @@ async def test_broken_callback_stops_nobody(caplog: object) -> None:
     done = asyncio.Event()
     wheel.after(0.0, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
     wheel.after(0.03, done.set)
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
 
 
 async def test_close_drops_everything() -> None:

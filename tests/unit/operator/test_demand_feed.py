@@ -103,7 +103,7 @@ class Listening:
         return self.metric("sluice_scaling_demand_failures_total", cause=cause)
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  conditions of several parts, none has an event
             await asyncio.sleep(0.01)

@@ -98,7 +98,7 @@ def test_a_taken_port_is_a_line_and_not_a_traceback(
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
         )
     assert ended.returncode == 78
     assert "Traceback" not in ended.stderr
@@ -112,7 +112,7 @@ def test_no_way_to_a_cluster_is_a_line_and_not_a_traceback(tmp_path: Path) -> No
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert ended.returncode == 78
     assert "no way to an API server" in ended.stderr

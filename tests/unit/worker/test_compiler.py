@@ -162,7 +162,7 @@ async def test_tools_that_were_found_good_wait_for_nobody() -> None:
         await compiler.grammar(told)
         slow = asyncio.create_task(compiler.grammar(Parameters(json_schema='{"enum":["slow"]}')))
         await asyncio.sleep(0)
-        assert await asyncio.wait_for(compiler.grammar(told), 30) is None
+        assert await asyncio.wait_for(compiler.grammar(told), 60) is None
         assert not slow.done()
         held.set()
         assert await slow is not None

@@ -250,7 +250,7 @@ def test_a_thread_serves_callers_and_ends(network: CausalNetwork) -> None:
 
     heard = Heard()
     engine.submit(Sequence([5, 6, 7], 4, Sampler(), heard))
-    assert over.wait(30)
+    assert over.wait(60)
     assert heard.reason == "length"
     endless = Heard()
     engine.submit(Sequence([5, 6, 7], 50, Sampler(), endless))

@@ -106,4 +106,4 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         begun = time.monotonic()
         with pytest.raises(errors.ModelDownloadFailed):
             hub.fetch("acme/tiny", None, silent)
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 60

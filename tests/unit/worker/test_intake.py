@@ -69,7 +69,7 @@ async def test_a_failure_while_a_part_is_on_its_way_is_told_at_once(
     request_.hear([Delta(0, text="one")], None)
     await anext(stream)
     request_.hear([], RuntimeError("broken"))
-    assert b"internal_error" in await asyncio.wait_for(anext(stream), 10)
+    assert b"internal_error" in await asyncio.wait_for(anext(stream), 60)
     with pytest.raises(intake.Broken):
         await anext(stream)
 

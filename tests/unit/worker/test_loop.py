@@ -67,7 +67,7 @@ class Bench:
     async def entered(self, batches: int = 1) -> None:
         """Wait until so many more batches have begun."""
         for _ in range(batches):
-            assert await asyncio.to_thread(self.engine.entered.acquire, timeout=10)
+            assert await asyncio.to_thread(self.engine.entered.acquire, timeout=60)
 
     async def idle(self) -> None:
         """Wait until nothing is left to compute."""
@@ -92,7 +92,7 @@ Make = Callable[..., Bench]
 
 
 async def soon(future: Awaitable[object]) -> object:
-    return await asyncio.wait_for(future, 10)
+    return await asyncio.wait_for(future, 60)
 
 
 async def test_a_list_is_exploded_and_gathered_in_order(make: Make) -> None:

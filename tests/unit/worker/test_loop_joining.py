@@ -41,7 +41,7 @@ class StepEngine(ToyEngine):
                     return
                 continue
             self.sizes.append(len(left))
-            assert self.allowed.acquire(timeout=30), "the test allowed no further step"
+            assert self.allowed.acquire(timeout=60), "the test allowed no further step"
             for place, (each, steps) in list(left.items()):
                 text = "".join(map(chr, each.ids))
                 if POISON in text:
@@ -82,7 +82,7 @@ class Bench:
         """Allow some steps, and wait until their results are there."""
         for _ in range(count):
             self.engine.allowed.release()
-            assert await asyncio.to_thread(self.engine.stepped.acquire, timeout=10)
+            assert await asyncio.to_thread(self.engine.stepped.acquire, timeout=60)
             await asyncio.sleep(0)
 
     async def joined(self, units: int) -> None:
@@ -111,7 +111,7 @@ async def bench() -> AsyncIterator[Bench]:
 async def test_a_result_is_there_when_its_own_text_is_done(bench: Bench) -> None:
     short, long = bench.submit("a"), bench.submit("bbbb")
     await bench.step()
-    assert (await asyncio.wait_for(short.done, 10))[0][0] == 1
+    assert (await asyncio.wait_for(short.done, 60))[0][0] == 1
     assert not long.done.done()
     assert await bench.finish(long) == 4
     assert bench.engine.sizes == [2, 1, 1, 1]
@@ -158,9 +158,9 @@ async def test_who_brought_a_batch_down_fails_alone(bench: Bench) -> None:
     poison = bench.submit(POISON)
     await bench.joined(2)
     bench.engine.allowed.release(100)
-    assert (await asyncio.wait_for(first.done, 10))[0][0] == 4
+    assert (await asyncio.wait_for(first.done, 60))[0][0] == 4
     with pytest.raises(ApiError, match="failed on this input"):
-        await asyncio.wait_for(poison.done, 10)
+        await asyncio.wait_for(poison.done, 60)
     await eventually(lambda: not bench.loop.running)
     # Each was tried again by itself, through the way on which nobody can join.
     assert sorted(bench.engine.batches) == sorted([["bbbb"], [POISON], ["proof"]])
@@ -170,7 +170,7 @@ async def test_a_result_that_is_no_number_fails_its_text(bench: Bench) -> None:
     odd = bench.submit(NOT_A_NUMBER)
     bench.engine.allowed.release(100)
     with pytest.raises(ApiError, match="failed on this input"):
-        await asyncio.wait_for(odd.done, 10)
+        await asyncio.wait_for(odd.done, 60)
 
 
 async def test_the_predicted_wait_shrinks_as_texts_leave(bench: Bench) -> None:

@@ -73,7 +73,7 @@ class Client:
         raw = [(n.encode(), v.encode()) for n, v in (headers or {}).items()]
         scope = {"type": "http", "method": method, "path": path, "headers": raw}
         serve = administration(self.worker) if admin else application(self.worker)
-        await asyncio.wait_for(serve(scope, receive, send), 10)  # type: ignore[arg-type]
+        await asyncio.wait_for(serve(scope, receive, send), 60)  # type: ignore[arg-type]
         if not sent:
             return None
         start, end = sent
@@ -239,12 +239,12 @@ async def test_a_malformed_deadline_is_refused(client: Client) -> None:
 async def test_a_client_that_leaves_withdraws_its_units(client: Client) -> None:
     client.engine.gate.clear()
     running = asyncio.create_task(client.post("/v1/embeddings", {"input": "runs"}))
-    assert await asyncio.to_thread(client.engine.entered.acquire, timeout=10)
+    assert await asyncio.to_thread(client.engine.entered.acquire, timeout=60)
     leaver = Client(client.worker, client.engine)
     leaving = asyncio.create_task(leaver.call("POST", "/v1/embeddings", {"input": "leaves"}))
     assert client.worker.intake is not None
     backlog = client.worker.intake.loop.backlog
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not backlog.waiting:  # noqa: ASYNC110 - the backlog tells nobody
             await asyncio.sleep(0.001)
     leaver.gone.set()
