@@ -135,9 +135,9 @@ class Broadcast(Work):
         else:
             self._let_go(None)
         if self._flights is not None and whole:
-            self._flights.resolve(keys[0], items[0])
+            self._flights.land(keys[0], items[0])
         elif self._flights is not None:
-            self._flights.fail(keys[0], ApiError("upstream_failed", "The worker told no item."))
+            self._flights.land(keys[0], ApiError("upstream_failed", "The worker told no item."))
         self.relay.end()
 
     def _failed(self, error: ApiError) -> None:
@@ -150,7 +150,7 @@ class Broadcast(Work):
         if refused is not None:
             self._cache.refuse(self._keys[0], refused[1], self._scope, time.time(), self._owner)
         if self._flights is not None:
-            self._flights.fail(self._keys[0], error)
+            self._flights.land(self._keys[0], error)
         self.relay.end(error)
 
     def _let_go(self, error: ApiError | None) -> None:

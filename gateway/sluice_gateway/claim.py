@@ -175,7 +175,7 @@ class Claim:
             if index in self._followed and hit is not None and hit.ttl_seconds > 0:
                 self._forget(index, "followed")
                 self._exchange.collapsed += 1
-                self._flights.resolve(self._keys[index], hit.item)
+                self._flights.land(self._keys[index], hit.item)
         missing = [index for index in indexes if index in self._followed]
         if missing:
             keys = [self._keys[index] for index in missing]
@@ -189,7 +189,7 @@ class Claim:
                 continue
             if isinstance(state, ApiError) and state.status not in NOT_MINE:
                 self._forget(index, "failed")
-                self._flights.fail(self._keys[index], state)
+                self._flights.land(self._keys[index], state)
             elif over or (state != "held" and self._rounds >= _ROUNDS):
                 alone.append(index)
             elif state != "held":

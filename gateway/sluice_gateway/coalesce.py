@@ -59,8 +59,8 @@ class Flights:
             asker: one that is more urgent than the leader hurries it.
 
         Returns:
-            Whether the caller leads and so must see to it that :meth:`resolve` or :meth:`fail`
-            is called, and the function by which it leaves before the result (idempotent).
+            Whether the caller leads and so must see to it that :meth:`land` is called, and the
+            function by which it leaves before the result (idempotent).
 
         Raises:
             ApiError: ``overloaded``, when too many are waiting already.
@@ -81,15 +81,11 @@ class Flights:
         self._waiting += 1
         return leads, partial(self._leave, flight, seat)
 
-    def resolve(self, key: bytes, item: Item) -> None:
-        """Give everybody who waits for ``key`` their answer; nothing when nobody does."""
-        self._land(key, item)
+    def land(self, key: bytes, result: Result) -> None:
+        """Give everybody who waits for ``key`` their answer, or one error: it is not tried N times.
 
-    def fail(self, key: bytes, error: ApiError) -> None:
-        """Give everybody who waits for ``key`` the error: one failure is not tried N times."""
-        self._land(key, error)
-
-    def _land(self, key: bytes, result: Result) -> None:
+        Nothing when nobody waits.
+        """
         flight = self._flights.pop(key, None)  # First, so that a callback may join anew.
         if flight is None:
             return

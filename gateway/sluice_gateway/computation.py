@@ -127,17 +127,19 @@ class Computation(Work):
             exchange.worker_seconds = answer.service
             if proven:
                 exchange.stored = True
-                exchange.expires = min(exchange.expires or now + ttl, now + ttl)
+                if not exchange.expires or now + ttl < exchange.expires:
+                    exchange.expires = now + ttl
             if self._whole and flights is not None:
                 exchange.raw = answer.body
+        seconds = answer.service or 0.0
         for index, item in zip(self._indexes, items, strict=True):
+            key = keys[index]
             if proven:
-                seconds = answer.service or 0.0
-                self._cache.store(keys[index], item, binding.cache, now, seconds, self._owner)
+                self._cache.store(key, item, binding.cache, now, seconds, self._owner)
             if self._leases is not None:
-                (self._leases.done if proven else self._leases.free)(keys[index])
+                (self._leases.done if proven else self._leases.free)(key)
             if flights is not None:
-                flights.resolve(keys[index], item)
+                flights.land(key, item)
             elif not self._stopped:
                 self._on_result(exchange, index, item)
 
@@ -154,6 +156,6 @@ class Computation(Work):
             if self._leases is not None:
                 self._leases.fail(keys[index], error if is_everybodys(error) else None)
             if self._flights is not None:
-                self._flights.fail(keys[index], error)
+                self._flights.land(keys[index], error)
             elif not self._stopped:
                 self._on_result(exchange, index, error)

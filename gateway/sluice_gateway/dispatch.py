@@ -309,7 +309,7 @@ class Dispatcher:
             if item is None:
                 leads, exchange.leave[index] = self._flights.join(
                     exchange.keys[index],
-                    partial(self._arrive, exchange, index),
+                    partial(self._step, exchange, self._arrived, index),
                     abandon(index),
                     work,
                 )
@@ -346,7 +346,7 @@ class Dispatcher:
         key = exchange.keys[0]
         broadcast = Broadcast(exchange, self._cache, self._flights, self._live)
         leads, exchange.leave[0] = self._flights.join(
-            key, partial(self._arrive, exchange, 0), broadcast.stop, broadcast
+            key, partial(self._step, exchange, self._arrived, 0), broadcast.stop, broadcast
         )
         if leads:
             exchange.led = [0]
@@ -372,7 +372,7 @@ class Dispatcher:
     # store, answer --------------------------------------------------------------------------------
 
     def _arrive(self, exchange: Exchange, index: int, result: Result) -> None:
-        """Called by a flight or a computation with the answer to one input, or its failure."""
+        """Called by a computation for this alone with the answer to one input, or its failure."""
         self._step(exchange, self._arrived, index, result)
 
     def _arrived(self, exchange: Exchange, index: int, result: Result) -> None:

@@ -231,9 +231,7 @@ def item_keys(
     macs = start(keyring, _wire(scope), revision, answer_digest, task, parameters, epoch)
     if len(macs) == 1:
         mac = macs[0]
-        if len(items) == 1:
-            return [mac(_tail(items[0]))]
-        return [mac(_tail(item)) for item in items]
+        return [mac(_tail(items[0]))] if len(items) == 1 else [mac(_tail(item)) for item in items]
     return [b"".join([mac(tail) for mac in macs]) for tail in map(_tail, items)]
 
 

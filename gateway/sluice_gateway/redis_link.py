@@ -25,6 +25,8 @@ MAX_PENDING_BYTES: Final = 2 * 1024 * 1024
 _STALL_SECONDS: Final = 0.005
 _INCOMPLETE: Final = object()
 _Refusal: Final = hiredis.ReplyError
+_BROKEN: Final = "a caller failed on the replies of Redis"
+"""It must not keep the others from theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,10 @@ class Link(asyncio.Protocol):
         failure = Failure(cause)
         for call in calls:
             self._on_failed(cause)
-            _deliver(call, failure)
+            try:
+                call.on_replies(failure)
+            except Exception:
+                _log.exception(_BROKEN)
 
     # asyncio.Protocol -----------------------------------------------------------------------------
 
@@ -157,7 +162,10 @@ class Link(asyncio.Protocol):
                     self.pending -= call.count
                     self.pending_bytes -= call.size
                     self._graced = False
-                    _deliver(call, replies)
+                    try:
+                        call.on_replies(replies)
+                    except Exception:
+                        _log.exception(_BROKEN)
                     if not self.usable:
                         return
         except hiredis.ProtocolError:
@@ -206,10 +214,3 @@ class _Call(msgspec.Struct, eq=False):
 
 def _nothing() -> None:
     """Nobody has more to send."""
-
-
-def _deliver(call: _Call, replies: list[Any] | Failure) -> None:
-    try:
-        call.on_replies(replies)
-    except Exception:  # One broken caller must not keep the replies from the others.
-        _log.exception("a caller failed on the replies of Redis")

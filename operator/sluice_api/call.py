@@ -247,7 +247,7 @@ def instead(codec: Codec) -> str:
 def inputs_of(value: GivenInputs, field_name: str) -> list[Input]:
     """The inputs that a body gives; they must all be of one kind. Raises ApiError."""
     if isinstance(value, str):
-        return check_inputs([value], field_name)
+        return [value] if value else check_inputs([value], field_name)
     given: list[Any] = value
     if len(given) > MAX_TOKEN_IDS and isinstance(given[0], int):
         raise ApiError(

@@ -36,7 +36,7 @@ def test_the_first_leads_and_all_hear_one_result_in_order() -> None:
     for number in range(1000):
         leads, _ = flights.join(b"k", note(number), lambda: None)
         assert leads == (number == 0)
-    flights.resolve(b"k", ITEM)
+    flights.land(b"k", ITEM)
     assert order == list(range(1000))
     assert repr(flights) == "<Flights 0 under way, 0 waiting>"
 
@@ -65,14 +65,14 @@ def test_different_keys_do_not_meet() -> None:
     flights = Flights()
     one, two = Waiter(flights, b"1"), Waiter(flights, b"2")
     assert one.leads and two.leads
-    flights.resolve(b"1", ITEM)
+    flights.land(b"1", ITEM)
     assert (one.heard, two.heard) == ([ITEM], [])
 
 
 def test_a_failure_reaches_all_and_the_next_to_ask_leads_again() -> None:
     flights = Flights()
     waiters = [Waiter(flights) for _ in range(3)]
-    flights.fail(b"k", ERROR)
+    flights.land(b"k", ERROR)
     assert [waiter.heard for waiter in waiters] == [[ERROR]] * 3
     assert Waiter(flights).leads
 
@@ -82,7 +82,7 @@ def test_a_leader_that_leaves_keeps_the_computation_for_the_others() -> None:
     leader, follower = Waiter(flights), Waiter(flights)
     leader.leave()
     assert leader.abandoned == 0 and not Waiter(flights).leads
-    flights.resolve(b"k", ITEM)
+    flights.land(b"k", ITEM)
     assert leader.heard == [] and follower.heard == [ITEM]
 
 
@@ -94,17 +94,17 @@ def test_the_last_to_leave_ends_the_computation_through_the_leader() -> None:
     follower.leave()
     assert (leader.abandoned, follower.abandoned) == (1, 0)
     assert len(flights) == 0
-    flights.resolve(b"k", ITEM)  # The computation came to its end all the same.
+    flights.land(b"k", ITEM)  # The computation came to its end all the same.
     assert leader.heard == follower.heard == []
 
 
 def test_leaving_after_the_result_or_after_a_new_flight_began_changes_nothing() -> None:
     flights = Flights()
     old = Waiter(flights)
-    flights.resolve(b"k", ITEM)
+    flights.land(b"k", ITEM)
     new = Waiter(flights)
     old.leave()
-    flights.resolve(b"k", ITEM)
+    flights.land(b"k", ITEM)
     assert old.abandoned == new.abandoned == 0
     assert new.heard == [ITEM]
 
@@ -113,7 +113,7 @@ def test_a_waiter_may_join_anew_from_inside_its_result() -> None:
     flights = Flights()
     again: list[Waiter] = []
     flights.join(b"k", lambda _: again.append(Waiter(flights)), lambda: None)
-    flights.resolve(b"k", ITEM)
+    flights.land(b"k", ITEM)
     assert again[0].leads and again[0].heard == []
 
 
@@ -122,7 +122,7 @@ def test_a_waiter_may_make_another_leave_from_inside_its_result() -> None:
     others: list[Waiter] = []
     flights.join(b"k", lambda _: others[0].leave(), lambda: None)
     others.append(Waiter(flights))
-    flights.resolve(b"k", ITEM)
+    flights.land(b"k", ITEM)
     assert others[0].heard == []
     assert repr(flights) == "<Flights 0 under way, 0 waiting>"
 
@@ -135,7 +135,7 @@ def test_one_broken_waiter_does_not_silence_the_others(caplog: pytest.LogCapture
     flights.join(b"k", broken, lambda: None)
     waiter = Waiter(flights)
     with caplog.at_level(logging.ERROR):
-        flights.resolve(b"k", ITEM)
+        flights.land(b"k", ITEM)
     assert waiter.heard == [ITEM]
     assert [record.message for record in caplog.records] == ["a waiter failed on its result"]
 
