@@ -409,12 +409,12 @@ class Exchange(msgspec.Struct, eq=False):
         self.done = True
         if self.began:
             self.service.series.streams -= 1
-        if self.timer is not None:
+        if self.timer is not None:  # It has waited for something.
             self.timer.cancel()
-        # Without these, what is left of an exchange would be cycles for the garbage collector.
-        self.timer = self.relay = self.on_refused = self.forward = None
-        self.stops = []
-        self.leave = {}
+            # Without these, what is left of an exchange would be cycles for the garbage collector.
+            self.timer = self.relay = self.on_refused = self.forward = None
+            self.stops = []
+            self.leave = {}
         if self.on_done is not None:
             self.on_done(self, status)
 

@@ -166,6 +166,8 @@ _decode_mapping = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def join_items(items: list[Item]) -> tuple[bytes, int]:
     """The elements of ``data`` with their index, comma separated, and the sum of their tokens."""
+    if len(items) == 1:
+        return b'{"index":0,' + items[0].json[1:], items[0].tokens
     parts, tokens = [], 0
     for index, item in enumerate(items):
         parts.append(b'{"index":%d,%b' % (index, item.json[1:]))
