@@ -16,7 +16,7 @@ from sluice_worker.examples.training import (
 
 DEPARTMENTS = ("account", "billing", "shipping", "technical")
 
-_TOPICS = {
+COMPLAINTS = {
     "account": (
         ("my password", "the login code", "my user name", "two factor sign in", "my profile"),
         ("is not accepted", "was locked", "needs a reset", "has to be changed", "was hacked"),
@@ -34,6 +34,8 @@ _TOPICS = {
         ("crashes", "shows an error", "freezes on start", "is very slow", "does not load"),
     ),
 }
+"""Department → subjects, and what is wrong with them."""
+
 _OPENINGS = ("hello, ", "please help: ", "", "since monday ", "i noticed that ", "again ")
 _CLOSINGS = ("", ", what can i do?", ", please fix it", ". thank you", ", this is urgent")
 
@@ -46,7 +48,7 @@ def data() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """
     learn: list[tuple[str, str]] = []
     held_out: list[tuple[str, str]] = []
-    for department, parts in _TOPICS.items():
+    for department, parts in COMPLAINTS.items():
         for target, rows in zip((learn, held_out), combinations(*parts), strict=True):
             for subject, trouble in rows:
                 for opening, closing in zip(_OPENINGS, itertools.cycle(_CLOSINGS), strict=False):

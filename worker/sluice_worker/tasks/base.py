@@ -4,9 +4,9 @@ A task is a module with ``TASK``, ``NEEDS`` (what kind of model, for people), ``
 ``build``, and a line in ``tasks.registry``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sluice_api.call import Call, Item, instead, place
 from sluice_api.errors import ApiError
@@ -14,6 +14,8 @@ from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, Unit
 from sluice_worker.models.description import Description
 from sluice_worker.models.tokenizer import Encoded, Tokenizer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,14 @@ def encode(tokenizer: Tokenizer, call: Call, index: int) -> Encoded:
     if isinstance(value, str):
         return tokenizer.encode(value, where=where, truncate=truncate, instead=other)
     return tokenizer.accept(value, where=where, truncate=truncate, instead=other)
+
+
+def dealt(values: Sequence[T], counts: Iterable[int]) -> Iterator[Sequence[T]]:
+    """``values`` in runs of ``counts``: to each input what was computed for its parts."""
+    start = 0
+    for count in counts:
+        yield values[start : start + count]
+        start += count
 
 
 def leading_part(tokenizer: Tokenizer, text: str, *, where: str) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from sluice_worker.engines.base import Array, Unit, unit_of
 from sluice_worker.models.description import Description
 from sluice_worker.models.tokenizer import Located, Tokenizer
 from sluice_worker.models.windows import windows
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, leading_part
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, dealt, leading_part
 from sluice_worker.tasks.ranking import Scores, softmax
 
 TASK = Task.QUESTION_ANSWERING
@@ -63,13 +63,12 @@ class QuestionAnswering:
         texts = [self._read(call, index) for index in range(len(call.inputs))]
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
-            items, start = [], 0
-            for text in texts:
-                stop = start + len(text.parts)
-                answers = _answers(text, arrays[start:stop], call.parameters)
+            items = []
+            each = dealt(arrays, [len(text.units) for text in texts])
+            for text, own in zip(texts, each, strict=True):
+                answers = _answers(text, own, call.parameters)
                 tokens = sum(unit.tokens for unit in text.units)
                 items.append(item({"answers": answers}, tokens, chunks=len(text.parts)))
-                start = stop
             return items
 
         return Prepared([unit for text in texts for unit in text.units], finish)

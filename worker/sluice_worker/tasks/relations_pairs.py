@@ -22,7 +22,7 @@ from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array, Unit, unit_of
 from sluice_worker.models.description import Classifier, Description, Markers
 from sluice_worker.models.tokenizer import Tokenizer
-from sluice_worker.tasks.base import Material, Prepared, TaskModule
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, dealt
 from sluice_worker.tasks.entity_markers import Marked, Mention, mark
 from sluice_worker.tasks.ranking import sigmoid, softmax
 
@@ -89,12 +89,8 @@ class PairClassification:
             raise _too_many_pairs("input", sum(len(text.units) for text in texts))
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
-            items, start = [], 0
-            for text in texts:
-                stop = start + len(text.units)
-                items.append(self._item(text, arrays[start:stop], threshold))
-                start = stop
-            return items
+            each = dealt(arrays, [len(text.units) for text in texts])
+            return [self._item(text, own, threshold) for text, own in zip(texts, each, strict=True)]
 
         return Prepared([unit for text in texts for unit in text.units], finish)
 

@@ -15,17 +15,15 @@ from sluice_api.shapes.relations import check_asked_directly
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array
 from sluice_worker.engines.seq2seq.decoding import Generated
-from sluice_worker.tasks.base import Prepared, TaskModule
-from sluice_worker.tasks.sentences import windows
+from sluice_worker.tasks.base import Prepared, TaskModule, dealt
 from sluice_worker.tasks.triplets import Triplet, located, triplets
 from sluice_worker.tasks.writing import (
     Lengths,
     Piece,
     WritingMaterial,
-    check_pieces,
     decoding_of,
     finish_reason,
-    framed,
+    in_windows,
     results,
     room_for,
 )
@@ -68,10 +66,10 @@ class WrittenRelations:
         pieces = [self._pieces(text, place(call, index)) for index, text in enumerate(texts)]
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
-            written = iter(results(arrays))
+            each = dealt(results(arrays), map(len, pieces))
             return [
-                self._item(text, own, [next(written) for _ in own], threshold)
-                for text, own in zip(texts, pieces, strict=True)
+                self._item(text, own, written, threshold)
+                for text, own, written in zip(texts, pieces, each, strict=True)
             ]
 
         units = [self._lengths.unit(piece, self._decoding) for own in pieces for piece in own]
@@ -90,18 +88,11 @@ class WrittenRelations:
         return str(members["text"])
 
     def _pieces(self, text: str, where: str) -> list[Piece]:
-        tokenizer, frame = self._tokenizer, self._tokenizer.frame
-        whole = framed(frame, "", text, tokenizer)
-        if len(whole) <= self._room + frame.size and text.strip():
-            return [Piece(whole, 0, len(text))]
-        spans = windows(text, self._room, self._room // _OVERLAP_SHARE, tokenizer)
-        check_pieces(len(spans), where)
-        return [
-            Piece(framed(frame, "", text[start:end], tokenizer), start, end) for start, end in spans
-        ]
+        stride = self._room // _OVERLAP_SHARE
+        return in_windows(text, "", self._room, stride, self._tokenizer, where)
 
     def _item(
-        self, text: str, pieces: list[Piece], written: list[Generated], threshold: float
+        self, text: str, pieces: list[Piece], written: Sequence[Generated], threshold: float
     ) -> Item:
         found = _Found(text)
         for piece, part in zip(pieces, written, strict=True):

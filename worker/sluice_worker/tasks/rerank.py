@@ -15,7 +15,7 @@ from sluice_worker.engines.base import Array, Unit, unit_of
 from sluice_worker.models.description import Description
 from sluice_worker.models.tokenizer import Tokenizer
 from sluice_worker.models.windows import windows
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, leading_part, text_of
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, dealt, leading_part, text_of
 from sluice_worker.tasks.ranking import sigmoid
 
 TASK = Task.RERANK
@@ -48,14 +48,12 @@ class Rerank:
         raw = call.parameters["raw_scores"]
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
-            items, start = [], 0
-            for units in read:
-                stop = start + len(units)
-                best = max(float(array[0]) for array in arrays[start:stop])
+            items = []
+            for units, own in zip(read, dealt(arrays, map(len, read)), strict=True):
+                best = max(float(array[0]) for array in own)
                 score = best if raw else float(sigmoid(np.array(best)))
                 tokens = sum(unit.tokens for unit in units)
                 items.append(item({"relevance_score": score}, tokens, chunks=len(units)))
-                start = stop
             return items
 
         return Prepared([unit for units in read for unit in units], finish)

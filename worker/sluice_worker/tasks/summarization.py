@@ -12,16 +12,14 @@ from sluice_api.shapes.texts import WrittenItem, item
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array
 from sluice_worker.engines.seq2seq.decoding import Decoding, Generated
-from sluice_worker.tasks.base import Prepared, TaskModule, text_of
-from sluice_worker.tasks.sentences import windows
+from sluice_worker.tasks.base import Prepared, TaskModule, dealt, text_of
 from sluice_worker.tasks.writing import (
     Lengths,
     Piece,
     WritingMaterial,
-    check_pieces,
     decoding_of,
     finish_reason,
-    framed,
+    in_windows,
     results,
     room_for,
 )
@@ -57,15 +55,16 @@ class Summarization:
         pieces: list[list[Piece]] = []
         cut_short: list[bool] = []
         for index in range(len(call.inputs)):
-            own = self._pieces(text_of(call, index), stride, place(call, index))
+            text, where = text_of(call, index), place(call, index)
+            own = in_windows(text, self._prefix, self._room, stride, self._tokenizer, where)
             cut_short.append(truncate and len(own) > 1)
             pieces.append(own[:1] if truncate else own)
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
-            written = iter(results(arrays))
+            each = dealt(results(arrays), map(len, pieces))
             return [
-                self._item(own, [next(written) for _ in own], decoding, truncated=short)
-                for own, short in zip(pieces, cut_short, strict=True)
+                self._item(own, written, decoding, truncated=short)
+                for own, written, short in zip(pieces, each, cut_short, strict=True)
             ]
 
         units = [self._lengths.unit(piece, decoding) for own in pieces for piece in own]
@@ -82,22 +81,10 @@ class Summarization:
             )
         return stride
 
-    def _pieces(self, text: str, stride: int, where: str) -> list[Piece]:
-        tokenizer, frame = self._tokenizer, self._tokenizer.frame
-        whole = framed(frame, self._prefix, text, tokenizer)
-        if len(whole) <= self._room + frame.size and text.strip():
-            return [Piece(whole, 0, len(text))]
-        spans = windows(text, self._room, stride, tokenizer)
-        check_pieces(len(spans), where)
-        return [
-            Piece(framed(frame, self._prefix, text[start:end], tokenizer), start, end)
-            for start, end in spans
-        ]
-
     def _item(
         self,
         pieces: list[Piece],
-        written: list[Generated],
+        written: Sequence[Generated],
         decoding: Decoding,
         *,
         truncated: bool,

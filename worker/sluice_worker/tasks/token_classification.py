@@ -20,7 +20,7 @@ from sluice_worker.models.description import Classifier, Description
 from sluice_worker.models.tokenizer import Located, Tokenizer
 from sluice_worker.models.windows import own_parts, windows
 from sluice_worker.tasks import entities
-from sluice_worker.tasks.base import Material, Prepared, TaskModule, text_of
+from sluice_worker.tasks.base import Material, Prepared, TaskModule, dealt, text_of
 from sluice_worker.tasks.entities import Entity, Piece
 from sluice_worker.tasks.ranking import softmax
 
@@ -67,13 +67,12 @@ class TokenClassification:
         texts = [self._read(call, index) for index in range(len(call.inputs))]
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
-            items, start = [], 0
-            for text in texts:
-                stop = start + len(text.parts)
-                pieces = self._pieces(text, arrays[start:stop])
+            items = []
+            each = dealt(arrays, [len(text.units) for text in texts])
+            for text, own in zip(texts, each, strict=True):
+                pieces = self._pieces(text, own)
                 found = entities.aggregate(pieces, self._labels, aggregation)
                 items.append(self._item(text, [e for e in found if e.label not in ignored]))
-                start = stop
             return items
 
         return Prepared([unit for text in texts for unit in text.units], finish)

@@ -11,7 +11,7 @@ from sluice_api.shapes.texts import WrittenItem, item
 from sluice_api.tasks import Task
 from sluice_worker.engines.base import Array
 from sluice_worker.engines.seq2seq.decoding import Decoding, Generated
-from sluice_worker.tasks.base import Prepared, TaskModule, text_of
+from sluice_worker.tasks.base import Prepared, TaskModule, dealt, text_of
 from sluice_worker.tasks.languages import Direction, languages_of
 from sluice_worker.tasks.sentences import cut, sentences
 from sluice_worker.tasks.writing import (
@@ -69,10 +69,10 @@ class Translation:
         ]
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
-            written = iter(results(arrays))
+            each = dealt(results(arrays), map(len, pieces))
             return [
-                self._item(text, own, [next(written) for _ in own], direction, decoding)
-                for text, own in zip(texts, pieces, strict=True)
+                self._item(text, own, written, direction, decoding)
+                for text, own, written in zip(texts, pieces, each, strict=True)
             ]
 
         units = [self._lengths.unit(piece, decoding) for own in pieces for piece in own]
@@ -92,7 +92,7 @@ class Translation:
         self,
         text: str,
         pieces: list[Piece],
-        written: list[Generated],
+        written: Sequence[Generated],
         direction: Direction,
         decoding: Decoding,
     ) -> Item:

@@ -17,6 +17,7 @@ from sluice_worker.engines.seq2seq.decoding import (
 )
 from sluice_worker.models.text_tokenizer import Frame, TextTokenizer
 from sluice_worker.models.writer import Writer
+from sluice_worker.tasks.sentences import windows
 
 USUAL_TOKENS = 256
 """How much a model writes at most that does not say so itself."""
@@ -124,6 +125,26 @@ class Lengths:
 def framed(frame: Frame, prefix: str, text: str, tokenizer: TextTokenizer) -> tuple[int, ...]:
     """A text as the model reads it."""
     return (*frame.before, *tokenizer.ids(prefix + text), *frame.behind)
+
+
+def in_windows(
+    text: str, prefix: str, room: int, stride: int, tokenizer: TextTokenizer, where: str
+) -> list[Piece]:
+    """A text as it is read at once, or else in windows of whole sentences. Raises ApiError.
+
+    Args:
+        stride: tokens that a window begins with again, at most.
+        where: how the caller finds the text again.
+    """
+    frame = tokenizer.frame
+    whole = framed(frame, prefix, text, tokenizer)
+    if len(whole) <= room + frame.size and text.strip():
+        return [Piece(whole, 0, len(text))]
+    spans = windows(text, room, stride, tokenizer)
+    check_pieces(len(spans), where)
+    return [
+        Piece(framed(frame, prefix, text[start:end], tokenizer), start, end) for start, end in spans
+    ]
 
 
 def room_for(text_limit: int, frame: Frame, prefix: str, tokenizer: TextTokenizer) -> int:
