@@ -23,6 +23,8 @@ STEADY_SECONDS: Final = 30.0
 """A child that served for so long has shown that it can; its next end is a first one again."""
 SILENT_TICKS: Final = 15
 """A child that leaves so many seconds unanswered hangs, and is ended."""
+START_TICKS: Final = 120
+"""So many seconds has one that was never heard: to be loaded takes long on a busy machine."""
 ASK_SECONDS: Final = 12.0
 """A little longer than a child takes at most, so that it can say that it took too long."""
 
@@ -78,6 +80,7 @@ class Slot:
         self._link: Link | None = None
         self._stopping = asyncio.Event()
         self._served = False
+        self._heard = False
         self._unanswered = 0
         self._asks: dict[int, asyncio.Future[Answered]] = {}
         self._asked = 0
@@ -116,9 +119,9 @@ class Slot:
 
     def tick(self, message: Down) -> None:
         """A second has passed. A child that has not answered for long is ended."""
-        if not self._served:
+        if self._link is None:
             return
-        if self._unanswered >= SILENT_TICKS:
+        if self._unanswered >= (SILENT_TICKS if self._heard else START_TICKS):
             log.error("process does not react", extra={"child": self.number})
             self._unanswered = 0
             self.signal(signal.SIGKILL)
@@ -169,7 +172,7 @@ class Slot:
         finally:
             theirs.close()
         self._link = await Link.over(ours, Up, self._take, self._lost)
-        self._unanswered, self._served = 0, False
+        self._unanswered, self._heard, self._served = 0, False, False
         self._on_joined(self)
         if self._stopping.is_set():
             self.signal(signal.SIGTERM)  # Asked while it was being started.
@@ -195,6 +198,7 @@ class Slot:
         )
 
     def _take(self, message: Any) -> None:
+        self._heard = True
         match message:
             case Told():
                 self._on_told(self, message)

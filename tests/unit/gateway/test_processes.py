@@ -14,7 +14,14 @@ from sluice_gateway.processes import child as one_child
 from sluice_gateway.processes.demand import Track, Tracks
 from sluice_gateway.processes.link import Ask, Down, Link, Put, Ready, Remove, Tick, Told, Up
 from sluice_gateway.processes.shares import own_share, share_of
-from sluice_gateway.processes.slot import MAX_PAUSE_SECONDS, Gone, Slot, pause_before_restart
+from sluice_gateway.processes.slot import (
+    MAX_PAUSE_SECONDS,
+    SILENT_TICKS,
+    START_TICKS,
+    Gone,
+    Slot,
+    pause_before_restart,
+)
 from sluice_gateway.processes.sums import (
     COMMON_GAUGES,
     OWN_GAUGES,
@@ -373,6 +380,42 @@ async def test_a_child_whose_link_is_lost_is_not_ready_and_is_ended(
                 slot.tick(Tick(1))  # As often as a child may leave unanswered.
                 await asyncio.sleep(0)
         assert running.result() == -9
+
+
+@pytest.mark.parametrize(("heard", "ticks"), [(True, SILENT_TICKS), (False, START_TICKS)])
+async def test_a_child_that_hangs_before_it_serves_is_ended(
+    monkeypatch: pytest.MonkeyPatch, heard: bool, ticks: int
+) -> None:
+    links: asyncio.Queue[Link] = asyncio.Queue()
+    joined, told = asyncio.Event(), asyncio.Event()
+
+    async def start(slot: Slot, end: socket.socket) -> Process:
+        links.put_nowait(await End().over(end.dup(), Down))
+        return Process()
+
+    monkeypatch.setattr(Slot, "_start", start)
+    with socket.socket() as listener:
+        slot = Slot(
+            *(0, [], listener),
+            on_joined=lambda slot: joined.set(),
+            on_ready=lambda: None,
+            on_told=lambda slot, message: told.set(),
+            on_gone=lambda slot: slot.stop(),
+        )
+        running = asyncio.create_task(slot.run())
+        async with asyncio.timeout(30):
+            link = await links.get()
+            await joined.wait()
+            if heard:
+                link.send(Told([], True))
+                await told.wait()
+            for _ in range(ticks):
+                slot.tick(Tick(1))
+                await asyncio.sleep(0)
+            assert not running.done()
+            link.close()
+            slot.tick(Tick(1))
+            assert await running == -9
 
 
 async def test_an_admin_answer_that_is_too_large_is_an_error(
