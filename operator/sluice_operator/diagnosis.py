@@ -23,6 +23,7 @@ from sluice_operator.workers import (
     newest_pods,
     pod_state,
     pods_of,
+    refusal_of,
 )
 
 STUCK_SECONDS: Final = 3.0
@@ -46,6 +47,9 @@ _ORDER: Final = (
     "Starting",
 )
 """Of several findings the first is told: what needs a hand before what may pass."""
+
+_OUT_OF_RANGE: Final = re.compile(r"usage per (Container|Pod)|limit to request ratio per")
+"""How a LimitRange speaks, which nobody names."""
 
 _PASSING: Final = frozenset({"Starting", "Unschedulable", "NodeLost", "Evicted"})
 DOWNLOAD_TRIES: Final = 4
@@ -154,16 +158,21 @@ def _of_deployment(observed: Observed, revision: str) -> Iterator[Finding]:
     deployment = deployment_of(observed, revision)
     if deployment is None:
         return
-    failure = condition(deployment, "ReplicaFailure")
-    if failure.get("status") != "True":
+    told = refusal_of(deployment)
+    if not told:
         return
-    told = str(failure.get("message") or failure.get("reason") or "")
     namespace = deployment["metadata"]["namespace"]
     if "exceeded quota" in told:
         yield Finding(
             "QuotaExceeded",
             f"{sentence(told)} Raise the ResourceQuota, or ask for less in"
             f" spec.hardware.resources; see kubectl -n {namespace} describe resourcequota.",
+        )
+    elif _OUT_OF_RANGE.search(told):
+        yield Finding(
+            "InvalidSpec",
+            f"{sentence(told)} Ask for what the LimitRange allows in spec.hardware.resources, or"
+            f" have it changed; see kubectl -n {namespace} describe limitrange.",
         )
     elif "not found" in told or "no PriorityClass" in told:
         yield Finding(

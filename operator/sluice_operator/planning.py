@@ -101,7 +101,10 @@ def plan_service(
     return Plan(
         status=status,
         steps=steps,
-        events=(*make_events(before, status), *make_warnings(service, before, status)),
+        # Two conditions may say the same.
+        events=tuple(
+            dict.fromkeys((*make_events(before, status), *make_warnings(service, before, status)))
+        ),
         again_after=next_look or None,
         watch_pods=stuck,
     )

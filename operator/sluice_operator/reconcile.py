@@ -153,8 +153,11 @@ class Reconciler:
                 return False  # deleted; its watch event is on the way
             except NamespaceEnding:
                 return False  # its namespace is gone, and has left it behind: no write reaches it
+        overlaid = _messages(plan.status) - _messages(status)
         for event in plan.events:
-            self._announce(observed.resource, event)
+            # What a refusal is told instead of is no news, each time that it is tried again.
+            if event.message not in overlaid:
+                self._announce(observed.resource, event)
         return written
 
     async def _carry_out(self, observed: Observed, steps: Iterable[Step]) -> bool:
@@ -226,6 +229,10 @@ class Reconciler:
         self._passes.pop(key, None)
         self._turns.forget(key)
         self._contests.forget(key)
+
+
+def _messages(status: Mapping[str, Any]) -> set[str]:
+    return {one["message"] for one in status.get("conditions", ())}
 
 
 def _generation(observed: Observed) -> int:

@@ -113,16 +113,37 @@ def is_rolling(deployment: Object) -> bool:
 
 
 def newest_pods(deployment: Object, pods: Iterable[Object]) -> tuple[Object, ...]:
-    """Those made from what the Deployment says now; all where that cannot be told.
+    """Those made from what the Deployment says now; all where that cannot be told."""
+    newest = _newest_template(deployment)
+    if not newest:
+        return tuple(pods)
+    return tuple(
+        pod for pod in pods if (pod["metadata"].get("labels") or {}).get(_TEMPLATE) == newest
+    )
+
+
+def _newest_template(deployment: Object) -> str:
+    """The hash of what the Deployment says now; empty where that cannot be told.
 
     A Deployment names its newest ReplicaSet nowhere but in this message.
     """
     found = _REPLICA_SET.search(str(condition(deployment, "Progressing").get("message", "")))
-    if found is None:
-        return tuple(pods)
-    return tuple(
-        pod for pod in pods if (pod["metadata"].get("labels") or {}).get(_TEMPLATE) == found[1]
-    )
+    return found[1] if found else ""
+
+
+def refusal_of(deployment: Object) -> str:
+    """What keeps pods of the Deployment from being made; empty when nothing does.
+
+    Of a ReplicaSet from before it is no news: the Deployment goes on telling it until that one has
+    gone, however well the newest does.
+    """
+    failure = condition(deployment, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return ""
+    told = str(failure.get("message") or failure.get("reason") or "")
+    refused = re.search(rf'"{re.escape(deployment["metadata"]["name"])}-([^"-]+)-[^"]*"', told)
+    newest = _newest_template(deployment)
+    return "" if refused and newest and refused[1] != newest else told
 
 
 def worker_counts(observed: Observed, revision: str) -> WorkerCounts:
@@ -136,9 +157,7 @@ def worker_counts(observed: Observed, revision: str) -> WorkerCounts:
     ordered = int(deployment["spec"].get("replicas", 1)) if deployment else 0
     alive = sum(state is not PodState.GONE for state in states)
     missing = max(0, ordered - alive)
-    refused = deployment is not None and (
-        condition(deployment, "ReplicaFailure").get("status") == "True"
-    )
+    refused = deployment is not None and bool(refusal_of(deployment))
     return WorkerCounts(
         ordered=ordered,
         ready=states.count(PodState.READY),

@@ -283,6 +283,17 @@ def test_a_second_release_is_refused(serving: Release) -> None:
     assert not other.is_installed()
 
 
+def test_a_priority_that_cannot_be_is_refused_before_anything_is_written(serving: Release) -> None:
+    written = serving.helm("history")
+    for priority, said in (
+        ({"create": False, "name": "nobodys"}, 'there is no PriorityClass "nobodys"'),
+        ({"value": 5}, 'the PriorityClass "sluice-platform" has 1000000'),
+    ):
+        with pytest.raises(RuntimeError, match=said):
+            serving.install({**STUB, "priorityClass": priority})
+    assert serving.helm("history") == written
+
+
 def test_another_server_of_custom_metrics_is_left_alone(serving: Release) -> None:
     cluster = serving.cluster
     cluster.kubectl("apply", "-f", "-", stdin=ADAPTER)

@@ -85,6 +85,7 @@ def seen(
     *pods: dict[str, Any],
     replicas: int | None = None,
     refused: str = "",
+    progress: str = "",
     events: dict[str, tuple[tuple[str, str], ...]] | None = None,
     lost: frozenset[str] = frozenset(),
 ) -> Observed:
@@ -92,13 +93,16 @@ def seen(
 
     Args:
         refused: what the Deployment says of pods that cannot be made.
+        progress: what it says of its newest ReplicaSet.
     """
     resource = document()
     resource["metadata"] |= {"namespace": "default", "uid": "u-1", "generation": 1}
     name = child_name("minilm", REVISION)
-    conditions = (
-        [{"type": "ReplicaFailure", "status": "True", "message": refused}] if refused else []
-    )
+    conditions = [
+        {"type": kind, "status": "True", "message": message}
+        for kind, message in (("ReplicaFailure", refused), ("Progressing", progress))
+        if message
+    ]
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

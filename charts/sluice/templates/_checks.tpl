@@ -5,7 +5,9 @@
 {{- include "sluice.checkAccess" . -}}
 {{- include "sluice.checkCors" . -}}
 {{- include "sluice.checkRedis" . -}}
+{{- include "sluice.checkLabels" . -}}
 {{- include "sluice.checkSecrets" . -}}
+{{- include "sluice.checkPriority" . -}}
 {{- end }}
 
 {{- define "sluice.checkSingle" -}}
@@ -58,6 +60,18 @@
 {{- end -}}
 {{- end }}
 
+{{- define "sluice.checkLabels" -}}
+{{- $ours := list "helm.sh/chart" -}}
+{{- range list "name" "instance" "component" "version" "managed-by" }}{{ $ours = append $ours (printf "app.kubernetes.io/%s" .) }}{{ end -}}
+{{- range $value, $labels := dict "labels" .Values.labels "operator.podLabels" .Values.operator.podLabels "gateway.podLabels" .Values.gateway.podLabels -}}
+{{- range $name, $_ := $labels -}}
+{{- if has $name $ours -}}
+{{- fail (printf "\n\n%s: %s is the chart's own: Services, policies and Helm find their objects by it. Choose another name." $value $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* Without a cluster to ask (helm template, Argo CD), no Secret is missed. */}}
 {{- define "sluice.checkSecrets" -}}
 {{- if lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" "cluster-admin" -}}
@@ -79,6 +93,20 @@
 {{- else if and $key (not (hasKey ($found.data | default dict) $key)) -}}
 {{- fail (printf "\n\n%s: the Secret %q in namespace %q has no key %s." $value $name $.Release.Namespace $key) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "sluice.checkPriority" -}}
+{{- with .Values.priorityClass -}}
+{{- if and .name (lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" "cluster-admin") -}}
+{{- $found := lookup "scheduling.k8s.io/v1" "PriorityClass" "" .name -}}
+{{- if and (not .create) (not $found) -}}
+{{- fail (printf "\n\npriorityClass.name: there is no PriorityClass %q, without which no pod is made; make it first, or set priorityClass.create: true." .name) -}}
+{{- end -}}
+{{- if and .create $found (ne (int $found.value) (int .value)) -}}
+{{- fail (printf "\n\npriorityClass.value: got %d, and the PriorityClass %q has %d, which Kubernetes never changes. Give priorityClass.name another name with it." (int .value) .name (int $found.value)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

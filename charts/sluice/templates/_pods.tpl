@@ -54,6 +54,19 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* variables beside the chart's own: dict value (its name), own (text), extra */}}
+{{- define "sluice.extraEnv" -}}
+{{- $taken := list }}
+{{- range fromYamlArray .own }}{{ $taken = append $taken .name }}{{ end }}
+{{- range .extra }}
+{{- if has .name $taken }}
+{{- fail (printf "\n\n%s: %s is there already: the chart sets it, from a value of its own (helm show values), or it is given twice." $.value .name) }}
+{{- end }}
+{{- $taken = append $taken .name }}
+{{- end }}
+{{- toYaml .extra }}
+{{- end }}
+
 {{/* dict component, values */}}
 {{- define "sluice.spread" -}}
 topologySpreadConstraints:

@@ -422,7 +422,8 @@ def _nothing_learnt(inputs: Inputs) -> str:
 
 def _choose_asleep(inputs: Inputs) -> Decision:
     if inputs.asked:
-        reason = f"requests held: {inputs.held}"
+        # Who asked may have been refused meanwhile, or have left.
+        reason = f"requests held: {inputs.held}" if inputs.held else "somebody has just asked"
         return Decision(max(1, inputs.need or 1, inputs.foreseen), Rule.WAKE, reason, inputs)
     if inputs.foreseen:
         return Decision(inputs.foreseen, Rule.SEASON, _usually(inputs), inputs)

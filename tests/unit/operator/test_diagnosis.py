@@ -10,6 +10,7 @@ from sluice_api.service_status import REASONS
 from sluice_operator.diagnosis import _ORDER, Asked, diagnose, stuck_pods
 from sluice_operator.state import Learnt, Observed
 from sluice_operator.wording import MESSAGE_LENGTH, last_words
+from sluice_operator.workers import worker_counts
 from tests.support.pod_states import NOW, REVISION, ended, pod, seen, waiting
 
 NAME = f"minilm-{REVISION}-1"
@@ -128,6 +129,10 @@ CASES: list[tuple[Observed, str, str]] = [
     ),
     (seen(refused='pods "a" is forbidden: violates PodSecurity'), "PermissionDenied", "PodSecur"),
     (seen(refused='Pod "a" is invalid: spec.x'), "InvalidSpec", "spec.x"),
+    (
+        seen(refused='pods "a" is forbidden: maximum memory usage per Container is 64Mi'),
+        *("InvalidSpec", "describe limitrange"),
+    ),
     (seen(pod(ready=True)), "", ""),
     (seen(pod(ready=True, last=ended(1), restarts=1)), "", ""),
     (seen(pod(gone=True, state=ended(1))), "", ""),
@@ -140,6 +145,23 @@ def test_every_state_has_its_reason(observed: Observed, reason: str, words: str)
     got, message = found(observed)
     assert got == reason, message
     assert words in message
+
+
+def refused(template: str, newest: str) -> Observed:
+    """One replica that was refused for a ReplicaSet, which may be the newest or not."""
+    deployment = f"minilm-{REVISION}"
+    return seen(
+        replicas=1,
+        refused=f'pods "{deployment}-{template}-" is forbidden: RuntimeClass "x" not found',
+        progress=f'ReplicaSet "{deployment}-{newest}" is progressing.',
+    )
+
+
+def test_what_was_refused_of_the_pods_of_before_is_no_news() -> None:
+    assert found(refused("5d8f7", newest="5d8f7"))[0] == "ConfigMissing"
+    assert worker_counts(refused("5d8f7", newest="5d8f7"), REVISION).unschedulable == 1
+    assert found(refused("5d8f7", newest="77dd9")) == ("", "")
+    assert worker_counts(refused("5d8f7", newest="77dd9"), REVISION).starting == 1
 
 
 def test_reasons_are_of_the_closed_list() -> None:

@@ -11,6 +11,7 @@ from sluice_api.inference_service import revision_of
 from sluice_operator.state import ChildKey
 from sluice_operator.steps import Apply, Delete, Rank, Scale
 from tests.support.planned_cluster import PLATFORM, PlannedCluster
+from tests.support.pod_states import waiting
 from tests.support.resources import document, service
 
 REVISION = revision_of(service())
@@ -413,6 +414,18 @@ def test_events_tell_changes_only() -> None:
     cluster.settle()
     cluster.want(**{f"r{REVISION}": 3})
     assert "Scaled" in [event.reason for event in cluster.plan().events]
+
+
+def test_what_two_conditions_say_is_one_event() -> None:
+    cluster = PlannedCluster()
+    cluster.settle()
+    cluster.run_pods(ready=False)
+    for pod in cluster.pods.values():
+        pod["status"]["containerStatuses"] = [{"name": "worker", "state": waiting("ErrImagePull")}]
+    plan = cluster.plan()
+    found = {c["type"] for c in plan.status["conditions"] if c["reason"] == "ImagePullFailed"}
+    assert {"Ready", "Stalled"} <= found
+    assert [event.reason for event in plan.events] == ["ImagePullFailed"]
 
 
 def test_a_service_at_rest_asks_for_nothing() -> None:

@@ -388,6 +388,7 @@ def test_a_refusal_is_told_until_it_is_over_and_written_once(error: ApiError, re
     assert states == [("Stalled", "True"), ("Reconciling", "False")]
     told = [write for write in world.cluster.writes if write.startswith("status")]
     assert len(told) <= 2, "once without, once with the refusal"
+    assert [event.reason for event in world.events] == ["Starting", reason]
     refused = False
     settle(world)
     assert condition(world, "Ready")["reason"] == "Starting"
