@@ -290,11 +290,12 @@ class Admission:
         if self._endpoints.ready:
             return None
         if (failure := self.failure) is not None:
-            message = failure.message if failure.message.endswith(".") else f"{failure.message}."
+            message = _sentence(failure.message)
             error = ApiError("model_failed", message, retry_after=failure.retry_after_seconds)
             return error, "failed"
         if (told := self.unwakeable) is not None and not self._endpoints.all:
-            return ApiError(told.code, told.message, retry_after=told.retry_after), "asleep"
+            message = _sentence(told.message)
+            return ApiError(told.code, message, retry_after=told.retry_after), "asleep"
         return None
 
     def _check_room(self, waiter: Waiter, now: float) -> None:
@@ -346,3 +347,8 @@ class Admission:
     def _unblocked(self) -> None:
         self._unblock = None
         self.pump()
+
+
+def _sentence(text: str) -> str:
+    """``text`` with a full stop, for another sentence follows."""
+    return text if text.endswith(".") else f"{text}."

@@ -48,7 +48,7 @@ from sluice_gateway.timers import TimerWheel
 from sluice_gateway.worker_errors import at_caller
 
 FALLS_BACK: Final = frozenset(
-    ("overloaded", "starting", "model_failed", "no_endpoint", "draining", "upstream_failed")
+    ("overloaded", "starting", "model_failed", "draining", "upstream_failed")
 )
 """What a canary may fail with and its caller need not know: the other revision is asked."""
 
@@ -103,8 +103,7 @@ class Dispatcher:
     def check(self, head: Head) -> None:
         """Raise the ApiError that a request would be refused with for its head alone."""
         if head.refusal is not None:
-            code, message = head.refusal
-            raise ApiError(code, message)
+            raise head.refused()
         self.check_caller(head)
 
     def check_caller(self, head: Head) -> None:
@@ -120,8 +119,7 @@ class Dispatcher:
         try:
             head = request.head
             if head.refusal is not None:
-                code, message = head.refusal
-                raise ApiError(code, message)
+                raise head.refused()
             tenant = self._identify(request)
             if head.model is not None and tensors.spoken(request):
                 request = tensors.as_json(request)

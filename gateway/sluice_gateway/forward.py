@@ -371,9 +371,6 @@ class Forward:
 
     def _error_of(self, cause: str) -> ApiError:
         """What the caller is told when nothing else can be tried."""
-        if cause == "connect":
-            message = "No worker can be reached (phase: connect)."
-            return ApiError("no_endpoint", message, retry_after=1.0)
         if cause == "silent":
             self._service.series.expired["first-byte"] += 1
             message = (

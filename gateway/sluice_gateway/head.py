@@ -25,6 +25,8 @@ from sluice_gateway.priority import WORDS, Priority
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
+_TLS: Final = b"\x16"
+"""What a client's first record begins with, and no request."""
 MAX_EMPTY_LINES: Final = 2
 """Before a request; RFC 9112 §2.2 has at least one ignored."""
 KNOWN_BYTES: Final = 2048
@@ -94,6 +96,18 @@ PLAIN: Final = Directives()
 _FOR_EVER: Final = 10**9
 
 
+class Refusal(NamedTuple):
+    """Why a request is refused for its head alone.
+
+    Attributes:
+        header: the one at fault.
+    """
+
+    code: str
+    message: str
+    header: str
+
+
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What a request says before its body.
 
@@ -104,7 +118,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         content_length: 0 as well when the body is chunked.
         keep_alive: another request may follow; never in HTTP/1.0, where both sides have to say so.
         expect_continue: the client may hold its body back until it is told to send it, or not to.
-        refusal: code and message of what is wrong with it beyond its framing.
+        refusal: code, message and header of what is wrong with it beyond its framing.
         priority: what it asks for; its tenant may be allowed less.
         takes_chunks: an answer of unknown length may be framed in chunks; HTTP/1.0 knows none.
         origin: the page that a browser sends this for.
@@ -126,12 +140,17 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     authorization: bytes | None
     deadline_seconds: float | None
     directives: Directives
-    refusal: tuple[str, str] | None
+    refusal: Refusal | None
     takes_chunks: bool = True
     origin: bytes | None = None
     idempotency_key: bytes | None = None
     json_bytes: int | None = None
     priority: Priority = Priority.NORMAL
+
+    def refused(self) -> ApiError:
+        """What :attr:`refusal` says, for who asked."""
+        assert self.refusal is not None
+        return ApiError(self.refusal.code, self.refusal.message, param=self.refusal.header)
 
 
 class _Collector:
@@ -173,6 +192,8 @@ def find_end(data: bytes, searched: int) -> int:
         raise ApiError("headers_too_large", f"The head has more than {MAX_HEAD_BYTES} bytes.")
     if end:
         return end
+    if data[:1] == _TLS:
+        raise ApiError("bad_http", "This port speaks HTTP without TLS; its address is http://.")
     if data.find(b"\n\n", max(searched - 1, 0)) >= 0:
         raise ApiError("bad_http", "Lines must end with CRLF.")
     return 0
@@ -361,13 +382,14 @@ def _route(method: bytes, target: bytes) -> tuple[str, Route | None, str | None]
     return path, None, None
 
 
-def _unmet(expect: bytes) -> tuple[str, str] | None:
+def _unmet(expect: bytes) -> Refusal | None:
     if expect in (b"", b"100-continue"):
         return None
-    return "expectation_failed", f"Got Expect: {_quoted(expect)}, which is not known here."
+    message = f"Got Expect: {_quoted(expect)}, which is not known here."
+    return Refusal("expectation_failed", message, "Expect")
 
 
-def _medium(headers: dict[bytes, bytes]) -> tuple[str, str] | None:
+def _medium(headers: dict[bytes, bytes]) -> Refusal | None:
     """What is wrong with the form of the body, if anything is.
 
     A body that does not say what it is, is taken for JSON. One that says it is something else must
@@ -375,33 +397,34 @@ def _medium(headers: dict[bytes, bytes]) -> tuple[str, str] | None:
     """
     encoding = headers.get(b"content-encoding", b"identity").lower()
     if encoding != b"identity":
-        return "unsupported_media_type", f"Got Content-Encoding {_quoted(encoding)}."
+        message = f"Got Content-Encoding {_quoted(encoding)}."
+        return Refusal("unsupported_media_type", message, "Content-Encoding")
     kind = headers.get(b"content-type", b"")
     if not kind or (b"octet-stream" in kind and _BINARY in headers):
         return None
     match = _JSON.fullmatch(kind)
     if match is None:
-        return "unsupported_media_type", f"Got Content-Type {_quoted(kind)}."
+        message = f"Got Content-Type {_quoted(kind)}."
+        return Refusal("unsupported_media_type", message, "Content-Type")
     charset = _CHARSET.search(match["parameters"])
     if charset is not None and charset[1].strip().lower() not in _UTF8:
-        return "unsupported_media_type", f"Got the charset {_quoted(charset[1])}; JSON is UTF-8."
+        message = f"Got the charset {_quoted(charset[1])}; JSON is UTF-8."
+        return Refusal("unsupported_media_type", message, "Content-Type")
     return None
 
 
-def _unfit_key(headers: dict[bytes, bytes]) -> tuple[str, str] | None:
+def _unfit_key(headers: dict[bytes, bytes]) -> Refusal | None:
     key = headers.get(names.IDEMPOTENCY_KEY.encode())
     if key is not None and not _VISIBLE.fullmatch(key):
-        return (
-            "invalid_field",
-            f"Idempotency-Key: got {_quoted(key)}, allowed 1 to 255 visible ASCII characters.",
-        )
+        return _unfit("Idempotency-Key", key, "allowed 1 to 255 visible ASCII characters")
     if _BINARY in headers and _json_bytes(headers) is None:
-        return (
-            "invalid_field",
-            f"Inference-Header-Content-Length: got {_quoted(headers[_BINARY])}, "
-            "allowed how many bytes of the body are JSON.",
-        )
+        allowed = "allowed how many bytes of the body are JSON"
+        return _unfit("Inference-Header-Content-Length", headers[_BINARY], allowed)
     return None
+
+
+def _unfit(header: str, value: bytes, allowed: str) -> Refusal:
+    return Refusal("invalid_field", f"{header}: got {_quoted(value)}, {allowed}.", header)
 
 
 def _json_bytes(headers: dict[bytes, bytes]) -> int | None:
@@ -413,27 +436,22 @@ def _quoted(value: bytes) -> str:
     return repr(value[:80].decode("latin-1"))
 
 
-def _deadline(value: bytes | None) -> tuple[float | None, tuple[str, str] | None]:
+def _deadline(value: bytes | None) -> tuple[float | None, Refusal | None]:
     if value is None:
         return None, None
     if len(value) > 12 or not value.isdigit() or not 0 < int(value) <= MAX_DEADLINE_MS:
-        return None, (
-            "invalid_field",
-            f"{names.DEADLINE_MS}: got {_quoted(value)}, "
-            f"needs milliseconds from 1 to {MAX_DEADLINE_MS}.",
-        )
+        needed = f"needs milliseconds from 1 to {MAX_DEADLINE_MS}"
+        return None, _unfit(names.DEADLINE_MS, value, needed)
     return int(value) / 1000, None
 
 
-def _priority(value: bytes | None) -> tuple[Priority, tuple[str, str] | None]:
+def _priority(value: bytes | None) -> tuple[Priority, Refusal | None]:
     if value is None:
         return Priority.NORMAL, None
     word = value.decode("latin-1")
     priority = WORDS.get(word.lower())
     if priority is None:
-        allowed = ", ".join(WORDS)
-        message = f"{names.PRIORITY}: got {word[:40]!r}, needs one of {allowed}."
-        return Priority.NORMAL, ("invalid_field", message)
+        return Priority.NORMAL, _unfit(names.PRIORITY, value, f"needs one of {', '.join(WORDS)}")
     return priority, None
 
 

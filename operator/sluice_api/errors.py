@@ -250,15 +250,6 @@ _KINDS: Final = (
         openai_type="server_error",
     ),
     Kind(
-        "no_endpoint",
-        503,
-        "No worker can answer now",
-        "Every worker of the model refused the connection or failed.",
-        "Retry after the time in Retry-After.",
-        retryable=True,
-        openai_type="server_error",
-    ),
-    Kind(
         "draining",
         503,
         "This server is shutting down",
@@ -338,7 +329,7 @@ class ApiError(Exception):
     Args:
         code: a key of :data:`CATALOGUE`.
         message: what happened here: the field, what was given, what is allowed. Never internals.
-        param: the path of the field at fault, if there is one.
+        param: the path of the field at fault, or the header's name, if there is one.
         retry_after: seconds after which a retry is worth it; only for retryable codes, of which
             those without it are told :data:`RETRY_SECONDS`.
         headers: more that goes with it, names in lower case.

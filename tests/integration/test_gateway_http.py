@@ -139,6 +139,36 @@ async def test_other_forms_are_refused(client: Client, worker: StubWorker, line:
     assert all(b'"form"' not in each.body for each in worker.seen[seen:])
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "param"),
+    [
+        ("Expect: a miracle", "expectation_failed", "Expect"),
+        ("Content-Encoding: gzip", "unsupported_media_type", "Content-Encoding"),
+        ("Content-Type: text/plain", "unsupported_media_type", "Content-Type"),
+        ("Idempotency-Key: a b", "invalid_field", "Idempotency-Key"),
+        ("x-sluice-deadline-ms: soon", "invalid_field", "x-sluice-deadline-ms"),
+        ("x-sluice-priority: urgent", "invalid_field", "x-sluice-priority"),
+    ],
+)
+async def test_the_header_at_fault_is_named(
+    client: Client, line: str, code: str, param: str
+) -> None:
+    client.send(post(body("header"), line.encode()))
+    error = (await client.reply()).json()["error"]
+    assert (error["code"], error["param"]) == (code, param)
+    assert line.partition(": ")[2].split("/")[0] in error["message"]
+
+
+async def test_who_speaks_tls_is_told_at_once(gateway: GatewayProcess) -> None:
+    hello = b"\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03" + bytes(32)
+    async with await gateway.client() as client:
+        client.send(hello)
+        reply = await client.reply(timeout=5)  # Long before the time for a head is over.
+        assert (reply.status, reply.json()["error"]["code"]) == (400, "bad_http")
+        assert "http://" in reply.json()["error"]["message"]
+        assert await client.closed()
+
+
 HOSTILE = {
     "deep": (b'{"model":"emb","input":' + b"[" * 100_000, "invalid_json"),
     "deep and closed": (

@@ -263,7 +263,7 @@ async def test_nobody_is_held_for_a_model_that_failed(queue: Queue) -> None:
 
 async def test_nobody_is_held_for_a_model_that_no_request_wakes(queue: Queue) -> None:
     held = queue.submit()
-    queue.admission.unwakeable = Refusal("no_operator", "NoOperator", "Asleep.", retry_after=7)
+    queue.admission.unwakeable = Refusal("no_operator", "NoOperator", "Asleep", retry_after=7)
     queue.admission.pump()
     assert held.refusal is not None and len(queue.admission) == 0
     with pytest.raises(ApiError) as refused:
