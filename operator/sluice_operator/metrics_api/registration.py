@@ -33,6 +33,8 @@ HURRY_SECONDS: Final = 0.5
 HURRY_FOR_SECONDS: Final = 30.0
 GRACE_SECONDS: Final = 60.0
 """How long our own registration may be unavailable before services are scaled without HPAs."""
+MAKER_SECONDS: Final = 10.0
+"""A leader that has made no certificate after so long does not serve this API."""
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class Registration:
         self._clock = clock
         self._host_names = certificates.host_names(SERVICE, namespace)
         self._identity: Identity | None = None
+        self._missing_since: float | None = None  # a certificate that somebody has made
         self._unavailable_since: float | None = None
         self._hurry_until = clock() + HURRY_FOR_SECONDS
         self._trouble = ""
@@ -98,10 +101,18 @@ class Registration:
 
     def problem(self) -> str:
         """Why this replica should get no requests; empty when it serves, or nobody would ask."""
-        waiting = self.standing.available and not self.server.serving
-        return (
-            f"metrics API not serving: {self._trouble or 'no certificate yet'}" if waiting else ""
-        )
+        if not self.standing.available or self.server.serving or self._is_in_its_own_way():
+            return ""
+        return f"metrics API not serving: {self._trouble or 'no certificate yet'}"
+
+    def _is_in_its_own_way(self) -> bool:
+        """Whether another one leads that makes no certificate, and ends once this one is ready.
+
+        As in the upgrade that switches this API on.
+        """
+        since = self._missing_since
+        long = since is not None and self._clock() - since >= MAKER_SECONDS
+        return long and not self._leading()
 
     async def run(self) -> None:
         """Look again and again, for ever."""
@@ -151,7 +162,10 @@ class Registration:
         if certificates.due(identity, self._host_names, now) and self._leading():
             identity = await self._renew(secret, identity, now)
         if identity is None:
+            if self._missing_since is None:
+                self._missing_since = self._clock()
             return
+        self._missing_since = None
         config = await self._cluster.get(
             kinds.CONFIG_MAP, front_proxy.CONFIG_NAMESPACE, front_proxy.CONFIG_NAME
         )

@@ -13,7 +13,7 @@ from sluice_api import names
 from sluice_operator import certificates
 from sluice_operator.api_errors import Conflict, NotFound, PermissionDenied, Unavailable
 from sluice_operator.metrics import MetricsApiInstruments
-from sluice_operator.metrics_api.registration import GRACE_SECONDS, Registration
+from sluice_operator.metrics_api.registration import GRACE_SECONDS, MAKER_SECONDS, Registration
 from sluice_operator.metrics_api.server import MetricsApi
 from tests.support.front_proxies import Authority, config_map
 
@@ -140,6 +140,22 @@ async def test_a_replica_that_does_not_lead_waits_and_loads(objects: Objects) ->
     assert follower.server.serving
     assert ("Secret", "sluice-metrics-api-tls") in objects.writes
     await asyncio.gather(follower.server.close(), leader.server.close())
+
+
+async def test_a_leader_that_serves_none_is_not_waited_for(objects: Objects) -> None:
+    """The upgrade that switches the API on ends the leader of before when another is ready."""
+    follower = Replica(objects, leading=False)
+    follower.now = 1.0
+    await follower.look()
+    assert follower.registration.problem()
+    follower.now += MAKER_SECONDS
+    await follower.look()
+    assert follower.registration.problem() == ""
+    follower.leading = True
+    assert follower.registration.problem(), "now it is its own to make"
+    await follower.look()
+    assert (follower.registration.problem(), follower.server.serving) == ("", True)
+    await follower.server.close()
 
 
 @pytest.mark.parametrize("version", ["v1beta1", "v1beta2"])
