@@ -324,7 +324,7 @@ def test_a_lost_node_shows(cluster: Cluster, namespace: str) -> None:
             conditions = Eyes(cluster, namespace).service("lost")["status"]["conditions"]
             return any((c["type"], c["reason"]) == ("Ready", "NodeLost") for c in conditions)
 
-        cluster.until(is_told, "the status to say NodeLost", seconds=REACTION_SECONDS)
+        cluster.until(is_told, "the status to say NodeLost")
     finally:
         cluster.send("kubelet", signal.SIGCONT)
 

@@ -25,7 +25,7 @@ def verb(name: str, *command: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
     return result.stdout

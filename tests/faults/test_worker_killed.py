@@ -41,5 +41,5 @@ def test_a_killed_worker_leaves_nothing_behind(tmp_path: Path) -> None:
         for port in (worker.port, worker.admin_port):
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port), timeout=60)
-        assert [process for process in family if process.is_running()] == []
+        wait_for(lambda: not any(process.is_running() for process in family))
         assert list(tmp_path.iterdir()) == []

@@ -168,8 +168,7 @@ async def test_nothing_counts_once_its_callers_have_gone(
     clients[0].close()
     clients[1].close()
     await empty(gateway)
-    worker.behaviour.hang = False
-    worker.behaviour.delay = 3.0  # A plain answer to a key is finished for who asks again.
+    worker.behaviour.hang, worker.behaviour.hold = False, True
     key = f"left-{id(connect)}-{streamed}"
     clients = [await connect() for _ in range(2)]
     for number, client in enumerate(clients):
@@ -177,18 +176,20 @@ async def test_nothing_counts_once_its_callers_have_gone(
         await counting(gateway, number + 1)
     for client in clients:
         client.close()
+    worker.behaviour.hold = False  # A plain answer to a key is finished for who asks again.
     await empty(gateway)
 
 
 async def test_the_leader_goes_and_who_joined_is_answered(
     gateway: GatewayProcess, worker: StubWorker, connect: Connect
 ) -> None:
-    worker.behaviour.delay = 2.0
+    worker.behaviour.hold = True
     first, second = await connect(), await connect()
     for number, client in enumerate((first, second)):
         client.send(request(EMBED, embedding(f"joined {id(connect)}")))
         await counting(gateway, number + 1)
     first.close()
+    worker.behaviour.hold = False
     assert (await second.reply()).status == 200
     second.close()
     await empty(gateway)

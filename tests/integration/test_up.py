@@ -72,13 +72,13 @@ def test_it_scales_out_under_load_and_back_to_zero(up: UpProcess, folder: Path) 
             load.rate += 0.2  # However fast this machine is, at some rate two are needed.
             return len(up.workers()) == 2
 
-        up.until(ordered, "a second worker", 60)
+        up.until(ordered, "a second worker", 240)
         load.rate = 5
-        up.until(lambda: len(up.ready_workers()) == 2, "two ready workers", 60)
+        up.until(lambda: len(up.ready_workers()) == 2, "two ready workers", 240)
         assert workers <= set(up.workers())  # Such a change restarts nobody.
     assert load.failures == []
     assert load.sent > 10
-    up.until(lambda: _asleep(up), "sleep", 60)
+    up.until(lambda: _asleep(up), "sleep", 240)
 
 
 def test_a_new_revision_takes_over_under_load_without_a_failed_request(
@@ -96,7 +96,7 @@ def test_a_new_revision_takes_over_under_load_without_a_failed_request(
             up.count_answers()
             return up.table()[0]["revision"] != revision and not alive(old)
 
-        up.until(switched, "the end of the old worker", 60)
+        up.until(switched, "the end of the old worker", 240)
     assert load.failures == []
     after = up.count_answers()
     assert sum(after.values()) - sum(before.values()) == len(load.seconds) > 25

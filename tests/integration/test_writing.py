@@ -209,6 +209,6 @@ async def test_a_caller_who_leaves_ends_the_writing(tmp_path: Path) -> None:
             leaving.cancel()
             began = time.monotonic()
             await asyncio.to_thread(wait_for, lambda: worker.metric("sluice_worker_running") == 0)
-            assert time.monotonic() - began < 5 * seconds
+            assert time.monotonic() - began < 15 * seconds
             async with session.post(url, json=body(3)) as answer:
                 assert answer.status == 200

@@ -144,7 +144,7 @@ class UpProcess:
 
     # Requests --------------------------------------------------------------------------------
 
-    def embed(self, text: str, model: str = "minilm", timeout: float = 60.0) -> dict[str, Any]:
+    def embed(self, text: str, model: str = "minilm", timeout: float = 180.0) -> dict[str, Any]:
         """One embedding through the gateway: the answer's headers and body."""
         request = urllib.request.Request(
             f"{self.url}/v1/embeddings",

@@ -71,11 +71,7 @@ class Cluster(Access):
         Raises ClusterError with the step that failed and the ends of the logs, FileExistsError if a
         cluster of that name runs, programs.BuildError.
         """
-        if not machine.has_watches():
-            raise ClusterError(
-                "the kernel's inotify instances are used up (a cluster takes some 25): "
-                "end other clusters, or sysctl fs.inotify.max_user_instances=1024"
-            )
+        _until_there_are_watches()
         wanted = options or Options()
         kubernetes = programs.ensure(programs.kubernetes(wanted.release))
         tools = programs.ensure(programs.tools())
@@ -345,6 +341,18 @@ class Cluster(Access):
 
     def _call(self, handing: socket.socket | None = None, **request: Any) -> Any:
         return control.call(self.site.control_socket, CONTROL_SECONDS, handing=handing, **request)
+
+
+def _until_there_are_watches() -> None:
+    """Other tests' clusters may have them all, and will end. Raises ClusterError."""
+    deadline = time.monotonic() + START_SECONDS
+    while not machine.has_watches():
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                "the kernel's inotify instances are used up (a cluster takes some 25): "
+                "end other clusters, or sysctl fs.inotify.max_user_instances=1024"
+            )
+        time.sleep(1)
 
 
 def _listen() -> socket.socket:
