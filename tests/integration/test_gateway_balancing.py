@@ -282,7 +282,8 @@ async def test_a_dead_worker_attracts_no_requests_by_being_idle(
 ) -> None:
     with contextlib.ExitStack() as stack:
         dead, *others = (stack.enter_context(StubWorker()) for _ in range(4))
-        limits = wire.LimitRules(first_byte_timeout_seconds=0.2)
+        # Longer than those who do answer may stand still.
+        limits = wire.LimitRules(first_byte_timeout_seconds=3.0)
         urls = [worker.url for worker in (dead, *others)]
         await gateway.follow([service("emb", urls, limits=limits)])
         if way == "refuses":
@@ -360,7 +361,7 @@ async def test_nothing_before_the_first_byte_timeout(gateway: GatewayProcess) ->
 async def test_a_stream_without_a_first_event_goes_to_another_worker(
     gateway: GatewayProcess,
 ) -> None:
-    limits = wire.LimitRules(first_byte_timeout_seconds=0.5)
+    limits = wire.LimitRules(first_byte_timeout_seconds=4.0)
     with StubWorker(writes(hold_at=0)) as silent, StubWorker(writes()) as well:
         await gateway.follow([service("gen", [silent.url, well.url], limits=limits)])
         for number in range(50):
@@ -382,7 +383,7 @@ async def test_a_stream_that_stops_says_which_of_its_limits_that_was(
     limits = (
         wire.LimitRules(token_timeout_seconds=0.2)
         if phase == "between-tokens"
-        else wire.LimitRules(stream_timeout_seconds=0.5)
+        else wire.LimitRules(stream_timeout_seconds=4.0)
     )
     pause = {"hold_at": 2} if phase == "between-tokens" else {"words": 1000, "pace": 0.02}
     with StubWorker(writes(**pause)) as worker:
@@ -433,8 +434,12 @@ async def test_a_second_worker_answers_where_the_first_is_slow(gateway: GatewayP
         assert len(slow.seen) >= 1, "it was asked as well"
         await until(lambda: slow.aborted == len(slow.seen), what="the loser is stopped")
         assert len(fast.seen) == 10
-        won = await gateway.metric("sluice_gateway_hedges_total", service="emb", outcome="won")
-        assert won == len(slow.seen)
+        hedges = "sluice_gateway_hedges_total"
+        won, lost = [
+            await gateway.metric(hedges, service="emb", outcome=each) for each in ("won", "lost")
+        ]
+        # The slow one was asked first, or as the second, where the fast one stood still.
+        assert won >= 1 and won + lost == len(slow.seen)
         endpoints = (await gateway.services())["emb"]["endpoints"]
         assert [endpoint["inFlight"] for endpoint in endpoints] == [0, 0]
 
