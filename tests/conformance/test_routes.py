@@ -431,7 +431,7 @@ async def _(client: Client) -> None:
     body = {"model": "emb", "input": text()}
     assert (await client.post("/v1/embeddings", body, x_sluice_deadline_ms="60000")).status == 200
     reply = await client.post("/v1/embeddings", body, x_sluice_deadline_ms="soon")
-    fails(reply, 400, "invalid_field")
+    fails(reply, 400, "invalid_field", "x-sluice-deadline-ms")
 
 
 @CASES.case(EMBEDDINGS, "Server-Timing")
