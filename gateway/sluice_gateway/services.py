@@ -21,9 +21,9 @@ from sluice_gateway.probing import watch
 from sluice_gateway.service import Changes, Service
 from sluice_gateway.timers import TimerWheel
 
-_REMOVED: Final = ("model_not_found", "The model was removed.")
+_REMOVED: Final = ("model_not_found", "The model was removed.", "model")
 _RULES: Final = Rules()
-_TRIAL_OVER: Final = ("model_failed", "The revision on trial was removed.")
+_TRIAL_OVER: Final = ("model_failed", "The revision on trial was removed.", None)
 
 log = logging.getLogger(__name__)
 
@@ -160,14 +160,14 @@ class Services:
             log.error("probe ended", exc_info=probe.exception(), extra={"endpoint": endpoint.url})
             endpoint.not_ready("it is not probed any more")
 
-    def _settle(self, changes: Changes, refusal: tuple[str, str]) -> None:
+    def _settle(self, changes: Changes, refusal: tuple[str, str, str | None]) -> None:
         """Probe who came, let go of who went, and refuse those who wait in vain."""
         self._stop_probing(changes.gone)
         for endpoint in changes.came:
             self._probe(endpoint)
-        code, message = refusal
+        code, message, param = refusal
         for waiter in changes.waiting:
-            waiter.refused(ApiError(code, message))
+            waiter.refused(ApiError(code, message, param=param))
 
     def _stop_probing(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:

@@ -389,7 +389,9 @@ async def test_removed_service_tells_those_who_wait(gateway: GatewayProcess) -> 
 
     await until(waiting)
     await gateway.follow([])
-    assert (await held).status == 404
+    for reply in (await held, await gateway.post(PATH, ask("y"))):
+        error = reply.json()["error"]
+        assert (reply.status, error["code"], error["param"]) == (404, "model_not_found", "model")
 
 
 async def test_worker_that_drains_gets_nothing_new(gateway: GatewayProcess) -> None:
