@@ -121,6 +121,7 @@ async def test_json_by_any_of_its_names(client: Client, kind: str) -> None:
         b"content-type: application/x-www-form-urlencoded",
         b"content-type: multipart/form-data; boundary=x",
         b"content-type: application/octet-stream",
+        b"content-type: application/octet-stream\r\ninference-header-content-length: 5",
         b"content-type: application/jsonp",
         b"content-type: application/json; charset=latin-1",
         b"content-type: application/json; charset=utf-16",
