@@ -1,9 +1,10 @@
 """The worker beside transformers as it is usually served: natural lengths, 16 clients, one machine.
 
-Embeddings by the real MiniLM, and classification by a model of its shape with random weights; texts
-of log-normal length (median 24 tokens), the same list for everyone, every text once, nothing
-cached. Peers: one forward per request, and dynamic batches of 16 padded to
-the longest, both with FastAPI and transformers. Ratios within one run count.
+Embeddings by the real MiniLM, and classification by models of its shape and of BERT-base's with
+random weights; texts of log-normal length (median 24 tokens), the same list for everyone, every
+text once, nothing cached; a fifth as many for the larger shape. Peers: one forward per request, and
+dynamic batches of 16 padded to the longest, both with FastAPI and transformers. Ratios within one
+run count.
 """
 
 import argparse
@@ -36,12 +37,23 @@ def model_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def classifier_folder(folder: Path) -> Path:
-    """A classifier of MiniLM's shape and tokenizer. What it says means nothing; its cost does."""
+BERT_BASE = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
+
+
+def classifier_folder(folder: Path, **shape: int) -> Path:
+    """A classifier of MiniLM's shape, unless ``shape`` says another, and tokenizer.
+
+    What it says means nothing; its cost does.
+    """
     from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
 
     source = model_folder()
-    config = AutoConfig.from_pretrained(source, num_labels=4)
+    config = AutoConfig.from_pretrained(source, num_labels=4, **shape)
     BertForSequenceClassification(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return folder
@@ -140,14 +152,16 @@ def run_once(peer: Peer, task: str, work: list[str], lone: list[str]) -> None:
         peer.memory = max(peer.memory, process.memory_mib())
 
 
-def measure_task(task: str, folder: Path, rounds: int, count: int) -> list[Peer]:
+def measure_task(
+    task: str, folder: Path, rounds: int, count: int, shape: str = "MiniLM"
+) -> list[Peer]:
     chosen = peers(task, folder)
     for number in range(rounds):
         for peer in chosen:
             run_once(peer, task, texts(count, seed=number), texts(40, seed=1000 + number))
     base = chosen[0]
     measure.table(
-        f"Worker, {task}: MiniLM's shape, natural lengths, {CLIENTS} clients, {count} texts",
+        f"Worker, {task}: {shape}'s shape, natural lengths, {CLIENTS} clients, {count} texts",
         ["server", "req/s", "x", "CPU ms", "x", "p50 ms", "p99 ms", "lone ms", "ready s", "MiB"],
         [
             [
@@ -173,11 +187,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=600)
     options = parser.parse_args(arguments)
+    rounds, count = options.rounds, options.texts
     with measure.folder() as folder:
+        small, large = classifier_folder(folder / "s"), classifier_folder(folder / "l", **BERT_BASE)
         results = {
-            "embeddings": measure_task("embeddings", model_folder(), options.rounds, options.texts),
-            "classification": measure_task(
-                "classification", classifier_folder(folder), options.rounds, options.texts
+            "embeddings": measure_task("embeddings", model_folder(), rounds, count),
+            "classification": measure_task("classification", small, rounds, count),
+            "classification, BERT-base": measure_task(
+                "classification", large, rounds, count // 5, "BERT-base"
             ),
         }
     measure.save(

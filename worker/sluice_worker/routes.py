@@ -136,7 +136,7 @@ async def infer(
     deadline = deadline_of(head, worker.settings.timeout_seconds)
     body = await read_body(head, receive, worker.settings.max_body_bytes)
     call = codec.parse(body)
-    asked = named or call.model or service
+    asked = next(name for name in (named, call.model, service) if name is not None)
     _check_name(asked, service)
     wanted = Asked(
         asked,

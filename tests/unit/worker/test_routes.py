@@ -161,8 +161,9 @@ async def test_the_answer_names_the_model_as_it_was_asked_for(
     assert reply.json()["model"] == (model or "toy")
 
 
-async def test_another_services_name_is_not_answered(client: Client) -> None:
-    reply = await client.post("/v1/embeddings", {**EMBED, "model": "other"})
+@pytest.mark.parametrize("model", ["other", ""])
+async def test_another_services_name_is_not_answered(client: Client, model: str) -> None:
+    reply = await client.post("/v1/embeddings", {**EMBED, "model": model})
     assert (reply.status, reply.code()) == (404, "model_not_found")
 
 
