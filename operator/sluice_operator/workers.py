@@ -113,37 +113,30 @@ def is_rolling(deployment: Object) -> bool:
 
 
 def newest_pods(deployment: Object, pods: Iterable[Object]) -> tuple[Object, ...]:
-    """Those made from what the Deployment says now; all where that cannot be told."""
-    newest = _newest_template(deployment)
-    if not newest:
-        return tuple(pods)
-    return tuple(
-        pod for pod in pods if (pod["metadata"].get("labels") or {}).get(_TEMPLATE) == newest
-    )
-
-
-def _newest_template(deployment: Object) -> str:
-    """The hash of what the Deployment says now; empty where that cannot be told.
+    """Those made from what the Deployment says now; all where that cannot be told.
 
     A Deployment names its newest ReplicaSet nowhere but in this message.
     """
     found = _REPLICA_SET.search(str(condition(deployment, "Progressing").get("message", "")))
-    return found[1] if found else ""
+    if found is None:
+        return tuple(pods)
+    return tuple(
+        pod for pod in pods if (pod["metadata"].get("labels") or {}).get(_TEMPLATE) == found[1]
+    )
 
 
 def refusal_of(deployment: Object) -> str:
     """What keeps pods of the Deployment from being made; empty when nothing does.
 
-    Of a ReplicaSet from before it is no news: the Deployment goes on telling it until that one has
-    gone, however well the newest does.
+    Once all are made of what it says now, it is about a ReplicaSet from before: the Deployment
+    tells it until that one has gone. Which one it names proves nothing: of a second refusal for
+    the same reason the Deployment keeps the first one's words.
     """
     failure = condition(deployment, "ReplicaFailure")
-    if failure.get("status") != "True":
+    made = int((deployment.get("status") or {}).get("updatedReplicas", 0))
+    if failure.get("status") != "True" or made >= int(deployment["spec"].get("replicas", 1)):
         return ""
-    told = str(failure.get("message") or failure.get("reason") or "")
-    refused = re.search(rf'"{re.escape(deployment["metadata"]["name"])}-([^"-]+)-[^"]*"', told)
-    newest = _newest_template(deployment)
-    return "" if refused and newest and refused[1] != newest else told
+    return str(failure.get("message") or failure.get("reason") or "")
 
 
 def worker_counts(observed: Observed, revision: str) -> WorkerCounts:

@@ -85,24 +85,22 @@ def seen(
     *pods: dict[str, Any],
     replicas: int | None = None,
     refused: str = "",
-    progress: str = "",
+    updated: int = 0,
     events: dict[str, tuple[tuple[str, str], ...]] | None = None,
     lost: frozenset[str] = frozenset(),
 ) -> Observed:
-    """The service with one Deployment of ``replicas`` (as many as pods) and these pods.
+    """The service with one Deployment of ``replicas`` (as many as it has or lacks) and these pods.
 
     Args:
         refused: what the Deployment says of pods that cannot be made.
-        progress: what it says of its newest ReplicaSet.
+        updated: pods of what the Deployment says now.
     """
     resource = document()
     resource["metadata"] |= {"namespace": "default", "uid": "u-1", "generation": 1}
     name = child_name("minilm", REVISION)
-    conditions = [
-        {"type": kind, "status": "True", "message": message}
-        for kind, message in (("ReplicaFailure", refused), ("Progressing", progress))
-        if message
-    ]
+    conditions = (
+        [{"type": "ReplicaFailure", "status": "True", "message": refused}] if refused else []
+    )
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -111,8 +109,8 @@ def seen(
             "namespace": "default",
             "ownerReferences": [{"uid": "u-1", "controller": True}],
         },
-        "spec": {"replicas": len(pods) if replicas is None else replicas},
-        "status": {"conditions": conditions},
+        "spec": {"replicas": len(pods) + bool(refused) if replicas is None else replicas},
+        "status": {"conditions": conditions, "updatedReplicas": updated},
     }
     return Observed(
         resource=resource,

@@ -147,21 +147,14 @@ def test_every_state_has_its_reason(observed: Observed, reason: str, words: str)
     assert words in message
 
 
-def refused(template: str, newest: str) -> Observed:
-    """One replica that was refused for a ReplicaSet, which may be the newest or not."""
-    deployment = f"minilm-{REVISION}"
-    return seen(
-        replicas=1,
-        refused=f'pods "{deployment}-{template}-" is forbidden: RuntimeClass "x" not found',
-        progress=f'ReplicaSet "{deployment}-{newest}" is progressing.',
-    )
-
-
 def test_what_was_refused_of_the_pods_of_before_is_no_news() -> None:
-    assert found(refused("5d8f7", newest="5d8f7"))[0] == "ConfigMissing"
-    assert worker_counts(refused("5d8f7", newest="5d8f7"), REVISION).unschedulable == 1
-    assert found(refused("5d8f7", newest="77dd9")) == ("", "")
-    assert worker_counts(refused("5d8f7", newest="77dd9"), REVISION).starting == 1
+    told = 'pods "minilm-5d8f7-" is forbidden: RuntimeClass "x" not found'
+    missing, made = seen(pod(), refused=told, updated=1), seen(pod(), refused=told, updated=2)
+    assert (found(missing)[0], worker_counts(missing, REVISION).unschedulable) == (
+        "ConfigMissing",
+        1,
+    )
+    assert (found(made)[0], worker_counts(made, REVISION).unschedulable) == ("Starting", 0)
 
 
 def test_reasons_are_of_the_closed_list() -> None:
