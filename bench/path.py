@@ -82,10 +82,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="measure paths whose name contains this")
     options = parser.parse_args(arguments)
     found = []
+    instructions = _Instructions()  # One for all: processors have few counters.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for path in PATHS:
             if options.only in path.name:
-                found.append({"path": path.name, **runner.run(_measure(path, options))})
+                measured = runner.run(_measure(path, options, instructions))
+                found.append({"path": path.name, **measured})
     measure.table(
         "A request in process, without sockets",
         ["path", "µs CPU", "instructions", "calls of Python", "of C"],
@@ -103,7 +105,9 @@ def main(arguments: list[str] | None = None) -> None:
     measure.save("path", {"paths": found})
 
 
-async def _measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+async def _measure(
+    path: Path, options: argparse.Namespace, instructions: "_Instructions"
+) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     with measure.folder() as folder:
         table = folder / "services.yaml"
@@ -143,7 +147,8 @@ async def _measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
                         await asyncio.sleep(0)
 
             try:
-                return await _take(ask, _Requests(lines, path.same), client, options)
+                requests = _Requests(lines, path.same)
+                return await _take(ask, requests, client, options, instructions)
             finally:
                 gateway.edge.close()
                 await gateway.services.close()
@@ -162,12 +167,12 @@ async def _take(
     requests: "_Requests",
     client: "_Client",
     options: argparse.Namespace,
+    instructions: "_Instructions",
 ) -> dict[str, Any]:
     await ask(requests.make(WARM))
     if client.answers != WARM or not client.last.startswith(b"HTTP/1.1 200"):
         raise SystemExit(f"{client.answers} answers to {WARM} requests, the last: {client.last!r}")
     process.freeze()
-    instructions = _Instructions()
     times, counts = [], []
     for _ in range(options.rounds):
         batch = requests.make(options.count)
