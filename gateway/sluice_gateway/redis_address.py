@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+_FORMS = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// and HOST:PORT"
+ESCAPE = "In a password, signs other than letters and digits are written as %XX."
 _KNOWN = {"host", "port", "path", "db", "username", "password", "connection_class", *_TLS_FILES}
 
 
@@ -43,8 +45,8 @@ def parse_address(url: str) -> Address:
 
     try:
         parts: dict[str, Any] = dict(parse_url(url))
-    except ValueError as error:
-        raise ValueError(f"The Redis URL cannot be read: {error}") from None
+    except ValueError:  # What it says may quote a part of the password.
+        raise ValueError(f"The Redis URL cannot be read, needs {_FORMS}. {ESCAPE}") from None
     if unknown := sorted(set(parts) - _KNOWN):
         raise ValueError(f"The Redis URL has options that are not known: {', '.join(unknown)}.")
     split = urlsplit(url)

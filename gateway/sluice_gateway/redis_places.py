@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from sluice_gateway.redis_address import Address, parse_address
+from sluice_gateway.redis_address import ESCAPE, Address, parse_address
 
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
@@ -203,15 +203,16 @@ def _like(url: str, scheme: str, path: str) -> Address:
 def _seeds(netloc: str, port: int) -> tuple[tuple[str, int], ...]:
     places = netloc.rpartition("@")[2].split(",")
     seeds = []
-    for place in places[:MAX_SEEDS]:
+    for number, place in enumerate(places[:MAX_SEEDS], 1):
         try:
             split = urlsplit(f"//{place}")
             host, given = split.hostname, split.port
         except ValueError:
             host, given = None, None
         if not host:
+            # Not told: part of a password may be taken for it.
             raise ValueError(
-                f"The Redis URL has {place!r} among its hosts, needs HOST or HOST:PORT."
+                f"Host {number} of the Redis URL cannot be read, needs HOST or HOST:PORT. {ESCAPE}"
             )
         seeds.append((host, given or port))
     return tuple(seeds)

@@ -222,8 +222,8 @@ def test_urls() -> None:
     ("url", "said"),
     [
         ("redis+sentinel://:secret@one:1", "names no master"),
-        ("redis+sentinel://:secret@one:x/cache", "'one:x' among its hosts"),
-        ("redis+cluster://:secret@one,,two", "'' among its hosts"),
+        ("redis+sentinel://:secret@one:x/cache", "Host 1 of the Redis URL"),
+        ("redis+cluster://:secret@one,,two", "Host 2 of the Redis URL"),
         ("redis+cluster://:secret@one/3", "only database 0"),
         ("unix+cluster://:secret@one", "begins with 'unix'"),
         ("redis+cluster://:secret@one?retries=3", "not known: retries"),

@@ -15,6 +15,7 @@ from sluice_gateway.redis_address import parse_address
 from sluice_gateway.redis_commands import command
 from sluice_gateway.redis_link import MAX_PENDING
 from sluice_gateway.redis_pipeline import Failure, RedisPipeline
+from sluice_gateway.redis_places import parse_place
 from tests.support.event_loops import eventually, on_uvloop
 from tests.support.redis_server import RedisServer, free_port, running_redis
 
@@ -317,12 +318,14 @@ def test_over_tls_the_certificate_must_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://example", "cannot be read"),
+        ("http://example", "cannot be read, needs redis://"),
+        *((f"redis://user:secret{sign}x@host:6379", "as %XX") for sign in "/?#"),
+        ("redis+cluster://user:secret#x@host:6379", "as %XX"),
         ("redis://:secret@example?max_connections=3", "not known: max_connections"),
         ("rediss://example?ssl_cert_reqs=maybe", "got 'maybe'"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_without_the_password(url: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
-        parse_address(url)
+        parse_place(url)
     assert "secret" not in str(caught.value)
