@@ -182,8 +182,10 @@ def check_task(call: Call, tasks: list[Task], service: str) -> None:
             f"parameters.labels: required, because model {service!r} classifies zero-shot only.",
             param="parameters.labels",
         )
+    own = call.task == Task.ZERO_SHOT and Task.CLASSIFICATION in tasks
     raise ApiError(
         "task_not_supported",
-        f"Model {service!r} does not do {call.task}; it does {', '.join(tasks)}.",
+        f"Model {service!r} does not do {call.task}; it does {', '.join(tasks)}."
+        f"{' It has labels of its own: leave parameters.labels out.' if own else ''}",
         param="model",
     )

@@ -385,6 +385,14 @@ def test_a_task_the_service_does_not_offer_is_refused() -> None:
         routes.check_task(plain, [Task.EMBEDDINGS, Task.ZERO_SHOT], "m")
 
 
+def test_labels_for_a_model_that_has_its_own_are_told_to_be_left_out() -> None:
+    call = classify.CODEC.parse(b'{"input":"a","parameters":{"labels":["x"]}}')
+    with pytest.raises(ApiError, match=r"labels of its own: leave parameters\.labels out"):
+        routes.check_task(call, [Task.CLASSIFICATION], "m")
+    with pytest.raises(ApiError, match=r"it does embeddings\.$"):
+        routes.check_task(call, [Task.EMBEDDINGS], "m")
+
+
 @pytest.mark.parametrize("codec", [small.CLASSIFY_TEXT, small.PREDICT])
 def test_a_route_without_labels_asks_for_none(codec: Codec) -> None:
     plain = codec.parse(body(text="a"))
