@@ -79,6 +79,13 @@ def test_a_schema_that_is_too_much_later_says_so() -> None:
     assert (caught.value.code, caught.value.param) == ("invalid_field", "here")
 
 
+def test_what_only_is_told_is_read_without_the_models_vocabulary() -> None:
+    unread = Vocabulary("no tokenizer at all", SIZE, frozenset([0]))
+    unread.check(Schema('{"type":"object"}', "here"))
+    with pytest.raises(ApiError, match=r"here: .*Invalid type: strnig"):
+        unread.check(Schema('{"type":"strnig"}', "here"))
+
+
 def wide(names: int) -> dict[str, Any]:
     """A schema beyond what the library follows, of this many alternatives."""
     kinds = [{"type": "object", "properties": {f"k{n}": {"type": "string"}}} for n in range(names)]

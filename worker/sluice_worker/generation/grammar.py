@@ -6,6 +6,7 @@ ones keep the text within it, in some 50 microseconds.
 
 import re
 import threading
+from functools import cache
 from typing import Any, NamedTuple
 
 import llguidance
@@ -70,30 +71,23 @@ class Vocabulary:
         Raises ApiError naming the field: the schema is none, is too large, or lets no text begin.
         """
         check_size(schema)
-        made = SchemaGrammar(self._matcher(schema, _ONE_SPACE), schema.where)
+        matcher, reason = _matcher(schema, self.tokens, _ONE_SPACE)
+        if matcher is None:
+            raise _bad_schema(schema.where, reason, schema.text)
+        made = SchemaGrammar(matcher, schema.where)
         made.check()
         return made
 
     def check(self, schema: "Schema") -> None:
         """Refuse what is no JSON schema, but not what only a grammar cannot honour.
 
-        Raises ApiError naming the field.
+        Needs no vocabulary, whose making takes seconds where it is large. Raises ApiError naming
+        the field.
         """
         check_size(schema)
-        self._matcher(schema, {**_ONE_SPACE, "lenient": True}, lenient=True)
-
-    def _matcher(
-        self, schema: "Schema", options: Any, *, lenient: bool = False
-    ) -> llguidance.LLMatcher:
-        try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema.text, overrides=options)
-            matcher = llguidance.LLMatcher(self.tokens, grammar, log_level=0)
-            reason = matcher.get_error() if matcher.is_error() else ""
-        except ValueError as error:
-            reason = str(error)
-        if reason and not (lenient and _UNSUPPORTED.search(_told(reason))):
+        matcher, reason = _matcher(schema, _bytes(), {**_ONE_SPACE, "lenient": True})
+        if matcher is None and not _UNSUPPORTED.search(_told(reason)):
             raise _bad_schema(schema.where, reason, schema.text)
-        return matcher
 
 
 class SchemaGrammar:
@@ -205,6 +199,24 @@ def check_size(schema: Schema) -> None:
         raise _too_large(where, f"a schema of {objects} objects", MOST_OBJECTS)
     if patterns > MOST_PATTERN_PROPERTIES:
         raise _too_large(where, f"{patterns} patternProperties", MOST_PATTERN_PROPERTIES)
+
+
+@cache
+def _bytes() -> llguidance.LLTokenizer:
+    """The smallest vocabulary that there is."""
+    return llguidance.LLTokenizer("byte")
+
+
+def _matcher(
+    schema: Schema, tokens: llguidance.LLTokenizer, options: Any
+) -> tuple[llguidance.LLMatcher | None, str]:
+    """None, and the library's reason, where it cannot read ``schema``."""
+    try:
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema.text, overrides=options)
+        matcher = llguidance.LLMatcher(tokens, grammar, log_level=0)
+    except ValueError as error:
+        return None, str(error)
+    return (None, matcher.get_error()) if matcher.is_error() else (matcher, "")
 
 
 def _too_large(where: str, got: str, most: int) -> ApiError:
