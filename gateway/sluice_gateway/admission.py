@@ -97,6 +97,7 @@ class Admission:
         self._unblock_at = 0.0
         self._was_ready = False
         self._unready_since = 0.0
+        endpoints.waiting = self._waiting.all
         endpoints.on_room = self.pump
 
     def __repr__(self) -> str:

@@ -61,15 +61,14 @@ def two_choices(roomy: Sequence[C], excluded: Set[int], now: float, random: Rand
     (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.)
     """
     count = len(roomy)
-    if count == 0:
-        return None
-    index = int(random() * count)
-    first = second = roomy[index]
-    if count > 1:
-        second = roomy[(index + 1 + int(random() * (count - 1))) % count]
-    less, more = first, second
-    if second.in_flight * first.limit < first.in_flight * second.limit:
-        less, more = second, first
+    if count < 2:
+        return roomy[0] if count and roomy[0].incarnation not in excluded else None
+    # One number draws both: which of all first, and which of the others.
+    drawn, others = int(random() * count * (count - 1)), count - 1
+    first = drawn // others
+    less, more = roomy[first], roomy[first - 1 - drawn % others]
+    if more.in_flight * less.limit < less.in_flight * more.limit:
+        less, more = more, less
     if less.incarnation not in excluded:
         return less
     if more.incarnation not in excluded:

@@ -38,6 +38,10 @@ class Deadlines:
             exchange.timer.cancel()
         self.set(exchange)
 
+    def come(self, exchange: Exchange) -> None:
+        """A deadline of ``exchange`` has come that was set before it was one."""
+        self._step(exchange, self._expired)
+
     def _expired(self, exchange: Exchange) -> None:
         service, now = exchange.service, time.monotonic()
         if now < _moment(exchange):

@@ -6,6 +6,9 @@
 A streamed answer goes the same way, but from its first event on the caller follows it as it comes
 (``broadcast``, ``relay``).
 
+What is neither looked up nor shared nor stored, and has a place at once, is passed on in one object
+(``direct``); as soon as anything unusual happens, it is an exchange like all others.
+
 Nothing here awaits: each step decides, starts what must be waited for, and is called again when
 that has happened. An edge hands in a complete request and gets one answer through its caller, now
 or later. Waiting for a place and sending stand in ``forward``; the state of one request in
@@ -22,7 +25,6 @@ from typing import Any, Final
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.routes import check_task
-from sluice_api.tasks import Task
 from sluice_gateway import composition, tensors
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Authenticator, Tenant
@@ -32,17 +34,18 @@ from sluice_gateway.claim import NOT_MINE, Claim, life_seconds, worth_leasing
 from sluice_gateway.coalesce import Flights, Result
 from sluice_gateway.computation import Computation
 from sluice_gateway.deadlines import Deadlines
+from sluice_gateway.direct import Direct, why_direct
 from sluice_gateway.exchange import Exchange
 from sluice_gateway.forward import Rebound
 from sluice_gateway.head import Head
-from sluice_gateway.idempotency import Pending, Repeats
+from sluice_gateway.idempotency import Pending, Repeats, Running
 from sluice_gateway.keys import Keyring
 from sluice_gateway.lookup import Lookup
 from sluice_gateway.metrics import ServiceSeries
-from sluice_gateway.passage import Passage
+from sluice_gateway.passage import Passage, fail_with
 from sluice_gateway.renewal import Renewals
 from sluice_gateway.request import Answer, OwnCaller, Request, bug, error_answer
-from sluice_gateway.service import Service
+from sluice_gateway.service import UNFINISHED, Service
 from sluice_gateway.services import Services
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.worker_errors import at_caller
@@ -93,8 +96,8 @@ class Dispatcher:
         self._flights = flights
         self._live: Live = {}
         self._renewals = Renewals(self.serve, cache.leases)
-        self._wheel = wheel
-        self._deadlines = Deadlines(wheel, self._step)
+        self.wheel = wheel
+        self._deadlines = Deadlines(wheel, self.step)
         self._unrouted = unrouted
         self._access_log = access_log
         self._repeats = repeats
@@ -131,17 +134,23 @@ class Dispatcher:
             return None
         return self._admit(request, tenant)
 
-    def _admit(self, request: Request, tenant: Tenant) -> Exchange | None:
+    def _admit(self, request: Request, tenant: Tenant) -> Running | None:
         try:
             known = self._lookup.whole(request, tenant)
             if known is not None:
                 self._answer_known(request, *known)
                 return None
-            exchange = self._open(request, tenant)
+            service, call = self._resolve(request, tenant)
+            why = why_direct(request, call, service)
+            if why and service.endpoints.has_place():
+                return self._pass_on(
+                    Direct(self, request, tenant, service, call, service.binding, why)
+                )
+            exchange = self.enter(request, tenant, service, call)
         except Exception as error:
             self._refuse(request, error)
             return None
-        self._step(exchange, self._complete)
+        self.step(exchange, self._complete)
         return None if exchange.done else exchange
 
     def serve(self, request: Request, tenant: Tenant, service: Service) -> None:
@@ -149,11 +158,14 @@ class Dispatcher:
         route = request.head.route
         assert route is not None
         try:
-            exchange = self._enter(request, tenant, service, route.codec.parse(request.body))
+            call = route.codec.parse(request.body)
+            if service.tasks:
+                check_task(call, service.tasks, service.name)
+            exchange = self.enter(request, tenant, service, call)
         except Exception as error:
             self._refuse(request, error)
             return
-        self._step(exchange, self._complete)
+        self.step(exchange, self._complete)
 
     # identify, limit, resolve, check --------------------------------------------------------------
 
@@ -169,9 +181,9 @@ class Dispatcher:
         service.series.l1 += 1
         service.tally.cache_hits += 1
         request.caller.answer(answer)
-        self._count(request, service.series, (service.namespace, service.name), 200)
+        self.count(request, service, 200)
 
-    def _open(self, request: Request, tenant: Tenant) -> Exchange:
+    def _resolve(self, request: Request, tenant: Tenant) -> tuple[Service, Call]:
         """Read the body and find its service. Raises ApiError."""
         head = request.head
         assert head.route is not None
@@ -180,11 +192,12 @@ class Dispatcher:
         service = self._services.resolve(name, tenant, call.task)
         if service.canary is not None:
             service = service.pick()
-        return self._enter(request, tenant, service, call)
-
-    def _enter(self, request: Request, tenant: Tenant, service: Service, call: Call) -> Exchange:
         if service.tasks:
             check_task(call, service.tasks, service.name)
+        return service, call
+
+    def enter(self, request: Request, tenant: Tenant, service: Service, call: Call) -> Exchange:
+        """Have an exchange for ``call``, which ``service`` can answer."""
         return Exchange(request, tenant, service, call, self._ended, self._deadlines.begun)
 
     # complete -------------------------------------------------------------------------------------
@@ -193,12 +206,12 @@ class Dispatcher:
         """Look up, once another service has found what the inputs lack, where they lack it."""
         call = exchange.call
         finder = None
-        if call.task is Task.RELATION_EXTRACTION:
+        if call.task in UNFINISHED:
             finder = composition.finder_for(call, exchange.service)
         if finder is None:
             self._look_up(exchange)
         elif finder.indexes:
-            answered = OwnCaller(partial(self._step, exchange, self._found, finder))
+            answered = OwnCaller(partial(self.step, exchange, self._found, finder))
             question = composition.question(exchange.request, call, finder, answered)
             asked = self._admit(question, exchange.tenant)
             if asked is not None:
@@ -233,7 +246,7 @@ class Dispatcher:
         self._lookup.name(exchange)
         if directives.no_cache:
             return self._looked_up(exchange, [None] * len(call.inputs))
-        return self._lookup.find(exchange, partial(self._step, exchange, self._looked_up))
+        return self._lookup.find(exchange, partial(self.step, exchange, self._looked_up))
 
     def _looked_up(self, exchange: Exchange, hits: list[Hit | None]) -> None:
         exchange.cancel_lookup = None
@@ -271,7 +284,7 @@ class Dispatcher:
         if exchange.call.stream is not None:
             self._stream_alone(exchange)
         else:
-            Passage(exchange, self._step).start()
+            Passage(exchange, self.step).start()
 
     def _charge(self, exchange: Exchange) -> None:
         """Count what is to be computed against the caller's limits, once. Raises ApiError."""
@@ -287,6 +300,24 @@ class Dispatcher:
         exchange.stops.append(broadcast.stop)
         exchange.follow(broadcast.relay, self._refused)
         broadcast.start()
+
+    # pass on --------------------------------------------------------------------------------------
+
+    def _pass_on(self, direct: Direct) -> Running | None:
+        """Pass a request on as it came, to a worker that has a place for it."""
+        try:
+            direct.start()
+        except Exception as error:
+            exchange = direct.unfold()
+            self.step(exchange, fail_with, error)
+            return None if exchange.done else exchange
+        return direct
+
+    def set_deadline(self, exchange: Exchange) -> None:
+        self._deadlines.set(exchange)
+
+    def expired(self, exchange: Exchange) -> None:
+        self._deadlines.come(exchange)
 
     # join, forward --------------------------------------------------------------------------------
 
@@ -307,7 +338,7 @@ class Dispatcher:
             if item is None:
                 leads, exchange.leave[index] = self._flights.join(
                     exchange.keys[index],
-                    partial(self._step, exchange, self._arrived, index),
+                    partial(self.step, exchange, self._arrived, index),
                     abandon(index),
                     work,
                 )
@@ -329,7 +360,7 @@ class Dispatcher:
         leases = self._cache.leases
         if leases is not None and worth_leasing(exchange.service, exchange, leases):
             claim = Claim(
-                exchange, led, self._cache, self._flights, leases, self._wheel, self._arrive
+                exchange, led, self._cache, self._flights, leases, self.wheel, self._arrive
             )
             return claim, lambda index: partial(claim.abandoned, index)
         computation = Computation(exchange, led, self._cache, self._flights, self._arrive)
@@ -344,7 +375,7 @@ class Dispatcher:
         key = exchange.keys[0]
         broadcast = Broadcast(exchange, self._cache, self._flights, self._live)
         leads, exchange.leave[0] = self._flights.join(
-            key, partial(self._step, exchange, self._arrived, 0), broadcast.stop, broadcast
+            key, partial(self.step, exchange, self._arrived, 0), broadcast.stop, broadcast
         )
         if leads:
             exchange.led = [0]
@@ -365,13 +396,13 @@ class Dispatcher:
 
     def _refused(self, exchange: Exchange, error: ApiError) -> None:
         """A stream failed before its first event."""
-        self._step(exchange, self._arrived, 0, error)
+        self.step(exchange, self._arrived, 0, error)
 
     # store, answer --------------------------------------------------------------------------------
 
     def _arrive(self, exchange: Exchange, index: int, result: Result) -> None:
         """Called by a computation for this alone with the answer to one input, or its failure."""
-        self._step(exchange, self._arrived, index, result)
+        self.step(exchange, self._arrived, index, result)
 
     def _arrived(self, exchange: Exchange, index: int, result: Result) -> None:
         """One missing input's answer is there, or its computation failed."""
@@ -409,7 +440,7 @@ class Dispatcher:
 
     # Errors, records ----------------------------------------------------------------------------
 
-    def _step(self, exchange: Exchange, step: Callable[..., None], *arguments: Any) -> None:
+    def step(self, exchange: Exchange, step: Callable[..., None], *arguments: Any) -> None:
         """Take one step of an exchange; whatever goes wrong in it ends the exchange."""
         if exchange.done:
             return
@@ -442,7 +473,7 @@ class Dispatcher:
     def _begin_again(self, exchange: Exchange, service: Service) -> None:
         """As if it were new: the revision that was to answer has changed, or fails on trial."""
         exchange.move(service)
-        self._step(exchange, self._look_up)
+        self.step(exchange, self._look_up)
 
     def _refuse(self, request: Request, error: Exception) -> None:
         """Answer a request that no service was found for."""
@@ -452,19 +483,19 @@ class Dispatcher:
         if error.code in ACCESS_CODES:
             self._denied(request.tenant.name if request.tenant is not None else "", error.code)
         request.caller.answer(error_answer(error, request))
-        self._count(request, self._unrouted, ("", ""), error.status)
+        self.count(request, None, error.status)
 
     def _ended(self, exchange: Exchange, status: int) -> None:
-        service = exchange.service
-        self._count(exchange.request, service.series, (service.namespace, service.name), status)
+        self.count(exchange.request, exchange.service, status)
 
-    def _count(
-        self, request: Request, series: ServiceSeries, service: tuple[str, str], status: int
-    ) -> None:
+    def count(self, request: Request, service: Service | None, status: int) -> None:
+        """The request is answered; without a service, because none was found."""
         if request.background:
             return
         seconds = time.monotonic() - request.received
         assert request.head.route is not None
-        series.route(request.head.route.path).count(status, seconds)
+        series = service.series if service is not None else self._unrouted
+        series.answered(request.head.route.path, status, seconds)
         if self._access_log is not None:
-            self._access_log.record(request, service, status, seconds)
+            name = (service.namespace, service.name) if service is not None else ("", "")
+            self._access_log.record(request, name, status, seconds)

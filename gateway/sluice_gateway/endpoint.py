@@ -9,7 +9,7 @@ fails too much is out for a while (its circuit breaker is open), and back on tri
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -46,6 +46,9 @@ class State(StrEnum):
     GONE = "gone"
 
 
+_READY: Final = State.READY
+"""Reading it off the class costs as much as a call."""
+
 _JUDGED: Final = frozenset((State.EJECTED, State.GONE))
 """What requests find there changes nothing."""
 
@@ -72,13 +75,15 @@ class Owner(Protocol):
         load: requests at the ready endpoints.
         ejections: by cause.
         awaited: whether anybody waits for an endpoint to become ready.
-        on_room: called when a lease was given back.
+        waiting: who waits for room.
+        on_room: called when a lease was given back, while somebody does.
     """
 
     rules: Rules
     load: int
     ejections: Counter[str]
     awaited: Callable[[], bool]
+    waiting: Sized
     on_room: Callable[[], None]
 
     def refresh(self, endpoint: "Endpoint") -> None:
@@ -187,11 +192,12 @@ class Endpoint:
         owner = self._owner
         self._leases.discard(lease)
         self.in_flight -= 1
-        if self.state is State.READY:
+        if self.state is _READY:
             owner.load -= 1
             if self.in_flight == self.limit - 1:
                 owner.refresh(self)
-        owner.on_room()
+        if owner.waiting:
+            owner.on_room()
 
     # What requests found --------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Set, Sized
 from heapq import heappop, heappush
 from typing import Final
 
@@ -60,8 +60,9 @@ class EndpointSet:
         """Rises with every change of an endpoint's state."""
         self.began_at = 0.0
         """When the last of them began anew, and did not just prove itself again."""
+        self.waiting: Sized = ()
+        """Who waits for room, and what is called when there is some; ``admission`` sets both."""
         self.on_room: Callable[[], None] = _nothing
-        """Called when a lease was given back; ``admission`` sets it."""
         self._on_change = on_change
         self._applying = False
         self._wheel = wheel
@@ -75,9 +76,15 @@ class EndpointSet:
     def __repr__(self) -> str:
         return f"<EndpointSet {len(self.ready)} of {len(self.all)} ready>"
 
+    def has_place(self) -> bool:
+        """Whether one that comes now surely need not wait."""
+        return not self.waiting and bool(self._roomy.members)
+
     def choose(self, holder: Holder, excluded: Set[int], now: float) -> Lease | None:
         """A lease on the endpoint that should get the next request, if one has room."""
-        if not self.has_room(now):
+        if self._blocked and self._blocked[0][0] <= now:
+            self._unblock(now)
+        if not self._roomy.members:
             return None
         if len(self.ready) == 1:
             chosen: Endpoint | None = self.ready[0]

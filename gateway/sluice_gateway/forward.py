@@ -22,7 +22,7 @@ from sluice_gateway.endpoint import Lease
 from sluice_gateway.prefix import fingerprint
 from sluice_gateway.priority import Priority
 from sluice_gateway.service import WRITTEN, Binding, Service
-from sluice_gateway.upstream import Connection, Receiver
+from sluice_gateway.upstream import Connection, Pool, Receiver
 from sluice_gateway.worker_answer import UpstreamAnswer
 from sluice_gateway.worker_errors import worker_error
 
@@ -33,8 +33,8 @@ wanted to wait any longer, has failed it."""
 WAITABLE: Final = frozenset(("connect", "reset", "stale", "unresponsive", "not_ready"))
 """Causes after which the same worker may be asked again once it has proved itself anew."""
 
-_HEAD: Final = (
-    b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+_REQUEST: Final = (
+    b"%b%d\r\n"
     + names.REQUEST_ID.encode()
     + b": %b\r\n"
     + names.DEADLINE_MS.encode()
@@ -103,6 +103,27 @@ def deadline(service: Service, since: float, cap: float) -> float:
     else:
         moment = since + service.limits.start_timeout_seconds
     return moment if moment < cap else cap
+
+
+def written(
+    pool: Pool,
+    path: bytes,
+    body: bytes,
+    request_id: bytes,
+    milliseconds: int,
+    tenant: Tenant,
+    headers: bytes,
+) -> bytes:
+    """What a worker is sent. ``headers``: whole lines; it is told to answer in ``milliseconds``."""
+    return _REQUEST % (
+        pool.opening(path),
+        len(body),
+        request_id,
+        milliseconds if milliseconds > 1 else 1,
+        tenant.wire_hash,
+        headers,
+        body,
+    )
 
 
 class Forward:
@@ -199,6 +220,16 @@ class Forward:
         self._service.retries.request(now)
         self._service.admission.submit(self, now)
 
+    def take_over(
+        self, before: Receiver, lease: Lease, connection: Connection | None, sent: float
+    ) -> None:
+        """Go on where ``before`` stands, which holds ``lease`` and asked over ``connection``."""
+        self._sent = self.queued_at = sent
+        self._lease, self._connection = lease, connection
+        lease.holder = self
+        if connection is not None and connection.serves(before):
+            connection.hand_over(self)
+
     def hurry(self, priority: Priority) -> None:
         """Somebody more urgent waits for the answer too; nothing once a worker has the job."""
         self._service.admission.hurry(self, partial(setattr, self._job, "priority", priority))
@@ -235,16 +266,7 @@ class Forward:
         """Ask a worker, and have ``receiver`` told."""
         job, pool = self._job, lease.endpoint.pool
         left = int((self._until() - now) * 1000)
-        data = _HEAD % (
-            job.path,
-            pool.host_header,
-            len(job.body),
-            job.request_id,
-            left if left > 1 else 1,
-            job.tenant.wire_hash,
-            job.headers,
-            job.body,
-        )
+        data = written(pool, job.path, job.body, job.request_id, left, job.tenant, job.headers)
         patience = self._service.limits.first_byte_timeout_seconds
         # Where one idle connection was closed already, the others may be as well.
         return pool.send(receiver, data, job.request_id, patience, fresh=self._stale)

@@ -38,10 +38,10 @@ MAX_LENGTH_DIGITS: Final = 20
 V2_ROUTE: Final = V2_PREFIX + "{name}" + V2_SUFFIX
 
 _REQUEST_ID: Final = names.REQUEST_ID.encode()
-_OWN = rb"\r\n(content-length|traceparent|%b)" % _REQUEST_ID
-_OWN_LINE = re.compile(_OWN + rb": ?([\x21-\x7e]{1,255})(?=\r\n[^ \t])", re.IGNORECASE)
+_OWN = rb"\r\n((?i:content-length|traceparent|%b))" % _REQUEST_ID
+_OWN_LINE = re.compile(_OWN + rb": ?([\x21-\x7e]{1,255})(?=\r\n[^ \t])")
 """A whole line that is another one in each request, in the form that nobody reads differently."""
-_OWN_NAME = re.compile(_OWN + rb"[ \t]*:", re.IGNORECASE)
+_OWN_NAME = re.compile(_OWN + rb"[ \t]*:")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ONCE = frozenset(
     (

@@ -67,6 +67,8 @@ class Bucket:
         "_part",
         "_sent",
         "_sharing",
+        "_shown",
+        "_shown_left",
         "_spent",
         "next_settling",
         "rate",
@@ -85,6 +87,8 @@ class Bucket:
         self._known = float(rate.burst)  # Until Redis tells better.
         self._known_at = now
         self._hungry = False
+        self._shown = b""
+        self._shown_left = -1  # What the lines that were shown last say.
         self.next_settling = now
 
     def __repr__(self) -> str:
@@ -100,6 +104,7 @@ class Bucket:
         """Another limit holds from now on: no fresh burst, what is left stays what is left."""
         self._refill(now)
         self.rate = rate
+        self._shown_left = -1
         self.resize()
         self._level = min(self._level, self._part)
 
@@ -110,11 +115,22 @@ class Bucket:
 
     def take(self, count: int, now: float) -> float:
         """Take ``count``. Returns 0, or the seconds after which asking again is worth it."""
-        self._refill(now)
-        if self._level < count - _EXACT and self._level < self._part - _EXACT:
+        level = self._level
+        if now > self._at:  # As _refill and spend do, without the calls: each request comes here.
+            level += (now - self._at) * self._pace
+            if level > self._part:
+                level = self._part
+            self._at = now
+        if level < count and level < count - _EXACT and level < self._part - _EXACT:
+            self._level = level
             self._starve()
             return self._wait(count, now)
-        self.spend(count)
+        level = self._level = level - count
+        if not self._spent:
+            self._sharing.touched[self] = None
+        self._spent += count
+        if level < self._low:
+            self._starve()
         return 0.0
 
     def check(self, now: float) -> float:
@@ -139,6 +155,15 @@ class Bucket:
         left = int((self._common(now) if self._sharing.is_up else self._level) + _EXACT)
         burst = self.rate.burst
         return 0 if left < 0 else left if left < burst else burst
+
+    def lines(self, kind: bytes, now: float) -> bytes:
+        """What is left, as OpenAI's API has it, and its clients read it."""
+        left = self.left(now)
+        if left != self._shown_left:
+            rate = self.rate
+            self._shown_left = left
+            self._shown = _written(kind, left, rate.burst, rate.per_second)
+        return self._shown
 
     # With Redis -----------------------------------------------------------------------------------
 
@@ -246,7 +271,7 @@ class TenantLimits:
             return b""
         if wait := bucket.take(1, now):
             raise self._refusal("requests", bucket, wait, now)
-        return _lines(b"requests", bucket, now)
+        return bucket.lines(b"requests", now)
 
     def take_inputs(self, count: int, now: float) -> None:
         """Count ``count`` texts that are to be computed. Raises ApiError."""
@@ -270,19 +295,13 @@ class TenantLimits:
             self.tokens.spend(count)
 
     def _refusal(self, kind: str, bucket: Bucket, wait: float, now: float) -> ApiError:
-        lines = _lines(kind.encode(), bucket, now).decode().split("\r\n")[:-1]
+        lines = bucket.lines(kind.encode(), now).decode().split("\r\n")[:-1]
         return ApiError(
             "rate_limited",
             f"{self._tenant!r} has used its {kind}: {bucket.rate}.",
             retry_after=wait,
             headers=[(name, value) for name, _, value in (line.partition(": ") for line in lines)],
         )
-
-
-def _lines(kind: bytes, bucket: Bucket, now: float) -> bytes:
-    """What is left, as OpenAI's API has it, and its clients read it."""
-    rate = bucket.rate
-    return _written(kind, bucket.left(now), rate.burst, rate.per_second)
 
 
 @lru_cache(maxsize=1024)

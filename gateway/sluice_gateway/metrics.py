@@ -54,13 +54,6 @@ class RouteSeries(Durations):
         super().__init__()
         self.statuses: dict[int, int] = {}
 
-    def count(self, status: int, seconds: float) -> None:
-        statuses = self.statuses
-        statuses[status] = statuses.get(status, 0) + 1
-        # As ``took`` does, without the call: this is the end of every request.
-        self.buckets[bisect_left(metric_names.SECONDS, seconds)] += 1
-        self.seconds += seconds
-
 
 class QueueSeries:
     """Who waited for a worker and how long, and who was refused, by priority."""
@@ -132,6 +125,17 @@ class ServiceSeries:
         self.streams_cut: Counter[str] = Counter()
         self.first_events = Durations()
         self.tokens = 0
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count a request on the route ``path``."""
+        series = self.routes.get(path)
+        if series is None:
+            series = self.route(path)
+        statuses = series.statuses
+        statuses[status] = statuses.get(status, 0) + 1
+        # As ``took`` does, without the call: this is the end of every request.
+        series.buckets[bisect_left(metric_names.SECONDS, seconds)] += 1
+        series.seconds += seconds
 
     def route(self, path: str) -> RouteSeries:
         series = self.routes.get(path)

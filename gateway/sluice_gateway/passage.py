@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
-from sluice_api.routes import V2_PREFIX, V2_SUFFIX
+from sluice_gateway.endpoint import Lease
 from sluice_gateway.exchange import Exchange
+from sluice_gateway.forward import Forward
 from sluice_gateway.hedging import make_forward
-from sluice_gateway.service import WRITTEN
+from sluice_gateway.request import Request
+from sluice_gateway.service import WRITTEN, Service
+from sluice_gateway.upstream import Connection, Receiver
 from sluice_gateway.worker_answer import UpstreamAnswer
 
 
@@ -32,24 +34,38 @@ class Passage(msgspec.Struct, eq=False):
 
     def start(self) -> None:
         """Queue it. Raises ApiError when it is refused at once."""
+        forward = self._forward()
+        self.exchange.count()
+        forward.start(time.monotonic())
+
+    def go_on(
+        self, before: Receiver, lease: Lease, connection: Connection | None, sent: float
+    ) -> None:
+        """Take over what ``before`` has sent to a worker."""
+        self._forward().take_over(before, lease, connection, sent)
+
+    def _forward(self) -> Forward:
         exchange = self.exchange
         request, service, call = exchange.request, exchange.service, exchange.call
-        path = request.head.path
-        if request.head.model is not None:
-            path = V2_PREFIX + quote(service.name) + V2_SUFFIX
+        path = path_at_worker(request, service)
         read = partial(_counted, call) if call.task in WRITTEN else _not_counted
-        job = exchange.job(path.encode(), request.body, exchange.missing, read)
+        job = exchange.job(path, request.body, exchange.missing, read)
         forward = make_forward(service, job, self._answered, self._failed)
         exchange.stops.append(forward.abort)
         exchange.forward = forward
-        exchange.count()
-        forward.start(time.monotonic())
+        return forward
 
     def _answered(self, answer: UpstreamAnswer, items: list[Item]) -> None:
         self.step(self.exchange, _pass_on, answer, items)
 
     def _failed(self, error: ApiError) -> None:
-        self.step(self.exchange, _fail, error)
+        self.step(self.exchange, fail_with, error)
+
+
+def path_at_worker(request: Request, service: Service) -> bytes:
+    """Where the body is sent: under the name that the worker knows, where the path has one."""
+    head = request.head
+    return head.path.encode() if head.model is None else service.v2_path
 
 
 def _pass_on(exchange: Exchange, answer: UpstreamAnswer, items: list[Item]) -> None:
@@ -61,7 +77,8 @@ def _pass_on(exchange: Exchange, answer: UpstreamAnswer, items: list[Item]) -> N
     exchange.pass_on(answer.body)
 
 
-def _fail(exchange: Exchange, error: ApiError) -> None:
+def fail_with(exchange: Exchange, error: Exception) -> None:
+    """The step of an exchange that cannot be taken."""
     raise error
 
 

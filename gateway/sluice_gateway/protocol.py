@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
-from sluice_gateway.edge import STATUS_LINES, Edge, refusal
+from sluice_gateway.edge import STATUS_LINES, UNCOUNTED_BYTES, Edge, refusal
 from sluice_gateway.fallback import GuardedProtocol
 from sluice_gateway.head import Head
 from sluice_gateway.idempotency import Pending
@@ -26,6 +26,9 @@ from sluice_gateway.unsent import Unsent
 
 MAX_AHEAD_BYTES: Final = 256 * 1024
 """What a connection may send beyond the request that is being answered."""
+
+MAX_LAST_BYTES: Final = 1024
+"""Of a head that is remembered: who keeps a connection sends the same one again and again."""
 
 HEARTBEAT_SECONDS: Final = 15.0
 """A stream that is silent for so long says that it lives, or proxies on the way would cut it."""
@@ -54,8 +57,8 @@ class FastProtocol(Incoming, asyncio.Protocol):
 
     __slots__ = (
         "_body", "_chunks", "_close_after", "_connections", "_discarding", "_exchange", "_fallback",
-        "_handing", "_head", "_id", "_need", "_paused", "_state", "_streaming", "_transport",
-        "_unsent", "_used", "_write_paused", "busy",
+        "_handing", "_head", "_id", "_last", "_last_raw", "_need", "_paused", "_state",
+        "_streaming", "_transport", "_unsent", "_used", "_write_paused", "busy",
     )  # fmt: skip
 
     _edge: Edge
@@ -69,6 +72,8 @@ class FastProtocol(Incoming, asyncio.Protocol):
         self._fallback = fallback
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._head: Head | None = None  # of the request that is coming in or being answered
+        self._last_raw = b""  # the head of the last one that came whole, and what it says
+        self._last: Head | None = None
         self._body = bytearray()
         self._need = 0  # bytes of the body still to come
         self._chunks: ChunkedBody | None = None
@@ -128,6 +133,13 @@ class FastProtocol(Incoming, asyncio.Protocol):
         if self._ahead:
             data = self._ahead + data
             self._ahead = b""
+        elif self._last is not None and self._head is None and data.startswith(self._last_raw):
+            body = data[len(self._last_raw) :]
+            if len(body) == self._last.content_length:
+                self._empty_lines = 0
+                self._head = self._last
+                self._take_whole(body)
+                return
         self._advance(data)
 
     def pause_writing(self) -> None:
@@ -164,6 +176,13 @@ class FastProtocol(Incoming, asyncio.Protocol):
         if data:
             self._ahead = data + self._ahead
 
+    def _take_whole(self, body: bytes) -> None:
+        """A request that begins as the last one did, all of it and no more."""
+        try:
+            self._complete(body)
+        except ApiError as error:
+            self._reject(error)
+
     def _take_head(self, data: bytes) -> bytes:
         """Take a head, and begin to take its body. Returns what follows; nothing, if it is kept."""
         taken = self._read_head(data)
@@ -178,6 +197,8 @@ class FastProtocol(Incoming, asyncio.Protocol):
         if length > self._edge.limits.body_bytes:
             raise self._edge.too_large(length)
         if not head.chunked and len(rest) == length:  # The usual case: all of it, no more.
+            if len(raw) <= MAX_LAST_BYTES:
+                self._last_raw, self._last = raw, head
             self._complete(rest)
             return b""
         self._since = time.monotonic()
@@ -221,12 +242,12 @@ class FastProtocol(Incoming, asyncio.Protocol):
         edge = self._edge
         if self._held:
             self._let_body_go()
-        counted = edge.count(len(body))
+        counted = edge.count(len(body)) if len(body) > UNCOUNTED_BYTES else None
         self._id = head.request_id or edge.new_id()
         self.busy = self._used = True
         self._since = now = time.monotonic()
         self._handing = True
-        request = Request(head, body, self, self._id, now, counted=counted)
+        request = Request(head, body, self, self._id, now, False, None, b"", counted)
         exchange = edge.dispatcher.handle(request)
         self._handing = False
         if self.busy:

@@ -13,9 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
+from urllib.parse import quote
 
 from sluice_api import names, wire
 from sluice_api.call import REUSABLE, Call, Item
+from sluice_api.routes import V2_PREFIX, V2_SUFFIX
 from sluice_api.shapes.generation import is_sampled, leaves_open
 from sluice_api.tasks import DETERMINISM, Determinism, Task
 from sluice_gateway.admission import Admission, Refusal, Waiter
@@ -35,6 +37,8 @@ GATHER_SECONDS: Final = 0.02
 """A sleeping service's first requests are told together: the first order is then for them all."""
 WRITTEN: Final = frozenset((Task.TEXT_GENERATION, Task.CHAT))
 """Tasks whose items say by themselves whether chance had a part in them."""
+UNFINISHED: Final = frozenset((Task.RELATION_EXTRACTION,))
+"""Tasks whose inputs may lack what another service finds."""
 AGEING_SECONDS: Final = 0.2
 """A queue this old is told to the scaler out of turn."""
 
@@ -123,6 +127,8 @@ class Service:
         self.tasks = spec.tasks
         self.namespace = spec.namespace
         self.name = spec.name
+        self.v2_path = (V2_PREFIX + quote(spec.name) + V2_SUFFIX).encode()
+        """Where its workers answer the V2 protocol."""
         self.shared_scope = TenantScope.service_wide(spec.namespace, spec.name)
         self.stable = stable
         self.canary: Service | None = None

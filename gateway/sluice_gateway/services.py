@@ -21,6 +21,9 @@ from sluice_gateway.probing import watch
 from sluice_gateway.service import Changes, Service
 from sluice_gateway.timers import TimerWheel
 
+MAX_NAMED: Final = 10_000
+"""Names by caller whose meaning is remembered."""
+
 _REMOVED: Final = ("model_not_found", "The model was removed.", "model")
 _RULES: Final = Rules()
 _TRIAL_OVER: Final = ("model_failed", "The revision on trial was removed.", None)
@@ -45,6 +48,8 @@ class Services:
         self._attended = True
         self._by_name: dict[tuple[str, str], Service] = {}
         self._only: dict[tuple[Rights, str, Task | None], Service | tuple[str, str]] = {}
+        self._named: dict[tuple[Tenant, str], Service] = {}
+        """What names have meant, until anything of it may have changed."""
         self._probes: dict[Endpoint, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
@@ -87,14 +92,14 @@ class Services:
                 service.attended(False)
         self._settle(service.update(spec), _TRIAL_OVER)
         if before is None or not _same_offer(before, spec):
-            self._only.clear()
+            self._forget()
 
     def remove(self, namespace: str, name: str) -> None:
         """The service is no more; whoever waits for it is told."""
         service = self._by_name.pop((namespace, name), None)
         if service is not None:
             self._settle(service.remove(), _REMOVED)
-            self._only.clear()
+            self._forget()
 
     def resolve(self, model: str | None, tenant: Tenant, task: Task | None) -> Service:
         """The service a request means.
@@ -106,6 +111,15 @@ class Services:
         """
         if model is None:
             return self._the_only(tenant, task)
+        service = self._named.get((tenant, model))
+        if service is None:
+            service = self._find(model, tenant)
+            if len(self._named) >= MAX_NAMED:
+                self._named.clear()
+            self._named[tenant, model] = service
+        return service
+
+    def _find(self, model: str, tenant: Tenant) -> Service:
         namespace, slash, name = model.rpartition("/")
         service = self._by_name.get((namespace if slash else tenant.namespace, name))
         if service is None or not _may_call(tenant, service):
@@ -119,7 +133,7 @@ class Services:
 
     def rights_changed(self) -> None:
         """What tenants may call is not what it was."""
-        self._only.clear()
+        self._forget()
 
     async def close(self) -> None:
         """End all probes and abort all connections to workers."""
@@ -129,6 +143,11 @@ class Services:
         await asyncio.gather(*probes, return_exceptions=True)
         for endpoint in endpoints:
             endpoint.pool.close()
+
+    def _forget(self) -> None:
+        """Look anew for what a request means."""
+        self._only.clear()
+        self._named.clear()
 
     def _the_only(self, tenant: Tenant, task: Task | None) -> Service:
         key = (tenant.rights, tenant.name, task)

@@ -174,6 +174,7 @@ class SharedLimits:
         due = self._due(began)
         for start in range(0, max(1, len(due)), MAX_BATCH):
             if cause := await self._settle(redis, due[start : start + MAX_BATCH]):
+                self.sharing.touched.update(dict.fromkeys(due[start + MAX_BATCH :]))
                 return cause
         took = time.monotonic() - began
         self._pause = max(_PAUSE_SECONDS, took / _SHARE_OF_TIME - took)

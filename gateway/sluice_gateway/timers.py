@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -18,11 +18,23 @@ RESOLUTION_SECONDS: Final = 0.01
 log = logging.getLogger(__name__)
 
 
+class Entry(Protocol):
+    """What waits for its time in a slot; whoever takes it out of there hears nothing of it."""
+
+    def fire(self) -> None:
+        """The time has come."""
+        ...
+
+
+Slot = dict[Entry, None]
+"""What is due at about the same time."""
+
+
 class Timer(msgspec.Struct, eq=False):
     """A pending call; :meth:`cancel` is idempotent and safe after it fired."""
 
-    callback: Callable[[], None]
-    slot: "dict[Timer, None]"
+    fire: Callable[[], None]
+    slot: Slot
 
     def cancel(self) -> None:
         self.slot.pop(self, None)
@@ -33,7 +45,9 @@ class TimerWheel:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._slots: dict[int, dict[Timer, None]] = {}
+        self._slots: dict[int, Slot] = {}
+        self._latest: Slot = {}  # The slot asked for last, for what is due at these moments.
+        self._latest_from = self._latest_until = 0.0
         self._walked = 0
         self._handle: asyncio.TimerHandle | None = None
 
@@ -46,6 +60,15 @@ class TimerWheel:
 
     def at(self, moment: float, callback: Callable[[], None]) -> Timer:
         """Call ``callback`` once at ``moment`` of the monotonic clock."""
+        slot = self.slot(moment)
+        timer = Timer(callback, slot)
+        slot[timer] = None
+        return timer
+
+    def slot(self, moment: float) -> Slot:
+        """Where to put what is due at ``moment`` and needs no timer of its own."""
+        if self._latest_from <= moment < self._latest_until:
+            return self._latest
         number = int(moment / RESOLUTION_SECONDS) + 1
         if self._handle is None:
             self._walked = int(time.monotonic() / RESOLUTION_SECONDS)
@@ -55,9 +78,9 @@ class TimerWheel:
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = {}
-        timer = Timer(callback, slot)
-        slot[timer] = None
-        return timer
+        self._latest, self._latest_until = slot, number * RESOLUTION_SECONDS
+        self._latest_from = self._latest_until - RESOLUTION_SECONDS
+        return slot
 
     def close(self) -> None:
         """Drop everything that has not fired."""
@@ -65,16 +88,19 @@ class TimerWheel:
             self._handle.cancel()
             self._handle = None
         self._slots.clear()
+        self._latest_until = 0.0
 
     def _walk(self) -> None:
         reached = int(time.monotonic() / RESOLUTION_SECONDS)
         for number in range(self._walked + 1, reached + 1):
             slot = self._slots.pop(number, None)
+            if slot is self._latest:
+                self._latest_until = 0.0
             self._walked = number
             while slot:
-                timer, _ = slot.popitem()
+                entry, _ = slot.popitem()
                 try:
-                    timer.callback()
+                    entry.fire()
                 except Exception:
                     log.exception("timer callback failed")
         # An idle gateway does not tick: the walk stops once nothing is left to wait for.

@@ -14,7 +14,13 @@ from typing import Final, Protocol, cast, runtime_checkable
 import httptools
 
 from sluice_gateway.timers import Timer, TimerWheel
-from sluice_gateway.worker_answer import UpstreamAnswer, spelling_of
+from sluice_gateway.worker_answer import (
+    AnswerForm,
+    UpstreamAnswer,
+    form_of,
+    read_answer,
+    spelling_of,
+)
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = 128 * 1024 * 1024
@@ -72,6 +78,7 @@ class Connection(asyncio.Protocol):
         "_body_bytes",
         "_complete",
         "_expected_id",
+        "_framed",
         "_head_bytes",
         "_head_done",
         "_headers",
@@ -83,6 +90,7 @@ class Connection(asyncio.Protocol):
         "_receiver",
         "_reused",
         "_stream",
+        "_streams",
         "_surplus",
         "_timer",
         "_transport",
@@ -127,6 +135,8 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._head_done = False
         self._keep_alive = False
+        self._framed = False  # by a length
+        self._streams = False  # It says that it is a stream of events.
         self._complete = False
         self._surplus = False
         self._stream = None
@@ -195,9 +205,20 @@ class Connection(asyncio.Protocol):
             self._outgoing = b""
 
     def data_received(self, data: bytes) -> None:
-        if self._receiver is None:
+        receiver, form = self._receiver, self._pool.form
+        if receiver is None:
             self._close()  # Bytes nobody asked for: whatever follows cannot be trusted.
             return
+        if form is not None and not self._head_bytes and not self._head_done:
+            answer = form.read(data, self._expected_id)
+            if answer is not None:
+                self._release()
+                receiver.answered(answer)
+                return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Take what comes of an answer whose form is not known, or which comes in pieces."""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -212,7 +233,7 @@ class Connection(asyncio.Protocol):
             if self._surplus:
                 self._break("garbage")
             else:
-                self._finish()
+                self._finish(data if not self._head_bytes else b"")
             return
         if not self._head_done:
             self._head_bytes += len(data)
@@ -254,12 +275,10 @@ class Connection(asyncio.Protocol):
         if echoed is not None and self._expected_id and echoed != self._expected_id:
             raise ValueError("answer to another request")
         # Now: what comes behind a body in chunks is no part of the head.
-        self._answer = UpstreamAnswer(status, headers, b"", spelling)
-        if (
-            headers.get(spelling.content_type, b"").startswith(EVENT_STREAM)
-            and status == 200
-            and isinstance(self._receiver, StreamReceiver)
-        ):
+        self._answer = read_answer(status, headers, b"", spelling)
+        self._streams = headers.get(spelling.content_type, b"").startswith(EVENT_STREAM)
+        self._framed = length is not None
+        if self._streams and status == 200 and isinstance(self._receiver, StreamReceiver):
             self._stream = self._receiver
 
     def on_body(self, part: bytes) -> None:
@@ -297,10 +316,13 @@ class Connection(asyncio.Protocol):
             self._release()
             stream.ended()
 
-    def _finish(self) -> None:
+    def _finish(self, whole: bytes) -> None:
+        """The answer is complete: in ``whole``, if it came in one piece."""
         receiver, answer = self._receiver, self._answer
         assert receiver is not None
         assert answer is not None
+        if whole and self._expected_id and self._keep_alive and self._framed and not self._streams:
+            self._pool.learn(whole, answer)
         parts = self._body
         answer.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._answer = None
@@ -314,7 +336,9 @@ class Connection(asyncio.Protocol):
             self.resume()
         if self._timer is not None:
             self._cancel_timer()
-        if self._keep_alive and not self._pool.retired:
+        if not self._head_done and not self._pool.retired:
+            self._pool.keep(self)  # The parser saw nothing of the answer.
+        elif self._keep_alive and not self._pool.retired:
             self._reset()
             self._pool.keep(self)
         else:
@@ -369,8 +393,22 @@ class Pool:
         self.wheel = wheel
         self.connect_seconds = connect_seconds
         self.retired = False
+        self.form: AnswerForm | None = None
+        """Of the answers that come; None until one is known."""
+        self._learnable = 0
+        self._openings: dict[bytes, bytes] = {}
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
+
+    def opening(self, path: bytes) -> bytes:
+        """How a request for ``path`` begins, up to the length of its body."""
+        opening = self._openings.get(path)
+        if opening is None:
+            opening = self._openings[path] = (
+                b"POST %b HTTP/1.1\r\nhost: %b\r\n"
+                b"content-type: application/json\r\ncontent-length: " % (path, self.host_header)
+            )
+        return opening
 
     @property
     def address(self) -> str:
@@ -416,6 +454,13 @@ class Pool:
                 await loop.create_connection(lambda: connection, self.host, self.port)
         except (OSError, TimeoutError):
             connection.refused()
+
+    def learn(self, whole: bytes, answer: UpstreamAnswer) -> None:
+        """Know the form of ``answer`` from now on; ``whole`` is what came."""
+        self._learnable += 1
+        if self._learnable & (self._learnable - 1) == 0:
+            # Ever more rarely: where each answer has another form, none is worth the look.
+            self.form = form_of(whole, answer.digest) or self.form
 
     def keep(self, connection: Connection) -> None:
         connection.idle_since = time.monotonic()

@@ -1,11 +1,15 @@
 """A worker's answer as ``upstream`` reads it: what its head says, and its body.
 
+The parser reads a head once; the next ones of the same form are compared with it.
 Whoever asked a worker (``forward``, ``hedging``, ``probing``) is handed an :class:`UpstreamAnswer`.
 """
 
+import re
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from sluice_api import names
 from sluice_api.wire import parse_capacity
@@ -36,35 +40,119 @@ def spelling_of(given: tuple[bytes, ...]) -> Spelling:
     return Spelling(*(written.get(name, name) for name in astuple(_LOWER_CASE)))
 
 
-class UpstreamAnswer:
-    """A worker's answer. Header values a worker may leave out are None.
+class UpstreamAnswer(msgspec.Struct, eq=False):
+    """A worker's answer. What a worker may leave out of its head is None, or empty.
 
-    Args:
-        headers: by their names, as ``spelling`` has them.
+    Attributes:
+        digest: of what it has loaded.
+        limit: how many requests it wants at most.
+        service: seconds that it computed.
+        retry_after: seconds after which to ask again.
     """
 
-    __slots__ = ("body", "digest", "limit", "retry_after", "service", "status")
-
-    def __init__(
-        self,
-        status: int,
-        headers: dict[bytes, bytes],
-        body: bytes,
-        spelling: Spelling = _LOWER_CASE,
-    ) -> None:
-        self.status = status
-        self.body = body
-        self.digest = headers.get(spelling.answer_digest, b"").decode("latin-1")
-        self.limit = _limit(headers.get(spelling.capacity, b""))
-        self.service = _seconds(headers.get(spelling.service_time), 1.0)
-        self.retry_after: float | None = None
-        if status != 200:
-            self.retry_after = _seconds(headers.get(spelling.retry_after_ms), 0.001) or _seconds(
-                headers.get(spelling.retry_after), 1.0
-            )
+    status: int
+    body: bytes
+    digest: str = ""
+    limit: int | None = None
+    service: float | None = None
+    retry_after: float | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamAnswer {self.status} {len(self.body)} bytes>"
+
+
+def read_answer(
+    status: int, headers: dict[bytes, bytes], body: bytes, spelling: Spelling = _LOWER_CASE
+) -> UpstreamAnswer:
+    """The answer with ``headers``, which are by their names as ``spelling`` has them."""
+    retry_after = None
+    if status != 200:
+        retry_after = _seconds(headers.get(spelling.retry_after_ms), 0.001) or _seconds(
+            headers.get(spelling.retry_after), 1.0
+        )
+    return UpstreamAnswer(
+        status,
+        body,
+        headers.get(spelling.answer_digest, b"").decode("latin-1"),
+        _limit(headers.get(spelling.capacity, b"")),
+        _seconds(headers.get(spelling.service_time), 1.0),
+        retry_after,
+    )
+
+
+class AnswerForm:
+    """How a worker's good answers begin: each like the last, but for the values of a few lines.
+
+    Learnt from the head of one that the parser has read; see :func:`form_of`. An answer that is
+    here in one piece and has the same form need not be parsed again.
+    """
+
+    __slots__ = ("_digest", "_head", "_length", "_limit", "_match", "_request_id", "_service")
+
+    def __init__(self, pattern: re.Pattern[bytes], head: bytes, digest: str) -> None:
+        self._match = pattern.fullmatch
+        self._digest = digest
+        self._note(head)
+
+    def __repr__(self) -> str:
+        return f"<AnswerForm {self._head!r}>"
+
+    def read(self, data: bytes, expected_id: bytes) -> UpstreamAnswer | None:
+        """The answer to ``expected_id`` that ``data`` is; None where it may be anything else."""
+        if data[: len(self._head)] != self._head and not self._note(
+            data[: data.find(b"\r\n\r\n") + 4]
+        ):
+            return None
+        body = data[len(self._head) :]
+        given = self._request_id
+        if len(body) != self._length or (given != expected_id and given is not None):
+            return None
+        return UpstreamAnswer(200, body, self._digest, self._limit, self._service)
+
+    def _note(self, head: bytes) -> bool:
+        """Go by ``head`` from now on, if it has this form."""
+        found = self._match(head)
+        if found is None:
+            return False
+        values = found.groupdict()
+        self._head = head
+        self._length = int(values["length"])
+        self._request_id = values.get("id")
+        self._service = _seconds(values.get("service"), 1.0)
+        self._limit = _limit(values.get("capacity", b""))
+        return True
+
+
+_CHANGING: Final = {
+    b"content-length": rb"(?P<length>[0-9]{1,15})",
+    b"date": rb"[ -~]{1,40}",
+    _LOWER_CASE.request_id: rb"(?P<id>[!-~]{1,255})",
+    _LOWER_CASE.service_time: rb"(?P<service>[0-9.]{1,20})",
+    _LOWER_CASE.capacity: rb"(?P<capacity>[0-9;.]{1,60})",
+}
+"""The lines that differ from answer to answer, each with what its value must look like then."""
+_CHANGING_LINE: Final = re.compile(
+    rb"\r\n(%b): ([^\r\n]+)(?=\r\n[^ \t])" % b"|".join(_CHANGING), re.IGNORECASE
+)
+
+
+def form_of(data: bytes, digest: str) -> AnswerForm | None:
+    """The form of a whole answer that was read, kept the connection and was no stream.
+
+    None where other answers could not be read by it without a parser: another status than 200, a
+    body without a length, a line twice.
+    """
+    head = data[: data.find(b"\r\n\r\n") + 4]
+    names, pattern, position = [], b"", 0
+    for line in _CHANGING_LINE.finditer(head):
+        names.append(line[1].lower())
+        pattern += re.escape(head[position : line.start(2)]) + _CHANGING[names[-1]]
+        position = line.end(2)
+    once = len(names) == len(set(names)) and b"content-length" in names
+    if not once or not head.startswith(b"HTTP/1.1 200 "):
+        return None
+    compiled = re.compile(pattern + re.escape(head[position:]))
+    return AnswerForm(compiled, head, digest) if compiled.fullmatch(head) else None
 
 
 @lru_cache(maxsize=1024)

@@ -21,14 +21,29 @@ from tests.support.stub_worker import DIGEST, Behaviour, StubWorker, until, vect
 PATH = "/v1/embeddings"
 
 
+class Gateway(GatewayProcess):
+    """Passes requests on as they come where ``keeps`` is off: nothing is looked up or stored."""
+
+    keeps = True
+
+    async def follow(self, services: list[wire.Service], *, ready: bool = True) -> None:
+        for spec in services:
+            spec.cache.enabled = self.keeps
+        await super().follow(services, ready=ready)
+
+
+BOTH_WAYS = pytest.mark.parametrize("gateway", ["kept", "passed on"], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    with GatewayProcess(tmp_path_factory.mktemp("gateway"), []) as gateway:
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Gateway(tmp_path_factory.mktemp("gateway"), []) as gateway:
         yield gateway
 
 
 @pytest.fixture
-async def gateway(process: GatewayProcess) -> AsyncIterator[GatewayProcess]:
+async def gateway(process: Gateway, request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
+    process.keeps = getattr(request, "param", "kept") == "kept"
     await process.follow([])
     yield process
     assert '"level":"error"' not in process.log
@@ -82,6 +97,7 @@ class Load:
         assert not self.wrong, self.wrong[:3]
 
 
+@BOTH_WAYS
 async def test_killed_worker_costs_no_request(gateway: GatewayProcess) -> None:
     with StubProcess() as one, StubProcess() as two:
         await gateway.follow([service("emb", [one.url, two.url])])
@@ -93,6 +109,7 @@ async def test_killed_worker_costs_no_request(gateway: GatewayProcess) -> None:
     assert not load.wrong
 
 
+@BOTH_WAYS
 async def test_only_worker_restarted_costs_no_request(gateway: GatewayProcess) -> None:
     with contextlib.ExitStack() as workers:
         first = workers.enter_context(StubProcess())
@@ -106,6 +123,7 @@ async def test_only_worker_restarted_costs_no_request(gateway: GatewayProcess) -
     assert not load.wrong
 
 
+@BOTH_WAYS
 async def test_stopped_worker_costs_no_request(gateway: GatewayProcess) -> None:
     with StubProcess() as one, StubProcess() as two:
         await gateway.follow([service("emb", [one.url, two.url])])
@@ -155,6 +173,7 @@ async def test_garbage_from_the_only_worker(gateway: GatewayProcess, name: str) 
         assert right(await gateway.post(PATH, ask(text)), text)
 
 
+@BOTH_WAYS
 async def test_garbage_from_one_of_two_workers_is_not_seen(gateway: GatewayProcess) -> None:
     with StubWorker(Behaviour(raw=GARBAGE["bad chunk"])) as ill, StubWorker() as well:
         await gateway.follow([service("emb", [ill.url, well.url])])
@@ -166,6 +185,7 @@ async def test_garbage_from_one_of_two_workers_is_not_seen(gateway: GatewayProce
     assert not load.wrong
 
 
+@BOTH_WAYS
 async def test_error_storm_of_one_worker_is_bounded(gateway: GatewayProcess) -> None:
     error = ApiError("internal_error", "Broken.")
     with StubWorker(Behaviour(refuse=error)) as ill, StubWorker() as one, StubWorker() as two:
@@ -190,6 +210,7 @@ async def test_equal_questions_are_computed_once(gateway: GatewayProcess) -> Non
         assert statuses.count("Sluice; fwd=miss; collapsed") == 19
 
 
+@BOTH_WAYS
 async def test_client_gone_stops_the_worker(gateway: GatewayProcess) -> None:
     with StubWorker(Behaviour(hang=True)) as worker:
         await gateway.follow([service("emb", [worker.url])])
@@ -256,6 +277,25 @@ async def test_neighbours_bad_input_does_not_fail_the_follower(gateway: GatewayP
         assert right(await follower, "good")
 
 
+async def test_passed_on_requests_are_counted(process: Gateway, gateway: Gateway) -> None:
+    process.keeps = False
+    with StubWorker() as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        labels = {"service": "emb", "route": PATH}
+        before = await gateway.metric("sluice_gateway_requests_total", **labels)
+        for fallback in (False, True):
+            async with await gateway.client() as client:
+                if fallback:
+                    await client.get("/livez")
+                for number in range(5):
+                    reply = await client.post(PATH, ask(f"c{number}"))
+                    assert reply.headers["cache-status"] == "Sluice; fwd=bypass; detail=off"
+        assert await gateway.metric("sluice_gateway_requests_total", **labels) == before + 10
+        (endpoint,) = (await gateway.services())["emb"]["endpoints"]
+        assert endpoint["inFlight"] == 0
+
+
+@BOTH_WAYS
 async def test_deadline(gateway: GatewayProcess) -> None:
     with StubWorker(Behaviour(hang=True)) as worker:
         await gateway.follow([service("emb", [worker.url])])
@@ -269,6 +309,7 @@ async def test_deadline(gateway: GatewayProcess) -> None:
         assert (await gateway.post(PATH, ask("d"))).status == 504
 
 
+@BOTH_WAYS
 async def test_worker_gets_no_more_than_it_can_hold(gateway: GatewayProcess) -> None:
     with StubWorker(Behaviour(limit=2, delay=0.05)) as worker:
         await gateway.follow([service("emb", [worker.url])])
@@ -278,6 +319,7 @@ async def test_worker_gets_no_more_than_it_can_hold(gateway: GatewayProcess) -> 
         assert worker.peak == 2
 
 
+@BOTH_WAYS
 async def test_full_queue_is_refused_at_once(gateway: GatewayProcess) -> None:
     with StubWorker(Behaviour(limit=1, hold=True)) as worker:
         limits = wire.LimitRules(waiting=2)
@@ -297,6 +339,7 @@ async def test_full_queue_is_refused_at_once(gateway: GatewayProcess) -> None:
         assert {r.status for r in await asyncio.gather(*running)} == {200}
 
 
+@BOTH_WAYS
 async def test_workers_own_refusal_goes_to_another_or_back_to_the_queue(
     gateway: GatewayProcess,
 ) -> None:
@@ -367,6 +410,7 @@ async def test_sleeping_service_is_answered_from_the_cache(gateway: GatewayProce
     assert reply.headers["cache-status"].startswith("Sluice; hit")
 
 
+@BOTH_WAYS
 async def test_removed_endpoint_finishes_what_it_has(gateway: GatewayProcess) -> None:
     with StubWorker(Behaviour(hold=True)) as old, StubWorker() as new:
         await gateway.follow([service("emb", [old.url])])
@@ -394,6 +438,7 @@ async def test_removed_service_tells_those_who_wait(gateway: GatewayProcess) -> 
         assert (reply.status, error["code"], error["param"]) == (404, "model_not_found", "model")
 
 
+@BOTH_WAYS
 async def test_worker_that_drains_gets_nothing_new(gateway: GatewayProcess) -> None:
     with StubWorker() as leaving, StubWorker() as staying:
         await gateway.follow([service("emb", [leaving.url, staying.url])])
@@ -405,6 +450,7 @@ async def test_worker_that_drains_gets_nothing_new(gateway: GatewayProcess) -> N
         assert len(leaving.seen) < 30
 
 
+@BOTH_WAYS
 async def test_worker_that_closes_idle_connections_costs_nothing(gateway: GatewayProcess) -> None:
     with StubWorker(Behaviour(keep_alive=False)) as worker:
         await gateway.follow([service("emb", [worker.url])])
@@ -413,6 +459,7 @@ async def test_worker_that_closes_idle_connections_costs_nothing(gateway: Gatewa
     assert not load.wrong
 
 
+@BOTH_WAYS
 async def test_idle_connections_that_are_all_dead_cost_nothing(gateway: GatewayProcess) -> None:
     behaviour = Behaviour(reusable=False, hold=True)
     with StubWorker(behaviour) as worker:

@@ -6,7 +6,7 @@ burst is larger by what is promised: the parts of the other gateways, once.
 
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sluice_api.rates import SHORTEST_BURST_SECONDS, Rate
@@ -209,6 +209,7 @@ def test_what_is_allowed_is_given_wherever_it_is_asked_for(
 
 
 @given(rates, st.lists(st.one_of(takes, settles, pauses), max_size=60))
+@example(Rate("", 1.0, 1), [("take", 0, 1), ("take", 1, 1)])
 @settings(max_examples=100, deadline=None)
 def test_who_waits_as_long_as_told_is_let_in(rate: Rate, steps: list[Step]) -> None:
     """Where nobody else takes it first, and Redis is asked in time."""
@@ -217,6 +218,7 @@ def test_who_waits_as_long_as_told_is_let_in(rate: Rate, steps: list[Step]) -> N
     for gateway in range(3):
         fleet.reply(gateway)
     fleet.settle()
+    fleet.settle()  # The first learns now what the last had taken when it was told.
     if wait := fleet.take(0, 1):
         fleet.now += wait - SETTLE_LAG_SECONDS / 2
         fleet.settle()

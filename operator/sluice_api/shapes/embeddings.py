@@ -44,6 +44,9 @@ class _Encoded(msgspec.Struct):
     truncated: bool = False
 
 
+_TASK = Task.EMBEDDINGS
+"""Reading it off the class costs as much as a call."""
+
 _decoder = msgspec.json.Decoder(EmbeddingsRequest)
 _decode_item = msgspec.json.Decoder(_Encoded).decode
 
@@ -58,7 +61,7 @@ class EmbeddingsCodec:
         return Call(
             codec=self,
             model=request.model,
-            task=Task.EMBEDDINGS,
+            task=_TASK,
             inputs=inputs_of(request.input, self.field),
             parameters={"dimensions": request.dimensions, "truncate": request.truncate},
             # Only base64 holds the exact bits, so only that answer can be stored as it comes.

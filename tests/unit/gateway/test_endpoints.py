@@ -11,7 +11,7 @@ from sluice_gateway.balance import Rules
 from sluice_gateway.endpoint import Endpoint, Lease, State
 from sluice_gateway.endpoints import EndpointSet
 from sluice_gateway.timers import TimerWheel
-from sluice_gateway.worker_answer import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer, read_answer
 
 NOW = 1000.0
 
@@ -310,7 +310,7 @@ async def test_what_is_counted_by_steps_is_what_counting_anew_gives(
 
 def answer(limit: int) -> UpstreamAnswer:
     header = wire.Capacity(limit=limit).header()
-    return UpstreamAnswer(200, {names.CAPACITY.encode(): header.encode()}, b"")
+    return read_answer(200, {names.CAPACITY.encode(): header.encode()}, b"")
 
 
 async def test_one_that_fails_a_part_of_its_requests_is_out_as_well() -> None:

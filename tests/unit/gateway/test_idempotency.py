@@ -13,7 +13,7 @@ from sluice_gateway.idempotency import MAX_ANSWER_BYTES, Repeats, Running
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import KEPT_BYTES
 from sluice_gateway.request import Answer, Request
-from sluice_gateway.timers import Timer
+from sluice_gateway.timers import Slot, Timer
 
 RIGHTS = Rights(frozenset(), None)
 
@@ -126,7 +126,7 @@ class Bench:
         return caller, self.repeats.handle(request, who, self.now, self.exchange.handle)
 
     def at(self, moment: float, callback: Callable[[], None]) -> Timer:
-        slot: dict[Timer, None] = {}
+        slot: Slot = {}
         timer = Timer(callback, slot)
         slot[timer] = None
         self.timers.append((moment, timer))
@@ -137,7 +137,7 @@ class Bench:
         for moment, timer in self.timers:
             if moment <= now and timer in timer.slot:
                 timer.cancel()
-                timer.callback()
+                timer.fire()
 
 
 def expired() -> Answer:

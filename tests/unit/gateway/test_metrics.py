@@ -8,10 +8,9 @@ from sluice_gateway.metrics import Metrics, Sample, ServiceSeries
 
 def test_scrape_shows_what_was_counted() -> None:
     metrics, series = Metrics(), ServiceSeries()
-    route = series.route("/v1/embeddings")
     for seconds in (0.001, 0.002, 0.5, 100.0):
-        route.count(200, seconds)
-    route.count(504, 1.0)
+        series.answered("/v1/embeddings", 200, seconds)
+    series.answered("/v1/embeddings", 504, 1.0)
     series.retries["reset"] += 2
     series.l1 = 3
     states = {"ready": 2, "starting": 1}

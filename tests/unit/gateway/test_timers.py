@@ -64,3 +64,30 @@ async def test_close_drops_everything() -> None:
     wheel.close()
     await asyncio.sleep(3 * RESOLUTION_SECONDS)
     assert fired == []
+
+
+class Entry:
+    def __init__(self, done: asyncio.Event) -> None:
+        self.fire = done.set
+
+
+async def test_what_stands_in_a_slot_fires_unless_it_is_taken_out() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    moment = time.monotonic() + 3 * RESOLUTION_SECONDS
+    done, never = asyncio.Event(), asyncio.Event()
+    gone = Entry(never)
+    wheel.slot(moment)[gone] = None
+    wheel.slot(moment)[Entry(done)] = None
+    del wheel.slot(moment)[gone]
+    await asyncio.wait_for(done.wait(), 5)
+    assert time.monotonic() >= moment
+    assert not never.is_set()
+
+
+async def test_a_slot_that_is_over_is_not_given_again() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    moment = time.monotonic() + RESOLUTION_SECONDS
+    for _ in range(3):  # The same moment, in time and then too late: it comes all the same.
+        done = asyncio.Event()
+        wheel.slot(moment)[Entry(done)] = None
+        await asyncio.wait_for(done.wait(), 5)

@@ -10,14 +10,12 @@ from sluice_api.errors import ApiError, render
 from sluice_api.routes import POST_ROUTES
 from sluice_api.shapes import embeddings, small, v2
 from sluice_api.tasks import Task
-from sluice_gateway.worker_answer import UpstreamAnswer
+from sluice_gateway.worker_answer import UpstreamAnswer, read_answer
 from sluice_gateway.worker_errors import at_caller, refused_input, worker_error
 
 
 def answered(status: int, body: bytes, **headers: bytes) -> UpstreamAnswer:
-    return UpstreamAnswer(
-        status, {k.replace("_", "-").encode(): v for k, v in headers.items()}, body
-    )
+    return read_answer(status, {k.replace("_", "-").encode(): v for k, v in headers.items()}, body)
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/classify", "/v2/models/m/infer"])
