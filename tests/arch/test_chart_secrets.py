@@ -20,6 +20,7 @@ KINDS = {
     "/api/v1": [("secrets", "Secret", True)],
     "/apis/rbac.authorization.k8s.io/v1": [("clusterroles", "ClusterRole", False)],
     "/apis/apiregistration.k8s.io/v1": [("apiservices", "APIService", False)],
+    "/apis/scheduling.k8s.io/v1": [("priorityclasses", "PriorityClass", False)],
 }
 
 
