@@ -25,7 +25,7 @@ def definition(cluster: Access) -> Iterator[None]:
     how = ("--server-side", "--force-conflicts", "--validate=strict")
     applied = cluster.kubectl("apply", *how, "-f", str(CRD))
     assert "serverside-applied" in applied.stdout
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=120s")
+    cluster.until_established(CRD_NAME)
     known = lambda: cluster.kubectl("explain", "inf", check=False).returncode == 0  # noqa: E731
     cluster.until(known, "it can be discovered, a moment later")
     yield

@@ -179,7 +179,7 @@ def http_routes(cluster: Access) -> Iterator[None]:
     if not found:
         path = programs.gateway_api() / "gateway.networking.k8s.io_httproutes.yaml"
         cluster.kubectl("apply", "--server-side", "-f", str(path))
-        cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=120s")
+        cluster.until_established(name)
     yield
     if not found:
         cluster.kubectl("delete", "crd", name)

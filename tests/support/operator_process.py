@@ -265,7 +265,7 @@ class OperatorSite:
 def install_crd(cluster: Cluster) -> None:
     """Teach the API server our resource, and wait until it knows it."""
     cluster.kubectl("apply", "--server-side", "-f", str(CRD))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/inferenceservices.sluice.dev")
+    cluster.until_established("inferenceservices.sluice.dev")
 
 
 @contextmanager

@@ -133,6 +133,19 @@ class Access(ABC):
             for said in (self.kubectl(*each, check=False) for each in (pods, events))
         )
 
+    def until_established(self, definition: str) -> None:
+        """Until the API server serves a CustomResourceDefinition, which is named.
+
+        `kubectl wait` fails on one whose conditions nobody has written yet.
+        """
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition}"
+
+        def established() -> bool:
+            conditions = (self.read(path).get("status") or {}).get("conditions") or ()
+            return ("Established", "True") in {(c["type"], c["status"]) for c in conditions}
+
+        self.until(established, f"{definition} is established")
+
     def until(
         self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS
     ) -> Any:
