@@ -326,6 +326,12 @@ async def test_two_signals_end_the_waiting(tmp_path: Path) -> None:
             found = children(gateway)
             for child in found:
                 child.suspend()
+
+            async def suspended() -> bool:
+                return all(child.status() == psutil.STATUS_STOPPED for child in found)
+
+            # One that has not run since may still be told of the lower number first: SIGTERM.
+            await until(suspended)
             gateway.process.send_signal(signal.SIGTERM)
             await until(draining)
             gateway.process.send_signal(signal.SIGTERM)
