@@ -406,7 +406,9 @@ async def test_models_are_listed_within_the_limit_too(site: Site) -> None:
     await site.change()
     async with await site.one.client() as client:
         statuses = [(await client.get("/v1/models", **bearer(key))).status for _ in range(20)]
-    assert statuses[0] == 200 and statuses[-1] == 429
+    # Not in which order: what the other gateway leaves may come while these are asked.
+    assert statuses[0] == 200 and 1 <= statuses.count(200) <= 3 + 2
+    assert set(statuses) == {200, 429}
 
 
 async def test_answers_from_the_cache_cost_no_inputs(site: Site) -> None:
