@@ -14,7 +14,7 @@ import pytest
 from sluice_api import wire
 from sluice_api.tasks import Task
 from tests.support.gateway_process import Client, GatewayProcess, Reply, service
-from tests.support.stub_worker import Behaviour, StubWorker, vector_of
+from tests.support.stub_worker import Behaviour, StubWorker, until, vector_of
 
 
 @pytest.fixture(scope="module")
@@ -309,9 +309,12 @@ async def test_worker_of_another_digest_than_the_tables_gets_nothing(
     worker.behaviour.digest = "sha256:" + "cd" * 32
     reply = await gateway.post("/v1/embeddings", {"model": "emb", "input": "swap"})
     assert reply.headers["cache-status"] == "Sluice; fwd=miss"  # and not: stored
-    await gateway.ready("emb", 0)
-    (endpoint,) = (await gateway.services())["emb"]["endpoints"]
-    assert endpoint["state"] == "mismatch" and "digest" in endpoint["message"]
+
+    async def refused() -> bool:
+        (endpoint,) = (await gateway.services())["emb"]["endpoints"]
+        return endpoint["state"] == "mismatch" and "digest" in endpoint["message"]
+
+    await until(refused, 60, "that it is asked who it is, and refused")
     with StubWorker(Behaviour(digest=pinned.answer_digest)) as right:
         pinned.endpoints.append(wire.Endpoint(url=right.url, revision="r1"))
         gateway.write([pinned])
