@@ -27,6 +27,9 @@ RENEW_SECONDS: Final = 4.0
 """A holder that could not renew for so long holds itself for deposed."""
 RETRY_SECONDS: Final = 1.0
 CALL_SECONDS: Final = 1.5
+RELEASE_SECONDS: Final = 4.0
+"""For so long letting go is tried at the end; not long after, the lease runs out by itself."""
+RELEASE_PAUSE_SECONDS: Final = 0.2
 
 
 class Leases(Protocol):
@@ -173,14 +176,32 @@ class Leader:
         lease, leading = self._lease, self._leading
         self._valid_until = 0.0
         self._lead(False)
-        if not leading or lease is None:
+        if not leading:
             return
-        spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                while not await self._let_go(lease):
+                    lease = None  # a write of ours may have got no answer: look at what stands
+                    await asyncio.sleep(RELEASE_PAUSE_SECONDS)
+        except TimeoutError:
+            log.warning("lease not released", extra={"seconds": RELEASE_SECONDS})
+
+    async def _let_go(self, lease: Object | None) -> bool:
+        """Try to free the lease, as last seen; whether it is known not to be ours any more."""
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                await self._put(lease, spec)
+                if lease is None:
+                    lease = await self._leases.get(kinds.LEASE, self._namespace, names.LEASE)
+                spec = lease.get("spec") or {}
+                if spec.get("holderIdentity") == self._identity:
+                    freed = {**spec, "holderIdentity": "", "leaseDurationSeconds": 1}
+                    await self._put(lease, freed)
+        except NotFound:
+            return True
         except (ApiError, TimeoutError) as error:
-            log.warning("lease not released", extra={"error": str(error) or "no answer in time"})
+            log.info("lease not let go yet", extra={"error": str(error) or "no answer in time"})
+            return False
+        return True
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -9,7 +9,8 @@ import pytest
 from sluice_api import names
 from sluice_operator import kinds
 from sluice_operator.api_errors import NotLeader, Unavailable
-from sluice_operator.leader import LEASE_SECONDS, RENEW_SECONDS, Leader
+from sluice_operator.app import STOP_SECONDS
+from sluice_operator.leader import CALL_SECONDS, LEASE_SECONDS, RENEW_SECONDS, Leader
 from tests.support.fake_cluster import FakeCluster
 from tests.support.virtual_time import in_virtual_time
 
@@ -23,6 +24,8 @@ class Line:
         self._cluster = cluster
         self.cut = False
         self.hangs = False
+        self.deaf = False
+        """Calls arrive, and their answers do not come back."""
         self.calls = 0
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
@@ -34,7 +37,10 @@ class Line:
                 await asyncio.sleep(1e6)
             if self.cut:
                 raise Unavailable(name, "leases", "connection refused")
-            return await call(*args, **options)
+            answer = await call(*args, **options)
+            if self.deaf:
+                await asyncio.sleep(1e6)
+            return answer
 
         return through
 
@@ -111,6 +117,76 @@ async def test_letting_go_hands_over_within_two_seconds() -> None:
     await asyncio.sleep(5)
     assert [leading for _, leading in first.changes] == [True, False]
     assert second.changes[0][0] - ended <= 2.0
+    await second.stop()
+
+
+async def two(cluster: FakeCluster) -> tuple[Replica, Replica]:
+    """One that leads, and one that waits."""
+    first, second = Replica(cluster, "a"), Replica(cluster, "b")
+    first.start()
+    await asyncio.sleep(0.5)
+    second.start()
+    await asyncio.sleep(10)
+    return first, second
+
+
+@in_virtual_time
+@pytest.mark.parametrize("trouble", ["cut", "hangs"])
+async def test_letting_go_is_tried_again_while_the_api_server_is_slow(trouble: str) -> None:
+    cluster = FakeCluster()
+    first, second = await two(cluster)
+    setattr(first.line, trouble, True)
+    ending = asyncio.create_task(first.stop())
+    await asyncio.sleep(2)
+    setattr(first.line, trouble, False)
+    repaired = now()
+    await ending
+    await asyncio.sleep(5)
+    assert second.changes[0][0] - repaired <= CALL_SECONDS + 2.0
+    await second.stop()
+
+
+@in_virtual_time
+async def test_a_lease_that_was_just_being_renewed_is_let_go_all_the_same() -> None:
+    cluster = FakeCluster()
+    first, second = await two(cluster)
+    first.line.deaf = True
+    await asyncio.sleep(1)  # a renewal has arrived, and its answer has not
+    assert first.may_write()
+    first.line.deaf = False
+    ended = now()
+    await first.stop()
+    assert await holder(cluster) == ""
+    await asyncio.sleep(5)
+    assert second.changes[0][0] - ended <= 2.0
+    await second.stop()
+
+
+@in_virtual_time
+async def test_letting_go_ends_although_nobody_answers() -> None:
+    cluster = FakeCluster()
+    first, second = await two(cluster)
+    first.line.hangs = True
+    ended = now()
+    await first.stop()
+    assert now() - ended <= STOP_SECONDS
+    await second.stop()
+
+
+@in_virtual_time
+async def test_what_another_holds_is_not_let_go() -> None:
+    cluster = FakeCluster()
+    first, second = await two(cluster)
+    first.line.cut = True
+    loop: Any = asyncio.get_running_loop()
+    loop.skip(60)  # stopped, and resumed only to end
+    await asyncio.sleep(0)
+    lease = await cluster.get(kinds.LEASE, NAMESPACE, names.LEASE)
+    lease["spec"]["holderIdentity"] = "b"
+    await cluster.replace(kinds.LEASE, lease)
+    first.line.cut = False
+    await first.stop()
+    assert await holder(cluster) == "b"
     await second.stop()
 
 
