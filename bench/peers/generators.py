@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,23 @@ WAYS: dict[str, Callable[[Any, Work], Texts]] = {
 }
 
 
-def main() -> None:
-    from transformers import AutoModelForCausalLM
+def load(way: str, folder: str) -> Any:
+    """The model, imported the way that the server of each way imports it."""
+    if way == "sluice":
+        from sluice_worker.engines.without_compiler import without_compiler
+    else:
+        without_compiler = nullcontext
+    with without_compiler():
+        from transformers import AutoModelForCausalLM
 
+        return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def main() -> None:
     way, folder, work_file = sys.argv[1:]
     work: Work = json.loads(Path(work_file).read_text())
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = load(way, folder)
     WAYS["one by one"](model, [(prompt[:8], 2) for prompt, _ in work[:1]])
     before = memory.reset_peak()
     began, cpu = time.perf_counter(), time.process_time()

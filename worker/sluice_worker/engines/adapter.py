@@ -11,11 +11,14 @@ import inspect
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sluice_worker.engines.interface import ATTENTION, NotPackable, attending
 from sluice_worker.engines.packing import Packed
 from sluice_worker.engines.reading import logits_of
+from sluice_worker.engines.without_compiler import without_compiler
+
+with without_compiler():
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class AdaptedNetwork:

@@ -11,10 +11,13 @@ from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from sluice_worker.engines.attention import attend
 from sluice_worker.engines.packing import Packed
+from sluice_worker.engines.without_compiler import without_compiler
+
+with without_compiler():
+    from transformers import AttentionInterface, AttentionMaskInterface
 
 ATTENTION = "sluice_packed"
 

@@ -6,6 +6,7 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from sluice_worker.engines.without_compiler import without_compiler
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
 
@@ -19,14 +20,15 @@ def load_pretrained(
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model, report = kind.from_pretrained(
-            str(manifest.folder),
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with without_compiler():
+            model, report = kind.from_pretrained(
+                str(manifest.folder),
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelRejected(f"transformers cannot load the model: {error}") from error
     missing = [name for name in report["missing_keys"] if "pooler." not in name]

@@ -135,9 +135,11 @@ def _tensors(manifest: Manifest) -> dict[str, torch.Tensor]:
 def _transformers_model(
     manifest: Manifest, description: Description, dtype: torch.dtype, device: torch.device
 ) -> Any:
-    import transformers
-
     from sluice_worker.engines.pretrained import load_pretrained
+    from sluice_worker.engines.without_compiler import without_compiler
 
-    kind = getattr(transformers, _CLASSES[description.head])
+    with without_compiler():
+        import transformers
+
+        kind = getattr(transformers, _CLASSES[description.head])
     return load_pretrained(kind, manifest, dtype=dtype, device=device)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from sluice_api.tasks import Task
 from sluice_worker import device as hardware
@@ -20,6 +19,7 @@ from sluice_worker.engines.decoder.engine import DecoderEngine
 from sluice_worker.engines.decoder.network import CausalNetwork, StepNetwork
 from sluice_worker.engines.decoder.store import Row, Store
 from sluice_worker.engines.pretrained import load_pretrained
+from sluice_worker.engines.without_compiler import without_compiler
 from sluice_worker.generation.defaults import defaults_of
 from sluice_worker.generation.grammar import Vocabulary
 from sluice_worker.generation.prompts import PromptMaker
@@ -28,6 +28,9 @@ from sluice_worker.models.description import Description
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
 from sluice_worker.models.tokenizer import Tokenizer
+
+with without_compiler():
+    from transformers import AutoModelForCausalLM
 
 log = logging.getLogger(__name__)
 

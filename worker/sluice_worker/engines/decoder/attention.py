@@ -9,7 +9,11 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+
+from sluice_worker.engines.without_compiler import without_compiler
+
+with without_compiler():
+    from transformers import AttentionInterface, AttentionMaskInterface
 
 ATTENTION = "sluice_decoder"
 

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from sluice_worker.engines.seq2seq.positions import positions_at
+from sluice_worker.engines.without_compiler import without_compiler
+
+with without_compiler():
+    from transformers import DynamicCache, EncoderDecoderCache
+    from transformers.modeling_outputs import BaseModelOutput
 
 
 class Batch:
