@@ -141,7 +141,7 @@ def ours(model: Any) -> Callable[[list[list[int]], int], None]:
         return generation_unit(tuple(text), rules, len(text))
 
     canary = [unit(text, 1) for text in texts(3, seed=99)]
-    warmth = warm_up(engine, canary, threads=1, set_threads=set_threads)
+    warmth = warm_up(engine, canary, dtype="float32", threads=1, set_threads=set_threads)
     lanes = Lanes(engine, threads=1, width=1, set_threads=set_threads)
     rules = Rules(float("inf"), STEPWISE_UNITS, float("inf"))
 

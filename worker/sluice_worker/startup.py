@@ -78,7 +78,13 @@ def _load(
         return model, None
     if model.device != "cpu":
         threads = 1  # the accelerator computes; one thread feeds it
-    warmth = warm_up(model.engine, model.canary, threads=threads, set_threads=device.set_threads)
+    warmth = warm_up(
+        model.engine,
+        model.canary,
+        dtype=model.dtype,
+        threads=threads,
+        set_threads=device.set_threads,
+    )
     return model, warmth
 
 

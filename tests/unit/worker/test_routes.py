@@ -113,7 +113,10 @@ def starting_worker() -> Worker:
 async def client() -> AsyncIterator[Client]:
     worker, engine = starting_worker(), ToyEngine()
     model = toy_model(engine)
-    connect(worker, model, warm_up(engine, model.canary, threads=1, set_threads=lambda count: None))
+    warmth = warm_up(
+        engine, model.canary, dtype="float32", threads=1, set_threads=lambda count: None
+    )
+    connect(worker, model, warmth)
     worker.lifecycle.report(Phase.READY)
     engine.batches.clear()
     assert worker.intake is not None

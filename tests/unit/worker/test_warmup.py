@@ -15,13 +15,18 @@ from tests.support.worker_fakes import NOT_A_NUMBER, ToyEngine, unit
 CANARY = (unit("a" * 8), unit("b" * 48), unit("c" * 192))
 
 
-def warm(engine: ToyEngine, canary: Sequence[Unit] = CANARY, threads: int = 1) -> object:
-    return warm_up(engine, canary, threads=threads, set_threads=lambda count: None)
+def warm(
+    engine: ToyEngine,
+    canary: Sequence[Unit] = CANARY,
+    threads: int = 1,
+    dtype: str = "float32",
+) -> object:
+    return warm_up(engine, canary, dtype=dtype, threads=threads, set_threads=lambda count: None)
 
 
 def test_a_sound_model_is_measured_with_every_length() -> None:
     engine = ToyEngine()
-    warmth = warm_up(engine, CANARY, threads=1, set_threads=lambda count: None)
+    warmth = warm_up(engine, CANARY, dtype="float32", threads=1, set_threads=lambda count: None)
     assert warmth.threads == 1
     assert warmth.cost.observations == 3
     computed = sum(len(text) for batch in engine.batches for text in batch)
@@ -30,7 +35,7 @@ def test_a_sound_model_is_measured_with_every_length() -> None:
 
 def test_costs_are_learnt_on_one_thread_and_all_are_set_afterwards() -> None:
     counts: list[int] = []
-    warmth = warm_up(ToyEngine(), CANARY, threads=2, set_threads=counts.append)
+    warmth = warm_up(ToyEngine(), CANARY, dtype="float32", threads=2, set_threads=counts.append)
     assert counts[0] == 2
     assert counts[-1] == 2
     assert counts.count(1) >= 2
@@ -51,6 +56,24 @@ def test_answers_that_change_are_rejected() -> None:
         warm(Moody())
 
 
+class Rounding(ToyEngine):
+    """Answers that are a little larger each time, by three thousandths of the largest."""
+
+    def run(self, units: Sequence[Unit]) -> list[Array]:
+        arrays = super().run(units)
+        return [array * np.float32(1 + 3e-3 * len(self.batches)) for array in arrays]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits_may_round_as_they_do(dtype: str) -> None:
+    warm(Rounding(), dtype=dtype)
+
+
+def test_what_is_exact_may_not() -> None:
+    with pytest.raises(ModelRejected, match="differently each time"):
+        warm(Rounding())
+
+
 def test_what_was_measured_is_told_in_figures(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "sluice_worker"):
         warm(ToyEngine())
@@ -68,7 +91,7 @@ def test_where_steps_are_shared_a_batch_is_measured_too() -> None:
         stepwise = True
 
     engine = Steps()
-    warmth = warm_up(engine, CANARY, threads=1, set_threads=lambda count: None)
+    warmth = warm_up(engine, CANARY, dtype="float32", threads=1, set_threads=lambda count: None)
     assert warmth.cost.observations == 5
     assert max(len(batch) for batch in engine.batches) == 8
 
