@@ -62,8 +62,8 @@ class Model(Section):
     )
     dtype: Annotated[str, Choice(AUTO, "float32", "bfloat16", "float16")] = Field(
         default=AUTO,
-        description="Number format of the computation; auto takes what suits the device"
-        " (float32 on a CPU).",
+        description="Number format of the computation; auto takes what suits the device:"
+        " float32 on a CPU; on a GPU bfloat16 if the weights are stored so, else float16.",
         examples=["float32"],
     )
     max_input_tokens: Annotated[int | None, Whole(1, 1_000_000, auto=True)] = Field(

@@ -134,12 +134,30 @@ def choose_device(wanted: str) -> str:
     )
 
 
-def resolve_dtype(wanted: str, device: str, flags: frozenset[str]) -> Dtype:
-    """What ``auto`` means here, or what was asked for. Raises BadConfiguration."""
+def computes_bfloat16(device: str) -> bool:
+    """Whether ``device``, as :func:`choose_device` chose it, has instructions for bfloat16."""
+    if device == "cpu":
+        return False
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def resolve_dtype(
+    wanted: str, device: str, flags: frozenset[str], *, stored: object = None, bfloat16: bool = True
+) -> Dtype:
+    """What ``auto`` means here, or what was asked for. Raises BadConfiguration.
+
+    Args:
+        stored: the type of the weights, as the model's configuration has it.
+        bfloat16: whether the accelerator has instructions for it.
+    """
     if wanted in _DTYPES:
         return Dtype(wanted, _asked_reason(wanted, device, flags))
     if wanted != "auto":
         raise BadConfiguration(f"model.dtype: got {wanted!r}, needs auto or {', '.join(_DTYPES)}.")
+    if device == "cuda" and stored == "bfloat16" and bfloat16:
+        return Dtype("bfloat16", "as the weights are stored; float16 may not reach their numbers")
     if device == "cuda":
         return Dtype("float16", "the accelerator computes 16 bits at several times the speed")
     return Dtype("float32", "on a CPU: exact, and the same answer on every processor")

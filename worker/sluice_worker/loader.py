@@ -87,7 +87,13 @@ def load_any(
         report(Phase.LOADING, 0.2, "importing torch")
         importing.result()
     chosen = hardware.choose_device(device)
-    kind = hardware.resolve_dtype(dtype, chosen, _cpu_flags())
+    kind = hardware.resolve_dtype(
+        dtype,
+        chosen,
+        _cpu_flags(),
+        stored=known.description.stored_dtype,
+        bfloat16=hardware.computes_bfloat16(chosen),
+    )
     report(Phase.LOADING, 0.6, "reading weights")
     model: LoadedModel | Generator
     if known.description.head == "causal":

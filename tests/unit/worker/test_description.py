@@ -272,3 +272,34 @@ def test_token_types_follow_the_tokenizers_configuration(
     assert described(tmp_path, files).token_types is expected
     files["config.json"] = {**BERT, "type_vocab_size": 1}
     assert not described(tmp_path, files).token_types
+
+
+PHI3 = {
+    "model_type": "phi3",
+    "architectures": ["Phi3ForCausalLM"],
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+}
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_scaling": {"type": "longrope"}},
+        {"rope_scaling": {"type": "su"}},
+        {"rope_parameters": {"rope_type": "longrope"}},
+        {"rope_parameters": {"full_attention": {"rope_type": "longrope"}}},
+    ],
+)
+def test_a_text_ends_where_its_length_would_change_how_others_are_read(
+    rope: dict[str, Any], tmp_path: Path
+) -> None:
+    assert described(tmp_path, {"config.json": {**PHI3, **rope}}).max_tokens == 4096
+    with pytest.raises(BadConfiguration, match=r"got 8192, the model allows 4 to 4096.*longrope"):
+        described(tmp_path, {"config.json": {**PHI3, **rope}}, 8192)
+
+
+def test_positions_that_stay_what_they_are_are_all_allowed(tmp_path: Path) -> None:
+    for rope in ({}, {"rope_scaling": {"rope_type": "llama3"}}, {"rope_scaling": None}):
+        config = {**PHI3, "model_type": "llama", **rope}
+        assert described(tmp_path, {"config.json": config}).max_tokens == 131072

@@ -120,6 +120,17 @@ def test_auto_is_exact_on_a_processor_even_where_bf16_exists() -> None:
     assert chosen.reason
 
 
+def test_auto_on_a_gpu_has_the_range_that_the_weights_were_stored_for() -> None:
+    def chosen(stored: str | None, *, bfloat16: bool = True) -> str:
+        return device.resolve_dtype(
+            "auto", "cuda", frozenset(), stored=stored, bfloat16=bfloat16
+        ).name
+
+    assert chosen("bfloat16") == "bfloat16"
+    assert chosen("bfloat16", bfloat16=False) == "float16", "an older GPU"
+    assert [chosen(stored) for stored in ("float32", "float16", None)] == ["float16"] * 3
+
+
 def test_a_slow_choice_is_honoured_and_said() -> None:
     slow = device.resolve_dtype("bfloat16", "cpu", frozenset({"avx2"}))
     fast = device.resolve_dtype("bfloat16", "cpu", frozenset({"amx_bf16"}))

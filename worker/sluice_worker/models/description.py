@@ -112,6 +112,11 @@ class Description:
         return int(self.config.get("vocab_size", 0))
 
     @property
+    def stored_dtype(self) -> object:
+        """The weights' type, as transformers writes it now (``dtype``) or did (``torch_dtype``)."""
+        return self.config.get("dtype") or self.config.get("torch_dtype")
+
+    @property
     def hidden_size(self) -> int:
         return int(self.config.get("hidden_size") or self.config.get("dim") or 0)
 
@@ -220,15 +225,39 @@ def _max_tokens(
 ) -> int:
     positions = config.get("max_position_embeddings") or config.get("n_positions")
     possible = int(positions) - position_offset(config) if positions else None
+    why = ""
+    turn = _turning_point(config)
+    if turn is not None and (possible is None or turn < possible):
+        possible = turn
+        why = " Beyond that it reckons positions anew (longrope), for all texts of a step at once."
     if wanted is not None:
         if wanted < 4 or (possible is not None and wanted > possible):
+            allowed = possible or "any"
             raise BadConfiguration(
-                f"model.maxInputTokens: got {wanted}, the model allows 4 to {possible or 'any'}."
+                f"model.maxInputTokens: got {wanted}, the model allows 4 to {allowed}.{why}"
             )
         return wanted
     given = [possible, sentence.get("max_seq_length"), tokenizer.get("model_max_length")]
     bounds = [int(bound) for bound in given if bound and bound < _UNBOUNDED_TOKENS]
     return min(bounds, default=_DEFAULT_TOKENS)
+
+
+def _turning_point(config: Mapping[str, Any]) -> int | None:
+    """The longest text before a model goes over to other frequencies of its rotary positions.
+
+    Phi-3 and its kin ("longrope") choose them by the longest text in the batch, for keys that are
+    stored already as well: beside a longer neighbour, or read in pieces, a text would get others
+    than alone.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, Mapping))]
+    spelled = ("longrope", "su", *(["yarn"] if config["model_type"] == "phi3" else []))
+    for kind in kinds:
+        if kind.get("rope_type", kind.get("type")) in spelled:
+            turn = config.get("original_max_position_embeddings")
+            turn = turn or kind.get("original_max_position_embeddings")
+            return int(turn) if turn else None
+    return None
 
 
 def _token_types(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> bool:
