@@ -49,6 +49,10 @@ test-cluster: $(CACHED)-dev ## Run the tests on a real Kubernetes alone (SLUICE_
 	@.ci/system-packages --where-possible redis-server $(NODE)
 	SLUICE_TEST_CLUSTER_REQUIRED=yes $(PY) -m pytest tests/cluster $(ARGS)
 
+.PHONY: test-gpu
+test-gpu: $(CACHED)-dev ## Run the tests of what a GPU computes, which needs one (options: ARGS="-k graphs")
+	SLUICE_TEST_GPU_REQUIRED=yes $(PY) -m pytest tests/gpu $(ARGS)
+
 .PHONY: lint
 lint: $(CACHED)-dev ## Check style, types, layers and generated files; changes nothing
 	.venv/bin/ruff check

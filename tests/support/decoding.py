@@ -1,6 +1,10 @@
-"""A decoder engine driven by hand, and a stand-in for the kernel that only accelerators have."""
+"""A decoder engine driven by hand, and a stand-in for the kernel that only accelerators have.
 
-from collections.abc import Callable, Sequence
+Importing this gives torch's ``_flash_attention_forward`` a kernel for the CPU.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,46 +48,95 @@ class Heard:
         self.error = error
 
 
-def varlen_by_hand(
+def _flash_by_hand(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    bounds: Tensor,
-    _: None,
+    bounds: Tensor | None,
+    reaches: Tensor | None,
     longest_query: int,
     longest: int,
+    dropout: float,
+    is_causal: bool,
+    return_debug_mask: bool,
     *,
-    scale: float | None,
-    window_size: tuple[int, int],
-    enable_gqa: bool,
-    seqused_k: Tensor,
-    block_table: Tensor,
-    num_splits: int,
-) -> Tensor:
-    """What ``torch.nn.attention.varlen.varlen_attn`` says it does, sequence by sequence."""
+    scale: float | None = None,
+    window_size_left: int | None = None,
+    window_size_right: int | None = None,
+    seqused_k: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    block_table: Tensor | None = None,
+    num_splits: int | None = None,
+) -> tuple[Tensor, ...]:
+    """Paged attention sequence by sequence. What the kernel refuses is refused here as well: see
+    ``mha_varlen_fwd`` of torch's ``flash_api.cpp``; only its 16 bits and its pages' size are free.
+    """
+    assert bounds is not None
+    assert reaches is not None, "the kernel wants both or none"
+    assert seqused_k is not None
+    assert block_table is not None
     assert num_splits == 1
+    assert is_causal == ((window_size_left, window_size_right) == (-1, 0))
+    count = len(seqused_k)
+    for tensor, shape in ((bounds, (count + 1,)), (reaches, (count + 1,)), (seqused_k, (count,))):
+        assert tensor.dtype == torch.int32
+        assert tensor.shape == shape
+        assert tensor.is_contiguous()
+    assert block_table.dtype == torch.int32
+    assert block_table.shape[0] == count
+    assert block_table.stride(-1) == 1
+    assert query.shape[1] % keys.shape[2] == 0
+    assert keys.shape[:3] == values.shape[:3]
+    assert reaches.diff().tolist() == seqused_k.tolist()
+    assert all(tensor.stride(-1) == 1 for tensor in (query, keys, values))
     answers = []
     for number, end in enumerate(seqused_k.tolist()):
-        begin, stop = bounds[number].item(), bounds[number + 1].item()
-        count = int(stop - begin)
-        assert count <= longest_query
+        begin, stop = int(bounds[number]), int(bounds[number + 1])
+        assert stop - begin <= longest_query
         assert end <= longest
         pages = block_table[number].long()
-        asked = torch.arange(end - count, end)[:, None]
+        asked = torch.arange(end - (stop - begin), end)[:, None]
         places = torch.arange(end)[None]
         seen = places <= asked
-        if window_size[0] >= 0:
-            seen &= places >= asked - window_size[0]
+        if window_size_left is not None and window_size_left >= 0:
+            seen &= places >= asked - window_size_left
         answer = scaled_dot_product_attention(
-            query[int(begin) : int(stop)].transpose(0, 1)[None],
+            query[begin:stop].transpose(0, 1)[None],
             keys[pages].flatten(0, 1)[:end].transpose(0, 1)[None],
             values[pages].flatten(0, 1)[:end].transpose(0, 1)[None],
             attn_mask=seen,
             scale=scale,
-            enable_gqa=enable_gqa,
+            enable_gqa=query.shape[1] != keys.shape[2],
         )
         answers.append(answer[0].transpose(0, 1))
-    return torch.cat(answers)
+    none = query.new_empty(0)
+    return torch.cat(answers), none, none, none, none
+
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+_noted: list[list[Arguments]] = []
+
+
+def _flash(*positional: Any, **named: Any) -> tuple[Tensor, ...]:
+    for calls in _noted:
+        calls.append((positional, named))
+    return _flash_by_hand(*positional, **named)
+
+
+# Below torch's own ``varlen_attn``, whose signature and checks are then the real ones.
+_kernels = torch.library.Library("aten", "IMPL")
+_kernels.impl("_flash_attention_forward", _flash, "CPU")
+
+
+@contextmanager
+def flash_calls() -> Iterator[list[Arguments]]:
+    """What the kernel is called with inside this context."""
+    calls: list[Arguments] = []
+    _noted.append(calls)
+    try:
+        yield calls
+    finally:
+        _noted.remove(calls)
 
 
 def slot_store(network: CausalNetwork, *, room: int, slots: int = 4) -> SlotStore:
@@ -97,7 +150,6 @@ def paged_store(network: CausalNetwork, *, room: int, slots: int = 4) -> PagedSt
         dtype=torch.float32,
         device=torch.device("cpu"),
         page_tokens=8,
-        attend=varlen_by_hand,
     )
 
 

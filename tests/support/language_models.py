@@ -44,10 +44,14 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """Model type → a configuration small enough for tests; all can be served."""
 
 
-def random_model(architecture: str, *, vocabulary: int = 97, seed: int = 0) -> Any:
+def random_model(
+    architecture: str, *, vocabulary: int = 97, positions: int = MAX_TOKENS, seed: int = 0
+) -> Any:
     """A random model that repeats itself less than fresh weights do."""
+    sizes = ARCHITECTURES[architecture]
+    longest = "n_positions" if "n_positions" in sizes else "max_position_embeddings"
     config = transformers.AutoConfig.for_model(
-        architecture, vocab_size=vocabulary, **ARCHITECTURES[architecture]
+        architecture, vocab_size=vocabulary, **{**sizes, longest: positions}
     )
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -60,7 +64,7 @@ def random_model(architecture: str, *, vocabulary: int = 97, seed: int = 0) -> A
 
 def greedy(model: Any, prompt: Sequence[int], tokens: int, **more: Any) -> list[int]:
     """What ``generate`` makes of a prompt, alone."""
-    ids = torch.tensor([list(prompt)])
+    ids = torch.tensor([list(prompt)], device=model.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         output = model.generate(

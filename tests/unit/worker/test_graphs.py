@@ -1,7 +1,7 @@
 """Steps replayed from fixed tensors say what eager ones say, and whatever fails falls back.
 
 A CPU has no graphs; in their place the same computation is run anew from the same fixed tensors,
-which proves the tensors and what fills them up. The last test captures for real: it needs CUDA.
+which proves the tensors and what fills them up. ``tests/gpu`` captures for real.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,7 @@ from torch import Tensor
 
 from sluice_worker.cost import CostModel
 from sluice_worker.engines.decoder.engine import DecoderEngine
-from sluice_worker.engines.decoder.graphs import (
-    GraphedNetwork,
-    Replay,
-    capture_cuda,
-    cuda_has_room,
-)
+from sluice_worker.engines.decoder.graphs import GraphedNetwork, Replay
 from sluice_worker.engines.decoder.network import CausalNetwork
 from sluice_worker.engines.decoder.pages import NOBODYS, PagedStore
 from tests.support.decoding import LENGTH, HandEngine, paged_store
@@ -185,29 +180,3 @@ def test_without_memory_nothing_is_captured(network: CausalNetwork) -> None:
     assert bench.write(PROMPTS[:1]) == expected
     assert bench.captures.captured == 0
     assert bench.network.captures == {"no_room": 1}
-
-
-@pytest.mark.skipif(
-    not torch.cuda.is_available(),
-    reason="captures a CUDA graph: runs on a machine with an NVIDIA GPU (pytest -k real_graphs)",
-)
-def test_real_graphs_write_what_eager_steps_write() -> None:
-    device = torch.device("cuda")
-    network = CausalNetwork(random_model("llama").to(device, torch.bfloat16))
-    texts = []
-    for uses in (2, 10**9):
-        store = PagedStore(network.shapes(), room=4096, dtype=torch.bfloat16, device=device)
-        graphed = GraphedNetwork(
-            network, store, longest=512, capture=capture_cuda, has_room=cuda_has_room,
-            tolerance=0.1, uses=uses,
-        )  # fmt: skip
-        hand = HandEngine(network, store, running=8)
-        hand.engine = DecoderEngine(
-            graphed, store, most_running=8, cost=CostModel(), goal_seconds=1, guesses=False
-        )
-        asked = [hand.submit(prompt, 20)[0] for prompt in PROMPTS]
-        hand.finish()
-        texts.append([sequence.ids for sequence in asked])
-        assert not graphed.captures.get("failed")
-        assert bool(graphed.captures.get("captured")) == (uses == 2)
-    assert texts[0] == texts[1]

@@ -9,7 +9,6 @@ from sluice_worker.engines.decoder.attention import LayerShape
 from sluice_worker.engines.decoder.pages import PagedStore
 from sluice_worker.engines.decoder.slots import SlotStore
 from sluice_worker.engines.decoder.store import Store, block_names
-from tests.support.decoding import varlen_by_hand
 
 SHAPES = {0: LayerShape(2, 4, 4)}
 TEXT = list(range(100, 148))
@@ -26,7 +25,6 @@ def pages(room: int = 400) -> PagedStore:
         dtype=torch.float32,
         device=torch.device("cpu"),
         page_tokens=16,
-        attend=varlen_by_hand,
     )
 
 

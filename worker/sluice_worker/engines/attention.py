@@ -1,11 +1,11 @@
 """Attention inside each text of a packed batch, and nothing across texts.
 
 On the CPU, texts of equal length share one call of torch's fused kernel; a GPU in 16 bits runs the
-whole batch in one call of its variable-length kernel. Both networks (our own and transformers'
-through its attention interface) end here.
+whole batch in one call of its variable-length kernel, where that takes the heads' size. Both
+networks (our own and transformers' through its attention interface) end here.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from sluice_worker.engines.packing import Group, Packed
 
 _VARLEN_DTYPES = (torch.float16, torch.bfloat16)
+_VARLEN_MOST_SIZE = 256
+_AMPERE = (8, 0)
 
 
 def attend(
@@ -39,7 +41,7 @@ def attend(
     Returns:
         ``[T, heads, size]``, contiguous.
     """
-    if bias is None and query.is_cuda and query.dtype in _VARLEN_DTYPES:
+    if bias is None and query.is_cuda and _varlen_takes(query, value):
         return _attend_varlen(query, key, value, batch, scale, window)
     output = torch.empty(
         (query.shape[0], query.shape[1], value.shape[2]), dtype=query.dtype, device=query.device
@@ -92,6 +94,23 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
     return (places[:, None] - places[None, :]).abs() < window
 
 
+def _varlen_takes(query: Tensor, value: Tensor) -> bool:
+    """What torch's FlashAttention is made for: see ``mha_varlen_fwd`` in its ``flash_api.cpp``."""
+    size = query.shape[2]
+    return (
+        query.dtype in _VARLEN_DTYPES
+        and size == value.shape[2]
+        and size % 8 == 0
+        and size <= _VARLEN_MOST_SIZE
+        and _capability(query.device) >= _AMPERE
+    )
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
 def _attend_varlen(
     query: Tensor,
     key: Tensor,
@@ -116,6 +135,7 @@ def _attend_varlen(
         scale=scale,
         window_size=(reach, reach),
         enable_gqa=query.shape[1] != key.shape[1],
+        num_splits=1,  # One kernel for all batches: cuDNN would plan for each new shape.
     )
     assert isinstance(answer, Tensor), "only asked for the answer itself"
     return answer

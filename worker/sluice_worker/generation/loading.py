@@ -206,8 +206,9 @@ def make_store(
         from sluice_worker.engines.decoder.slots import SlotStore
 
         return SlotStore(shapes, slots=running, length=most_tokens, room=room, dtype=dtype)
-    from sluice_worker.engines.decoder.pages import PagedStore
+    from sluice_worker.engines.decoder.pages import PagedStore, check_device
 
+    check_device(shapes, dtype=dtype, capability=torch.cuda.get_device_capability(device))
     return PagedStore(shapes, room=room, dtype=dtype, device=device)
 
 
@@ -218,6 +219,7 @@ def _warm_up(network: CausalNetwork, store: Store, cost: CostModel, tokens: int)
     store.reserve(opened.place, tokens)
     for count in (tokens, 1, max(1, tokens // 4)):
         started = time.monotonic()
-        network.step(store, [Row(opened.place, 0, count)], [0] * count, [count - 1])
+        logits = network.step(store, [Row(opened.place, 0, count)], [0] * count, [count - 1])
+        float(logits[0, 0])  # Until then a GPU may only have been told what to do.
         cost.observe(Load(count, count * count), time.monotonic() - started)
     store.close(opened.place)

@@ -196,6 +196,7 @@ class DecoderEngine:
             self.store.record(sequence.place, sequence.ids, sequence.computed)
         writing = [work for work in works if work.writes]
         if not writing:
+            float(logits[0, 0])  # A GPU works on by itself; its time must count for this step.
             return
         rows = [work.sequence for work in writing for _ in range(work.guessed + 1)]
         drawn = choose(logits, rows)

@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -153,6 +154,7 @@ class _Fixed:
             places=ints(size, dtype=torch.long),
             table=ints(size, width),
             bounds=torch.arange(size + 1, dtype=torch.int32, device=store.device),
+            reaches=ints(size + 1),
             ends=ints(size),
             longest_query=1,
             longest=width * store.page_tokens,
@@ -167,6 +169,7 @@ class _Fixed:
             (self.ids, [[*ids, *[0] * missing]]),
             (self.positions, [[row.start for row in rows]]),
             (self.attention.places, [place for row in rows for place in store.places(row)]),
+            (self.attention.reaches, [*accumulate((row.end for row in rows), initial=0)]),
             (self.attention.ends, [row.end for row in rows]),
             (self.attention.table, [t + [nobodys] * (self._width - len(t)) for t in tables]),
         ):

@@ -7,7 +7,7 @@ what fills a step up to a fixed size (``graphs``) writes there.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,20 +16,49 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from sluice_worker.engines.decoder.attention import LayerShape, Look
+from sluice_worker.engines.decoder.attention import LayerShape, Look, NotServed
 from sluice_worker.engines.decoder.store import LayerTensors, Opened, Row, block_names
+from sluice_worker.models.errors import ModelRejected
 
 PAGE_TOKENS = 256
 NOBODYS = 0
 """The place of rows that only fill a step up; its one page is found in no other table."""
 
 
-class PagedStore:
-    """Implements :class:`sluice_worker.engines.decoder.store.Store`.
+def check_device(
+    shapes: Mapping[int, LayerShape], *, dtype: torch.dtype, capability: tuple[int, int]
+) -> None:
+    """Refuse what the kernel does not take: see ``mha_varlen_fwd`` of torch's ``flash_api.cpp``.
 
     Args:
-        attend: torch's ``varlen_attn``, or what stands in for it.
+        capability: of the device, as NVIDIA numbers them.
+
+    Raises:
+        ModelRejected: the numbers or the device are not made for it.
+        NotServed: the architecture is not.
     """
+    if dtype not in (torch.float16, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        raise ModelRejected(
+            f"model.dtype: got {name}; on a GPU, text is generated in float16 or bfloat16. "
+            "Set one of these or auto, or hardware.device to cpu."
+        )
+    if capability < (8, 0):
+        got = ".".join(map(str, capability))
+        raise ModelRejected(
+            f"hardware.device: got a GPU of compute capability {got}; text is generated on 8.0 "
+            "(Ampere) or newer. Set hardware.gpu.product to a newer one, or hardware.device to cpu."
+        )
+    for shape in shapes.values():
+        if shape.key_size != shape.value_size or shape.key_size % 8 or shape.key_size > 256:
+            raise NotServed(
+                f"on a GPU, keys and values of a head have one size, a multiple of 8 up to 256; "
+                f"got {shape.key_size} and {shape.value_size}"
+            )
+
+
+class PagedStore:
+    """Implements :class:`sluice_worker.engines.decoder.store.Store`."""
 
     def __init__(
         self,
@@ -39,7 +68,6 @@ class PagedStore:
         dtype: torch.dtype,
         device: torch.device,
         page_tokens: int = PAGE_TOKENS,
-        attend: Callable[..., Any] = varlen_attn,
     ) -> None:
         pages = max(1, room // page_tokens)
         self.page_tokens = page_tokens
@@ -53,7 +81,6 @@ class PagedStore:
             )
             for layer, s in shapes.items()
         }
-        self.kernel = attend
         self.device = device
         self._users = [0] * pages
         self._free = list(reversed(range(pages)))
@@ -141,6 +168,7 @@ class PagedStore:
             places=ints([at for row in rows for at in self.places(row)], torch.long),
             table=ints([table + [0] * (width - len(table)) for table in tables]),
             bounds=ints([*accumulate((row.count for row in rows), initial=0)]),
+            reaches=ints([*accumulate(ends, initial=0)]),
             ends=ints(ends),
             longest_query=max(row.count for row in rows),
             longest=max(ends),
@@ -160,6 +188,8 @@ class PagedStep:
         places: where the new keys and values go, ``[T]``.
         table: the pages of each row, ``[rows, width]``.
         bounds: where each row begins among the tokens, and the end, ``[rows + 1]``.
+        reaches: where each row would begin among all keys laid end to end, and the end,
+            ``[rows + 1]``; the kernel goes by ``ends``, but takes no ``bounds`` without these.
         ends: tokens that each row has, the new ones included, ``[rows]``.
         longest_query, longest: no row has more new tokens, or more in all.
     """
@@ -168,6 +198,7 @@ class PagedStep:
     places: Tensor
     table: Tensor
     bounds: Tensor
+    reaches: Tensor
     ends: Tensor
     longest_query: int
     longest: int
@@ -176,12 +207,12 @@ class PagedStep:
         keys, values = self.store.layers[layer]
         keys.flatten(0, 1)[self.places] = key
         values.flatten(0, 1)[self.places] = value
-        answer: Tensor = self.store.kernel(
+        answer = varlen_attn(
             query,
             keys,
             values,
             self.bounds,
-            None,
+            self.reaches,
             self.longest_query,
             self.longest,
             scale=look.scale,
@@ -191,4 +222,5 @@ class PagedStep:
             block_table=self.table,
             num_splits=1,  # An answer does not depend on its neighbours.
         )
+        assert isinstance(answer, Tensor), "only asked for the answer itself"
         return answer
