@@ -133,6 +133,20 @@ def test_a_deployment_is_served_to_pods_and_to_the_tests(cluster: Cluster, names
         cluster.exec(["getent", "hosts", longer])  # a command for `make cluster-exec` finds it too
 
 
+def test_the_line_that_enters_it_works_in_any_folder(cluster: Cluster, tmp_path: Path) -> None:
+    chart = tmp_path / "chart"
+    (chart / "templates").mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("{apiVersion: v2, name: mine, version: 1.0.0}")
+    line = f"{cluster.entrance()} -c 'kubectl get --raw /readyz && helm show chart ./chart'"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}  # of a shell just opened
+    entered = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert entered.returncode == 0, entered
+    assert entered.stdout.startswith("ok")
+    assert "name: mine" in entered.stdout
+
+
 def test_no_name_outside_the_cluster_is_known(cluster: Cluster) -> None:
     answer = cluster.exec(["getent", "hosts", "example.com"], check=False)
     assert answer.returncode == 2

@@ -48,7 +48,7 @@ def start(given: argparse.Namespace) -> None:
     print(f"  end it: {_make('cluster-down', given)}")
     print(f"  export KUBECONFIG={cluster.kubeconfig}")
     print(f"  export PATH={cluster.site.programs}:{cluster.site.tools}:$PATH")
-    print(f"  enter it: {' '.join(cluster.entering())} bash")
+    print(f"  enter it: {cluster.entrance()}")
     print(f"  logs of its daemons and pods: {cluster.site.logs}")
 
 

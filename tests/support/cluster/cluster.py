@@ -206,8 +206,20 @@ class Cluster(Access):
         return self._run([*self.entering(), *command], seconds, check, stdin)
 
     def entering(self) -> list[str]:
-        """The start of a command line that runs the rest of it inside."""
-        return ["nsenter", "-t", str(self.pid), *NAMESPACES, f"--wd={Path.cwd()}", "--"]
+        """The start of a command line that runs the rest of it inside, in the current folder."""
+        return self._into(str(Path.cwd()))
+
+    def entrance(self) -> str:
+        """A line for any shell in any folder that opens a shell inside, in that folder."""
+        path = ":".join([*map(str, self._programs), "$PATH"])
+        variables = [f'KUBECONFIG="{self.kubeconfig}"', f'PATH="{path}"']
+        return " ".join([*self._into('"$PWD"'), *variables, "bash"])
+
+    def _into(self, folder: str) -> list[str]:
+        # The folder that `nsenter --wd` takes along lies outside of the namespace, where programs
+        # in Go, such as Helm, cannot tell its name: env goes there once inside.
+        inside = ["nsenter", "-t", str(self.pid), *NAMESPACES]
+        return [*inside, "--", "env", f"--chdir={folder}"]
 
     def forward(self, host: str, port: int) -> tuple[str, int]:
         """An address of 127.0.0.1 that leads to one inside: a ClusterIP, a pod, a DNS name.

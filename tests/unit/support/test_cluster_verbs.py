@@ -30,6 +30,7 @@ def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         options=Options("1.36"),
         kubeconfig=site.kubeconfig(),
         entering=lambda: ["enter"],
+        entrance=lambda: "enter bash",
         close=lambda: None,
     )
 
