@@ -93,6 +93,8 @@ class Services:
         self._settle(service.update(spec), _TRIAL_OVER)
         if before is None or not _same_offer(before, spec):
             self._forget()
+        if before is None:
+            self._urgent(service)  # it is not called ready before every gateway has spoken of it
 
     def remove(self, namespace: str, name: str) -> None:
         """The service is no more; whoever waits for it is told."""

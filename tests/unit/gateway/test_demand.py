@@ -21,6 +21,8 @@ from sluice_gateway.demand import (
     Sighting,
     Tally,
 )
+from sluice_gateway.services import Services
+from sluice_gateway.timers import TimerWheel
 
 
 class Watched:
@@ -104,6 +106,19 @@ async def test_stream_gets_each_record_once_and_counters_restart() -> None:
     assert [record["arrivals"] for record in records] == [1, 2]
     assert [record["sequence"] for record in records] == [1, 2]
     assert repr(feed) == "<DemandFeed 2 records, 0 subscribers>"
+
+
+async def test_a_new_service_is_told_of_at_once_and_only_once() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    feed = DemandFeed("g-1", lambda: services.tracks())
+    services = Services(wheel, feed.urgent)
+    async with feed.subscribe() as lines:
+        for name in ("new", "new", "other"):
+            services.put(wire.Service(namespace="team", name=name, revision="r1"))
+        async with asyncio.timeout(60):
+            told = [json.loads(await anext(lines))["service"] for _ in range(2)]
+    assert told == ["new", "other"]
+    await services.close()
 
 
 async def test_it_is_noticed_when_nobody_has_read_for_long_and_when_somebody_does_again() -> None:
