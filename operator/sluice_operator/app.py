@@ -89,7 +89,7 @@ class Operator:
             writer=cluster,
             platform=self._platform_now,
             announce=self._announcer.announce,
-            watch_pods=self._evidence.watch,
+            watch_stuck=self._evidence.watch,
         )
         self._queue = WorkQueue(self._reconciler.reconcile, settings.workers, instruments)
         self._auditor = Auditor(self._store, cluster, self._watched, self._changed, instruments)

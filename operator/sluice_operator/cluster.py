@@ -135,6 +135,18 @@ class Cluster:
         newest = sorted(answer.get("items") or (), key=_last_seen, reverse=True)[:5]
         return [(str(event.get("reason", "")), str(event.get("message", ""))) for event in newest]
 
+    async def refused_pods(self, namespace: str, deployment: str) -> tuple[str, str] | None:
+        """ReplicaSet and words of the newest Event of a Deployment's pod that was not made."""
+        selector = "involvedObject.kind=ReplicaSet,reason=FailedCreate,type=Warning"
+        query = [("fieldSelector", selector), ("limit", "500")]
+        answer = await self._call("list", kinds.EVENT, kinds.EVENT.path(namespace), query=query)
+        newest = sorted(answer.get("items") or (), key=_last_seen, reverse=True)
+        for event in newest:
+            name = str(event["involvedObject"].get("name", ""))
+            if name.rpartition("-")[0] == deployment:
+                return name, str(event.get("message", ""))
+        return None
+
     # Writing -------------------------------------------------------------------------------------
 
     async def carry_out(self, step: Step) -> dict[str, Any] | None:

@@ -19,7 +19,6 @@ from sluice_operator.workers import (
     condition,
     containers,
     deployment_of,
-    is_rolling,
     newest_pods,
     pod_state,
     pods_of,
@@ -119,7 +118,7 @@ def diagnose(
     found = [*_of_deployment(observed, revision)]
     pods = pods_of(observed, revision)
     deployment = deployment_of(observed, revision)
-    if deployment is not None and is_rolling(deployment):
+    if deployment is not None:
         pods = newest_pods(deployment, pods)  # those from before only wait until they may go
     wanted = _is_wanted(observed, revision)
     for pod in pods:
@@ -158,7 +157,7 @@ def _of_deployment(observed: Observed, revision: str) -> Iterator[Finding]:
     deployment = deployment_of(observed, revision)
     if deployment is None:
         return
-    told = refusal_of(deployment)
+    told = refusal_of(observed, deployment)
     if not told:
         return
     namespace = deployment["metadata"]["namespace"]

@@ -1,20 +1,22 @@
-"""What the watches do not show: Events of stuck pods, and nodes that have fallen silent.
+"""What the watches do not show: Events of stuck and refused pods, nodes that have fallen silent.
 
 Asked for only while there is a reason to: ``reconcile`` names the pods whose state alone does not
-say what they wait for, the store the nodes whose pods became unready without their kubelet's word.
+say what they wait for and the Deployments that say that pods are refused, the store the nodes whose
+pods became unready without their kubelet's word.
 Run by ``app``; what it finds goes into the store.
 """
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from sluice_operator import kinds
 from sluice_operator.api_errors import ApiError, NotFound
 from sluice_operator.kinds import Kind
-from sluice_operator.state import Key, Object
+from sluice_operator.state import Key, Object, Refusal
 from sluice_operator.store import Store
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 PERIOD_SECONDS: Final = 2.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
 """Pods that stay stuck and bring nothing new are asked about ever more rarely, down to this."""
+_CREATING: Final = "Error creating: "
+"""How such an Event begins, if it does not say before that it stands for several."""
 PODS_AT_ONCE: Final = 20
 """Most pods asked about in one period; the others have their turn in the next ones."""
 
@@ -31,13 +35,22 @@ class Source(Protocol):
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]: ...
     async def pod_warnings(self, namespace: str, uid: str) -> list[tuple[str, str]]: ...
+    async def refused_pods(self, namespace: str, deployment: str) -> tuple[str, str] | None: ...
 
 
 @dataclass(slots=True)
 class _Stuck:
-    """Pods of a service (name → uid), when they are due, and the pause after that; seconds."""
+    """What of a service is stuck, when it is due, and the pause after that; seconds.
+
+    Attributes:
+        pods: name → uid.
+        refused: Deployment's name → digest of its template.
+        known: of these Deployments.
+    """
 
     pods: Mapping[str, str]
+    refused: Mapping[str, str]
+    known: dict[str, Refusal] = field(default_factory=dict)
     due: float = 0.0
     pause: float = PERIOD_SECONDS
 
@@ -59,16 +72,28 @@ class Evidence:
     def __repr__(self) -> str:
         return f"<Evidence of {len(self._stuck)} services with stuck pods>"
 
-    def watch(self, key: Key, pods: Mapping[str, str]) -> None:
-        """Ask about these pods (name → uid) of a service from now on, and about no other."""
-        known = self._stuck.get(key)
-        if pods:
-            if known is None or known.pods != pods:
-                self._stuck[key] = _Stuck(pods)
+    def watch(
+        self, key: Key, pods: Mapping[str, str], refused: Mapping[str, str] | None = None
+    ) -> None:
+        """Ask about these of a service from now on, and about nothing else.
+
+        Args:
+            pods: name → uid.
+            refused: Deployment's name → digest of its template.
+        """
+        refused = refused or {}
+        before = self._stuck.get(key)
+        if pods or refused:
+            if before is None or (before.pods, before.refused) != (pods, refused):
+                known = before.known if before else {}
+                self._stuck[key] = _Stuck(
+                    pods, refused, {name: known[name] for name in refused if name in known}
+                )
                 self._wake.set()
-        elif known is not None:
+        elif before is not None:
             del self._stuck[key]
             self._store.warn(key, {})
+            self._store.refuse(key, {})
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -93,24 +118,34 @@ class Evidence:
             if asked >= PODS_AT_ONCE:
                 return
             if (stuck := self._stuck.get(key)) is not None:  # not freed while others were asked
-                asked += await self._look_at_pods(key, stuck)
+                asked += await self._look_at_service(key, stuck)
 
-    async def _look_at_pods(self, key: Key, stuck: _Stuck) -> int:
-        """Ask about the pods of one service; how many that were."""
+    async def _look_at_service(self, key: Key, stuck: _Stuck) -> int:
+        """Ask about what is stuck of one service; how many questions that were."""
         found = {}
         chosen = list(stuck.pods.items())[:PODS_AT_ONCE]
         for name, uid in chosen:
             if warnings := await self._source.pod_warnings(key.namespace, uid):
                 found[name] = tuple(warnings)
+        known = {}
+        for deployment, template in stuck.refused.items():
+            told = await self._source.refused_pods(key.namespace, deployment)
+            if refusal := refusal_from(told, template, stuck.known.get(deployment)):
+                known[deployment] = refusal
+        asked = len(chosen) + len(stuck.refused)
         if self._stuck.get(key) is not stuck:
-            return len(chosen)  # somebody else is stuck now, or nobody
-        if self._store.warn(key, found):
-            stuck.pause = PERIOD_SECONDS
+            return asked  # somebody else is stuck now, or nobody
+        stuck.known = known
+        news = [self._store.warn(key, found), self._store.refuse(key, known)]
+        if any(news):
             self._changed(key)
+        is_old = any(known[name].template != stuck.refused[name] for name in known)
+        if any(news) or is_old:  # then the words that count are about to come
+            stuck.pause = PERIOD_SECONDS
         else:
             stuck.pause = min(2 * stuck.pause, LONGEST_PAUSE_SECONDS)
         stuck.due = self._now() + stuck.pause
-        return len(chosen)
+        return asked
 
     async def _look_at_nodes(self) -> None:
         suspects = self._store.suspect_nodes()
@@ -129,6 +164,26 @@ class Evidence:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def refusal_from(
+    told: tuple[str, str] | None, template: str, before: Refusal | None
+) -> Refusal | None:
+    """What is known of refused pods after another look; None for nothing.
+
+    Args:
+        told: ReplicaSet and message of the newest Event.
+        template: digest of the Deployment's template now.
+    """
+    if told is None:
+        return before
+    replica_set, message = told
+    if before and before.template != template and before.replica_set == replica_set:
+        return before  # those of the new template have not been refused yet
+    _, _, words = message.rpartition(_CREATING)
+    # Each try has a pod name of its own, which is no news.
+    words = re.sub(rf"({re.escape(replica_set)}-)[a-z0-9]+", r"\1", words)
+    return Refusal(template, replica_set, words)
 
 
 def is_silent(node: Object) -> bool:

@@ -38,13 +38,21 @@ from sluice_operator.status import (
     conditions,
     is_rolling_out,
     is_stalled,
+    is_starting,
     make_events,
     make_status,
     make_warnings,
     waits_for_gateways,
 )
 from sluice_operator.steps import Apply, Delete, Plan, Rank, Scale, Step
-from sluice_operator.workers import deployment_of, is_behind, is_rolling, pods_of
+from sluice_operator.workers import (
+    deployment_of,
+    is_behind,
+    is_rolling,
+    pods_of,
+    refused_words,
+    template_digest,
+)
 
 AUTOSCALER: Final = "HorizontalPodAutoscaler"
 _SHARED: Final = (render_service_account, render_network_policy, render_disruption_budget)
@@ -107,7 +115,15 @@ def plan_service(
         ),
         again_after=next_look or None,
         watch_pods=stuck,
+        refused=dict(_refused(observed, rollout)),
     )
+
+
+def _refused(observed: Observed, rollout: Rollout) -> Iterator[tuple[str, str]]:
+    for revision in rollout.running():
+        deployment = deployment_of(observed, revision.name)
+        if deployment is not None and refused_words(deployment):
+            yield deployment["metadata"]["name"], template_digest(deployment)
 
 
 class _Steps:
@@ -309,7 +325,9 @@ def _rolling(
             continue
         # Kubernetes is behind each new number of replicas, too: what was at rest stays so.
         behind = is_behind(deployment)
-        if deployment["metadata"]["name"] in changed or (behind and is_rolling_out(before)):
+        # What never ran is called starting where others are called rolling out.
+        under_way = is_rolling_out(before) or (not revision.proven and is_starting(before))
+        if deployment["metadata"]["name"] in changed or (behind and under_way):
             ordered.add(revision.name)
         elif is_rolling(deployment) or (behind and is_stalled(before)):
             rolling.add(revision.name)

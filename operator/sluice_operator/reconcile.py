@@ -70,7 +70,8 @@ class Reconciler:
     Args:
         platform: what holds for all services now.
         announce: has an Event posted.
-        watch_pods: told which pods of a service (name → uid) are stuck without saying why.
+        watch_stuck: told which pods of a service (name → uid) are stuck without saying why, and
+            which Deployments (name → digest of the template) say that pods are refused.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Reconciler:
         writer: Writer,
         platform: Callable[[], Platform],
         announce: Callable[[Object, Event], None],
-        watch_pods: Callable[[Key, Mapping[str, str]], None],
+        watch_stuck: Callable[[Key, Mapping[str, str], Mapping[str, str]], None],
     ) -> None:
         self._store = store
         self._scaling = scaling
@@ -89,7 +90,7 @@ class Reconciler:
         self._writer = writer
         self._platform = platform
         self._announce = announce
-        self._watch_pods = watch_pods
+        self._watch_stuck = watch_stuck
         self._turns = Turns()
         self._contests = Contests()
         self._failures: dict[Key, _Refused] = {}
@@ -109,8 +110,9 @@ class Reconciler:
             self._forget(key)
             return None
         plan = self._make_plan(observed)
-        stuck = {p["metadata"]["name"]: p["metadata"]["uid"] for p in observed.pods}
-        self._watch_pods(key, {n: uid for n, uid in stuck.items() if n in plan.watch_pods})
+        uids = {p["metadata"]["name"]: p["metadata"]["uid"] for p in observed.pods}
+        stuck = {name: uid for name, uid in uids.items() if name in plan.watch_pods}
+        self._watch_stuck(key, stuck, plan.refused)
         told = await self._tell(observed, plan)
         changed = await self._carry_out(observed, plan.steps)
         if told or changed:
@@ -223,7 +225,7 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         """The service is gone; Kubernetes collects what belonged to it."""
         self._scaling.remove(key)
-        self._watch_pods(key, {})
+        self._watch_stuck(key, {}, {})
         self._failures.pop(key, None)
         self._tries.pop(key, None)
         self._passes.pop(key, None)

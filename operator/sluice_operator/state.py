@@ -34,6 +34,19 @@ class ChildKey(NamedTuple):
     name: str
 
 
+class Refusal(NamedTuple):
+    """Pods of a Deployment that could not be made, as an Event told last.
+
+    Attributes:
+        template: of the Deployment when it was asked about, see ``workers.template_digest``.
+        replica_set: whose pods they are.
+    """
+
+    template: str
+    replica_set: str
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """One service and everything that belongs to it, from the watches' caches.
@@ -47,6 +60,8 @@ class Observed:
         pods: the workers' pods.
         pod_events: pod's name → newest warning events of it (``reason``, ``message``); asked for
             only while a pod is stuck, so it is mostly empty.
+        refusals: Deployment's name → what is known of its pods that were refused; asked for only
+            while it says that some are.
         lost_nodes: names of nodes of these pods whose kubelet has fallen silent.
     """
 
@@ -57,6 +72,7 @@ class Observed:
     orphans: frozenset[ChildKey] = frozenset()
     pods: tuple[Object, ...] = ()
     pod_events: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
     lost_nodes: frozenset[str] = frozenset()
 
     @property

@@ -162,6 +162,12 @@ def is_stalled(status: Mapping[str, Any]) -> bool:
     return condition_of(status, "Stalled").get("status") == "True"
 
 
+def is_starting(status: Mapping[str, Any]) -> bool:
+    """Whether the service does not answer yet and nothing is known to keep it from that."""
+    found = condition_of(status, "Ready")
+    return (found.get("status"), found.get("reason")) == ("False", "Starting")
+
+
 def _verdicts(sight: Sight) -> Iterator[Verdict]:
     ready = _ready(sight)
     yield ready
@@ -247,8 +253,8 @@ def _rolling_out(sight: Sight) -> str:
     """What is told of a change under way; empty for none."""
     stable, following = sight.rollout.stable, sight.rollout.next
     changing = following or stable
-    if following is None and stable.name not in sight.rolling:
-        return ""
+    if following is None and (stable.name not in sight.rolling or not stable.proven):
+        return ""  # nothing changes, or nothing has run yet that could be replaced
     finding = sight.findings.get(changing.name)
     sound = finding is None or finding.reason == "Starting"
     if following is not None and sound:

@@ -15,7 +15,7 @@ import msgspec
 from sluice_api import names
 from sluice_operator import kinds
 from sluice_operator.ownership import Addition, additions, is_orphan, replicas_managers
-from sluice_operator.state import ChildKey, Key, Object, Observed
+from sluice_operator.state import ChildKey, Key, Object, Observed, Refusal
 from sluice_operator.trim import trimmed
 
 _PACK_FROM: Final = 512
@@ -83,6 +83,7 @@ class Store:
         self._graves: dict[str, int] = {}  # uid: its last version
         self._services = 0
         self._warnings: dict[Key, dict[str, tuple[tuple[str, str], ...]]] = {}
+        self._refusals: dict[Key, dict[str, Refusal]] = {}
         self._lost_nodes: frozenset[str] = frozenset()
         self._on_gateways = on_gateways
 
@@ -167,6 +168,15 @@ class Store:
             self._warnings.pop(key, None)
         return news
 
+    def refuse(self, key: Key, refusals: Mapping[str, Refusal]) -> bool:
+        """Keep what Events say of a service's refused pods, by Deployment; whether that is news."""
+        news = self._refusals.get(key, {}) != refusals
+        if refusals:
+            self._refusals[key] = dict(refusals)
+        else:
+            self._refusals.pop(key, None)
+        return news
+
     def lose_nodes(self, lost: frozenset[str]) -> bool:
         """Keep the names of nodes that have fallen silent; whether that is news."""
         news = lost != self._lost_nodes
@@ -187,6 +197,7 @@ class Store:
         if not others:
             del self._belonging[entry.owner]
             self._warnings.pop(entry.owner, None)
+            self._refusals.pop(entry.owner, None)
 
     # Reading -------------------------------------------------------------------------------------
 
@@ -234,6 +245,7 @@ class Store:
             orphans=frozenset(orphans),
             pods=tuple(pods),
             pod_events=self._warnings.get(key, {}),
+            refusals=self._refusals.get(key, {}),
             lost_nodes=self._lost_nodes,
         )
 

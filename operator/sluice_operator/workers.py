@@ -4,6 +4,8 @@
 pods that are not what they should be.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
@@ -125,18 +127,36 @@ def newest_pods(deployment: Object, pods: Iterable[Object]) -> tuple[Object, ...
     )
 
 
-def refusal_of(deployment: Object) -> str:
-    """What keeps pods of the Deployment from being made; empty when nothing does.
+def refused_words(deployment: Object) -> str:
+    """What a Deployment says of pods of it that cannot be made; empty when all are made.
 
     Once all are made of what it says now, it is about a ReplicaSet from before: the Deployment
-    tells it until that one has gone. Which one it names proves nothing: of a second refusal for
-    the same reason the Deployment keeps the first one's words.
+    tells it until that one has gone.
     """
     failure = condition(deployment, "ReplicaFailure")
     made = int((deployment.get("status") or {}).get("updatedReplicas", 0))
     if failure.get("status") != "True" or made >= int(deployment["spec"].get("replicas", 1)):
         return ""
     return str(failure.get("message") or failure.get("reason") or "")
+
+
+def refusal_of(observed: Observed, deployment: Object) -> str:
+    """What keeps pods of a Deployment from being made; empty when nothing is known to.
+
+    Of a second refusal with the same reason the Deployment keeps the first one's words, and so does
+    its ReplicaSet: an Event's go before, unless they are of the pods before the last change.
+    """
+    told = refused_words(deployment)
+    known = observed.refusals.get(deployment["metadata"]["name"])
+    if not told or known is None:
+        return told
+    return known.message if known.template == template_digest(deployment) else ""
+
+
+def template_digest(deployment: Object) -> str:
+    """Another one for each change that makes new pods."""
+    template = json.dumps(deployment["spec"].get("template"), sort_keys=True)
+    return hashlib.sha256(template.encode()).hexdigest()[:16]
 
 
 def worker_counts(observed: Observed, revision: str) -> WorkerCounts:
@@ -150,7 +170,7 @@ def worker_counts(observed: Observed, revision: str) -> WorkerCounts:
     ordered = int(deployment["spec"].get("replicas", 1)) if deployment else 0
     alive = sum(state is not PodState.GONE for state in states)
     missing = max(0, ordered - alive)
-    refused = deployment is not None and bool(refusal_of(deployment))
+    refused = deployment is not None and bool(refusal_of(observed, deployment))
     return WorkerCounts(
         ordered=ordered,
         ready=states.count(PodState.READY),

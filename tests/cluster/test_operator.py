@@ -347,6 +347,22 @@ def test_a_foreign_object_of_our_name_is_left_alone(led: OperatorSite, team: str
     assert after == before
 
 
+def test_a_second_refusal_is_told_in_its_own_words(led: OperatorSite, team: str) -> None:
+    """Deployment and ReplicaSet keep the first one's, as the reason is the same."""
+    reasons: set[str] = set()
+
+    def is_told(name: str) -> bool:
+        told = led.read(team, "inferenceservice", "one").get("status", {}).get("conditions", ())
+        reasons.update(condition["reason"] for condition in told)
+        return any(c["type"] == "Stalled" and f"with name {name} " in c["message"] for c in told)
+
+    for name in ("first", "second", "third"):
+        led.publish(team, "one", hardware={"priorityClassName": name})
+        what = f"the {name} is told of"
+        led.cluster.until(lambda name=name: is_told(name), what)
+    assert "RollingOut" not in reasons, "nothing has run yet"
+
+
 def test_an_operator_without_the_crd_waits_for_it(site: OperatorSite, team: str) -> None:
     site.cluster.kubectl("delete", "crd", "inferenceservices.sluice.dev")
     try:

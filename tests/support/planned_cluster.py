@@ -17,7 +17,7 @@ from sluice_api.quantities import parse_quantity
 from sluice_operator.ownership import Addition
 from sluice_operator.plan import child_name
 from sluice_operator.planning import plan_service
-from sluice_operator.state import ChildKey, Learnt, Observed, Platform, Wanted
+from sluice_operator.state import ChildKey, Learnt, Observed, Platform, Refusal, Wanted
 from sluice_operator.steps import Apply, Delete, Plan, Rank, Scale, Step
 from tests.support.resources import document
 
@@ -45,6 +45,7 @@ class PlannedCluster:
         self.orphans: set[ChildKey] = set()
         self.added: dict[ChildKey, dict[Addition, tuple[str, ...]]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
+        self.refusals: dict[str, Refusal] = {}
         self.costs: dict[str, int] = {}
         self._numbers = 0
         self.resource = document(**changes)
@@ -76,6 +77,7 @@ class PlannedCluster:
             additions={key: tuple(self.added[key]) for key in self.added.keys() & self.children},
             orphans=frozenset(self.orphans & self.children.keys()),
             pods=tuple(pods),
+            refusals=dict(self.refusals),
         )
 
     def add(self, key: ChildKey, value: Any, *path: str, manager: str = "kubectl-edit") -> None:

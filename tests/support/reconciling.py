@@ -84,7 +84,7 @@ class World:
             writer=self.cluster,
             platform=lambda: self.platform,
             announce=lambda _, event: self.events.append(event),
-            watch_pods=self.watched.__setitem__,
+            watch_stuck=lambda key, pods, _: self.watched.__setitem__(key, pods),
         )
 
     async def settle(self, passes: int = 20) -> int:

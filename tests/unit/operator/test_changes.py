@@ -4,7 +4,8 @@ from typing import Any
 
 from sluice_api import names, wire
 from sluice_api.inference_service import revision_of
-from sluice_operator.state import Learnt
+from sluice_operator.state import Learnt, Refusal
+from sluice_operator.workers import template_digest
 from tests.support.kstatus import conditions, kstatus
 from tests.support.planned_cluster import PlannedCluster
 from tests.support.pod_states import ended
@@ -137,6 +138,42 @@ def test_a_change_whose_pods_may_not_be_made_stalls() -> None:
     assert conditions(status)["Ready"]["status"] == "True"
 
 
+def test_what_was_refused_before_an_edit_is_not_said_of_it() -> None:
+    """A Deployment that is refused twice for the same reason keeps the first one's words."""
+    cluster = running()
+    del cluster.pods[changing(cluster)]
+    [deployment] = [child for key, child in cluster.children.items() if key.kind == "Deployment"]
+    name = deployment["metadata"]["name"]
+    first, second = (f'pods "{name}-{n}-" is forbidden: no PriorityClass {n}' for n in "12")
+    refused = {"type": "ReplicaFailure", "status": "True", "message": first}
+    deployment["status"] |= {"replicas": 1, "updatedReplicas": 0}
+    deployment["status"]["conditions"] += [refused]
+    plan = cluster.settle()
+    assert first in conditions(plan.status)["Stalled"]["message"], "before anybody has asked"
+    assert plan.refused == {name: template_digest(deployment)}
+    cluster.refusals[name] = Refusal(template_digest(deployment), f"{name}-1", first)
+    assert first in conditions(cluster.settle().status)["Stalled"]["message"]
+
+    cluster.edit(hardware={"resources": {"requests": {"memory": "4Gi"}}})
+    written = [cluster.plan().status, cluster.settle().status]
+    [deployment] = [child for key, child in cluster.children.items() if key.kind == "Deployment"]
+    deployment["status"]["observedGeneration"] = deployment["metadata"]["generation"]
+    plan = cluster.settle()
+    for status in (*written, plan.status):
+        assert kstatus(status) == "InProgress"
+        assert not any(first in one["message"] for one in conditions(status).values())
+    assert plan.refused == {name: template_digest(deployment)}
+    cluster.refusals[name] = Refusal(template_digest(deployment), f"{name}-2", second)
+    status = cluster.settle().status
+    assert kstatus(status) == "Failed"
+    assert second in conditions(status)["Stalled"]["message"]
+    assert cluster.settle().refused
+    cluster.run_pods()
+    plan = cluster.settle()
+    assert kstatus(plan.status) == "Current"
+    assert plan.refused == {}
+
+
 def test_what_failed_before_an_edit_is_not_said_of_it() -> None:
     cluster = running()
     name = changing(cluster, killed())
@@ -156,13 +193,25 @@ def test_one_that_starts_and_fails_may_be_mended_inside_its_revision() -> None:
     cluster = PlannedCluster()
     cluster.settle()
     cluster.run_pods(ready=False)
-    [pod] = cluster.pods.values()
+    [(name, pod)] = cluster.pods.items()
     pod["status"] |= killed()
     assert kstatus(cluster.settle().status) == "Failed"
     cluster.edit(hardware=MORE)
-    status = cluster.settle().status
-    assert kstatus(status) == "InProgress"
-    assert conditions(status)["Ready"]["status"] == "False"
+    written = [cluster.plan().status]
+    written.append(cluster.settle().status)  # Kubernetes has not looked at it yet
+    cluster.run_pods(ready=False)
+    cluster.pods[name] = pod  # it goes a little later
+    written.append(cluster.settle().status)
+    [deployment] = [child for key, child in cluster.children.items() if key.kind == "Deployment"]
+    deployment["status"] |= {"replicas": 1, "updatedReplicas": 1}  # seen before the pod's end is
+    written.append(cluster.settle().status)
+    for status in written:
+        assert kstatus(status) == "InProgress"
+        found = conditions(status)
+        assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "Starting")
+        # Nothing has run that could be replaced, and what failed was of the edit before.
+        assert {one["reason"] for one in found.values()} <= {"Starting", "Ready"}
+        assert not any("137" in one["message"] for one in found.values())
     cluster.run_pods()
     assert kstatus(cluster.settle().status) == "Current"
 

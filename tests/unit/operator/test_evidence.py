@@ -7,7 +7,7 @@ from sluice_api import names
 from sluice_operator.api_errors import NotFound
 from sluice_operator.evidence import PODS_AT_ONCE, Evidence
 from sluice_operator.kinds import Kind
-from sluice_operator.state import Key
+from sluice_operator.state import Key, Refusal
 from sluice_operator.store import Store
 from tests.support.virtual_time import in_virtual_time
 
@@ -20,12 +20,17 @@ class Source:
 
     def __init__(self) -> None:
         self.events: dict[str, list[tuple[str, str]]] = {}
+        self.refused: dict[str, tuple[str, str]] = {}
         self.nodes: dict[str, str] = {}
         self.asked: list[str] = []
 
     async def pod_warnings(self, namespace: str, uid: str) -> list[tuple[str, str]]:
         self.asked.append(uid)
         return self.events.get(uid, [])
+
+    async def refused_pods(self, namespace: str, deployment: str) -> tuple[str, str] | None:
+        self.asked.append(deployment)
+        return self.refused.get(deployment)
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]:
         if name not in self.nodes:
@@ -89,6 +94,42 @@ async def test_many_stuck_pods_take_turns() -> None:
     await evidence.look()
     await evidence.look()
     assert len(set(source.asked)) == 3 * PODS_AT_ONCE
+
+
+@in_virtual_time
+async def test_a_second_refusal_is_waited_for_and_told_in_its_own_words() -> None:
+    store, source, evidence, changed = scene()
+
+    def told() -> dict[str, Refusal]:
+        observed = store.observe(KEY)
+        assert observed is not None
+        return dict(observed.refusals)
+
+    looking = asyncio.get_running_loop().create_task(evidence.run())
+    source.refused["web"] = ("web-1", 'Error creating: pods "web-1-x7k2p" is forbidden: one')
+    evidence.watch(KEY, {}, {"web": "first"})
+    await asyncio.sleep(0.1)
+    first = Refusal("first", "web-1", 'pods "web-1-" is forbidden: one')
+    assert told() == {"web": first}
+    await asyncio.sleep(1000)
+    asked = len(source.asked)
+    assert asked < 30, "ever more rarely"
+    evidence.watch(KEY, {}, {"web": "second"})
+    await asyncio.sleep(9)
+    assert told() == {"web": first}, "what is known is of the template before"
+    assert len(source.asked) - asked >= 4, "its words are about to come"
+    assert changed == [KEY]
+    combined = '(combined from similar events): Error creating: pods "web-2-zz" is forbidden: two'
+    source.refused["web"] = ("web-2", combined)
+    await asyncio.sleep(2)
+    assert told() == {"web": Refusal("second", "web-2", 'pods "web-2-" is forbidden: two')}
+    assert changed == [KEY, KEY]
+    source.refused["web"] = ("web-2", 'Error creating: pods "web-2-yy" is forbidden: two')
+    await asyncio.sleep(100)
+    assert changed == [KEY, KEY], "another try is no news"
+    evidence.watch(KEY, {}, {})
+    assert told() == {}
+    looking.cancel()
 
 
 def pod(*, ready: str, version: int) -> dict[str, Any]:
