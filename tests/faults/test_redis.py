@@ -410,7 +410,7 @@ async def test_a_storm_of_cancelled_lookups_delivers_nothing_to_anybody_else(
                     cancelled.add(number)
         stayed = set(range(20_000)) - cancelled
         await eventually(lambda: len(heard) == len(stayed), 60)
-        assert len(cancelled) > 5000
+        assert len(cancelled) > 3000  # As many as leave before the loop has run at all.
         assert set(heard) == stayed and set(heard.values()) == {1}
         assert wrong == 0 and not faults
 

@@ -4,6 +4,7 @@ With a :class:`Guard` it takes TLS with a client's certificate only, and a passw
 """
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from sluice_api import names
 from tests.support.cluster.certificates import CLIENT, SERVER, Authority
 
 
@@ -97,6 +99,11 @@ class RedisServer:
             retry=Retry(NoBackoff(), 0),
         )
 
+    def answers(self) -> int:
+        """How many answers of gateways it holds, beside whatever leases come and go."""
+        with self.client() as client:
+            return len(client.keys(f"{names.REDIS_CACHE_PREFIX}*"))
+
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
@@ -147,6 +154,16 @@ def running_redis(*options: str) -> Iterator[RedisServer]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port for a program that cannot be given 0, and may take it some moments later.
+
+    Below those that the kernel gives to who asks for any, or to who connects: between now and then
+    it could give this one to somebody else.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port

@@ -88,10 +88,17 @@ async def look(cache: ResponseCache, *texts: str, ring: Keyring = RING) -> Hits:
 
 
 async def settled(cache: ResponseCache, *texts: str) -> None:
-    """Store the answers to ``texts`` and wait until Redis has them."""
-    for text in texts:
-        cache.store(key_of(text), item_of(text), rules(3600), time.time())
+    """Store the answers to ``texts`` and wait until Redis has them.
+
+    What is not there is stored again: with a short budget a busy machine may cost the link, and
+    with it what was on its way.
+    """
     deadline = time.monotonic() + 60
-    while None in await look(cache, *texts):
+    missing = list(texts)
+    while missing:
+        for text in missing:
+            cache.store(key_of(text), item_of(text), rules(3600), time.time())
         assert time.monotonic() < deadline, "not stored"
         await asyncio.sleep(0.005)
+        hits = await look(cache, *texts)
+        missing = [text for text, hit in zip(texts, hits, strict=True) if hit is None]
