@@ -87,7 +87,7 @@ async def test_low_priority_gives_way_and_nobody_claims_more_than_is_allowed(
         assert {reply.status for reply in replies} == {200}
         for reply in replies:
             waited = re.match(r"queue;dur=([\d.]+), worker", reply.headers["server-timing"])
-            assert waited is not None and float(waited[1]) > 1
+            assert waited is not None and float(waited[1]) > 0
         order = [json.loads(seen.body)["input"][0] for seen in worker.seen]
         assert order == ["first", "normal", "high", "low"]
         name = "sluice_gateway_queue_wait_seconds_count"
@@ -428,18 +428,18 @@ async def test_a_second_worker_answers_where_the_first_is_slow(gateway: GatewayP
     with StubWorker(Behaviour(hang=True)) as slow, StubWorker() as fast:
         limits = wire.LimitRules(hedge=wire.HedgeRules(after_seconds=0.05))
         await gateway.follow([service("emb", [slow.url, fast.url], limits=limits)])
-        texts = [secrets.token_hex(8) for _ in range(10)]
-        for text in texts:
-            assert right(await gateway.post(PATH, ask(text)), text)
-        assert len(slow.seen) >= 1, "it was asked as well"
+        hedges, asked, won = "sluice_gateway_hedges_total", 0, 0.0
+        async with asyncio.timeout(60):
+            while not (slow.seen and won):  # Which of the two is asked first is chance.
+                text, asked = secrets.token_hex(8), asked + 1
+                assert right(await gateway.post(PATH, ask(text)), text)
+                won = await gateway.metric(hedges, service="emb", outcome="won")
         await until(lambda: slow.aborted == len(slow.seen), what="the loser is stopped")
-        assert len(fast.seen) == 10
-        hedges = "sluice_gateway_hedges_total"
-        won, lost = [
-            await gateway.metric(hedges, service="emb", outcome=each) for each in ("won", "lost")
-        ]
-        # The slow one was asked first, or as the second, where the fast one stood still.
-        assert won >= 1 and won + lost == len(slow.seen)
+        assert len(fast.seen) == asked
+        lost = await gateway.metric(hedges, service="emb", outcome="lost")
+        # The slow one was asked first, or as the second, where the fast one stood still; then it
+        # may have been let go before it had read what it was asked.
+        assert len(slow.seen) <= won + lost <= asked
         endpoints = (await gateway.services())["emb"]["endpoints"]
         assert [endpoint["inFlight"] for endpoint in endpoints] == [0, 0]
 

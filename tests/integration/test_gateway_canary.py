@@ -173,32 +173,37 @@ async def test_promotion_and_rollback_under_load(
     platform: Platform, stable: StubWorker, canary: StubWorker
 ) -> None:
     stable.behaviour.delay = canary.behaviour.delay = 0.02
-    stop, statuses, last = asyncio.Event(), Counter[int](), [""]
+    stop, statuses, turn = asyncio.Event(), Counter[int](), 0
+    told: list[tuple[int, str]] = []  # In which turn each was asked, and who answered.
 
     async def load(number: int) -> None:
         async with await platform.gateway.client() as client:
             count = 0
             while not stop.is_set():
                 count += 1
-                body = {"model": "emb", "input": f"load {number} {count}"}
+                body, asked = {"model": "emb", "input": f"load {number} {count}"}, turn
                 reply = await client.post(EMBEDDINGS, body)
                 statuses[reply.status] += 1
-                last[0] = reply.headers.get(names.REVISION, "")
+                told.append((asked, reply.headers.get(names.REVISION, "")))
 
-    async def answers(more: int) -> None:
-        before = statuses.total()
-        await until(lambda: statuses.total() >= before + more, 60, "answers")
+    def answered() -> list[str]:
+        """By whom those were that have been asked in this turn."""
+        return [revision for asked, revision in told if asked == turn]
+
+    async def follow(weight: int | None, revision: str = STABLE) -> set[str]:
+        """Who answers from then on; what was under way may be answered as before."""
+        nonlocal turn
+        await platform.follow(weight, revision)
+        turn += 1
+        await until(lambda: len(answered()) >= 20, 60, "answers")
+        return set(answered())
 
     tasks = [asyncio.create_task(load(number)) for number in range(6)]
+    await until(lambda: len(answered()) >= 20, 60, "answers")
     for _ in range(3):
-        await answers(20)
-        await platform.follow(None, CANARY)  # promoted
-        await answers(20)
-        assert last == [CANARY]
-        await platform.follow(None, STABLE)  # rolled back
-        await answers(20)
-        assert last == [STABLE]
-        await platform.follow(50, STABLE)  # on trial again
+        assert await follow(None, CANARY) == {CANARY}, "promoted"
+        assert await follow(None, STABLE) == {STABLE}, "rolled back"
+        await follow(50)  # on trial again
     stop.set()
     await asyncio.gather(*tasks)
     assert set(statuses) == {200}
