@@ -306,9 +306,11 @@ async def test_worker_of_another_digest_than_the_tables_gets_nothing(
 ) -> None:
     pinned = service("emb", [worker.url], answer_digest=worker.behaviour.digest)
     await gateway.follow([pinned])
+    worker.behaviour.hang_probes = True  # Or one finds it out before the request does.
     worker.behaviour.digest = "sha256:" + "cd" * 32
     reply = await gateway.post("/v1/embeddings", {"model": "emb", "input": "swap"})
     assert reply.headers["cache-status"] == "Sluice; fwd=miss"  # and not: stored
+    worker.behaviour.hang_probes = False
 
     async def refused() -> bool:
         (endpoint,) = (await gateway.services())["emb"]["endpoints"]

@@ -427,10 +427,12 @@ async def test_generated_answers_are_not_kept_where_the_service_says_so(
 async def test_digest_that_is_not_the_keys_is_not_stored(
     gateway: GatewayProcess, worker: StubWorker, path: str
 ) -> None:
+    worker.behaviour.hang_probes = True  # Or one finds it out before the request does.
     worker.behaviour.digest = "sha256:" + "cd" * 32
     text = fresh()
     async with await connect(gateway, path) as client:
         await (await EventStream.open(client, CHAT, chat(text))).text()
+        worker.behaviour.hang_probes = False
         await gateway.ready("gen")
         again = await EventStream.open(client, CHAT, chat(text))
         assert again.headers["cache-status"] == "Sluice; fwd=miss"
