@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -10,6 +12,7 @@ import pytest
 
 from sluice_api.tasks import Task
 from sluice_worker.examples.chat import data
+from tests.support import held_worker
 from tests.support.bad_input import Case, cases
 from tests.support.event_stream import EventStream, data_of
 from tests.support.gateway_process import Client, GatewayProcess, service
@@ -23,10 +26,14 @@ COMPLETIONS = "/v1/completions"
 
 
 @pytest.fixture(scope="module")
-def worker(trained_models: Models) -> Iterator[WorkerProcess]:
-    talker = trained_models.talker
-    options = ("--revision", "r1", "--max-backlog", "5m", "--drain-grace", "0s")
-    with WorkerProcess(f"file://{talker}", *options, name="talker") as process:
+def worker(trained_models: Models, hold: Path) -> Iterator[WorkerProcess]:
+    with WorkerProcess(
+        f"file://{trained_models.talker}",
+        *("--revision", "r1", "--max-backlog", "5m", "--drain-grace", "0s"),
+        name="talker",
+        environment={held_worker.HOLD: str(hold)},
+        program=(held_worker.__file__,),
+    ) as process:
         yield process.wait_ready()
 
 
@@ -69,7 +76,7 @@ async def test_answers_mean_something_plain_streamed_and_replayed(client: Client
 
 
 async def test_a_model_that_does_not_sample_is_kept_without_a_temperature(client: Client) -> None:
-    body = {"model": "talker", "prompt": f"The cow {id(client)}", "max_tokens": 5}
+    body = {"model": "talker", "prompt": f"The cow {secrets.token_hex(8)}", "max_tokens": 5}
     first = await client.post(COMPLETIONS, body)
     again = await client.post(COMPLETIONS, body)
     assert first.headers["cache-status"].startswith("Sluice; fwd=miss")
@@ -78,7 +85,7 @@ async def test_a_model_that_does_not_sample_is_kept_without_a_temperature(client
 
 
 async def test_usage_is_counted_by_who_computes(client: Client) -> None:
-    question = f"What does the owl say, {id(client)}?"
+    question = f"What does the owl say, {secrets.token_hex(4)}?"
     body = chat(question, stream_options={"include_usage": True})
     stream = await EventStream.open(client, CHAT, body)
     *_, last = data_of(await stream.rest())
@@ -92,6 +99,7 @@ def test_bad_input_is_refused_by_name(gateway: GatewayProcess, case: Case) -> No
     case.check(lambda: post(f"http://127.0.0.1:{gateway.port}{case.path}", case.body))
 
 
+@pytest.mark.usefixtures("held")
 async def test_the_worker_stops_when_the_last_one_leaves(
     gateway: GatewayProcess, worker: WorkerProcess, client: Client
 ) -> None:
@@ -108,8 +116,12 @@ async def test_the_worker_stops_when_the_last_one_leaves(
     await until(stopped, what="the worker writes on")
     written = worker.metric("sluice_worker_written_tokens_total") - before
     assert 0 < written < 200, "it was written to the end"
-    (endpoint,) = (await gateway.services())["talker"]["endpoints"]
-    assert endpoint["inFlight"] == 0
+
+    async def nothing_on_its_way() -> bool:
+        (endpoint,) = (await gateway.services())["talker"]["endpoints"]
+        return bool(endpoint["inFlight"] == 0)
+
+    await until(nothing_on_its_way)
 
 
 async def test_many_callers_at_once(gateway: GatewayProcess) -> None:
