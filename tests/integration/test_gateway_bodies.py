@@ -1,6 +1,7 @@
 """Bodies count from their first byte until nothing holds them, however their exchange ends."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -124,18 +125,17 @@ async def test_nothing_counts_once_it_is_answered(
     for _ in range(2):  # Computed, then found.
         assert (await ask(connect, EMBED, embedding("answered"))).status == 200
         await empty(gateway)
-    for key in ("first", "first", "second"):
-        reply = await ask(
-            connect, EMBED, embedding("repeated"), idempotency_key=f"{id(connect)}-{key}"
-        )
+    first, second, streamed = (secrets.token_hex(8) for _ in range(3))
+    for key in (first, first, second):
+        reply = await ask(connect, EMBED, embedding("repeated"), idempotency_key=key)
         assert reply.status == 200
         await empty(gateway)
     sampled = {**chat("sampled"), "temperature": 1}
     assert (await ask(connect, CHAT, sampled)).status == 200
     await empty(gateway)
-    for key in ({}, {"idempotency_key": f"{id(connect)}-stream"}):
-        for body in (chat(f"told {key}", stream=True), {**sampled, "stream": True}):
-            assert (await ask(connect, CHAT, body, **key)).status in (200, 422)
+    for given in ({}, {"idempotency_key": streamed}):
+        for body in (chat(f"told {given}", stream=True), {**sampled, "stream": True}):
+            assert (await ask(connect, CHAT, body, **given)).status in (200, 422)
             await empty(gateway)
 
 
@@ -162,14 +162,15 @@ async def test_nothing_counts_once_its_callers_have_gone(
     """Who joins holds its own body, and for as long that of whom it joined."""
     worker.behaviour.hang = True
     clients = [await connect() for _ in range(2)]
+    text = secrets.token_hex(8)
     for number, client in enumerate(clients):
-        client.send(request(CHAT, chat(f"left {id(connect)}", stream=streamed)))
+        client.send(request(CHAT, chat(text, stream=streamed)))
         await counting(gateway, number + 1)
     clients[0].close()
     clients[1].close()
     await empty(gateway)
     worker.behaviour.hang, worker.behaviour.hold = False, True
-    key = f"left-{id(connect)}-{streamed}"
+    key = secrets.token_hex(8)
     clients = [await connect() for _ in range(2)]
     for number, client in enumerate(clients):
         client.send(request(CHAT, chat(key, stream=streamed), idempotency_key=key))
@@ -185,8 +186,9 @@ async def test_the_leader_goes_and_who_joined_is_answered(
 ) -> None:
     worker.behaviour.hold = True
     first, second = await connect(), await connect()
+    text = secrets.token_hex(8)
     for number, client in enumerate((first, second)):
-        client.send(request(EMBED, embedding(f"joined {id(connect)}")))
+        client.send(request(EMBED, embedding(text)))
         await counting(gateway, number + 1)
     first.close()
     worker.behaviour.hold = False

@@ -1,6 +1,7 @@
 """What HTTP offers beside a plain request, on both edges: expectations, origins, forms, methods."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 
 import pytest
@@ -326,7 +327,7 @@ async def test_what_is_wrong_behind_a_request_does_not_spoil_its_answer(
 ) -> None:
     worker.behaviour.delay = 0.2
     try:
-        slow = body(f"slow before an error {id(client)}")
+        slow = body(f"slow before an error {secrets.token_hex(8)}")
         client.send(request(PATH, slow) + b"POST /v1/embeddings HTTP/1.1\r\n\r\n")
         assert (await client.reply()).status == 200
         assert (await client.reply()).status == 400
@@ -425,7 +426,7 @@ async def test_without_origins_pages_are_told_nothing(
 
 
 async def test_a_key_makes_equal_requests_one(client: Client, worker: StubWorker) -> None:
-    text, key = f"once {id(client)}", f"key-{id(client)}"
+    text, key = f"once {secrets.token_hex(8)}", f"key-{secrets.token_hex(8)}"
     no_store = {"cache_control": "no-store", "idempotency_key": key}
     seen = len(worker.seen)
     first = await client.post(PATH, body(text), **no_store)
@@ -479,7 +480,7 @@ async def test_who_sent_a_key_and_left_finds_the_answer(
 
 
 async def test_a_failure_is_not_remembered(client: Client, worker: StubWorker) -> None:
-    headers = {"idempotency_key": f"failed-{id(client)}"}
+    headers = {"idempotency_key": f"failed-{secrets.token_hex(8)}"}
     refused = await client.post(PATH, body("too long"), **headers)
     assert refused.status == 400
     again = await client.post(PATH, body("now it fits"), **headers)
