@@ -191,6 +191,7 @@ async def test_callers_of_one_service_share_its_answers_with_no_other_one(tmp_pa
         options = (
             *("--auth", "keys", "--keys-file", str(file.path), "--redis-url", redis.unix_url),
             *("--cache-secret", str(tmp_path / "cache.key")),
+            *("--redis-timeout", "5s"),  # However busy the machine is.
         )
         (tmp_path / "other").mkdir()
         with (
@@ -492,8 +493,9 @@ async def test_redis_learns_no_names(site: Site) -> None:
         for name in client.keys("*"):
             value = client.get(name) if client.type(name) == b"string" else b""
             for word in (b"search", b"support", key.text.encode(), key.id.encode()):
-                assert word not in name + value
-            assert 0 < client.pttl(name) < 48 * 3600 * 1000
+                assert word not in name + (value or b"")
+            # Or it came to its end while these were looked at, as leases do.
+            assert 0 < client.pttl(name) < 48 * 3600 * 1000 or not client.exists(name)
 
 
 # The OpenAI client --------------------------------------------------------------------------------

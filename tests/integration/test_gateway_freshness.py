@@ -91,8 +91,12 @@ async def test_a_stale_answer_is_given_and_renewed_behind_its_back(
     assert status(reply).startswith("Sluice; hit; ttl=-")
     assert status(reply).endswith("; detail=stale-while-revalidate")
     await until(lambda: worker.inputs[text] == computed + 1, 60, "renewed")
-    outcome = "sluice_gateway_cache_renewals_total"
-    assert await gateway.metric(outcome, service="renewed", outcome="done") >= 1
+
+    async def counted() -> bool:
+        outcome = "sluice_gateway_cache_renewals_total"
+        return await gateway.metric(outcome, service="renewed", outcome="done") >= 1
+
+    await until(counted, 60, "a renewal that is done")
     assert await gateway.metric("sluice_gateway_cache_lookups_total", result="stale") >= 1
 
 

@@ -37,15 +37,17 @@ def children(gateway: GatewayProcess) -> list[psutil.Process]:
     return psutil.Process(gateway.process.pid).children()
 
 
-def server_of(gateway: GatewayProcess, client: Client) -> psutil.Process | None:
-    """The child at the other end of a connection, once one has taken it."""
+async def server_of(gateway: GatewayProcess, client: Client) -> psutil.Process:
+    """The child at the other end of a connection that has been answered."""
     port = client.writer.get_extra_info("sockname")[1]
-    for child in children(gateway):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for connection in child.net_connections("tcp"):
-                if connection.raddr and connection.raddr.port == port:
-                    return child
-    return None
+    async with asyncio.timeout(60):
+        while True:  # A list that changes while the kernel tells it may lack some.
+            for child in children(gateway):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    for connection in child.net_connections("tcp"):
+                        if connection.raddr and connection.raddr.port == port:
+                            return child
+            await asyncio.sleep(0.01)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
@@ -67,8 +69,7 @@ async def spread(gateway: GatewayProcess) -> AsyncIterator[list[Client]]:
             clients += fresh
             for client in fresh:
                 assert (await client.get("/livez")).status == 200
-                found = server_of(gateway, client)
-                seen |= {found} if found is not None else set()
+                seen.add(await server_of(gateway, client))
         yield clients
     finally:
         for client in clients:
@@ -90,6 +91,7 @@ async def test_what_the_metrics_and_the_demand_say_is_what_the_client_counted(
     before = await gateway.metric(REQUESTS, service="emb", status="200")
     records: list[wire.Demand] = []
     reading = asyncio.create_task(gateway.demand(records))
+    await until(lambda: _true(bool(records)))  # Who is told from now on is told all.
     async with spread(gateway) as clients:
         replies = await asyncio.gather(
             *(client.post(PATH, body(f"sum {n}")) for n, client in enumerate(clients))
@@ -174,7 +176,7 @@ async def test_the_admin_port_knows_the_supervisor_and_every_process(
 async def test_what_one_process_is_told_on_the_admin_port_all_do(gateway: GatewayProcess) -> None:
     await ready(gateway)
     async with spread(gateway) as clients:
-        one_each = list({server_of(gateway, client): client for client in clients}.values())
+        one_each = list({await server_of(gateway, client): client for client in clients}.values())
         assert len(one_each) > 1
 
         async def hits() -> list[bool]:
@@ -197,12 +199,14 @@ async def test_a_killed_process_takes_its_own_connections_along_and_nothing_else
     await ready(gateway)
     ends = await gateway.metric("sluice_gateway_process_ends_total")
     async with spread(gateway) as clients:
-        servers = [server_of(gateway, client) for client in clients]
+        servers = [await server_of(gateway, client) for client in clients]
         victim = servers[0]
-        assert victim is not None
         counted = await gateway.metric(REQUESTS, service="emb")
         answered = {"others": 0, "victim's": 0}
         over = asyncio.Event()
+
+        async def ended() -> bool:
+            return await gateway.metric("sluice_gateway_process_ends_total") == ends + 1
 
         async def ask_on(number: int, client: Client) -> None:
             turn = 0
@@ -225,9 +229,10 @@ async def test_a_killed_process_takes_its_own_connections_along_and_nothing_else
             for number in range(20):  # New connections never notice.
                 assert (await gateway.post(PATH, body(f"new {number}"))).status == 200
             await until(lambda: _true(answered["others"] > at_the_kill + 50))
+            await until(ended)
             await ready(gateway)
             over.set()
-    assert await gateway.metric("sluice_gateway_process_ends_total") == ends + 1
+    assert await ended()
     assert len(children(gateway)) == PROCESSES
     # What the others counted is all there, and what was seen of the dead one has not gone back.
     assert await gateway.metric(REQUESTS, service="emb") >= counted + answered["others"] + 20
