@@ -3,8 +3,9 @@
 The bytes of a request go into the edge's protocol; what is written to the worker, or to Redis, is
 answered at once. So a change of a few microseconds shows, on a busy machine too: calls of functions
 do not depend on it at all, instructions (where the kernel lets them be counted) hardly. Requests
-come :data:`ABREAST` in a turn of the loop, each on a connection of its own. ``--calls`` lists the
-functions, ``--costs`` what each of ours costs; ``--only`` takes the paths whose name has a word.
+come :data:`ABREAST` in a turn of the loop, each on a connection of its own. Of streams, an event is
+what is counted, with its share of beginning and end. ``--calls`` lists the functions, ``--costs``
+what each of ours costs; ``--only`` takes the paths whose name has a word.
 """
 
 import argparse
@@ -26,9 +27,21 @@ from typing import Any, Final
 import hiredis
 import measure
 import msgspec
+import streams
 import uvloop
 from function_costs import inclusive
-from peers.proxies import ANSWER, DIGEST, REVISION, TEXT, access_options, body, readiness, service
+from peers.proxies import (
+    ANSWER,
+    CHAT,
+    DIGEST,
+    EMBEDDINGS,
+    REVISION,
+    TEXT,
+    access_options,
+    body,
+    readiness,
+    service,
+)
 from uvicorn.server import ServerState
 
 from sluice_api import names, wire
@@ -49,22 +62,41 @@ ABREAST: Final = 8
 
 @dataclass(frozen=True)
 class Path:
-    """What is measured. ``same``: each request asks what the first did."""
+    """What is measured.
+
+    Attributes:
+        same: each request asks what the first did.
+        events: of the stream that is asked for; 0 for plain answers.
+    """
 
     name: str
     lines: str = ""
     options: tuple[str, ...] = ()
     same: bool = False
+    events: int = 0
+
+    @property
+    def task(self) -> Task:
+        return Task.CHAT if self.events else Task.EMBEDDINGS
+
+    def reply(self) -> list[bytes]:
+        """What a worker answers, in the pieces in which it comes."""
+        if not self.events:
+            return [_REPLY]
+        return [_STREAM, *[_EVENT] * (self.events - 1), _EVENT + _END]
 
 
 _REDIS: Final = ("--redis-url", "redis://bench")
+_OWN_ID: Final = "x-request-id: %032x\r\n"
 PATHS: Final = (
     Path("passed on (no-store)", "cache-control: no-store\r\n"),
+    Path("passed on, each with an id of its own", "cache-control: no-store\r\n" + _OWN_ID),
     Path("looked up, joined, stored in memory"),
-    Path("the same, each with an id of its own", "x-request-id: %032x\r\n"),
+    Path("the same, each with an id of its own", _OWN_ID),
     Path("looked up, joined, stored in memory and Redis", options=_REDIS),
     Path("found in Redis", options=(*_REDIS, "--cache-mib", "0"), same=True),
     Path("found in memory", same=True),
+    Path("an event of a stream, passed on", same=True, events=200),
 )
 
 _PERF_EVENT_OPEN: Final = 298  # On x86-64.
@@ -112,14 +144,14 @@ async def _measure(
     with measure.folder() as folder:
         table = folder / "services.yaml"
         table.write_bytes(
-            msgspec.json.encode(wire.ServiceTable(services=[service("bench", WORKERS)]))
+            msgspec.json.encode(wire.ServiceTable(services=[service("bench", WORKERS, path.task)]))
         )
         access, headers = access_options(folder)
         given = ["--discovery", f"static:{table}", "--slow-start", "0s", *access, *path.options]
         gateway = Gateway(settings.read(given, {}))
         assert gateway.keys is not None
         gateway.keys.begin()
-        with _Workers() as workers, _Redis():
+        with _Workers(path.task) as workers, _Redis():
             gateway.discovery.begin(gateway.services)
             gateway.edge.start(loop)
             await gateway.cache.start()
@@ -132,6 +164,7 @@ async def _measure(
             for protocol in protocols:
                 protocol.connection_made(client)  # type: ignore[arg-type]
             lines = path.lines + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            reply = path.reply()
 
             async def ask(requests: list[bytes]) -> None:
                 for start in range(0, len(requests), ABREAST):
@@ -141,13 +174,15 @@ async def _measure(
                         protocol.data_received(request)
                     while True:
                         while workers.asked:
-                            workers.asked.pop().data_received(_REPLY)
+                            connection = workers.asked.pop()
+                            for piece in reply:
+                                connection.data_received(piece)
                         if client.answers == due:
                             break
                         await asyncio.sleep(0)
 
             try:
-                requests = _Requests(lines, path.same)
+                requests = _Requests(lines, path)
                 return await _take(ask, requests, client, options, instructions)
             finally:
                 gateway.edge.close()
@@ -169,24 +204,27 @@ async def _take(
     options: argparse.Namespace,
     instructions: "_Instructions",
 ) -> dict[str, Any]:
-    await ask(requests.make(WARM))
-    if client.answers != WARM or not client.last.startswith(b"HTTP/1.1 200"):
+    each = requests.path.events or 1
+    await ask(requests.make(WARM // each))
+    if client.answers != WARM // each or not client.last.startswith(b"HTTP/1.1 200"):
         raise SystemExit(f"{client.answers} answers to {WARM} requests, the last: {client.last!r}")
     process.freeze()
     times, counts = [], []
     for _ in range(options.rounds):
-        batch = requests.make(options.count)
+        batch = requests.make(options.count // each)
         counted, began = instructions.read(), time.process_time()
         await ask(batch)
-        times.append((time.process_time() - began) / options.count * 1e6)
-        counts.append((instructions.read() - counted) / options.count)
+        times.append((time.process_time() - began) / len(batch) / each * 1e6)
+        counts.append((instructions.read() - counted) / len(batch) / each)
         await asyncio.sleep(0.01)  # For the timers.
     gc.unfreeze()
-    calls = await _calls(lambda: ask(requests.make(TRACED)))
+    traced = requests.make(max(1, TRACED // each))
+    calls = await _calls(lambda: ask(traced))
+    traces = len(traced) * each
     if options.calls:
         print()
         for (kind, name), count in sorted(calls.items()):
-            print(f"  {count / TRACED:6.2f} {kind:6} {name}")
+            print(f"  {count / traces:6.2f} {kind:6} {name}")
     if options.costs:
         if not instructions.read():
             raise SystemExit("--costs: instructions cannot be counted here, use Linux on x86-64")
@@ -196,24 +234,24 @@ async def _take(
             [
                 [f"{cost / COSTED:,.0f}", f"{count / COSTED:.2f}", name]
                 for name, cost, count in await inclusive(
-                    lambda: ask(requests.make(COSTED)), instructions.read
+                    lambda: ask(requests.make(COSTED // each)), instructions.read
                 )
             ],
         )
     return {
         "cpu_us": measure.median(times),
         "instructions": measure.median(counts),
-        "python": sum(n for (kind, _), n in calls.items() if kind == "python") / TRACED,
-        "c": sum(n for (kind, _), n in calls.items() if kind == "c") / TRACED,
+        "python": sum(n for (kind, _), n in calls.items() if kind == "python") / traces,
+        "c": sum(n for (kind, _), n in calls.items() if kind == "c") / traces,
     }
 
 
 class _Requests:
     """Requests that differ in their texts, or do not."""
 
-    def __init__(self, lines: str, same: bool) -> None:
+    def __init__(self, lines: str, path: Path) -> None:
+        self.path = path
         self._lines = lines
-        self._same = same
         self._made = 0
 
     def make(self, count: int) -> list[bytes]:
@@ -221,10 +259,12 @@ class _Requests:
 
     def _next(self) -> bytes:
         self._made += 1
-        content = body(f"{TEXT} {0 if self._same else self._made:09d}")
+        content, target = body(f"{TEXT} {0 if self.path.same else self._made:09d}"), EMBEDDINGS
+        if self.path.events:
+            content, target = streams.BODY, CHAT
         lines = self._lines % self._made if "%" in self._lines else self._lines
         return (
-            f"POST /v1/embeddings HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+            f"POST {target} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
             f"{lines}content-length: {len(content)}\r\n\r\n{content}"
         ).encode()
 
@@ -237,8 +277,9 @@ class _Client:
         self.last = b""
 
     def write(self, data: bytes) -> None:
-        self.answers += 1
-        self.last = data
+        if data.startswith(b"HTTP/"):
+            self.answers += 1
+            self.last = data
 
     def is_closing(self) -> bool:
         return False
@@ -247,12 +288,14 @@ class _Client:
 class _Workers:
     """Every connection to a worker, while it is entered: probes are answered, the rest is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
         self.asked: list[Connection] = []
+        self._ready = _http(readiness(task), "")
 
     def __enter__(self) -> "_Workers":
         async def connect(_: Pool, connection: Connection, seconds: float) -> None:
-            connection.connection_made(_Wire(connection, self.asked))  # type: ignore[arg-type]
+            wire = _Wire(connection, self.asked, self._ready)
+            connection.connection_made(wire)  # type: ignore[arg-type]
 
         self._before = Pool._connect, Pool.expire
         Pool._connect = connect  # type: ignore[method-assign]
@@ -266,13 +309,14 @@ class _Workers:
 class _Wire:
     """The transport of one of them."""
 
-    def __init__(self, connection: Connection, asked: list[Connection]) -> None:
+    def __init__(self, connection: Connection, asked: list[Connection], ready: bytes) -> None:
         self._connection = connection
         self._asked = asked
+        self._ready = ready
 
     def write(self, data: bytes) -> None:
         if data.startswith(b"GET "):
-            asyncio.get_running_loop().call_soon(self._connection.data_received, _READY)
+            asyncio.get_running_loop().call_soon(self._connection.data_received, self._ready)
         else:
             self._asked.append(self._connection)
 
@@ -332,12 +376,26 @@ def _http(content: str, lines: str) -> bytes:
     ).encode()
 
 
-_READY: Final = _http(readiness(Task.EMBEDDINGS), "")
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 _REPLY: Final = _http(
     ANSWER,
     f"{names.ANSWER_DIGEST}: {DIGEST}\r\n{names.REVISION}: {REVISION}\r\n"
     f"{names.CAPACITY}: 100000;0;0.000\r\n",
 )
+
+
+_STREAM: Final = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+_EVENT: Final = _chunk(
+    b'data: {"id":"chatcmpl-0123456789abcdef01234567","object":"chat.completion.chunk",'
+    b'"created":1700000000,"model":"bench","choices":[{"index":0,"delta":{"content":" word"},'
+    b'"logprobs":null,"finish_reason":null}]}\n\n'
+)
+_END: Final = _chunk(b"data: [DONE]\n\n") + _chunk(b"")
 
 
 class _Instructions:
