@@ -78,7 +78,7 @@ class Broadcast(Work):
             self._service,
             exchange.job(path, request.body, units, _no_items, WANTS_ITEM),
             keeps_usage=call.stream.include_usage,
-            on_events=self._came,
+            on_events=self.relay.push,
             on_answer=self._answered,
             on_error=self._failed,
         )
@@ -101,10 +101,6 @@ class Broadcast(Work):
     def _hold(self, on: bool) -> None:
         if self._forward is not None:
             self._forward.hold(on)
-
-    def _came(self, events: bytes, now: float) -> None:
-        self._series.stream_chunks += 1
-        self.relay.push(events, now)
 
     def _answered(self, answer: UpstreamAnswer, items: list[Item]) -> None:
         """Store what was told, give it to who waits for it, and end the stream."""

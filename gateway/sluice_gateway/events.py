@@ -2,8 +2,9 @@
 
 A worker sends the caller's events and, for the gateway alone, each canonical item as a comment and
 the usage chunk. ``stream_forward`` feeds one :class:`EventScanner` per attempt with bytes cut
-anywhere. An ordinary event is passed on as it is, at the price of a few substring searches; JSON
-escapes quotes and line breaks, so what is searched for cannot stand inside of a text.
+anywhere. An ordinary event is passed on as it is, at the price of a comparison with how the first
+one began, or of a few substring searches; JSON escapes quotes and line breaks, so what is searched
+for cannot stand inside of a text.
 """
 
 from typing import Final
@@ -20,6 +21,9 @@ _DONE: Final = DONE.rstrip()
 _ERROR: Final = b'data: {"error"'
 _USAGE: Final = (b'"choices":[]', b'"choices": []')
 """Only the chunk that counts the tokens has no choices."""
+_MARKS: Final = (b"\n:", _DONE, _ERROR, *_USAGE)
+"""Without any of these all events are ordinary, but for the first if that is a comment."""
+_CHOICE: Final = b'"choices":[{'
 
 
 class _Told(msgspec.Struct):
@@ -43,12 +47,14 @@ class EventScanner:
         items: as the worker told them, in the order of the inputs.
     """
 
-    __slots__ = ("_held", "_held_bytes", "_keeps_usage", "complete", "error", "items")
+    __slots__ = ("_form", "_held", "_held_bytes", "_keeps_usage", "complete", "error", "items")
 
     def __init__(self, *, keeps_usage: bool) -> None:
         self._keeps_usage = keeps_usage
         self._held: list[bytes] = []  # parts of an event that is not whole yet
         self._held_bytes = 0
+        self._form: bytes | None = None
+        """How ordinary events begin, up to the first choice; empty where that says nothing."""
         self.complete = False
         self.error: bytes | None = None
         self.items: list[Item] = []
@@ -62,6 +68,10 @@ class EventScanner:
 
         Raises ValueError when this is no stream of a worker's.
         """
+        event, end_of_event, more = data.partition(b"\n\n")
+        form = self._form
+        if form and end_of_event and not more and not self._held and event.startswith(form):
+            return data  # One event, and begun like the others.
         if self._held:
             # Put together only when it is whole: an item may come in a thousand parts.
             if b"\n\n" not in data and not (data[:1] == b"\n" == self._held[-1][-1:]):
@@ -80,6 +90,8 @@ class EventScanner:
         if self.complete or self.error is not None:
             raise ValueError("something follows the end")
         if _is_plain(data):
+            if form is None:
+                self._learn(data)
             return data
         return b"".join([self._sift(event) for event in data[:-2].split(b"\n\n")])
 
@@ -94,6 +106,11 @@ class EventScanner:
         if not self.complete or self._held:
             raise ValueError("the stream ends early")
 
+    def _learn(self, data: bytes) -> None:
+        """Know the form of the first event of ``data``, all of which are ordinary ones."""
+        before, found, _ = data.partition(b"\n\n")[0].partition(_CHOICE)
+        self._form = before + found if found else b""
+
     def _sift(self, event: bytes) -> bytes:
         if self.complete or self.error is not None:
             raise ValueError("something follows the end")
@@ -103,9 +120,11 @@ class EventScanner:
             return b""  # What else a worker remarks is not for callers.
         if event == _DONE:
             self.complete = True
+            self._form = b""
             return b""
         if event.startswith(_ERROR):
             self.error = event[len(b"data: ") :]
+            self._form = b""
             return b""
         if not self._keeps_usage and any(mark in event for mark in _USAGE):
             return b""
@@ -113,14 +132,7 @@ class EventScanner:
 
 
 def _is_plain(data: bytes) -> bool:
-    return not (
-        data.startswith(b":")
-        or b"\n:" in data
-        or _DONE in data
-        or _ERROR in data
-        or _USAGE[0] in data
-        or _USAGE[1] in data
-    )
+    return not (data.startswith(b":") or any(mark in data for mark in _MARKS))
 
 
 def _item(text: bytes) -> Item:

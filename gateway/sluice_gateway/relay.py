@@ -66,8 +66,11 @@ class Reader:
         pieces = self._relay.after(self.position)
         if not pieces:
             return
-        self.position += len(pieces)
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.take(pieces[0] if len(pieces) == 1 else b"".join(pieces), len(pieces))
+
+    def take(self, data: bytes, pieces: int = 1) -> None:
+        """For the relay alone: write what comes next, which is so many pieces."""
+        self.position += pieces
         if self._began:
             self.paused = not self._listener.send(data)
         else:
@@ -145,10 +148,18 @@ class Relay:
         """More of the stream has come."""
         self.last = now
         self.pieces += 1
+        readers = self._readers
+        if not self._shared and not self._log and readers and not readers[0].paused:
+            # The only one who will ever want it takes it at once.
+            self._base += 1
+            reader = readers[0]
+            reader.take(data)
+            if reader.paused:
+                self._set_pace()
+            return
         self._log.append(data)
         self._kept += len(data)
-        readers = self._readers
-        for reader in readers if len(readers) == 1 else tuple(readers):
+        for reader in tuple(readers):
             if not reader.paused:
                 reader.catch_up()
         self._trim()

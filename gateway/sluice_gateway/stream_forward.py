@@ -91,9 +91,9 @@ class StreamForward(Forward):
         self._lease.endpoint.heard(answer, time.monotonic())
 
     def part(self, data: bytes) -> None:
-        assert self._lease is not None
-        scanner, now = self._scanner, time.monotonic()
-        self._lease.endpoint.answered_at = now
+        lease, scanner, now = self._lease, self._scanner, time.monotonic()
+        assert lease is not None
+        lease.endpoint.answered_at = now
         try:
             events = scanner.feed(data)
         except ValueError as error:
@@ -101,6 +101,7 @@ class StreamForward(Forward):
             return
         if events:
             self._begun = True
+            self._service.series.stream_chunks += 1
             self._on_events(events, now)
         if scanner.error is not None and self._lease is not None:
             self._told(told_error(scanner.error))
@@ -116,6 +117,7 @@ class StreamForward(Forward):
         now, answer = time.monotonic(), self._answer
         self._succeeded(answer, self._service_seconds(now), now)
         self._let_go()
+        self._service.series.stream_chunks += 1
         self._on_events(DONE, now)
         self._on_answer(answer, self._scanner.items)
 

@@ -24,6 +24,8 @@ from sluice_gateway.worker_answer import (
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = 128 * 1024 * 1024
+_MAX_BYTES: Final = MAX_HEAD_BYTES + MAX_BODY_BYTES
+"""Of all that comes of an answer, whose body may be framed in chunks."""
 EVENT_STREAM: Final = b"text/event-stream"
 CONNECT_SECONDS: Final = 1.0
 """Unless the pool is told otherwise."""
@@ -75,11 +77,10 @@ class Connection(asyncio.Protocol):
         "_awaiting",
         "_begun",
         "_body",
-        "_body_bytes",
+        "_bytes",
         "_complete",
         "_expected_id",
         "_framed",
-        "_head_bytes",
         "_head_done",
         "_headers",
         "_keep_alive",
@@ -96,6 +97,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "connecting",
         "idle_since",
+        "on_body",
         "on_header",
     )
 
@@ -104,8 +106,10 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._answer: UpstreamAnswer | None = None  # once its head is here
         self._body: list[bytes] = []
-        # The parser calls it for each header; a method of ours would cost five times as much.
+        # The parser calls them for each header and part; methods of ours would cost five times as
+        # much.
         self.on_header = self._headers.__setitem__
+        self.on_body = self._body.append
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
@@ -116,6 +120,7 @@ class Connection(asyncio.Protocol):
         self._awaiting = False  # The timer is for the first byte.
         self._reused = False
         self._paused = False
+        self._bytes = 0  # that came since the request was sent
         self.connecting: asyncio.Task[None] | None = None
         self.idle_since = 0.0
         self._reset()
@@ -131,8 +136,6 @@ class Connection(asyncio.Protocol):
         self._headers.clear()
         self._answer = None
         self._body.clear()
-        self._body_bytes = 0
-        self._head_bytes = 0
         self._head_done = False
         self._keep_alive = False
         self._framed = False  # by a length
@@ -147,7 +150,7 @@ class Connection(asyncio.Protocol):
         """What is waited for, as errors call it."""
         if self._transport is None:
             return "connect"
-        return "answer" if self._head_done or self._head_bytes else "first-byte"
+        return "answer" if self._bytes else "first-byte"
 
     def send(
         self,
@@ -205,20 +208,21 @@ class Connection(asyncio.Protocol):
             self._outgoing = b""
 
     def data_received(self, data: bytes) -> None:
-        receiver, form = self._receiver, self._pool.form
+        receiver = self._receiver
         if receiver is None:
             self._close()  # Bytes nobody asked for: whatever follows cannot be trusted.
             return
-        if form is not None and not self._head_bytes and not self._head_done:
+        if not self._bytes and (form := self._pool.form) is not None:
             answer = form.read(data, self._expected_id)
             if answer is not None:
                 self._release()
                 receiver.answered(answer)
                 return
-        self._parse(data)
-
-    def _parse(self, data: bytes) -> None:
-        """Take what comes of an answer whose form is not known, or which comes in pieces."""
+        # The form of the answer is not known, or it comes in pieces.
+        self._bytes += len(data)
+        if self._bytes > _MAX_BYTES:
+            self._break("garbage")
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -233,13 +237,11 @@ class Connection(asyncio.Protocol):
             if self._surplus:
                 self._break("garbage")
             else:
-                self._finish(data if not self._head_bytes else b"")
+                self._finish(data if self._bytes == len(data) else b"")
             return
-        if not self._head_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._break("garbage")
-                return
+        if not self._head_done and self._bytes > MAX_HEAD_BYTES:
+            self._break("garbage")
+            return
         if self._timer is None:
             self._timer = self._pool.wheel.after(COMPLETE_SECONDS, self._too_slow)
 
@@ -247,8 +249,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._pool.forget(self)
         if self._receiver is not None:
-            untouched = not self._head_bytes and not self._head_done
-            self._break("stale" if self._reused and untouched else "reset")
+            self._break("reset" if self._bytes or not self._reused else "stale")
 
     # httptools -----------------------------------------------------------------------------------
 
@@ -281,14 +282,6 @@ class Connection(asyncio.Protocol):
         if self._streams and status == 200 and isinstance(self._receiver, StreamReceiver):
             self._stream = self._receiver
 
-    def on_body(self, part: bytes) -> None:
-        if self._surplus:
-            return
-        self._body.append(part)
-        self._body_bytes += len(part)
-        if self._body_bytes > MAX_BODY_BYTES:
-            raise ValueError("too long")
-
     def on_message_complete(self) -> None:
         if self._surplus:
             return
@@ -310,8 +303,7 @@ class Connection(asyncio.Protocol):
         if self._body and self._receiver is stream:
             if self._awaiting:
                 self._cancel_timer()  # Its head tells nothing: it comes before the first token.
-            parts, self._body = self._body, []
-            stream.part(parts[0] if len(parts) == 1 else b"".join(parts))
+            stream.part(self._take_body())
         if self._complete and self._receiver is stream:
             self._release()
             stream.ended()
@@ -323,11 +315,17 @@ class Connection(asyncio.Protocol):
         assert answer is not None
         if whole and self._expected_id and self._keep_alive and self._framed and not self._streams:
             self._pool.learn(whole, answer)
-        parts = self._body
-        answer.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        answer.body = self._take_body()
         self._answer = None
         self._release()
         receiver.answered(answer)
+
+    def _take_body(self) -> bytes:
+        """What has come of the body since it was taken last."""
+        parts = self._body
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return body
 
     def _release(self) -> None:
         """The request is over: the connection is kept for another, or closed."""
@@ -340,6 +338,7 @@ class Connection(asyncio.Protocol):
             self._pool.keep(self)  # The parser saw nothing of the answer.
         elif self._keep_alive and not self._pool.retired:
             self._reset()
+            self._bytes = 0
             self._pool.keep(self)
         else:
             self._close()
@@ -396,18 +395,17 @@ class Pool:
         self.form: AnswerForm | None = None
         """Of the answers that come; None until one is known."""
         self._learnable = 0
-        self._openings: dict[bytes, bytes] = {}
+        self.openings: dict[bytes, bytes] = {}
+        """How requests begin, by path, as :meth:`opening` has made them."""
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
     def opening(self, path: bytes) -> bytes:
-        """How a request for ``path`` begins, up to the length of its body."""
-        opening = self._openings.get(path)
-        if opening is None:
-            opening = self._openings[path] = (
-                b"POST %b HTTP/1.1\r\nhost: %b\r\n"
-                b"content-type: application/json\r\ncontent-length: " % (path, self.host_header)
-            )
+        """Make how a request for ``path`` begins, up to the length of its body."""
+        opening = self.openings[path] = (
+            b"POST %b HTTP/1.1\r\nhost: %b\r\n"
+            b"content-type: application/json\r\ncontent-length: " % (path, self.host_header)
+        )
         return opening
 
     @property

@@ -41,6 +41,7 @@ class _Follower:
     def __init__(self) -> None:
         self.heard = b""
         self.full = False
+        self.waits = False
         self.left = False
         self.end: list[ApiError | str | None] = []
         self.began = 0
@@ -52,8 +53,9 @@ class _Follower:
 
     def send(self, data: bytes) -> bool:
         assert data
-        assert not self.left and not self.end
+        assert not self.left and not self.end and not self.waits
         self.heard += data
+        self.waits = self.full
         return not self.full
 
     def over(self, error: ApiError | None) -> None:
@@ -68,10 +70,12 @@ class _Follower:
 class Streams(RuleBasedStateMachine):
     """Everybody who follows gets exactly what was sent, from the beginning and in order."""
 
+    shared = True
+
     def __init__(self) -> None:
         super().__init__()
         self.held = False
-        self.relay = Relay(shared=True, hold=self._hold, now=0.0)
+        self.relay = Relay(shared=self.shared, hold=self._hold, now=0.0)
         self.sent = b""
         self.over: list[ApiError | None] = []
         self.followers: list[_Follower] = []
@@ -119,7 +123,7 @@ class Streams(RuleBasedStateMachine):
     @rule(data=st.data())
     def drain(self, data: st.DataObject) -> None:
         follower = data.draw(st.sampled_from(self.running()))
-        follower.full = False
+        follower.full = follower.waits = False
         assert follower.reader is not None
         follower.reader.resume()
 
@@ -165,4 +169,17 @@ class Streams(RuleBasedStateMachine):
             assert readers and all(r is not None and r.paused for r in readers)
 
 
+class Alone(Streams):
+    """The same of a stream that nobody else may follow."""
+
+    shared = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        follower = _Follower()
+        self.followers.append(follower)
+        follower.reader = self.relay.join(follower)
+
+
 TestStreams = Streams.TestCase
+TestAlone = Alone.TestCase

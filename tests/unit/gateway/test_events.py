@@ -56,6 +56,25 @@ def test_events_are_passed_on_whole() -> None:
     assert scanner.feed(TEXTS[1][-1:] + b"data") == TEXTS[1]
 
 
+@pytest.mark.parametrize("last", [DONE, error_event(ApiError("internal_error", "No."), "id")])
+def test_nothing_follows_the_end_however_it_begins(last: bytes) -> None:
+    scanner = EventScanner(keeps_usage=False)
+    for _ in range(3):
+        assert scanner.feed(TEXTS[0]) == TEXTS[0]
+    assert scanner.feed(last) == b""
+    with pytest.raises(ValueError, match="follows the end"):
+        scanner.feed(TEXTS[0])
+
+
+def test_part_of_an_event_that_begins_like_the_others_is_held() -> None:
+    scanner = EventScanner(keeps_usage=False)
+    assert scanner.feed(TEXTS[0]) == TEXTS[0]
+    assert scanner.feed(TEXTS[0] + TEXTS[0][:-1]) == TEXTS[0]
+    assert scanner.feed(b"\n") == TEXTS[0]
+    assert scanner.feed(TEXTS[0] + item_event(ITEM)) == TEXTS[0]
+    assert scanner.items == [ITEM]
+
+
 def test_ordinary_events_are_the_very_bytes_that_came() -> None:
     data = WRITER.delta(Delta(0, "one")) + WRITER.delta(Delta(0, "two"))
     assert EventScanner(keeps_usage=False).feed(data) is data
