@@ -223,16 +223,8 @@ def _known(raw: bytes) -> Head:
         names, values = [name.lower() for name in parts[1::3]], parts[2::3]
         own = dict(zip(names, values, strict=True))
         common = _common(b"".join(parts[::3])) if len(own) == len(names) else None
-        if common is not None:
-            length = own.get(b"content-length", b"0")
-            plain = length.isdigit() and len(length) < 16
-            if plain and not (common.chunked and b"content-length" in own):
-                return replace(
-                    common,
-                    content_length=int(length),
-                    request_id=_request_id(own.get(_REQUEST_ID)),
-                    traceparent=_traceparent(own.get(b"traceparent")),
-                )
+        if common is not None and (head := _with_own(common, own)) is not None:
+            return head
     return _parse(raw)
 
 
@@ -245,6 +237,93 @@ def _common(raw: bytes) -> Head | None:
         return _parse(raw)
     except ApiError:
         return None  # What is wrong is said of the whole.
+
+
+def _with_own(common: Head, own: dict[bytes, bytes]) -> Head | None:
+    """``common`` with the lines of ``own`` besides; None where it must be read whole."""
+    length = own.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 15 or (common.chunked and b"content-length" in own):
+        return None
+    return replace(
+        common,
+        content_length=int(length),
+        request_id=_request_id(own.get(_REQUEST_ID)),
+        traceparent=_traceparent(own.get(b"traceparent")),
+    )
+
+
+class HeadForm:
+    """The head of a connection's last request that was read whole, and those that are like it.
+
+    Who keeps a connection sends the same head again and again, or but for the lines of
+    ``_OWN_LINE``: these are looked for where they stood, and nothing is parsed.
+
+    Attributes:
+        raw: the last one, to which :attr:`head` belongs.
+    """
+
+    __slots__ = ("_common", "_lines", "_own", "_taken", "head", "raw")
+
+    def __init__(self, raw: bytes, head: Head) -> None:
+        self._taken = 0
+        self._lines: list[bytes] = []
+        """All lines up to the empty one, without the values of the own ones."""
+        self._common = head
+        self.take(raw, head)
+
+    def __repr__(self) -> str:
+        return f"<HeadForm {self.raw!r}>"
+
+    def take(self, raw: bytes, head: Head) -> None:
+        """Go by another head from now on, which ``raw`` was read as."""
+        self.raw, self.head = raw, head
+        self._taken += 1
+        # Ever more rarely: where each head is another, none is worth the look.
+        look = self._taken & (self._taken - 1) == 0
+        self._own: list[tuple[int, bytes, bytes]] | None = None if look else []
+        """Of each own line its place, how it begins, and its name; None until that is wanted."""
+
+    def read(self, data: bytes) -> Head | None:
+        """The head that ``data`` begins with, if it is like the last; None where it may not be."""
+        if self._own is None:
+            self._own = self._learn()
+        if not self._own:
+            return None
+        lines, own = data.split(b"\r\n", len(self._lines)), {}
+        if len(lines) <= len(self._lines):
+            return None
+        rest = lines.pop()
+        for place, beginning, name in self._own:
+            line = lines[place]
+            lines[place], own[name] = line[: len(beginning)], line[len(beginning) :]
+        if lines != self._lines:
+            return None
+        head = _with_own(self._common, own)
+        if (
+            head is None
+            or (head.request_id is None and _REQUEST_ID in own)
+            or (head.traceparent is None and b"traceparent" in own)
+        ):
+            return None
+        self.raw, self.head = data[: len(data) - len(rest)], head
+        return head
+
+    def _learn(self) -> list[tuple[int, bytes, bytes]]:
+        """The own lines of the last head; none where it must be read whole."""
+        raw, lines = self.raw, []
+        self._lines = raw[:-2].split(b"\r\n")
+        for line in _OWN_LINE.finditer(raw):
+            place = raw.count(b"\r\n", 0, line.end(2))
+            beginning = raw[line.start() + 2 : line.start(2)]
+            lines.append((place, beginning, line[1].lower()))
+            self._lines[place] = beginning
+        if len({name for _, _, name in lines}) < len(lines):
+            return []
+        common = _common(b"".join(_OWN_LINE.split(raw)[::3]))
+        if common is None:
+            return []
+        self._common = common
+        return lines
 
 
 def _parse(raw: bytes) -> Head:

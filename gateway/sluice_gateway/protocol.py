@@ -18,7 +18,7 @@ from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
 from sluice_gateway.edge import STATUS_LINES, UNCOUNTED_BYTES, Edge, refusal
 from sluice_gateway.fallback import GuardedProtocol
-from sluice_gateway.head import Head
+from sluice_gateway.head import Head, HeadForm
 from sluice_gateway.idempotency import Pending
 from sluice_gateway.incoming import Incoming
 from sluice_gateway.request import Answer, Request
@@ -57,8 +57,8 @@ class FastProtocol(Incoming, asyncio.Protocol):
 
     __slots__ = (
         "_body", "_chunks", "_close_after", "_connections", "_discarding", "_exchange", "_fallback",
-        "_handing", "_head", "_id", "_last", "_last_raw", "_need", "_paused", "_state",
-        "_streaming", "_transport", "_unsent", "_used", "_write_paused", "busy",
+        "_form", "_handing", "_head", "_id", "_need", "_paused", "_state", "_streaming",
+        "_transport", "_unsent", "_used", "_write_paused", "busy",
     )  # fmt: skip
 
     _edge: Edge
@@ -72,8 +72,7 @@ class FastProtocol(Incoming, asyncio.Protocol):
         self._fallback = fallback
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._head: Head | None = None  # of the request that is coming in or being answered
-        self._last_raw = b""  # the head of the last one that came whole, and what it says
-        self._last: Head | None = None
+        self._form: HeadForm | None = None  # of the last one that came whole
         self._body = bytearray()
         self._need = 0  # bytes of the body still to come
         self._chunks: ChunkedBody | None = None
@@ -133,12 +132,17 @@ class FastProtocol(Incoming, asyncio.Protocol):
         if self._ahead:
             data = self._ahead + data
             self._ahead = b""
-        elif self._last is not None and self._head is None and data.startswith(self._last_raw):
-            body = data[len(self._last_raw) :]
-            if len(body) == self._last.content_length:
+        elif (form := self._form) is not None and self._head is None:
+            head = form.head if data.startswith(form.raw) else form.read(data)
+            length = len(data) - len(form.raw)
+            # All of it and no more, and of a size that is taken; anything else is looked at anew.
+            if head is not None and head.content_length == length <= self._edge.limits.body_bytes:
                 self._empty_lines = 0
-                self._head = self._last
-                self._take_whole(body)
+                self._head = head
+                try:
+                    self._complete(data[len(form.raw) :])
+                except ApiError as error:
+                    self._reject(error)
                 return
         self._advance(data)
 
@@ -176,13 +180,6 @@ class FastProtocol(Incoming, asyncio.Protocol):
         if data:
             self._ahead = data + self._ahead
 
-    def _take_whole(self, body: bytes) -> None:
-        """A request that begins as the last one did, all of it and no more."""
-        try:
-            self._complete(body)
-        except ApiError as error:
-            self._reject(error)
-
     def _take_head(self, data: bytes) -> bytes:
         """Take a head, and begin to take its body. Returns what follows; nothing, if it is kept."""
         taken = self._read_head(data)
@@ -198,7 +195,10 @@ class FastProtocol(Incoming, asyncio.Protocol):
             raise self._edge.too_large(length)
         if not head.chunked and len(rest) == length:  # The usual case: all of it, no more.
             if len(raw) <= MAX_LAST_BYTES:
-                self._last_raw, self._last = raw, head
+                if self._form is None:
+                    self._form = HeadForm(raw, head)
+                else:
+                    self._form.take(raw, head)
             self._complete(rest)
             return b""
         self._since = time.monotonic()
@@ -278,16 +278,20 @@ class FastProtocol(Incoming, asyncio.Protocol):
         if edge.cors is not None:
             more += edge.cors.lines(head.origin)
         transport.write(
-            b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b"
-            % (
-                STATUS_LINES[answer.status],
-                edge.date,
-                answer.content_type,
-                len(answer.body),
-                self._id,
-                answer.headers,
-                more,
-                answer.body,
+            b"".join(
+                (
+                    STATUS_LINES[answer.status],
+                    edge.date,
+                    b"content-type: ",
+                    answer.content_type,
+                    b"\r\ncontent-length: %d\r\nx-request-id: " % len(answer.body),
+                    self._id,
+                    b"\r\n",
+                    answer.headers,
+                    more,
+                    b"\r\n",
+                    answer.body,
+                )
             )
         )
         self._answered(closing)

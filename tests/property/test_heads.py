@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice_api.errors import ApiError
-from sluice_gateway.head import KNOWN_BYTES, parse_head
+from sluice_gateway.head import KNOWN_BYTES, HeadForm, parse_head
 
 LINES = [
     b"host: t",
@@ -74,6 +74,104 @@ def test_any_two_lines_mean_what_they_mean_alone(one: bytes) -> None:
 @given(st.sampled_from(FIRST), st.lists(st.sampled_from(LINES), max_size=8))
 def test_any_lines_mean_what_they_mean_alone(first: bytes, lines: list[bytes]) -> None:
     assert same(first, lines)
+
+
+OWN = {
+    b"content-length": [
+        b"5",
+        b"0",
+        b"007",
+        b"12345678",
+        b"5x",
+        b"+5",
+        b" 5",
+        b"5 ",
+        b"",
+        b"5" * 16,
+    ],
+    b"x-request-id": [
+        b"a",
+        b"B-1",
+        b"not harmless",
+        b"\xe4",
+        b"{a}",
+        b"",
+        b" a",
+        b"a\r\n b",
+        b"a\nb",
+    ],
+    b"traceparent": [
+        b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+        b"00-short-01",
+    ],
+}
+WRITTEN = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in OWN.items()})
+
+
+def of(values: dict[bytes, bytes], names: list[bytes], rest: bytes) -> bytes:
+    lines = b"".join(b"%b: %b\r\n" % (name, values[name]) for name in names)
+    return b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\n%b%b\r\n" % (lines, rest)
+
+
+@given(
+    WRITTEN,
+    WRITTEN,
+    st.lists(st.sampled_from(list(OWN)), max_size=4),
+    st.sampled_from([b"", b"a: b\r\n", b"transfer-encoding: chunked\r\n", b" folded\r\n"]),
+    st.booleans(),
+)
+def test_what_is_like_the_last_head_is_read_as_it_would_be_alone(
+    first: dict[bytes, bytes],
+    second: dict[bytes, bytes],
+    names: list[bytes],
+    rest: bytes,
+    as_it_was: bool,
+) -> None:
+    before, after = of(first, names, rest), of(second, names, rest if as_it_was else b"c: d\r\n")
+    try:
+        form = HeadForm(before, parse_head(before))
+    except ApiError:
+        return
+    found = form.read(after + b"what follows")
+    if found is not None:
+        assert found == parse_head(after)
+        assert (form.raw, form.head) == (after, found)
+    else:
+        assert form.raw == before
+
+
+@pytest.mark.parametrize("names", [list(OWN), [b"content-length"], [b"x-request-id"]])
+def test_a_head_that_differs_in_its_own_lines_alone_is_like_the_last(names: list[bytes]) -> None:
+    before = of({name: values[0] for name, values in OWN.items()}, names, b"a: b\r\n")
+    after = of({name: values[1] for name, values in OWN.items()}, names, b"a: b\r\n")
+    form = HeadForm(before, parse_head(before))
+    for raw in (after, before, after):
+        assert form.read(raw) == parse_head(raw)
+    assert form.read(after.replace(b"a: b", b"a: c")) is None
+    assert form.read(after[:-1]) is None
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_own_line_means_what_it_means_alone(name: bytes) -> None:
+    for value in OWN[name]:
+        before, after = of({name: OWN[name][0]}, [name], b""), of({name: value}, [name], b"")
+        found = HeadForm(before, parse_head(before)).read(after)
+        assert found is None or found == parse_head(after), value
+
+
+def test_where_each_head_is_another_they_are_learnt_ever_more_rarely() -> None:
+    def raw(number: int, length: int) -> bytes:
+        return of({b"content-length": b"%d" % length}, [b"content-length"], b"a: %d\r\n" % number)
+
+    form = HeadForm(raw(0, 0), parse_head(raw(0, 0)))
+    learnt = []
+    for number in range(1, 16):
+        if form.read(raw(number - 1, 5)) is not None:
+            learnt.append(number)
+        assert form.read(raw(number, 5)) is None
+        form.take(raw(number, 5), parse_head(raw(number, 5)))
+    assert learnt == [1, 2, 4, 8]
 
 
 def test_as_many_headers_as_may_come() -> None:

@@ -86,6 +86,22 @@ async def test_a_head_like_the_last_with_a_body_of_another_length_is_read_on() -
     assert [each.body for each in dispatcher.requests] == [BODIES[0]] * 4
 
 
+async def test_a_head_like_the_last_with_lines_of_its_own_has_them() -> None:
+    protocol, dispatcher, _ = connected()
+    for number, body in enumerate([BODIES[0], b"{}", b'{"input":"longer"}']):
+        protocol.data_received(request(body, b"x-request-id: id-%d\r\n" % number))
+    assert [each.body for each in dispatcher.requests] == [BODIES[0], b"{}", b'{"input":"longer"}']
+    assert [each.id for each in dispatcher.requests] == [b"id-0", b"id-1", b"id-2"]
+
+
+async def test_a_head_like_the_last_allows_no_larger_body() -> None:
+    protocol, dispatcher, transport = connected(body_bytes=len(BODIES[0]))
+    protocol.data_received(request(BODIES[0]))
+    protocol.data_received(request(BODIES[0] + b" "))
+    assert len(dispatcher.requests) == 1
+    assert transport.written.count(b"HTTP/1.1 413") == 1
+
+
 async def test_what_is_too_large_is_not_remembered() -> None:
     protocol, dispatcher, transport = connected(body_bytes=4)
     for _ in range(2):
