@@ -128,7 +128,7 @@ class Claim:
         self._followed.discard(index)
         part = self._parts.pop(index, None)
         if part is not None:
-            part.abandoned()
+            part.abandoned(index)
 
     def _take(self, indexes: list[int]) -> None:
         self._rounds += 1

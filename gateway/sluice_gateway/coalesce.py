@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+import msgspec
+
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
 from sluice_gateway.priority import Priority
@@ -114,15 +116,14 @@ class Flights:
         return f"<Flights {len(self._flights)} under way, {self._waiting} waiting>"
 
 
-class _Flight:
-    __slots__ = ("key", "leader", "on_abandoned", "seats", "taken")
+class _Flight(msgspec.Struct, eq=False):
+    """One computation. ``seats``: who waits for it, in the order they joined."""
 
-    def __init__(self, key: bytes, on_abandoned: Callable[[], None], leader: Asker | None) -> None:
-        self.key = key
-        self.leader = leader
-        self.on_abandoned = on_abandoned
-        self.seats: dict[int, OnResult] = {}  # In the order they joined.
-        self.taken = 0
+    key: bytes
+    on_abandoned: Callable[[], None]
+    leader: Asker | None
+    seats: dict[int, OnResult] = {}
+    taken: int = 0
 
     def hurry(self, asker: Asker | None) -> None:
         leader = self.leader

@@ -78,8 +78,8 @@ class Computation(Work):
         except ApiError as error:
             self._failed(error)
 
-    def abandoned(self) -> None:
-        """Nobody waits for one of the keys any more."""
+    def abandoned(self, index: int) -> None:
+        """Nobody waits for this input any more."""
         self._wanted -= 1
         if self._wanted == 0:
             self.stop()

@@ -6,7 +6,6 @@ service that became ready, or a stream that goes on, moves it.
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from sluice_api.errors import ApiError
@@ -28,18 +27,17 @@ class Deadlines:
 
     def set(self, exchange: Exchange) -> None:
         """Give ``exchange`` up in time."""
-        exchange.timer = self._wheel.at(
-            _moment(exchange), partial(self._step, exchange, self._expired)
-        )
+        slot = exchange.slot = self._wheel.slot(_moment(exchange))
+        slot[exchange] = None
 
     def begun(self, exchange: Exchange) -> None:
         """Its stream has: the time to the next event may be shorter than that to the first."""
-        if exchange.timer is not None:
-            exchange.timer.cancel()
+        if exchange.slot is not None:
+            exchange.slot.pop(exchange, None)
         self.set(exchange)
 
     def come(self, exchange: Exchange) -> None:
-        """A deadline of ``exchange`` has come that was set before it was one."""
+        """The deadline of ``exchange`` has come, or that of what it was before."""
         self._step(exchange, self._expired)
 
     def _expired(self, exchange: Exchange) -> None:

@@ -29,6 +29,8 @@ from sluice_gateway.upstream import Connection
 from sluice_gateway.worker_answer import UpstreamAnswer
 
 _NOBODY: Final[frozenset[int]] = frozenset()
+_AT_WORKER: Final = b"queue;dur=0.00, worker;dur=%.2f, "
+_HEADERS: Final = b"%bserver-timing: %btotal;dur=%.2f\r\n%b%b"
 
 
 class Course(Protocol):
@@ -142,41 +144,27 @@ class Direct(msgspec.Struct, eq=False):
             forward.answered(answer)
             return
         assert lease is not None
-        request, service, endpoint = self.request, self.service, lease.endpoint
+        request, service = self.request, self.service
         now = time.monotonic()
         took = now - self.sent
-        endpoint.heard(answer, now)
-        endpoint.succeeded()
+        lease.endpoint.served(answer, now)
         service.admission.took(took)
         computed = answer.service
         service.tally.completed(took if computed is None else computed, len(self.call.inputs))
-        self._forget()
-        self.lease = None
-        lease.release()
-        headers = self._headers(computed, now - request.received)
-        status = give(request, Answer(200, JSON, headers, answer.body))
-        self.course.count(request, service, status)
-
-    def _headers(self, computed: float | None, seconds: float) -> bytes:
-        if computed is None:
-            timing = b"total;dur=%.2f" % (seconds * 1000)
-        else:
-            timing = b"queue;dur=0.00, worker;dur=%.2f, total;dur=%.2f" % (
-                computed * 1000,
-                seconds * 1000,
-            )
-        return b"%bserver-timing: %b\r\n%b%b" % (
-            _cache_status(self.why),
-            timing,
-            self.binding.header,
-            self.request.limit_lines,
-        )
-
-    def _forget(self) -> None:
-        """No deadline any more."""
         if self.slot is not None:
             self.slot.pop(self, None)
-            self.slot = None
+        self.lease = self.slot = None
+        lease.release()
+        worker = b"" if computed is None else _AT_WORKER % (computed * 1000)
+        headers = _HEADERS % (
+            _cache_status(self.why),
+            worker,
+            (now - request.received) * 1000,
+            self.binding.header,
+            request.limit_lines,
+        )
+        status = give(request, Answer(200, JSON, headers, answer.body))
+        self.course.count(request, service, status)
 
     # What does not go as usual --------------------------------------------------------------------
 
@@ -184,7 +172,9 @@ class Direct(msgspec.Struct, eq=False):
         """The exchange that it is from now on."""
         if self.exchange is not None:
             return self.exchange
-        self._forget()
+        if self.slot is not None:
+            self.slot.pop(self, None)
+            self.slot = None
         exchange = self.course.enter(self.request, self.tenant, self.service, self.call)
         exchange.binding = self.binding  # As it was when the worker was asked.
         exchange.reason = b"fwd=bypass; detail=" + self.why

@@ -192,13 +192,13 @@ class Dispatcher:
         service = self._services.resolve(name, tenant, call.task)
         if service.canary is not None:
             service = service.pick()
-        if service.tasks:
+        if call.task not in service.tasks and service.tasks:
             check_task(call, service.tasks, service.name)
         return service, call
 
     def enter(self, request: Request, tenant: Tenant, service: Service, call: Call) -> Exchange:
         """Have an exchange for ``call``, which ``service`` can answer."""
-        return Exchange(request, tenant, service, call, self._ended, self._deadlines.begun)
+        return Exchange(request, tenant, service, call, self._ended, self._deadlines)
 
     # complete -------------------------------------------------------------------------------------
 
@@ -333,13 +333,13 @@ class Dispatcher:
     def _join_each(self, exchange: Exchange) -> None:
         """Join, for each missing input, who computes it, or compute it for all who join."""
         led: list[int] = []
-        work, abandon = self._work(exchange, led)
+        work = self._work(exchange, led)
         for index, item in enumerate(exchange.items):
             if item is None:
                 leads, exchange.leave[index] = self._flights.join(
                     exchange.keys[index],
                     partial(self.step, exchange, self._arrived, index),
-                    abandon(index),
+                    partial(work.abandoned, index),
                     work,
                 )
                 if leads:
@@ -353,18 +353,12 @@ class Dispatcher:
             if (live := self._live.get(exchange.keys[index])) is not None:
                 live.relay.hurry()
 
-    def _work(
-        self, exchange: Exchange, led: list[int]
-    ) -> tuple[Claim | Computation, Callable[[int], Callable[[], None]]]:
-        """Who computes the inputs at ``led``, and how it is told that one is not wanted."""
-        leases = self._cache.leases
+    def _work(self, exchange: Exchange, led: list[int]) -> Claim | Computation:
+        """Who computes the inputs at ``led``."""
+        cache, flights, leases = self._cache, self._flights, self._cache.leases
         if leases is not None and worth_leasing(exchange.service, exchange, leases):
-            claim = Claim(
-                exchange, led, self._cache, self._flights, leases, self.wheel, self._arrive
-            )
-            return claim, lambda index: partial(claim.abandoned, index)
-        computation = Computation(exchange, led, self._cache, self._flights, self._arrive)
-        return computation, lambda _: computation.abandoned
+            return Claim(exchange, led, cache, flights, leases, self.wheel, self._arrive)
+        return Computation(exchange, led, cache, flights, self._arrive)
 
     def _join_stream(self, exchange: Exchange) -> None:
         """Follow the stream of who asks the same in the same form, or wait for what comes of it."""
@@ -436,7 +430,8 @@ class Dispatcher:
         if exchange.renew:
             self._renewals.want(exchange, time.monotonic())
         answer = exchange.answer_items(named if named is not None else exchange.service.name)
-        self._lookup.remember(exchange, named, answer)
+        if exchange.hits:
+            self._lookup.remember(exchange, named, answer)
 
     # Errors, records ----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import heapq
 import itertools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -86,6 +86,7 @@ class Connections:
 
     Attributes:
         buffered: bytes of all bodies that are coming in or being answered.
+        new_id: makes a request id.
     """
 
     def __init__(
@@ -101,17 +102,13 @@ class Connections:
         self.buffered = 0
         self.draining = False
         self.date = b""
-        self._id_prefix = secrets.token_hex(6).encode()
-        self._next = itertools.count(1).__next__
+        self.new_id: Callable[[], bytes] = _ids(secrets.token_hex(6).encode()).__next__
         self._sweeping: asyncio.TimerHandle | None = None
         self._date_second = 0
 
     def __repr__(self) -> str:
         state = " draining" if self.draining else ""
         return f"<{type(self).__name__} {len(self.connections)} connections{state}>"
-
-    def new_id(self) -> bytes:
-        return b"%b-%x" % (self._id_prefix, self._next())
 
     def has_room(self) -> bool:
         """Whether one more connection may be kept, after closing who has been slow for longest."""
@@ -179,6 +176,15 @@ class Edge(Connections):
     ) -> None:
         super().__init__(limits, cors, cut)
         self.dispatcher = dispatcher
+
+
+def _ids(prefix: bytes) -> Iterator[bytes]:
+    """Ids that begin with ``prefix``, no two alike; all but the end of one is written for many."""
+    ends = [b"%02x" % number for number in range(256)]
+    for number in itertools.count():
+        start = b"%b-%x" % (prefix, number)
+        for end in ends:
+            yield start + end
 
 
 def _no_room() -> ApiError:

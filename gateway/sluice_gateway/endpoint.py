@@ -122,9 +122,19 @@ class Lease(msgspec.Struct, eq=False):
     holder: Holder | None
 
     def release(self) -> None:
-        if self.holder is not None:
-            self.holder = None
-            self.endpoint.leave(self)
+        if self.holder is None:
+            return
+        self.holder = None
+        endpoint = self.endpoint
+        owner = endpoint._owner
+        endpoint._leases.discard(self)
+        endpoint.in_flight -= 1
+        if endpoint.state is _READY:
+            owner.load -= 1
+            if endpoint.in_flight == endpoint.limit - 1:
+                owner.refresh(endpoint)
+        if owner.waiting:
+            owner.on_room()
 
 
 class Endpoint:
@@ -188,17 +198,6 @@ class Endpoint:
             owner.refresh(self)
         return lease
 
-    def leave(self, lease: Lease) -> None:
-        owner = self._owner
-        self._leases.discard(lease)
-        self.in_flight -= 1
-        if self.state is _READY:
-            owner.load -= 1
-            if self.in_flight == self.limit - 1:
-                owner.refresh(self)
-        if owner.waiting:
-            owner.on_room()
-
     # What requests found --------------------------------------------------------------------------
 
     def heard(self, answer: UpstreamAnswer, now: float) -> None:
@@ -206,6 +205,14 @@ class Endpoint:
         self.answered_at = now
         if answer.limit is not None and answer.limit != self.limit:
             self._resize(answer.limit)
+
+    def served(self, answer: UpstreamAnswer, now: float) -> None:
+        """A good answer came: :meth:`heard` and :meth:`succeeded` in one."""
+        self.answered_at = now
+        if answer.limit is not None and answer.limit != self.limit:
+            self._resize(answer.limit)
+        if self._failures or self._ejections:
+            self.succeeded()
 
     def succeeded(self) -> None:
         if self._failures or self._ejections:

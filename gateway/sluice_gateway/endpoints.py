@@ -6,10 +6,10 @@ table. What is judged of one worker stands in ``endpoint``; ``admission`` takes 
 
 import itertools
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable, Set, Sized
 from heapq import heappop, heappush
+from random import random
 from typing import Final
 
 from sluice_api import wire
@@ -93,8 +93,14 @@ class EndpointSet:
                 return None
         else:
             key = holder.affinity
-            home = self._at_home(key, excluded, now) if key is not None else None
-            chosen = home or self._least_loaded(excluded, now)
+            chosen = self._at_home(key, excluded, now) if key is not None else None
+            if chosen is None:
+                policy = two_choices if now >= self._warm_at else slow_start
+                roomy, near = self._roomy.members, self._near.members
+                if near and len(near) < len(roomy):
+                    chosen = near_first(near, roomy, excluded, now, random, policy)
+                else:
+                    chosen = policy(roomy, excluded, now, random)
             if chosen is None:
                 return None
         return chosen.lease(holder)
@@ -115,13 +121,6 @@ class EndpointSet:
             return home
         self.prefixes["elsewhere"] += 1
         return None
-
-    def _least_loaded(self, excluded: Set[int], now: float) -> Endpoint | None:
-        policy = two_choices if now >= self._warm_at else slow_start
-        roomy, near = self._roomy.members, self._near.members
-        if near and len(near) < len(roomy):
-            return near_first(near, roomy, excluded, now, random.random, policy)
-        return policy(roomy, excluded, now, random.random)
 
     def has_room(self, now: float) -> bool:
         """Whether any ready endpoint has."""

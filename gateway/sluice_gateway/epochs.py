@@ -32,7 +32,7 @@ class Epochs:
         self._everything = frozenset(self.fields("everything", b""))
         self._floor = 0
         self.version = 0
-        """Changes with every epoch: for whoever keeps answers without keys."""
+        """Changes with every epoch: for whoever keeps answers without keys; 0 before the first."""
 
     def __bool__(self) -> bool:
         """Whether there is any: as long as there is none, nobody need ask."""

@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import msgspec
 
@@ -28,8 +28,15 @@ from sluice_gateway.priority import Priority, granted
 from sluice_gateway.relay import Reader, Relay
 from sluice_gateway.request import JSON, STREAM_HEADERS, Answer, Request, error_answer, give
 from sluice_gateway.service import Binding, Service
-from sluice_gateway.timers import Timer
+from sluice_gateway.timers import Slot
 from sluice_gateway.upstream import EVENT_STREAM
+
+
+class Deadlines(Protocol):
+    """What gives exchanges up in time."""
+
+    def begun(self, exchange: "Exchange") -> None: ...
+    def come(self, exchange: "Exchange") -> None: ...
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -52,7 +59,7 @@ class Exchange(msgspec.Struct, eq=False):
         slowest: what the slowest of the answers from the cache took to compute, in seconds.
         rescued: it is answered with stale answers, because of an error.
         began: the first bytes of a stream have gone to the caller.
-        on_begun: told of that; from then on other deadlines count.
+        deadlines: told of that, because from then on other ones count, and when its own has come.
         reader: its place in the stream that it follows.
         on_refused: told of a stream that failed before it began.
         leave: per coalesced input, how to stop waiting for it.
@@ -62,6 +69,7 @@ class Exchange(msgspec.Struct, eq=False):
         forward: what is on its way to a worker for it, the last part of it if it goes in several;
             None where it waits for another's.
         expires: when the first of the items does, in seconds since the epoch.
+        slot: where its deadline waits; None where it waits for nothing.
     """
 
     request: Request
@@ -69,7 +77,7 @@ class Exchange(msgspec.Struct, eq=False):
     service: Service
     call: Call
     on_done: "Callable[[Exchange, int], None] | None" = None
-    on_begun: "Callable[[Exchange], None] | None" = None
+    deadlines: "Deadlines | None" = None
     done: bool = False
     charged: bool = False
     counted: Service | None = None
@@ -80,7 +88,7 @@ class Exchange(msgspec.Struct, eq=False):
     cap: float = 0.0
     # From here on: of one beginning; see ``move``.
     binding: Binding = None  # type: ignore[assignment]  # set at once
-    timer: Timer | None = None
+    slot: Slot | None = None
     cancel_lookup: Callable[[], None] | None = None
     on_refused: "Callable[[Exchange, ApiError], None] | None" = None
     keys: list[bytes] = []
@@ -273,8 +281,8 @@ class Exchange(msgspec.Struct, eq=False):
         Answers of two revisions never meet in one, so nothing is taken along but the time.
         """
         self._let_go()
-        if self.timer is not None:
-            self.timer.cancel()
+        if self.slot is not None:
+            self.slot.pop(self, None)
         fresh = Exchange(self.request, self.tenant, service, self.call)
         for name in _OF_ONE_BEGINNING:
             setattr(self, name, getattr(fresh, name))
@@ -341,6 +349,11 @@ class Exchange(msgspec.Struct, eq=False):
         self.done = True  # Nothing else ends it meanwhile.
         self._end(give(self.request, answer))
 
+    def fire(self) -> None:
+        """Its deadline has come."""
+        if self.deadlines is not None:
+            self.deadlines.come(self)
+
     def cancel(self) -> None:
         """The caller is gone: nothing is answered, and what only it wanted is stopped."""
         if not self.done:
@@ -361,8 +374,8 @@ class Exchange(msgspec.Struct, eq=False):
         series = self.service.series
         series.streams += 1
         series.first_events.took(time.monotonic() - self.request.received)
-        if self.on_begun is not None:
-            self.on_begun(self)
+        if self.deadlines is not None:
+            self.deadlines.begun(self)
         return self.request.caller.begin(
             Answer(
                 200,
@@ -409,10 +422,10 @@ class Exchange(msgspec.Struct, eq=False):
         self.done = True
         if self.began:
             self.service.series.streams -= 1
-        if self.timer is not None:  # It has waited for something.
-            self.timer.cancel()
+        if self.slot is not None:  # It has waited for something.
+            self.slot.pop(self, None)
             # Without these, what is left of an exchange would be cycles for the garbage collector.
-            self.timer = self.relay = self.on_refused = self.forward = None
+            self.slot = self.relay = self.on_refused = self.forward = None
             self.stops = []
             self.leave = {}
         if self.on_done is not None:

@@ -116,7 +116,7 @@ def written(
 ) -> bytes:
     """What a worker is sent. ``headers``: whole lines; it is told to answer in ``milliseconds``."""
     return _REQUEST % (
-        pool.opening(path),
+        pool.openings.get(path) or pool.opening(path),
         len(body),
         request_id,
         milliseconds if milliseconds > 1 else 1,

@@ -10,7 +10,9 @@ everything, but nobody drives out who holds less than a fair share.
 """
 
 from collections.abc import Hashable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
 
 V = TypeVar("V")
 
@@ -78,8 +80,9 @@ class LocalCache(Generic[V]):
         ring = self._rings.get(owner)
         if ring is None:
             ring = self._rings[owner] = _Ring(owner)
-        node = _Node(key, value, size, expires, ring)
-        node.link(ring.ends)
+        newest = ring.ends.older
+        node = _Node(key, value, size, expires, ring, newest, ring.ends)
+        newest.newer = ring.ends.older = node
         ring.used_bytes += size
         self._nodes[key] = node
         self.used_bytes += size
@@ -134,8 +137,9 @@ class _Ring(Generic[V]):
     def __init__(self, owner: Hashable) -> None:
         self.owner = owner
         self.used_bytes = 0
-        self.ends: _Node[V] = _Node.ends()
-        self.hand = self.ends
+        nothing: Any = None
+        self.ends: _Node[V] = _Node(nothing, nothing, 0, 0.0, self, nothing, nothing)
+        self.ends.older = self.ends.newer = self.hand = self.ends
 
     def victim(self, now: float) -> "_Node[V]":
         """Which of the entries, of which there is one at least, goes next."""
@@ -153,35 +157,17 @@ class _Ring(Generic[V]):
         return node
 
 
-class _Node(Generic[V]):
-    """An entry in its owner's ring."""
+class _Node(msgspec.Struct, Generic[V], eq=False):
+    """An entry in its owner's ring, between an older one and a newer one."""
 
-    __slots__ = ("expires", "hit", "key", "newer", "older", "ring", "size", "value")
+    key: Hashable
+    value: V
+    size: int
+    expires: float
+    ring: "_Ring[V]"
     older: "_Node[V]"
     newer: "_Node[V]"
-
-    def __init__(
-        self, key: Hashable, value: V, size: int, expires: float, ring: "_Ring[V]"
-    ) -> None:
-        self.key = key
-        self.value = value
-        self.size = size
-        self.expires = expires
-        self.hit = False
-        self.ring = ring
-
-    @classmethod
-    def ends(cls) -> "_Node[V]":
-        node = object.__new__(cls)
-        node.older = node.newer = node
-        return node
-
-    def link(self, ends: "_Node[V]") -> None:
-        """Become the newest."""
-        self.newer = ends
-        self.older = ends.older
-        ends.older.newer = self
-        ends.older = self
+    hit: bool = False
 
     def unlink(self) -> None:
         self.older.newer = self.newer

@@ -50,7 +50,9 @@ class Lookup:
         if service.binding is not binding or service.removed or rights is not tenant.rights:
             return None
         epochs = self._cache.epochs
-        if epochs and known.epoch != epochs.of(_full_name(service), service.scope(tenant).wire):
+        if epochs.version and known.epoch != epochs.of(
+            _full_name(service), service.scope(tenant).wire
+        ):
             return None
         if directives is not PLAIN and (
             judge(age, known.expires - now, binding.cache, directives) is not Use.FRESH
@@ -64,7 +66,8 @@ class Lookup:
         """Give each of its inputs the key that its answer is kept under."""
         service, call, binding = exchange.service, exchange.call, exchange.binding
         scope = service.scope(exchange.tenant)
-        if epochs := self._cache.epochs:
+        epochs = self._cache.epochs
+        if epochs.version:
             exchange.epoch = epochs.of(_full_name(service), scope.wire)
         shared = binding.cache.sharing == "service"
         exchange.owner = b"service:" + _full_name(service).encode() if shared else scope.wire

@@ -104,7 +104,7 @@ class Call(msgspec.Struct):
         if self.task is None:
             return Determinism.NEVER
         of_task = DETERMINISM[self.task]
-        if of_task is Determinism.GENERATION and self.sampled:
+        if self.sampled and of_task is Determinism.GENERATION:
             return Determinism.SAMPLED
         return of_task
 

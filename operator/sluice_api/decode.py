@@ -24,6 +24,8 @@ MAX_DEPTH = 64
 """How deep lists and objects may nest where a caller may nest as it likes, such as in a schema."""
 
 _MODEL = b'"model"'
+_BACKSLASH = ord("\\")
+"""One byte is looked for as a number: of bytes, Python asks first whether they are none."""
 _ESCAPED = b"\\u006"
 """How every letter of it begins where it is written as an escape, which nobody does by chance."""
 
@@ -46,7 +48,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         value = decoder.decode(body)
         # Of a member that is given twice the last counts. The one that decides who answers must not
         # be read differently by anybody on the way, wherever it stands and however it is spelt.
-        if body.count(_MODEL) > 1 or (b"\\" in body and _ESCAPED in body):
+        if body.count(_MODEL) > 1 or (_BACKSLASH in body and _ESCAPED in body):
             _check_repeated(body)
         return value
     except msgspec.ValidationError as error:

@@ -126,6 +126,9 @@ class ChatChoice(msgspec.Struct):
     logprobs: ContentScores | None = None
 
 
+_TASK = Task.CHAT
+"""Reading it off the class costs as much as a call."""
+
 _decoder = msgspec.json.Decoder(ChatRequest)
 _read_choice = msgspec.json.Decoder(ChatChoice).decode
 
@@ -144,7 +147,7 @@ class ChatCodec:
         return Call(
             codec=self,
             model=request.model,
-            task=Task.CHAT,
+            task=_TASK,
             inputs=[_conversation(request.messages)],
             parameters=msgspec.to_builtins(parameters),
             sampled=generation.asks_for_sampling(parameters),

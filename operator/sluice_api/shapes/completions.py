@@ -57,6 +57,9 @@ class CompletionChoice(msgspec.Struct):
     logprobs: TextScores | None = None
 
 
+_TASK = Task.TEXT_GENERATION
+"""Reading it off the class costs as much as a call."""
+
 _decoder = msgspec.json.Decoder(CompletionRequest)
 _read_choice = msgspec.json.Decoder(CompletionChoice).decode
 
@@ -77,7 +80,7 @@ class CompletionsCodec:
         return Call(
             codec=self,
             model=request.model,
-            task=Task.TEXT_GENERATION,
+            task=_TASK,
             inputs=inputs,
             parameters=msgspec.to_builtins(parameters),
             sampled=generation.asks_for_sampling(parameters),
