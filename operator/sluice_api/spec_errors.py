@@ -56,7 +56,7 @@ class Problem:
     """One thing that is wrong.
 
     Attributes:
-        source: the file, with document and line where that helps.
+        source: the file, with document and line where that helps; empty where the service will do.
         service: ``namespace/name``; empty when the document does not say.
         field: dotted path, such as ``spec.scaling.minReplicas``; empty for the whole document.
         message: what was given, what is allowed, the fix.
@@ -68,7 +68,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        where = f"{self.source} ({self.service})" if self.service else self.source
+        both = self.source and self.service
+        where = f"{self.source} ({self.service})" if both else self.source or self.service
         field = self.field if len(self.field) <= MAX_FIELD else f"{self.field[: MAX_FIELD - 3]}..."
         return f"{where}: {field}: {self.message}" if field else f"{where}: {self.message}"
 

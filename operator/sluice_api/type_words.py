@@ -48,15 +48,26 @@ def members(kind: inspect.Type) -> list[str]:
 
 
 def fits(kind: inspect.Type, value: object) -> bool:
-    """Whether ``value`` can be of this type, as far as texts tell; True for all other types."""
-    texts = [part for part in _parts(kind) if isinstance(part, inspect.StrType)]
-    if not texts or len(texts) < len(_parts(kind)):
-        return True
-    if not isinstance(value, str):
-        return False
-    return any(
-        (part.min_length or 0) <= len(value) <= (part.max_length or len(value)) for part in texts
-    )
+    """Whether ``value`` can be of this type, as far as texts and numbers tell; True for all other
+    types."""
+    return any(_is(part, value) for part in _parts(kind) or [kind])
+
+
+def _is(kind: inspect.Type, value: object) -> bool:
+    match kind:
+        case inspect.StrType():
+            if not isinstance(value, str):
+                return False
+            return (kind.min_length or 0) <= len(value) <= (kind.max_length or len(value))
+        case inspect.IntType() | inspect.FloatType():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                return False
+            low = kind.ge is None or value >= kind.ge
+            high = kind.le is None or value <= kind.le
+            above = kind.gt is None or value > kind.gt
+            below = kind.lt is None or value < kind.lt
+            return low and high and above and below
+    return True
 
 
 def one(kind: inspect.Type) -> str:

@@ -20,7 +20,7 @@ def load_services(paths: Iterable[Path | str]) -> list[InferenceService]:
     """
     services = load_files(paths)
     problems = [
-        Problem("sluice up", service.key, field, message)
+        Problem("", service.key, field, message)
         for service in services
         for field, message in refusals(service)
     ]

@@ -19,6 +19,11 @@ _LABELS = {
     "technical": "a device or an app that does not work",
 }
 _TEXT = "Maria Lopez moved from New Haven to Bern in May."
+_LETTER = (
+    "the weather was fine and many people were in the streets . anna went to the market in the "
+    "morning . a band played songs that everybody could sing . there one could see apples and pay "
+    "for them ."
+)
 _EXAMPLES: dict[Task, tuple[str, dict[str, Any]]] = {
     Task.EMBEDDINGS: ("/v1/embeddings", {"input": "Where is my parcel?"}),
     Task.CLASSIFICATION: ("/v1/classify", {"input": _TICKET}),
@@ -42,7 +47,7 @@ _EXAMPLES: dict[Task, tuple[str, dict[str, Any]]] = {
     ),
     Task.FILL_MASK: ("/v1/fill-mask", {"input": "the capital of peru is [MASK] ."}),
     Task.RERANK: ("/v1/rerank", {"query": "refunds", "documents": [_TICKET, _TEXT]}),
-    Task.SUMMARIZATION: ("/v1/summarize", {"input": _TEXT}),
+    Task.SUMMARIZATION: ("/v1/summarize", {"input": _LETTER}),
     Task.TRANSLATION: (
         "/v1/translate",
         {"input": "the dog sees the house .", "parameters": {"target": "bo"}},
@@ -108,7 +113,8 @@ class Quickstart:
             self._introduced.add(service.key)
             # With its namespace every tenant means the same.
             model = service.key if self._with_keys else service.label
-            for line in curl_lines(self._url, model, tasks):
+            finds = bool(service.spec.spec.entities_from)
+            for line in curl_lines(self._url, model, tasks, finds_entities=finds):
                 self._say(line.replace(_CONTENT, _WITH_KEY) if self._with_keys else line)
         elif service.settled and service.key not in self._hinted:
             self._hinted.add(service.key)
@@ -124,16 +130,25 @@ def _tasks(service: LocalService) -> list[Task]:
     return service.tasks or ([] if written == AUTO else [Task(written)])
 
 
-def curl_lines(url: str, model: str, tasks: Sequence[Task]) -> list[str]:
+def curl_lines(
+    url: str, model: str, tasks: Sequence[Task], *, finds_entities: bool = False
+) -> list[str]:
     """A line for each task, and the last one again from the cache.
 
     A model that is made for another task has none for its raw labels (classification).
+
+    Args:
+        finds_entities: another service does, for relations between them.
     """
     lines = []
     for place, task in enumerate(tasks):
         if place == 0 or task is not Task.CLASSIFICATION:
             path, body = _EXAMPLES[task]
-            if [*tasks] == [Task.RELATION_EXTRACTION]:  # It writes them, and finds entities itself.
+            if task is Task.RELATION_EXTRACTION and finds_entities:
+                body = {"input": "Nina comes from New Haven ."}
+            elif [*tasks] == [
+                Task.RELATION_EXTRACTION
+            ]:  # It writes them, and finds entities itself.
                 body = {"input": "Lena Fox works for Acme today ."}
             lines.append(_curl(url + path, {"model": model, **body}))
     if lines:

@@ -114,8 +114,13 @@ def test_a_field_says_what_it_got_and_what_it_takes(
             {"prompt": "x", "logit_bias": dict.fromkeys(range(1025), 1)},
             "logit_bias: got 1025 tokens, at most 1024 are allowed.",
         ),
+        (
+            completions.CODEC,
+            {"prompt": "x", "logit_bias": {"4": 1, "5": 200}},
+            'logit_bias["5"]: got 200, allowed a number from -100 to 100.',
+        ),
     ],
-    ids=["flat", "nested", "biases"],
+    ids=["flat", "nested", "biases", "bias"],
 )
 def test_what_is_made_one_by_one_is_bounded(
     codec: Codec, body: dict[str, Any], message: str

@@ -41,6 +41,7 @@ def test_what_needs_a_cluster_is_refused(
     [problem] = caught.value.problems
     assert problem.field == field
     assert words in problem.message
+    assert str(caught.value).startswith(f"default/minilm: {field}: "), "the command says itself"
 
 
 def test_what_changes_no_answer_is_taken_and_called_unused(tmp_path: Path) -> None:

@@ -65,6 +65,12 @@ def test_a_model_that_writes_relations_is_given_no_entities() -> None:
     assert isinstance(asked(Task.RELATION_EXTRACTION, Task.CLASSIFICATION), dict)
 
 
+def test_relations_of_found_entities_are_asked_for_with_a_text_alone() -> None:
+    tasks = [Task.RELATION_EXTRACTION, Task.CLASSIFICATION]
+    line = curl_lines(URL, "m", tasks, finds_entities=True)[0]
+    assert json.loads(shlex.split(line)[-1])["input"] == "Nina comes from New Haven ."
+
+
 def test_labels_are_described() -> None:
     line = curl_lines(URL, "m", [Task.ZERO_SHOT])[0]
     labels = json.loads(shlex.split(line)[-1])["parameters"]["labels"]
@@ -85,6 +91,20 @@ def _service(state: StateFolder, name: str, *, task: str = "auto", **spec: objec
     service.decide(0.0)
     service.promote(template_of(parsed))
     return service
+
+
+def test_a_service_whose_entities_another_finds_is_shown_so(state: StateFolder) -> None:
+    said: list[str] = []
+    service = _service(
+        state,
+        "births",
+        task="relation-extraction",
+        access={"public": True},
+        entitiesFrom="ner",
+    )
+    _answers(service)
+    Quickstart(URL, said.append).turn([service])
+    assert "Nina comes from New Haven ." in said[1]
 
 
 def _answers(service: LocalService) -> None:
