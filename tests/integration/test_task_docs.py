@@ -115,6 +115,47 @@ def test_a_page_names_every_parameter_and_no_other(name: str) -> None:
     assert named - fields - {"text", "entities", "pairs"} == set()
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_bounds_of_parameters_are_on_the_page(name: str) -> None:
+    struct, elsewhere = PARAMETERS[name]
+    rows = _rows(name)
+    if name == "chat":
+        rows = {**_rows("text-generation"), **rows}
+    for field in msgspec.inspect.type_info(struct).fields:  # type: ignore[attr-defined]
+        row = rows.get(field.name)
+        if field.name in elsewhere or row is None or "as for [" in row:
+            continue
+        told = _NUMBER.findall(row + TaskPage(name).sections["Limits"])
+        said = {float(number.replace(" ", "").replace(",", "")) for number in told}
+        assert _bounds(field.type) - said == set(), f"{field.name}: {row}"
+
+
+_NUMBER = re.compile(r"-?\d+(?:[ ,]\d{3})*(?:\.\d+)?")
+_TECHNICAL = {0.0, 1.0, -1.0, 65536.0, 1e6, float(2**31 - 1), float(2**63 - 1), -float(2**63)}
+"""Bounds that nobody meets, or that are how one counts."""
+
+
+def _rows(name: str) -> dict[str, str]:
+    """What a page's tables say of each parameter."""
+    text = "".join(TaskPage(name).sections.values())
+    return {
+        word: meaning
+        for cell, meaning in re.findall(r"^\| (`.+?) \| (.+) \|$", text, re.MULTILINE)
+        for word in re.findall(r"`([a-z_]+)(?:\.\w+)?`", cell)
+    }
+
+
+def _bounds(kind: msgspec.inspect.Type) -> set[float]:
+    parts = kind.types if isinstance(kind, msgspec.inspect.UnionType) else [kind]
+    found: set[float] = set()
+    for part in parts:
+        if isinstance(part, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+            found |= {float(bound) for bound in (part.ge, part.le) if bound is not None}
+        elif isinstance(part, msgspec.inspect.ListType) and part.max_length is not None:
+            found.add(float(part.max_length))
+    return found - _TECHNICAL
+
+
 def _named(name: str) -> set[str]:
     """The names in the first columns of a page's tables, without those of models."""
     text = "".join(TaskPage(name).sections.values())
