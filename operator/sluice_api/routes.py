@@ -50,6 +50,10 @@ V2_SUFFIX = "/infer"
 V2_VERSIONS = "/versions/"
 """Between a model's name and its version, where a path names one."""
 
+V2_NOT_OFFERED = ("/config", "/stats", "/trace/setting", "/generate", "/generate_stream")
+"""What some of Triton's extensions have behind a model's name: no part of the protocol, and nothing
+that is served here."""
+
 
 class Shape(NamedTuple):
     """What documents say of a route; its types are held against real answers by a test."""
@@ -140,6 +144,20 @@ CANONICAL_ROUTES: dict[Task, Canonical] = {
     Task.SUMMARIZATION: Canonical("/v1/summarize", texts.SUMMARIZE),
 }
 """The route whose answers hold whole items; what the gateway asks when it needs some of them."""
+
+
+def check_offered(below: str) -> None:
+    """Raise :class:`ApiError` where ``below``, which names no model, is one of Triton's paths.
+
+    Args:
+        below: what a path has behind :data:`V2_PREFIX`.
+    """
+    if below.endswith(V2_NOT_OFFERED):
+        raise ApiError(
+            "route_not_found",
+            f"There is nothing at {V2_PREFIX}{below[:200]}: GET /v2 lists the extensions.",
+        )
+
 
 USE_LABELS = "use POST /v1/classify with parameters.labels"
 """What to do where a classifier is missed and a zero-shot model is there."""

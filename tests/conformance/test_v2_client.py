@@ -15,7 +15,7 @@ from sluice_api import wire
 from sluice_api.tasks import Task
 from tests.support.conformance import Cases
 from tests.support.gateway_process import GatewayProcess, service
-from tests.support.http_calls import Reply, post
+from tests.support.http_calls import Reply, get, post
 from tests.support.stub_worker import Behaviour, StubWorker, vector_of
 
 Case = Callable[[Any, str], None]
@@ -46,6 +46,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
         table = [
             service("emb", [worker.url]),
             service("emb", [worker.url], namespace="team"),
+            service("config", [], namespace="team"),
             service("nlp", [others.url]),
             service("gen", [writer.url]),
             service("asleep", []),
@@ -156,6 +157,27 @@ def _(client: Any, base: str) -> None:
     with pytest.raises(triton.InferenceServerException) as caught:
         client.get_model_metadata("nothing")
     assert caught.value.status() == "404"
+
+
+@case(METADATA, "does not take what Triton has there for a model")
+def _(client: Any, base: str) -> None:
+    with pytest.raises(triton.InferenceServerException) as caught:
+        client.get_model_config("emb")
+    assert caught.value.status() == "404"
+    assert "nothing at /v2/models/emb/config" in caught.value.message()
+    with pytest.raises(triton.InferenceServerException, match=r"nothing at .*/r1/stats"):
+        client.get_inference_statistics("emb", "r1")
+    for path in ("emb/trace/setting", "nothing/config", "team/emb/versions/r1/config"):
+        _refused(get(f"{base}/v2/models/{path}"), "route_not_found", path)
+    for verb in ("generate", "generate_stream", "versions/r1/generate"):
+        told = post(f"{base}/v2/models/gen/{verb}", {"text_input": "x"})
+        _refused(told, "route_not_found", f"/v2/models/gen/{verb}")
+
+
+@case(METADATA, "of a model that is named as what Triton has behind names")
+def _(client: Any, base: str) -> None:
+    assert client.get_model_metadata("team/config")["name"] == "team/config"
+    _refused(get(f"{base}/v2/models/config"), "model_not_found", "'config'")
 
 
 # Inference ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""POST a JSON body to a server and read its answer, error answers too."""
+"""Ask a server and read its answer in JSON, error answers too."""
 
 import json
 import urllib.error
@@ -13,14 +13,22 @@ class Reply(dict[str, Any]):
     headers: dict[str, str]
 
 
-def post(url: str, body: Any, **headers: str) -> Reply:
+def get(url: str, **headers: str) -> Reply:
     """Ask ``url``; ``headers`` with underscores for dashes."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(
-        url,
-        data=json.dumps(body).encode(),
-        headers={"content-type": "application/json", **named},
-    )
+    return _ask(urllib.request.Request(url, headers=_named(headers)))
+
+
+def post(url: str, body: Any, **headers: str) -> Reply:
+    """Send ``body`` as JSON to ``url``; ``headers`` with underscores for dashes."""
+    told = {"content-type": "application/json", **_named(headers)}
+    return _ask(urllib.request.Request(url, data=json.dumps(body).encode(), headers=told))
+
+
+def _named(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def _ask(request: urllib.request.Request) -> Reply:
     try:
         response = urllib.request.urlopen(request, timeout=120)
     except urllib.error.HTTPError as error:

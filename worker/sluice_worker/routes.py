@@ -15,7 +15,7 @@ from sluice_api.call import Call, Codec
 from sluice_api.errors import ApiError
 from sluice_api.exposition import CONTENT_TYPE
 from sluice_api.names import DRAIN_PATH
-from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX
+from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, check_offered
 from sluice_api.shapes import v2
 from sluice_api.shapes.tensors import VIEWS
 from sluice_worker.exchange import (
@@ -299,7 +299,11 @@ def _model_handler(worker: Worker, path: str) -> Handler:
         return model
     if path.startswith(V2_PREFIX):
         name = path.removeprefix(V2_PREFIX)
-        _check_name(name.removesuffix("/ready"), service)
+        try:
+            _check_name(name.removesuffix("/ready"), service)
+        except ApiError:
+            check_offered(name)
+            raise
         return v2_ready if name.endswith("/ready") else v2_model
     return _missing(path)
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from fastapi import FastAPI, HTTPException, Request, Response
 
 from sluice_api.errors import ApiError
-from sluice_api.routes import V2_PREFIX, V2_SUFFIX, V2_VERSIONS
+from sluice_api.routes import V2_NOT_OFFERED, V2_PREFIX, V2_SUFFIX, V2_VERSIONS, check_offered
 from sluice_api.shapes.tensors import VIEWS
 from sluice_api.tasks import Task
 from sluice_gateway.auth import Tenant
@@ -91,12 +91,23 @@ def add_routes(
             outputs=_outputs(service),
         )
 
+    async def not_offered(request: Request, name: str) -> None:
+        check_offered(request.scope["path"].removeprefix(V2_PREFIX))
+
+    for suffix in V2_NOT_OFFERED:
+        app.post(V2_PREFIX + "{name:path}" + suffix, include_in_schema=False)(not_offered)
+
 
 def resolve(services: Services, path: str, tenant: Tenant) -> Service:
     """The service that ``NAME`` or ``NAME/versions/VERSION`` means. Raises ApiError."""
     name, versioned, version = path.partition(V2_VERSIONS)
-    service = services.resolve(name, tenant, None)
+    try:
+        service = services.resolve(name, tenant, None)
+    except ApiError:
+        check_offered(path)
+        raise
     if versioned and version != service.revision:
+        check_offered(path)
         raise ApiError(
             "model_not_found",
             f"Model {name[:200]!r} has version {service.revision!r} only, not {version[:200]!r}.",

@@ -76,10 +76,12 @@ class Client:
         await asyncio.wait_for(serve(scope, receive, send), 60)  # type: ignore[arg-type]
         if not sent:
             return None
-        start, end = sent
+        start, *bodies = sent
+        told = b"".join(message.get("body", b"") for message in bodies)
         given = {name.decode(): value.decode() for name, value in start["headers"]}
-        assert int(given["content-length"]) == len(end["body"])
-        return Reply(start["status"], given, end["body"])
+        assert int(given["content-length"]) == len(told)
+        assert not bodies[-1].get("more_body", False), "it was ended"
+        return Reply(start["status"], given, told)
 
     async def get(self, path: str, *, admin: bool = False) -> Reply:
         reply = await self.call("GET", path, admin=admin)
@@ -355,6 +357,9 @@ async def test_models_and_v2_metadata(client: Client) -> None:
     assert (await client.get("/v2/models/toy/ready")).status == 200
     metadata = (await client.get("/v2/models/toy")).json()
     assert metadata["outputs"][0]["name"] == "embedding"
+    for path, code in (("toy/config", "route_not_found"), ("config", "model_not_found")):
+        refused = await client.get(f"/v2/models/{path}")
+        assert (refused.status, refused.json()["code"]) == (404, code)
 
 
 async def test_the_metrics_page_counts_requests_and_inputs(client: Client) -> None:
