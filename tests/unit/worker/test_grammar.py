@@ -68,7 +68,7 @@ def test_a_schema_that_no_text_can_begin_with_is_refused_before_any_computing(
     with pytest.raises(ApiError) as caught:
         vocabulary().grammar(Schema('{"type":"object"}', "here"))
     assert caught.value.param == "here"
-    assert str(caught.value).endswith("Too many items. Correct it, or make it simpler.")
+    assert str(caught.value).endswith("Too many items.")
 
 
 def test_a_schema_that_is_too_much_later_says_so() -> None:
@@ -139,8 +139,7 @@ def test_a_schema_that_is_too_large_is_not_tried(schema: dict[str, Any], told: s
         vocabulary().grammar(Schema(msgspec.json.encode(schema).decode(), "here"))
     assert (caught.value.code, caught.value.param) == ("invalid_field", "here")
     assert str(caught.value).startswith("here: got ")
-    assert told in str(caught.value)
-    assert str(caught.value).endswith("Make it simpler.")
+    assert str(caught.value).endswith(f"{told}.")
 
 
 def test_a_call_that_is_asked_for_has_a_schema() -> None:

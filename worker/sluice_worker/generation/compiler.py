@@ -124,7 +124,7 @@ class _Job:
     def too_long(self) -> ApiError:
         return ApiError(
             "invalid_field",
-            f"{self.where}: got a schema that takes longer than {self._seconds:g} s to compile."
-            " Make it simpler: fewer properties, patterns, bounds of numbers and alternatives.",
+            f"{self.where}: got a schema that takes longer than {self._seconds:g} s to compile;"
+            " fewer properties, patterns, bounds of numbers and alternatives take less.",
             param=self.where,
         )

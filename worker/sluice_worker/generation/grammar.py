@@ -220,9 +220,7 @@ def _matcher(
 
 
 def _too_large(where: str, got: str, most: int) -> ApiError:
-    return ApiError(
-        "invalid_field", f"{where}: got {got}, at most {most}. Make it simpler.", param=where
-    )
+    return ApiError("invalid_field", f"{where}: got {got}, at most {most}.", param=where)
 
 
 def _functions(parameters: Parameters) -> list[dict[str, Any]]:
@@ -259,7 +257,6 @@ def _bad_schema(where: str, reason: str, schema: str | None = None) -> ApiError:
     got = "" if schema is None else f"got {shown(msgspec.Raw(schema.encode()))}, "
     return ApiError(
         "invalid_field",
-        f"{where}: {got}no usable JSON schema: {_told(reason)[:200]}. "
-        "Correct it, or make it simpler.",
+        f"{where}: {got}no usable JSON schema: {_told(reason)[:200].rstrip('.')}.",
         param=where,
     )
