@@ -78,12 +78,13 @@ class Bucket:
         self.rate = rate
         self._sharing = sharing
         self._part = self._low = self._pace = 0.0
-        self.resize()
-        self._level = self._part
+        self._level = 0.0
         self._at = now
         self._spent = 0.0
         self._sent = 0.0
         self._missed = False
+        self.resize()
+        self._level = self._part
         self._known = float(rate.burst)  # Until Redis tells better.
         self._known_at = now
         self._hungry = False
@@ -96,17 +97,21 @@ class Bucket:
 
     def resize(self) -> None:
         """The number of gateways has changed, and with it what each may hold."""
-        self._part = max(1.0, self.rate.burst / self._sharing.gateways)
+        part = max(1.0, self.rate.burst / self._sharing.gateways)
+        if self._missed:
+            self._level += part - self._part  # What is missing is still to be told, all of it.
+        self._part = part
         self._low = self._part * _LOW
         self._pace = self.rate.per_second / self._sharing.gateways
 
     def change(self, rate: Rate, now: float) -> None:
         """Another limit holds from now on: no fresh burst, what is left stays what is left."""
         self._refill(now)
+        level = self._level
         self.rate = rate
         self._shown_left = -1
         self.resize()
-        self._level = min(self._level, self._part)
+        self._level = min(level, self._part)
 
     @property
     def is_hungry(self) -> bool:

@@ -72,13 +72,17 @@ class Fleet:
             self.reply(gateway)
 
     def overshoot(self) -> float:
-        """By how much a bucket with the limit's burst would have been overdrawn at worst."""
-        level, at, worst = float(self.rate.burst), 0.0, 0.0
-        for when, count in self.admitted:
-            level = min(self.rate.burst, level + (when - at) * self.rate.per_second) - count
-            at = when
-            worst = max(worst, -level)
-        return worst
+        return overshoot(self.rate, self.admitted)
+
+
+def overshoot(rate: Rate, admitted: list[tuple[float, int]]) -> float:
+    """By how much a bucket with the limit's burst would have been overdrawn at worst."""
+    level, at, worst = float(rate.burst), 0.0, 0.0
+    for when, count in admitted:
+        level = min(rate.burst, level + (when - at) * rate.per_second) - count
+        at = when
+        worst = max(worst, -level)
+    return worst
 
 
 def flood(fleet: Fleet, seconds: float, among: int) -> None:
@@ -224,3 +228,154 @@ def test_who_waits_as_long_as_told_is_let_in(rate: Rate, steps: list[Step]) -> N
         fleet.settle()
         fleet.now += SETTLE_LAG_SECONDS / 2
         assert fleet.take(0, 1) == 0
+
+
+@dataclass
+class Member:
+    """A gateway that may be cut off from Redis, by itself.
+
+    Attributes:
+        heard: when it asked what Redis told it last.
+        cut: something it told since then did not arrive, or the reply did not.
+        part: the most it has held as its part.
+        pace: the most it was filled with a second since it heard.
+    """
+
+    bucket: Bucket
+    sharing: Sharing
+    heard: float
+    cut: bool = False
+    part: float = 0.0
+    pace: float = 0.0
+    reply: tuple[float, float | None] | None = None
+
+    def __post_init__(self) -> None:
+        self.note()
+
+    def note(self) -> None:
+        self.part = max(self.part, self.bucket._part)
+        self.pace = max(self.pace, self.bucket._pace)
+
+
+class Changing:
+    """Gateways that come and go, each of which Redis may fail on its own.
+
+    Others come and go that nobody asks for this limit; they count, for the parts.
+    """
+
+    def __init__(self, rate: Rate, count: int) -> None:
+        self.rate = rate
+        self.now = 0.0
+        self.common = Common(rate)
+        self.admitted: list[tuple[float, int]] = []
+        self.others = 0
+        self.parts: list[float] = []
+        """Of those that have gone."""
+        self.uncounted = 0.0
+        """What may have been taken by the rate, by whom Redis has not heard."""
+        self.members: list[Member] = []
+        for _ in range(count):
+            self.join()
+
+    @property
+    def count(self) -> int:
+        return len(self.members) + self.others
+
+    def join(self) -> None:
+        sharing = Sharing(max(1, self.count))
+        self.members.append(Member(Bucket(self.rate, sharing, self.now), sharing, self.now))
+
+    def leave(self, member: Member) -> None:
+        """It is killed: what it has not told is never told."""
+        self.members.remove(member)
+        self.parts.append(member.part)
+        self.uncounted += member.pace * (self.now - member.heard)
+
+    def take(self, member: Member, count: int) -> None:
+        for _ in range(count):
+            if not member.bucket.take(1, self.now):
+                self.admitted.append((self.now, 1))
+
+    def resize(self, member: Member) -> None:
+        """It has settled another limit, and learnt how many gateways there are."""
+        member.sharing.gateways = self.count
+        member.bucket.resize()
+        member.note()
+
+    def ask(self, member: Member, outcome: str) -> None:
+        if member.reply is None:
+            taken = member.bucket.settle(self.now)
+            told = None if outcome == "refused" else self.common.settle(taken, self.now)
+            member.reply = (self.now, told if outcome == "told" else None)
+
+    def hear(self, member: Member) -> None:
+        if member.reply is None:
+            return
+        (asked, told), member.reply = member.reply, None
+        if told is None:
+            member.cut = True
+            member.bucket.not_told()
+            return
+        self.resize(member)
+        if member.cut:
+            self.uncounted += member.pace * (asked - member.heard)
+        member.cut, member.heard = False, asked
+        member.bucket.told(told, self.now)
+        member.pace = member.bucket._pace
+
+    def allowed(self) -> float:
+        """What may have come beyond the limit."""
+        parts = self.parts + [member.part for member in self.members]
+        since = sum(m.pace * (self.now - m.heard) for m in self.members if m.cut)
+        return sum(parts) - min(parts) + self.uncounted + since
+
+
+outcomes = st.tuples(st.sampled_from(["told", "told", "refused", "lost"]), gateways, st.just(0))
+answers = st.tuples(st.sampled_from(["hear", "resize"]), gateways, st.just(0))
+several = st.tuples(st.just("take"), gateways, st.integers(1, 600))
+changes = st.tuples(st.sampled_from(["join", "leave"]), gateways, st.just(0))
+neighbours = st.tuples(st.just("others"), st.integers(0, 30), st.just(0))
+
+
+@given(
+    rates,
+    st.integers(1, 4),
+    st.lists(
+        st.one_of(several, outcomes, answers, answers, pauses, changes, neighbours), max_size=80
+    ),
+)
+@example(  # Its part shrinks while what it took has not been told yet.
+    Rate("", 0.01, 100),
+    1,
+    [
+        *([("take", 0, 100), ("refused", 0, 0), ("hear", 0, 0)]),
+        *([("others", 9, 0), ("resize", 0, 0), ("told", 0, 0), ("hear", 0, 0)]),
+        *([("others", 0, 0), ("told", 0, 0), ("hear", 0, 0), ("take", 0, 100)]),
+    ],
+)
+@settings(max_examples=300, deadline=None)
+def test_who_is_cut_off_adds_its_part_of_the_rate_however_many_come_and_go(
+    rate: Rate, count: int, steps: list[Step]
+) -> None:
+    """A call may fail before it has run or after, and the number of gateways change meanwhile."""
+    fleet = Changing(rate, count)
+    for what, value, times in steps:
+        member = fleet.members[int(value) % len(fleet.members)]
+        match what:
+            case "take":
+                fleet.take(member, times)
+            case "told" | "refused" | "lost":
+                fleet.ask(member, what)
+            case "hear":
+                fleet.hear(member)
+            case "resize":
+                fleet.resize(member)
+            case "pass":
+                fleet.now += value
+            case "join":
+                fleet.join()
+            case "others":
+                fleet.others = int(value)
+            case "leave" if len(fleet.members) > 1:
+                fleet.leave(member)
+    assert overshoot(rate, fleet.admitted) <= fleet.allowed() + 1e-6
