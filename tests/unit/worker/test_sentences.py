@@ -1,6 +1,7 @@
 """Sentences and windows: where texts are cut, and that nothing of them is lost."""
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,3 +105,21 @@ def test_white_space_around_translations_is_that_around_the_originals() -> None:
     chinese = "你好。再见。"
     assert joined(chinese, sentences(chinese), ["Hello.", "Bye."]) == "Hello. Bye."
     assert joined(chinese, sentences(chinese), ["今日は。", "では。"]) == "今日は。では。"
+
+
+class Copied(str):
+    """A text that counts the characters that are copied out of it."""
+
+    copied = 0
+
+    def __getitem__(self, place: Any) -> str:
+        part = str.__getitem__(self, place)
+        self.copied += len(part)
+        return part
+
+
+@pytest.mark.parametrize("sentence", ["once . ", "Is it? ", "Dr. No said i.e. so ! "])
+def test_a_long_text_is_not_copied_for_each_of_its_sentences(sentence: str) -> None:
+    text = Copied(sentence * 1000)
+    assert len(sentences(text)) >= 1000
+    assert text.copied <= 3 * len(text)

@@ -12,6 +12,7 @@ from sluice_api.tasks import Task
 from sluice_worker.examples import summarization
 from sluice_worker.loaded import LoadedModel
 from sluice_worker.loader import load
+from sluice_worker.models.text_tokenizer import TextTokenizer
 from tests.support.model_calls import ask, asking
 from tests.support.trained import Models, summing_up_score
 from tests.support.writers import END, build_tiny_writer
@@ -137,3 +138,24 @@ def test_a_text_of_endless_pieces_is_refused(summarizer: LoadedModel) -> None:
     with pytest.raises(ApiError) as caught:
         ask(summarizer, ROUTE, {"input": "the weather was fine . " * 8000})
     assert (caught.value.code, caught.value.param) == ("input_too_long", "input")
+
+
+@pytest.mark.parametrize("text", ["the dog " * 2**20])
+def test_what_is_far_too_long_is_refused_unread(
+    summarizer: LoadedModel, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """To find out by tokenising it would keep all others waiting."""
+    ask(summarizer, ROUTE, {"input": "the dog"})
+    read: list[str] = []
+
+    def note(tokenizer: TextTokenizer, text: str) -> Any:
+        read.append(text)
+        raise AssertionError
+
+    monkeypatch.setattr(TextTokenizer, "ids", note)
+    monkeypatch.setattr(TextTokenizer, "ends", note)
+    body = {"input": text}
+    with pytest.raises(ApiError) as caught:
+        ask(summarizer, ROUTE, body)
+    assert (caught.value.code, caught.value.param) == ("input_too_long", "input")
+    assert not read

@@ -237,3 +237,24 @@ def test_t5_is_told_in_words(tmp_path: Path) -> None:
     assert refused(loaded).message.endswith("required, this model knows de, fr.")
     assert refused(loaded, target="it").message.endswith("this model knows de, fr.")
     assert refused(loaded, target="de", source="fr").message.endswith("this model knows en.")
+
+
+@pytest.mark.parametrize("text", ["the dog . " * 1000, "the dog " * 2**20])
+def test_what_is_far_too_long_is_refused_unread(
+    translator: LoadedModel, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """To find out by tokenising it would keep all others waiting."""
+    ask(translator, ROUTE, {"input": "the dog", "parameters": {"target": "ka"}})
+    read: list[str] = []
+
+    def note(tokenizer: TextTokenizer, text: str) -> Any:
+        read.append(text)
+        raise AssertionError
+
+    monkeypatch.setattr(TextTokenizer, "ids", note)
+    monkeypatch.setattr(TextTokenizer, "ends", note)
+    body = {"input": text, "parameters": {"target": "ka"}}
+    with pytest.raises(ApiError) as caught:
+        ask(translator, ROUTE, body)
+    assert (caught.value.code, caught.value.param) == ("input_too_long", "input")
+    assert not read

@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders
 
+from sluice_worker.models.encoding import encoding_of
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
 from sluice_worker.models.sentencepiece import SPACE, read_pieces, tokenizer_of
@@ -110,11 +111,11 @@ class TextTokenizer:
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The tokens of a text, without any around it."""
-        return self._own(self._fast.encode(text, add_special_tokens=False).ids)
+        return self._own(encoding_of(self._fast, text, special=False).ids)
 
     def ends(self, text: str) -> list[int]:
         """Where each token of :meth:`ids` ends, in characters of the text."""
-        encoding = self._fast.encode(text, add_special_tokens=False)
+        encoding = encoding_of(self._fast, text, special=False)
         return [end for _, end in encoding.offsets]
 
     def text(self, ids: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from sluice_api.errors import ApiError
 from sluice_worker.models.description import Description
+from sluice_worker.models.encoding import encoding_of
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
 
@@ -120,7 +121,7 @@ class Tokenizer:
 
     def spelled(self, text: str) -> list[int]:
         """The tokens of a text in which special tokens are spelled out already."""
-        ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
+        ids: list[int] = encoding_of(self._fast, text, special=False).ids
         return ids
 
     def highest_id(self) -> int:
@@ -173,7 +174,7 @@ class Tokenizer:
         lowered = text.lower() if self._lower_case else text
         if len(lowered) != len(text):  # A few letters grow when lowered; offsets would drift.
             lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-        encoding = self._fast.encode(lowered)
+        encoding = encoding_of(self._fast, lowered)
         own = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
         ids, tokens = encoding.ids, encoding.tokens
         offsets, words = encoding.offsets, encoding.word_ids
@@ -217,7 +218,7 @@ class Tokenizer:
         """
         text, cut = self._bounded(text, where, truncate, instead)
         fast = self._fast
-        encoding = fast.encode(text, add_special_tokens=False)
+        encoding = encoding_of(fast, text, special=False)
         room = self.max_tokens - fast.num_special_tokens_to_add(False)
         cut |= self._fit(encoding, room, where, truncate, instead)
         return self._encoded(fast.post_process(encoding), cut)
@@ -234,19 +235,19 @@ class Tokenizer:
         """``text`` paired with each of ``seconds``; only ``text`` is ever cut."""
         text, cut = self._bounded(text, where, truncate, instead)
         fast = self._fast
-        first = fast.encode(text, add_special_tokens=False)
+        first = encoding_of(fast, text, special=False)
         special = fast.num_special_tokens_to_add(True)
         pairs = []
         for second in seconds:
             label, _ = self._bounded(second, "parameters.labels", False)
-            other = fast.encode(label, None, False, False)
+            other = encoding_of(fast, label, special=False)
             room = self.max_tokens - special - len(other)
             if room < 1:
                 raise _too_long("parameters.labels", len(other) + special + 1, self.max_tokens)
             if len(first) <= room:
                 pairs.append(self._encoded(fast.post_process(first, other), cut))
                 continue
-            shorter = fast.encode(text, add_special_tokens=False)
+            shorter = encoding_of(fast, text, special=False)
             shortened = self._fit(shorter, room, where, truncate, instead)
             pairs.append(self._encoded(fast.post_process(shorter, other), cut or shortened))
         return pairs

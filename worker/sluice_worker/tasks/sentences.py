@@ -22,6 +22,7 @@ _ABBREVIATION = re.compile(
     re.IGNORECASE,
 )
 """What seldom ends a sentence with its dot: initials, and words of languages much translated."""
+_NEXT = re.compile(r"\s*(\S?)")
 _LONGER_THAN_ABBREVIATIONS = 4
 """Letters; those that are as long stand above."""
 
@@ -108,7 +109,8 @@ def _goes_on(text: str, dot: int, end: int, cased: bool) -> bool:
     writes some begins each sentence with one: after a word that is too long to be short for
     another, or after a bare ``?`` or ``!``, it says nothing either.
     """
-    following = text[end:].lstrip()[:1] if end < len(text) else ""
+    next_letter = _NEXT.match(text, end)  # In place: the rest of a text may be all of it.
+    following = next_letter[1] if next_letter is not None else ""
     mark = text[dot:end]
     word = _WORD.search(text, max(0, dot - 16), dot)
     if mark == "." and word is not None and _ABBREVIATION.fullmatch(word[0]):

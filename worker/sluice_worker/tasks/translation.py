@@ -18,6 +18,7 @@ from sluice_worker.tasks.writing import (
     Lengths,
     Piece,
     WritingMaterial,
+    check_characters,
     check_pieces,
     decoding_of,
     finish_reason,
@@ -81,7 +82,10 @@ class Translation:
     def _pieces(self, text: str, direction: Direction, where: str) -> list[Piece]:
         tokenizer = self._tokenizer
         room = room_for(self._max_tokens, direction.frame, direction.prefix, tokenizer)
-        spans = [piece for span in sentences(text) for piece in cut(text, span, room, tokenizer)]
+        check_characters(text, room, where)
+        whole = sentences(text)
+        check_pieces(len(whole), where)  # Before any of them is looked at: they may be very many.
+        spans = [piece for span in whole for piece in cut(text, span, room, tokenizer)]
         check_pieces(len(spans), where)
         return [
             Piece(framed(direction.frame, direction.prefix, text[start:end], tokenizer), start, end)

@@ -23,6 +23,8 @@ USUAL_TOKENS = 256
 """How much a model writes at most that does not say so itself."""
 MAX_PIECES = 512
 """Pieces that one input may be read in."""
+_CHARACTERS_PER_TOKEN = 16
+"""Of a text that is looked at at all: real ones have about four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ def in_windows(
         stride: tokens that a window begins with again, at most.
         where: how the caller finds the text again.
     """
+    check_characters(text, room, where)
     frame = tokenizer.frame
     whole = framed(frame, prefix, text, tokenizer)
     if len(whole) <= room + frame.size and text.strip():
@@ -167,6 +170,22 @@ def finish_reason(written: Sequence[Generated], decoding: Decoding) -> Literal["
         return bool(part.ids) and part.ids[-1] in decoding.ends and not forced
 
     return "stop" if all(map(ended, written)) else "length"
+
+
+def check_characters(text: str, room: int, where: str) -> None:
+    """Refuse at once what is longer than any text that can be read. Raises ApiError.
+
+    Args:
+        room: tokens of text that one reading may have.
+    """
+    most = MAX_PIECES * room * _CHARACTERS_PER_TOKEN
+    if len(text) > most:
+        raise ApiError(
+            "input_too_long",
+            f"{where}: got {len(text)} characters, at most {most} are taken. Split it over several "
+            "requests.",
+            param=where,
+        )
 
 
 def check_pieces(count: int, where: str) -> None:
