@@ -19,6 +19,7 @@ from sluice_worker.exchange import (
     Response,
     Send,
     head_of,
+    linger,
     refusal,
     relay,
 )
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """Counted as the status of requests whose client left, after nginx's example; never sent."""
+
+CLOSE = (b"connection", b"close")
 
 Responder = Callable[[Worker, Head, Receive], Awaitable[Response]]
 
@@ -48,17 +51,22 @@ class Application:
         try:
             response = await self._respond(head, receive)
             self._count(head, response.status)
+            headers = self._headers(head, response)
             await send(
                 {
                     "type": "http.response.start",
                     "status": response.status,
-                    "headers": self._headers(head, response),
+                    "headers": headers,
                 }
             )
-            more = response.parts is not None
+            refused = response.status >= 400 and CLOSE in headers
+            more = refused or response.parts is not None
             await send({"type": "http.response.body", "body": response.body, "more_body": more})
             if response.parts is not None:
                 await relay(response.parts, receive, send)
+            elif refused:  # Perhaps before its body was here.
+                await linger(receive)
+                await send({"type": "http.response.body"})
         except Broken:
             pass  # Without the last chunk, the server closes the connection: no caller is misled.
         except ClientGone:

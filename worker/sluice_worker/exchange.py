@@ -4,6 +4,7 @@ Between raw ASGI (``app``) and the routes, so that neither knows the other's sha
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ Send = Callable[[Message], Awaitable[None]]
 MAX_DEADLINE_SECONDS = 3600.0
 BODY_SECONDS = 30.0
 """How long the body of a request may take to arrive."""
+LINGER_SECONDS = 1.0
+"""How long a client that is refused may go on sending before its connection is closed."""
 
 
 class ClientGone(Exception):
@@ -150,6 +153,17 @@ async def read_body(head: Head, receive: Receive, limit_bytes: int) -> bytes:
         raise ApiError(
             "request_timeout", f"The body did not arrive within {BODY_SECONDS:.0f} s."
         ) from None
+
+
+async def linger(receive: Receive) -> None:
+    """Take what a client that has its answer is still sending, and forget it.
+
+    A connection that is closed with unread bytes is reset, and the answer may be lost with it.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await receive()).get("more_body"):
+                pass
 
 
 async def attend(work: Coroutine[Any, Any, T], receive: Receive, *, seconds: float) -> T:

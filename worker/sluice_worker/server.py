@@ -23,6 +23,7 @@ from sluice_api import request_ids
 from sluice_api.errors import ApiError, render
 from sluice_api.settings import SettingsError
 from sluice_worker.app import Application, administration, application
+from sluice_worker.exchange import LINGER_SECONDS
 from sluice_worker.routes import Worker
 from sluice_worker.settings import Settings
 
@@ -32,7 +33,6 @@ Start = Callable[[Worker], Coroutine[Any, Any, None]]
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
-LINGER_SECONDS = 1.0
 MAX_HEAD_BYTES = 64 * 1024
 
 

@@ -1,13 +1,21 @@
-"""One drain for a process, whoever asks for it first."""
+"""One drain for a process, whoever asks for it first; and answers that reach who still sends."""
 
 import asyncio
+import socket
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
+import pytest
+
+from sluice_worker import exchange
+from sluice_worker.app import application
 from sluice_worker.lifecycle import Lifecycle
 from sluice_worker.metrics import Metrics
 from sluice_worker.routes import Worker
-from sluice_worker.server import Draining
+from sluice_worker.server import Draining, Server
 from sluice_worker.settings import read_settings
 from tests.support.stub_worker import until
 
@@ -63,3 +71,44 @@ async def from_a_thread(draining: Draining) -> int:
 
     threading.Thread(target=run, daemon=True).start()
     return await done
+
+
+@asynccontextmanager
+async def serving(served: Worker) -> AsyncIterator[tuple[asyncio.StreamReader, socket.socket]]:
+    """A connection to the application port of ``served``."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = Server(application(served))
+        running = asyncio.create_task(server.serve(sockets=[listening]))
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        try:
+            yield reader, writer.get_extra_info("socket")
+        finally:
+            writer.transport.abort()
+            server.should_exit = True
+            await running
+
+
+@pytest.mark.parametrize("reason", ["body_too_large", "draining"])
+async def test_who_is_refused_before_the_body_is_here_can_send_on(
+    monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """A gateway that writes when the connection is reset would take the worker for ill."""
+    monkeypatch.setattr(exchange, "LINGER_SECONDS", 60.0)
+    served = worker()
+    served.intake = cast(Any, object())
+    if reason == "draining":
+        served.lifecycle.drain()
+        served.accepting = False
+    loop, size = asyncio.get_running_loop(), 64 * 2**20
+    async with serving(served) as (reader, raw):
+        head = f"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\ncontent-length: {size}\r\n\r\n"
+        raw = raw.dup()
+        raw.setblocking(False)
+        await loop.sock_sendall(raw, head.encode())
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+        assert b"connection: close" in answer
+        length = int(answer.partition(b"content-length: ")[2].split()[0])
+        assert f'"{reason}"'.encode() in await asyncio.wait_for(reader.readexactly(length), 60)
+        for _ in range(8):  # More than all buffers on the way hold, so it is read.
+            await asyncio.wait_for(loop.sock_sendall(raw, bytes(2**20)), 60)
+        raw.close()
