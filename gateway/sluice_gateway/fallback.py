@@ -293,9 +293,15 @@ class GuardedProtocol(Incoming, HttpToolsProtocol):
             self.transport.close()
 
     def cut_short(self, error: ApiError) -> None:
-        """The process ends: who still follows a stream is told."""
+        """The process ends: who still waits, or follows a stream, is told."""
+        cycle = self.cycle
         if self.streaming is not None:
             self.streaming.cut_short(error)
+        elif not self.idle and not cycle.response_started:
+            cycle.disconnected = True  # Nobody is there any more for who would have answered.
+            cycle.message_event.set()
+            self.transport.write(refusal(self._edge, error, self._parsed))
+            self.transport.close()
 
 
 def _plain(raw: bytes, head: Head) -> bytes:

@@ -207,12 +207,21 @@ async def test_grace_time_ends(tmp_path: Path) -> None:
         GatewayProcess(tmp_path, [service("emb", [worker.url])], "--drain-grace", "1s") as gateway,
     ):
         await gateway.ready("emb")
-        client = await gateway.client()
-        client.send(request(PATH, BODY))
-        await until(lambda: worker.running == 1)
-        assert gateway.terminate() == 0
-        assert '"count":1' in gateway.log
-        client.close()
+        fast, ordinary = await gateway.client(), await gateway.client()
+        await ordinary.get("/livez")
+        for number, client in enumerate((fast, ordinary)):
+            client.send(request(PATH, {"model": "emb", "input": f"late {number}"}))
+        await until(lambda: worker.running == 2)
+        stopping = asyncio.create_task(asyncio.to_thread(gateway.terminate))
+        for client in (fast, ordinary):
+            reply = await client.reply()
+            assert (reply.status, reply.json()["error"]["code"]) == (503, "draining")
+            assert reply.headers["connection"] == "close" and await client.closed()
+        assert await stopping == 0
+        await until(lambda: worker.aborted == 2)
+        assert '"count":2' in gateway.log and '"level":"error"' not in gateway.log
+        for client in (fast, ordinary):
+            client.close()
 
 
 async def test_slow_clients(worker: StubWorker, tmp_path: Path) -> None:
