@@ -216,7 +216,7 @@ def test_tensors_are_described(up: UpProcess) -> None:
     ),
 )
 def test_bad_input_is_refused_by_name(up: UpProcess, case: Case) -> None:
-    case.check(lambda: ask(up, case.path, case.body))
+    case.check(ask(up, case.path, case.body))
 
 
 # pages, manifests, the command -------------------------------------------------------------------

@@ -96,7 +96,7 @@ async def test_usage_is_counted_by_who_computes(client: Client) -> None:
 
 @pytest.mark.parametrize("case", cases({Task.TEXT_GENERATION: "talker", Task.CHAT: "talker"}))
 def test_bad_input_is_refused_by_name(gateway: GatewayProcess, case: Case) -> None:
-    case.check(lambda: post(f"http://127.0.0.1:{gateway.port}{case.path}", case.body))
+    case.check(post(f"http://127.0.0.1:{gateway.port}{case.path}", case.body))
 
 
 @pytest.mark.usefixtures("held")

@@ -180,4 +180,4 @@ def test_only_missing_inputs_of_a_list_are_computed(up: UpProcess) -> None:
     ),
 )
 def test_bad_input_is_refused_by_name(up: UpProcess, case: Case) -> None:
-    case.check(lambda: post(up, case.path, case.body))
+    case.check(post(up, case.path, case.body))

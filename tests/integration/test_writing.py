@@ -125,7 +125,7 @@ def test_an_answer_in_which_chance_had_a_part_is_never_stored(up: UpProcess) -> 
     "case", cases({Task.TRANSLATION: "translator", Task.SUMMARIZATION: "summarizer"})
 )
 def test_bad_input_is_refused_by_name(up: UpProcess, case: Case) -> None:
-    case.check(lambda: post(up, case.path, case.body))
+    case.check(post(up, case.path, case.body))
 
 
 @pytest.mark.parametrize(
