@@ -16,6 +16,7 @@ from kopf._core.reactor.inventory import ResourceMemories  # an argument of spaw
 
 from sluice_operator.instruments import Instruments
 from sluice_operator.kinds import Watched
+from sluice_operator.order import InOrder
 from sluice_operator.state import Key
 from sluice_operator.store import Store, address_of
 
@@ -68,6 +69,7 @@ class Watches:
         self._changed = changed
         self._listed_anew = listed_anew
         self._instruments = instruments
+        self._order = InOrder(self._take)
         self._tasks: Collection[asyncio.Task[Any]] = ()
 
     def __repr__(self) -> str:
@@ -106,7 +108,7 @@ class Watches:
         kopf.on.login(registry=registry)(self._connection)
         for each in self._watched:
             group, version, plural = each.kind.group, each.kind.version, each.kind.plural
-            kopf.on.event(group, version, plural, registry=registry)(self._take)
+            kopf.on.event(group, version, plural, registry=registry)(self._brought)
         return registry
 
     def _settings(self) -> kopf.OperatorSettings:
@@ -155,7 +157,10 @@ class Watches:
             await response.read()
             return response
 
-    async def _take(self, event: kopf.RawEvent, **_: Any) -> None:
+    async def _brought(self, event: kopf.RawEvent, **_: Any) -> None:
+        self._order.add(event)
+
+    def _take(self, event: kopf.RawEvent) -> None:
         item: Any = event["object"]
         self._instruments.watch_events.labels(item["kind"]).inc()
         if event["type"] is None:
