@@ -180,6 +180,27 @@ def save_byte_tokenizer(folder: Path) -> None:
     _save_as_roberta(tokenizer, folder)
 
 
+def save_piece_tokenizer(folder: Path) -> None:
+    """Replace the tokenizer by pieces as SentencePiece's, after NFKC, as XLM-RoBERTa has them."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=_ROBERTA_TOKENS,
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 2), ("</s>", 3)],
+    )
+    _save_as_roberta(tokenizer, folder)
+
+
 def _save_as_roberta(tokenizer: Tokenizer, folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

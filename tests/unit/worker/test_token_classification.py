@@ -26,6 +26,9 @@ ODD = [
     "Grüße, «the delivery» \U0001f680 is late!",
     "ÀÉÎ my profile was hacked-again\tand\nagain",
     "x" * 70,
+    "e\u0301cole, Mari\u0301a \ufb01ne \u00bd \uff21\uff22",
+    "日本の東京 and 서울, مرحبا नमस्ते",
+    "👩\u200d👩\u200d👧 ok 🇩🇪🇫🇷 don't—stop…now!",
 ]
 SENTENCES = [sentence.text for sentence in token_classification.data()[1]]
 TEXTS = [*models.random_texts(12, seed=4, longest=20), *ODD]
@@ -39,20 +42,20 @@ def entities(model: LoadedModel, texts: Any, **parameters: Any) -> list[list[dic
 # equal to the pipeline ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["bert", "roberta", "byte-level", "deberta-v2"])
+@pytest.fixture(scope="module", params=["bert", "roberta", "byte-level", "pieces", "deberta-v2"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model whose answers differ from token to token.
 
     Which seed gives one is tried out: torch draws other numbers on other processors, and training
     a tokenizer breaks ties in another order each time.
     """
-    byte_level = request.param == "byte-level"
-    architecture = "roberta" if byte_level else request.param
+    own = {"byte-level": models.save_byte_tokenizer, "pieces": models.save_piece_tokenizer}
+    architecture = "roberta" if request.param in own else request.param
     for seed in range(40):
         folder = tmp_path_factory.mktemp("tagger")
         models.build_tiny(folder, architecture, head="token", labels=LABELS, spread=0.4, seed=seed)
-        if byte_level:
-            models.save_byte_tokenizer(folder)
+        if request.param in own:
+            own[request.param](folder)
         if differ(entities(load(f"file://{folder}", device="cpu"), TEXTS, aggregation="max")):
             return folder
     raise AssertionError("no seed gave a model whose answers differ")
