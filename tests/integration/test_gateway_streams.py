@@ -428,11 +428,12 @@ async def test_digest_that_is_not_the_keys_is_not_stored(
     gateway: GatewayProcess, worker: StubWorker, path: str
 ) -> None:
     worker.behaviour.hang_probes = True  # Or one finds it out before the request does.
-    worker.behaviour.digest = "sha256:" + "cd" * 32
+    keys, worker.behaviour.digest = worker.behaviour.digest, "sha256:" + "cd" * 32
     text = fresh()
     async with await connect(gateway, path) as client:
         await (await EventStream.open(client, CHAT, chat(text))).text()
-        worker.behaviour.hang_probes = False
+        # As it was: what had been stored would be found now.
+        worker.behaviour.hang_probes, worker.behaviour.digest = False, keys
         await gateway.ready("gen")
         again = await EventStream.open(client, CHAT, chat(text))
         assert again.headers["cache-status"] == "Sluice; fwd=miss"
