@@ -419,6 +419,8 @@ class FastProtocol(Incoming, asyncio.Protocol):
         """The process ends: whoever still waits is told."""
         if self._exchange is not None:
             self._exchange.fail(error)
+        elif self._head is not None:  # Its body is still coming.
+            self._reject(error)
 
     # Time -----------------------------------------------------------------------------------------
 
