@@ -215,6 +215,8 @@ class _Steps:
         if not (drifted or added or handed_over):
             return
         repairs = _repairs(drifted, added)
+        if key in self._observed.orphans:
+            repairs = "nothing owned it any more"
         why = repairs or ("changed" if drifted else "replicas handed over")
         # Without replicas: where we alone own them, the scaler has claimed them before this.
         yield Apply(

@@ -83,11 +83,14 @@ def _is_failing(container: Mapping[str, Any]) -> bool:
 def pods_of(observed: Observed, revision: str) -> tuple[Object, ...]:
     """The pods of one revision, in the order of their names.
 
-    Without those of a former service of this name: they go with its Deployment, or soon after.
+    Without those of a former service of this name: they go with its Deployment, or soon after. Who
+    adopts that one has adopted them.
     """
-    if deployment_of(observed, revision) is None:
+    deployment = deployment_of(observed, revision)
+    if deployment is None:
         return ()
-    since = str(observed.resource["metadata"].get("creationTimestamp", ""))
+    made = (item["metadata"].get("creationTimestamp") for item in (observed.resource, deployment))
+    since = min((str(time) for time in made if time), default="")
     return tuple(
         pod
         for pod in observed.pods

@@ -201,7 +201,10 @@ class PlannedCluster:
         )
         served = _served(wanted)
         served["metadata"]["generation"] = 1
+        made = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        served["metadata"]["creationTimestamp"] = made
         if found:
+            served["metadata"]["creationTimestamp"] = found["metadata"]["creationTimestamp"]
             changed = found.get("spec") != served.get("spec")
             served["metadata"]["generation"] = found["metadata"]["generation"] + changed
             served["status"] = found.get("status", {})

@@ -211,6 +211,22 @@ def test_what_has_lost_its_owner_is_adopted(kind: str) -> None:
     assert cluster.children[DEPLOYMENT]["spec"]["replicas"] == 2
 
 
+def test_what_a_former_service_left_without_owners_is_taken_over_with_its_pods() -> None:
+    """As `kubectl delete --cascade=orphan` leaves it."""
+    cluster = running(2)
+    for key in cluster.children:
+        cluster.orphan(key)
+    cluster.pass_time(5)
+    cluster.resource["metadata"] |= {"uid": "u-2", "creationTimestamp": "2026-11-23T10:00:05Z"}
+    del cluster.resource["status"]
+    plan = cluster.plan()
+    told = {step.repairs for step in plan.steps if isinstance(step, Apply)}
+    assert told == {"nothing owned it any more"}
+    status = cluster.settle().status
+    assert condition(status) == ("True", "Ready")
+    assert status["readyReplicas"] == 2
+
+
 def test_what_nobody_needs_goes_even_without_its_owner() -> None:
     cluster = running()
     autoscaler = ChildKey("HorizontalPodAutoscaler", NAME)
@@ -255,6 +271,7 @@ def test_what_a_former_service_left_is_waited_for(initial: int) -> None:
     assert plan.status.get("readyReplicas", 0) == 0
     cluster.children.clear()
     cluster.managers.clear()  # the pods follow a little later
+    cluster.pass_time(1)
     plan = cluster.settle()
     assert not plan.status["revisions"][0].get("proven")
     assert cluster.children[DEPLOYMENT]["spec"]["replicas"] == initial
