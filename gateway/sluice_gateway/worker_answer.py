@@ -87,11 +87,28 @@ class AnswerForm:
     here in one piece and has the same form need not be parsed again.
     """
 
-    __slots__ = ("_digest", "_head", "_length", "_limit", "_match", "_request_id", "_service")
+    __slots__ = (
+        "_digest",
+        "_head",
+        "_length",
+        "_limit",
+        "_match",
+        "_places",
+        "_request_id",
+        "_service",
+        "_values",
+    )
 
     def __init__(self, pattern: re.Pattern[bytes], head: bytes, digest: str) -> None:
-        self._match = pattern.fullmatch
+        self._match = pattern.match
+        self._places = pattern.groupindex
         self._digest = digest
+        self._length = 0
+        self._limit: int | None = None
+        self._request_id: bytes | None = None
+        self._service: float | None = None
+        self._head = b""
+        self._values: tuple[bytes, ...] = (b"",) * pattern.groups
         self._note(head)
 
     def __repr__(self) -> str:
@@ -99,9 +116,7 @@ class AnswerForm:
 
     def read(self, data: bytes, expected_id: bytes) -> UpstreamAnswer | None:
         """The answer to ``expected_id`` that ``data`` is; None where it may be anything else."""
-        if data[: len(self._head)] != self._head and not self._note(
-            data[: data.find(b"\r\n\r\n") + 4]
-        ):
+        if data[: len(self._head)] != self._head and not self._note(data):
             return None
         body = data[len(self._head) :]
         given = self._request_id
@@ -109,17 +124,24 @@ class AnswerForm:
             return None
         return UpstreamAnswer(200, body, self._digest, self._limit, self._service)
 
-    def _note(self, head: bytes) -> bool:
-        """Go by ``head`` from now on, if it has this form."""
-        found = self._match(head)
+    def _note(self, data: bytes) -> bool:
+        """Go by the head of ``data`` from now on, if it has this form."""
+        found = self._match(data)
         if found is None:
             return False
-        values = found.groupdict()
-        self._head = head
-        self._length = int(values["length"])
-        self._request_id = values.get("id")
-        self._service = _seconds(values.get("service"), 1.0)
-        self._limit = _limit(values.get("capacity", b""))
+        before, values = self._values, found.groups()
+        for name, place in self._places.items():
+            value = values[place - 1]
+            if value != before[place - 1]:
+                if name == "id":
+                    self._request_id = value
+                elif name == "service":
+                    self._service = _seconds(value, 1.0)
+                elif name == "capacity":
+                    self._limit = _limit(value)
+                else:
+                    self._length = int(value)
+        self._head, self._values = data[: found.end()], values
         return True
 
 
