@@ -258,13 +258,17 @@ class HeadForm:
     Who keeps a connection sends the same head again and again, or but for the lines of
     ``_OWN_LINE``: these are looked for where they stood, and nothing is parsed.
 
+    Args:
+        most: bytes of a body that are taken.
+
     Attributes:
         raw: the last one, to which :attr:`head` belongs.
     """
 
-    __slots__ = ("_common", "_lines", "_own", "_taken", "head", "raw")
+    __slots__ = ("_common", "_lines", "_most", "_own", "_taken", "head", "raw")
 
-    def __init__(self, raw: bytes, head: Head) -> None:
+    def __init__(self, raw: bytes, head: Head, most: int) -> None:
+        self._most = most
         self._taken = 0
         self._lines: list[bytes] = []
         """All lines up to the empty one, without the values of the own ones."""
@@ -301,6 +305,7 @@ class HeadForm:
         head = _with_own(self._common, own)
         if (
             head is None
+            or head.content_length > self._most
             or (head.request_id is None and _REQUEST_ID in own)
             or (head.traceparent is None and b"traceparent" in own)
         ):

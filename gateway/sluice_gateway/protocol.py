@@ -134,9 +134,8 @@ class FastProtocol(Incoming, asyncio.Protocol):
             self._ahead = b""
         elif (form := self._form) is not None and self._head is None:
             head = form.head if data.startswith(form.raw) else form.read(data)
-            length = len(data) - len(form.raw)
-            # All of it and no more, and of a size that is taken; anything else is looked at anew.
-            if head is not None and head.content_length == length <= self._edge.limits.body_bytes:
+            # All of it and no more; anything else is looked at anew.
+            if head is not None and len(data) - len(form.raw) == head.content_length:
                 self._empty_lines = 0
                 self._head = head
                 try:
@@ -196,7 +195,7 @@ class FastProtocol(Incoming, asyncio.Protocol):
         if not head.chunked and len(rest) == length:  # The usual case: all of it, no more.
             if len(raw) <= MAX_LAST_BYTES:
                 if self._form is None:
-                    self._form = HeadForm(raw, head)
+                    self._form = HeadForm(raw, head, self._edge.limits.body_bytes)
                 else:
                     self._form.take(raw, head)
             self._complete(rest)
