@@ -64,7 +64,7 @@ def two_choices(roomy: Sequence[C], excluded: Set[int], now: float, random: Rand
     if count < 2:
         return roomy[0] if count and roomy[0].incarnation not in excluded else None
     # One number draws both: which of all first, and which of the others.
-    drawn, others = int(random() * count * (count - 1)), count - 1
+    drawn, others = math.floor(random() * count * (count - 1)), count - 1
     first = drawn // others
     less, more = roomy[first], roomy[first - 1 - drawn % others]
     if more.in_flight * less.limit < less.in_flight * more.limit:

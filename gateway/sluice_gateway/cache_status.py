@@ -14,6 +14,6 @@ def hit_headers(ttl: float, age: float, more: bytes, detail: bytes = b"") -> byt
         CACHE_STATUS,
         math.floor(ttl),
         detail,
-        age,
+        math.floor(age),
         more,
     )

@@ -8,6 +8,7 @@ leaves – turns it into the exchange that it would have been (:meth:`Direct.unf
 where it stands. ``dispatch`` starts it.
 """
 
+import math
 import time
 from functools import cache
 from typing import Any, Final, Protocol
@@ -21,7 +22,7 @@ from sluice_gateway.cache_status import CACHE_STATUS
 from sluice_gateway.endpoint import Lease
 from sluice_gateway.exchange import Exchange
 from sluice_gateway.forward import written
-from sluice_gateway.passage import Passage, path_at_worker
+from sluice_gateway.passage import Passage, fail_with, path_at_worker
 from sluice_gateway.request import JSON, Answer, Request, give
 from sluice_gateway.service import UNFINISHED, WRITTEN, Binding, Service
 from sluice_gateway.timers import Slot, TimerWheel
@@ -48,7 +49,7 @@ class Course(Protocol):
         """Its deadline has come."""
         ...
 
-    def count(self, request: Request, service: Service | None, status: int) -> None: ...
+    def count(self, request: Request, service: Service | None, status: int, now: float) -> None: ...
 
 
 def why_direct(request: Request, call: Call, service: Service) -> bytes:
@@ -102,36 +103,42 @@ class Direct(msgspec.Struct, eq=False):
 
     # On its way there -----------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Ask a worker, one of which has a place. Raises ApiError."""
-        request, service, call, tenant = self.request, self.service, self.call, self.tenant
-        now = self.sent = time.monotonic()
-        service.series.bypassed += len(call.inputs)
-        if tenant.limits is not None:
-            tenant.limits.take_inputs(len(call.inputs), now)
-        service.tally.arrived()
-        service.retries.request(now)
-        seconds, asked = service.limits.timeout_seconds, request.head.deadline_seconds
-        if asked is not None and asked < seconds:
-            seconds = asked
-        end = request.received + seconds
-        self.slot = self.course.wheel.slot(end)
-        self.slot[self] = None
-        lease = self.lease = service.endpoints.choose(self, _NOBODY, now)
-        assert lease is not None
-        pool = lease.endpoint.pool
-        trace = request.head.traceparent
-        data = written(
-            pool,
-            path_at_worker(request, service),
-            request.body,
-            request.id,
-            int((end - now) * 1000),
-            tenant,
-            b"" if trace is None else b"traceparent: %b\r\n" % trace,
-        )
-        patience = service.limits.first_byte_timeout_seconds
-        self.connection = pool.send(self, data, request.id, patience)
+    def start(self) -> "Direct | Exchange | None":
+        """Ask a worker, one of which has a place. Returns what can be cancelled, if anything."""
+        try:
+            request, service, call, tenant = self.request, self.service, self.call, self.tenant
+            now = self.sent = time.monotonic()
+            service.series.bypassed += len(call.inputs)
+            if tenant.limits is not None:
+                tenant.limits.take_inputs(len(call.inputs), now)
+            service.tally.arrived()
+            service.retries.request(now)
+            seconds, asked = service.limits.timeout_seconds, request.head.deadline_seconds
+            if asked is not None and asked < seconds:
+                seconds = asked
+            end = request.received + seconds
+            self.slot = self.course.wheel.slot(end)
+            self.slot[self] = None
+            lease = self.lease = service.endpoints.choose(self, _NOBODY, now)
+            assert lease is not None
+            pool = lease.endpoint.pool
+            trace = request.head.traceparent
+            data = written(
+                pool,
+                path_at_worker(request, service),
+                request.body,
+                request.id,
+                math.floor((end - now) * 1000),
+                tenant,
+                b"" if trace is None else b"traceparent: %b\r\n" % trace,
+            )
+            patience = service.limits.first_byte_timeout_seconds
+            self.connection = pool.send(self, data, request.id, patience)
+        except Exception as error:
+            exchange = self.unfold()
+            self.course.step(exchange, fail_with, error)
+            return None if exchange.done else exchange
+        return self
 
     # On its way back ------------------------------------------------------------------------------
 
@@ -153,7 +160,7 @@ class Direct(msgspec.Struct, eq=False):
         service.tally.completed(took if computed is None else computed, len(self.call.inputs))
         if self.slot is not None:
             self.slot.pop(self, None)
-        self.lease = self.slot = None
+        self.lease = None
         lease.release()
         worker = b"" if computed is None else _AT_WORKER % (computed * 1000)
         headers = _HEADERS % (
@@ -164,7 +171,7 @@ class Direct(msgspec.Struct, eq=False):
             request.limit_lines,
         )
         status = give(request, Answer(200, JSON, headers, answer.body))
-        self.course.count(request, service, status)
+        self.course.count(request, service, status, now)
 
     # What does not go as usual --------------------------------------------------------------------
 

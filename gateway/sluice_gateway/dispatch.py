@@ -42,7 +42,7 @@ from sluice_gateway.idempotency import Pending, Repeats, Running
 from sluice_gateway.keys import Keyring
 from sluice_gateway.lookup import Lookup
 from sluice_gateway.metrics import ServiceSeries
-from sluice_gateway.passage import Passage, fail_with
+from sluice_gateway.passage import Passage
 from sluice_gateway.renewal import Renewals
 from sluice_gateway.request import Answer, OwnCaller, Request, bug, error_answer
 from sluice_gateway.service import UNFINISHED, Service
@@ -143,9 +143,8 @@ class Dispatcher:
             service, call = self._resolve(request, tenant)
             why = why_direct(request, call, service)
             if why and service.endpoints.has_place():
-                return self._pass_on(
-                    Direct(self, request, tenant, service, call, service.binding, why)
-                )
+                binding = service.binding
+                return Direct(self, request, tenant, service, call, binding, why).start()
             exchange = self.enter(request, tenant, service, call)
         except Exception as error:
             self._refuse(request, error)
@@ -181,7 +180,7 @@ class Dispatcher:
         service.series.l1 += 1
         service.tally.cache_hits += 1
         request.caller.answer(answer)
-        self.count(request, service, 200)
+        self.count(request, service, 200, time.monotonic())
 
     def _resolve(self, request: Request, tenant: Tenant) -> tuple[Service, Call]:
         """Read the body and find its service. Raises ApiError."""
@@ -302,16 +301,6 @@ class Dispatcher:
         broadcast.start()
 
     # pass on --------------------------------------------------------------------------------------
-
-    def _pass_on(self, direct: Direct) -> Running | None:
-        """Pass a request on as it came, to a worker that has a place for it."""
-        try:
-            direct.start()
-        except Exception as error:
-            exchange = direct.unfold()
-            self.step(exchange, fail_with, error)
-            return None if exchange.done else exchange
-        return direct
 
     def set_deadline(self, exchange: Exchange) -> None:
         self._deadlines.set(exchange)
@@ -478,16 +467,16 @@ class Dispatcher:
         if error.code in ACCESS_CODES:
             self._denied(request.tenant.name if request.tenant is not None else "", error.code)
         request.caller.answer(error_answer(error, request))
-        self.count(request, None, error.status)
+        self.count(request, None, error.status, time.monotonic())
 
     def _ended(self, exchange: Exchange, status: int) -> None:
-        self.count(exchange.request, exchange.service, status)
+        self.count(exchange.request, exchange.service, status, time.monotonic())
 
-    def count(self, request: Request, service: Service | None, status: int) -> None:
+    def count(self, request: Request, service: Service | None, status: int, now: float) -> None:
         """The request is answered; without a service, because none was found."""
         if request.background:
             return
-        seconds = time.monotonic() - request.received
+        seconds = now - request.received
         assert request.head.route is not None
         series = service.series if service is not None else self._unrouted
         series.answered(request.head.route.path, status, seconds)

@@ -426,8 +426,8 @@ class Exchange(msgspec.Struct, eq=False):
             self.slot.pop(self, None)
             # Without these, what is left of an exchange would be cycles for the garbage collector.
             self.slot = self.relay = self.on_refused = self.forward = None
-            self.stops = []
-            self.leave = {}
+            self.stops.clear()
+            self.leave.clear()
         if self.on_done is not None:
             self.on_done(self, status)
 

@@ -7,6 +7,7 @@ retry budget.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -265,7 +266,7 @@ class Forward:
     def _send_to(self, lease: Lease, receiver: Receiver, now: float) -> Connection:
         """Ask a worker, and have ``receiver`` told."""
         job, pool = self._job, lease.endpoint.pool
-        left = int((self._until() - now) * 1000)
+        left = math.floor((self._until() - now) * 1000)
         data = written(pool, job.path, job.body, job.request_id, left, job.tenant, job.headers)
         patience = self._service.limits.first_byte_timeout_seconds
         # Where one idle connection was closed already, the others may be as well.

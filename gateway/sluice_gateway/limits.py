@@ -157,7 +157,7 @@ class Bucket:
 
     def left(self, now: float) -> int:
         """How many may still come, as far as is known here."""
-        left = int((self._common(now) if self._sharing.is_up else self._level) + _EXACT)
+        left = math.floor((self._common(now) if self._sharing.is_up else self._level) + _EXACT)
         burst = self.rate.burst
         return 0 if left < 0 else left if left < burst else burst
 
