@@ -228,7 +228,7 @@ class ResponseCache:
         now = self._clock()
         hits = lookup.hits
         for (index, sealer, part), reply in zip(lookup.asked, replies, strict=True):
-            if reply is None or isinstance(reply, Failure):
+            if reply is None or type(reply) is Failure:
                 continue  # Not there, or named and counted by the pipeline.
             entry = envelope.unseal(sealer, part, reply, now)
             if not isinstance(entry, Entry):

@@ -151,7 +151,7 @@ class Link(asyncio.Protocol):
                     self.drop("desync")  # Nobody asked for this.
                     return
                 call = calls[0]
-                if isinstance(reply, _Refusal):
+                if type(reply) is _Refusal:
                     reply = self._on_refused(str(reply), call.write)
                     if not self.usable:
                         return

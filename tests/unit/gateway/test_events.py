@@ -71,7 +71,11 @@ def test_part_of_an_event_that_begins_like_the_others_is_held() -> None:
     assert scanner.feed(TEXTS[0]) == TEXTS[0]
     assert scanner.feed(TEXTS[0] + TEXTS[0][:-1]) == TEXTS[0]
     assert scanner.feed(b"\n") == TEXTS[0]
+    assert scanner.feed(TEXTS[0] * 3) == TEXTS[0] * 3
     assert scanner.feed(TEXTS[0] + item_event(ITEM)) == TEXTS[0]
+    assert scanner.feed(TEXTS[0] * 2 + USAGE) == TEXTS[0] * 2
+    assert scanner.feed(TEXTS[0] * 2 + TEXTS[0][:-1]) == TEXTS[0] * 2
+    assert scanner.feed(b"\n") == TEXTS[0]
     assert scanner.items == [ITEM]
 
 
