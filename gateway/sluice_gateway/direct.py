@@ -108,17 +108,18 @@ class Direct(msgspec.Struct, eq=False):
         try:
             request, service, call, tenant = self.request, self.service, self.call, self.tenant
             now = self.sent = time.monotonic()
-            service.series.bypassed += len(call.inputs)
+            units = len(call.inputs)
+            service.series.bypassed += units
             if tenant.limits is not None:
-                tenant.limits.take_inputs(len(call.inputs), now)
+                tenant.limits.take_inputs(units, now)
             service.tally.arrived()
             service.retries.request(now)
             seconds, asked = service.limits.timeout_seconds, request.head.deadline_seconds
             if asked is not None and asked < seconds:
                 seconds = asked
             end = request.received + seconds
-            self.slot = self.course.wheel.slot(end)
-            self.slot[self] = None
+            slot = self.slot = self.course.wheel.slot(end)
+            slot[self] = None
             lease = self.lease = service.endpoints.choose(self, _NOBODY, now)
             assert lease is not None
             pool = lease.endpoint.pool

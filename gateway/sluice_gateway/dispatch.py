@@ -123,7 +123,9 @@ class Dispatcher:
             head = request.head
             if head.refusal is not None:
                 raise head.refused()
-            tenant = self._identify(request)
+            tenant = request.tenant = self._authenticator.identify(head.authorization)
+            if tenant.limits is not None:
+                request.limit_lines = tenant.limits.take_request(request.received)
             if head.model is not None and tensors.spoken(request):
                 request = tensors.as_json(request)
             if head.idempotency_key is not None:
@@ -166,14 +168,7 @@ class Dispatcher:
             return
         self.step(exchange, self._complete)
 
-    # identify, limit, resolve, check --------------------------------------------------------------
-
-    def _identify(self, request: Request) -> Tenant:
-        """The caller, who may ask once more. Raises ApiError."""
-        tenant = request.tenant = self._authenticator.identify(request.head.authorization)
-        if tenant.limits is not None:
-            request.limit_lines = tenant.limits.take_request(request.received)
-        return tenant
+    # resolve, check -------------------------------------------------------------------------------
 
     def _answer_known(self, request: Request, service: Service, answer: Answer) -> None:
         """Exactly this was asked and answered before."""

@@ -140,8 +140,7 @@ class Bucket:
 
     def check(self, now: float) -> float:
         """0 while anything is left, else the seconds after which there is."""
-        if self._level < 1:
-            self._refill(now)
+        self._refill(now)
         if self._level < 1 - _EXACT:
             self._starve()
             return self._wait(1, now)
@@ -291,7 +290,7 @@ class TenantLimits:
             if wait := bucket.take(count, now):
                 raise self._refusal("inputs", bucket, wait, now)
         bucket = self.tokens
-        if bucket is not None and (wait := bucket.check(now)):
+        if bucket is not None and bucket._level < 1 and (wait := bucket.check(now)):
             raise self._refusal("tokens", bucket, wait, now)
 
     def use_tokens(self, count: int) -> None:

@@ -24,7 +24,7 @@ from sluice_gateway.worker_answer import (
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = 128 * 1024 * 1024
-_MAX_BYTES: Final = MAX_HEAD_BYTES + MAX_BODY_BYTES
+MAX_BYTES: Final = MAX_HEAD_BYTES + MAX_BODY_BYTES
 """Of all that comes of an answer, whose body may be framed in chunks."""
 EVENT_STREAM: Final = b"text/event-stream"
 CONNECT_SECONDS: Final = 1.0
@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
                 return
         # The form of the answer is not known, or it comes in pieces.
         self._bytes += len(data)
-        if self._bytes > _MAX_BYTES:
+        if self._bytes > MAX_BYTES:
             self._break("garbage")
             return
         try:
@@ -334,14 +334,14 @@ class Connection(asyncio.Protocol):
             self.resume()
         if self._timer is not None:
             self._cancel_timer()
-        if not self._head_done and not self._pool.retired:
-            self._pool.keep(self)  # The parser saw nothing of the answer.
-        elif self._keep_alive and not self._pool.retired:
+        if self._pool.retired or (self._bytes and not self._keep_alive):
+            self._close()
+            return
+        if self._bytes:  # Otherwise the parser saw nothing of the answer.
             self._reset()
             self._bytes = 0
-            self._pool.keep(self)
-        else:
-            self._close()
+        self.idle_since = time.monotonic()
+        self._pool.idle.append(self)
 
     def _too_slow(self) -> None:
         self._break("slow")
@@ -397,7 +397,7 @@ class Pool:
         self._learnable = 0
         self.openings: dict[bytes, bytes] = {}
         """How requests begin, by path, as :meth:`opening` has made them."""
-        self._idle: list[Connection] = []
+        self.idle: list[Connection] = []
         self._all: set[Connection] = set()
 
     def opening(self, path: bytes) -> bytes:
@@ -413,7 +413,7 @@ class Pool:
         return f"{self.host}:{self.port}"
 
     def __repr__(self) -> str:
-        return f"<Pool {self.address} {len(self._all)} open {len(self._idle)} idle>"
+        return f"<Pool {self.address} {len(self._all)} open {len(self.idle)} idle>"
 
     def send(
         self,
@@ -432,8 +432,8 @@ class Pool:
             first_byte_seconds: until the answer begins, or the first event of a stream.
             connect_seconds: less than the pool's own, where waiting for it would be in vain.
         """
-        if self._idle and not fresh:
-            connection = self._idle.pop()
+        if self.idle and not fresh:
+            connection = self.idle.pop()
             connection.send(receiver, data, request_id, first_byte_seconds)
             return connection
         connection = Connection(self)
@@ -460,24 +460,20 @@ class Pool:
             # Ever more rarely: where each answer has another form, none is worth the look.
             self.form = form_of(whole, answer.digest) or self.form
 
-    def keep(self, connection: Connection) -> None:
-        connection.idle_since = time.monotonic()
-        self._idle.append(connection)
-
     def forget(self, connection: Connection) -> None:
         self._all.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
 
     def expire(self, now: float) -> None:
         """Close what has been idle for too long; called about once a second."""
-        for connection in [c for c in self._idle if now - c.idle_since > IDLE_SECONDS]:
+        for connection in [c for c in self.idle if now - c.idle_since > IDLE_SECONDS]:
             connection.abort()
 
     def retire(self) -> None:
         """No new requests will come: close what is idle now, the rest when it is done."""
         self.retired = True
-        for connection in list(self._idle):
+        for connection in list(self.idle):
             connection.abort()
 
     def close(self) -> None:
