@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 
+from sluice_gateway import upstream
 from sluice_gateway.timers import TimerWheel
 from sluice_gateway.upstream import Connection, Pool
 from sluice_gateway.worker_answer import UpstreamAnswer
@@ -159,3 +160,29 @@ async def test_another_status_comes_whole(wheel: TimerWheel) -> None:
     connection, _ = connected(wheel, receiver)
     connection.data_received(HEAD.replace(b"200 OK", b"429 Busy") + chunk(b"{}") + b"0\r\n\r\n")
     assert receiver.told == [b"{}"]
+
+
+@pytest.mark.parametrize("kind", [Receiver, Plain])
+async def test_what_comes_of_an_answer_is_bounded_however_it_is_framed(
+    wheel: TimerWheel, monkeypatch: pytest.MonkeyPatch, kind: type[Receiver]
+) -> None:
+    monkeypatch.setattr(upstream, "MAX_BYTES", 1000)
+    receiver = kind()
+    connection, transport = connected(wheel, receiver)
+    connection.data_received(HEAD)
+    while "abort" not in transport.calls:
+        assert len(receiver.told) < 100
+        connection.data_received(chunk(b"x" * 90))
+    assert receiver.told[-1] == "garbage"
+    taken = b"".join(part for part in receiver.told if isinstance(part, bytes))
+    assert len(taken) == (810 if kind is Receiver else 0)
+
+
+async def test_a_worker_that_only_says_wait_is_not_heard_for_ever(wheel: TimerWheel) -> None:
+    receiver = Receiver()
+    connection, transport = connected(wheel, receiver)
+    for _ in range(10_000):
+        if receiver.told:
+            break
+        connection.data_received(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert receiver.told == ["garbage"] and "abort" in transport.calls
