@@ -6,15 +6,18 @@ And whatever Redis says instead, a bucket goes on with its part.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
+from sluice_api import names
 from sluice_api.key_file import Limits
 from sluice_api.rates import Rate, parse_rate
-from sluice_gateway.redis_pipeline import RedisPipeline
+from sluice_gateway.limits import TenantLimits
+from sluice_gateway.redis_cluster import open_store, slot_of
 from sluice_gateway.shared_limits import SCRIPT, SharedLimits
+from tests.support.redis_fleets import running_cluster, running_sentinel_set, wait_for
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.stub_worker import until
 
@@ -74,12 +77,16 @@ def test_a_value_that_is_none_of_ours_is_a_full_bucket(server: RedisServer) -> N
 
 
 @asynccontextmanager
-async def gateway(server: RedisServer, name: str, faults: list[str]) -> AsyncIterator[SharedLimits]:
+async def gateway(
+    server: RedisServer | str, name: str, faults: list[str]
+) -> AsyncIterator[SharedLimits]:
+    """The limits of one gateway, with a server or what a URL names."""
+    url = server if isinstance(server, str) else server.unix_url
     # No fault because a busy machine kept Redis from answering within 25 ms.
-    pipeline = RedisPipeline(server.unix_url, faults=lambda cause: None, budget_seconds=5)
-    await pipeline.start()
+    store = open_store(url, faults=lambda cause: None, budget_seconds=5)
+    await store.start()
     limits = SharedLimits(
-        pipeline,
+        store,
         gateways=1,
         identity=name,
         hide=lambda words: words[:4],
@@ -92,7 +99,7 @@ async def gateway(server: RedisServer, name: str, faults: list[str]) -> AsyncIte
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await limits.close()
-        await pipeline.close()
+        await store.close()
 
 
 RATES = Limits(requests=parse_rate("40/h"))
@@ -180,3 +187,56 @@ async def test_a_changed_limit_gives_no_fresh_burst(server: RedisServer) -> None
             bucket = late.requests
             bucket.spend(1)  # To be settled: Redis tells what is left of the old limit.
             await until(lambda: three.sharing.is_up and bucket.left(now) < 10, 60, "used up")
+
+
+@contextmanager
+def moving(kind: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The URL of a Redis that is somewhere else once the function was called."""
+    if kind == "cluster":
+        with running_cluster() as nodes:
+            yield nodes.url, lambda: nodes.migrate(slot_of(names.REDIS_LIMITS_PREFIX.encode()))
+        return
+    with running_sentinel_set() as servers:
+
+        def held(server: RedisServer) -> list[bytes | None]:
+            with server.client() as client:
+                found = client.keys(f"{names.REDIS_LIMITS_PREFIX}*")
+                return [client.get(name) for name in sorted(found) if b"gateways" not in name]
+
+        def fail() -> None:
+            wait_for(lambda: held(servers.first) == held(servers.second), "the replica")
+            servers.first.kill()
+
+        yield servers.url, fail
+
+
+@pytest.mark.parametrize("kind", ["cluster", "sentinel"])
+async def test_limits_are_shared_again_where_redis_is_then(kind: str) -> None:
+    """What was used before and meanwhile counts."""
+    faults: list[str] = []
+    with moving(kind) as (url, move):
+        async with gateway(url, "one", faults) as one, gateway(url, "two", faults) as two:
+            both = [one.of("t", RATES), two.of("t", RATES)]
+            await until(
+                lambda: all(each.sharing.gateways == 2 for each in (one, two)), 60, "counted"
+            )
+
+            def use(limits: TenantLimits | None, count: int) -> None:
+                assert limits is not None
+                for _ in range(count):
+                    limits.take_request(time.monotonic())
+
+            def left() -> int:
+                bucket = both[1] and both[1].requests
+                assert bucket is not None
+                return bucket.left(time.monotonic())
+
+            use(both[0], 12)
+            use(both[1], 1)
+            await until(lambda: two.sharing.is_up and left() == 27, 60, "shared")
+            await asyncio.to_thread(move)
+            use(both[0], 5)
+            await until(lambda: bool(faults) and one.sharing.is_up, 60, "shared again")
+            await until(lambda: not one.sharing.touched, 60, "told")
+            use(both[1], 1)
+            await until(lambda: two.sharing.is_up and left() == 21, 60, "what both have used")

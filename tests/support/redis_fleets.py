@@ -125,6 +125,21 @@ class RedisNodes:
         with source.client() as client:
             client.execute_command("CLUSTER SETSLOT", slot, "NODE", name)
 
+    def migrate(self, slot: int) -> None:
+        """Give a slot that is in use to another node, as an operator of a cluster does."""
+        source = self.owner(slot)
+        target = next(node for node in self.nodes if node is not source)
+        with source.client() as giving, target.client() as taking:
+            before, after = (each.execute_command("CLUSTER MYID") for each in (giving, taking))
+            taking.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", before)
+            giving.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", after)
+            while keys := giving.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
+                giving.execute_command(
+                    "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys
+                )
+            for client in (taking, giving):
+                client.execute_command("CLUSTER SETSLOT", slot, "NODE", after)
+
 
 @contextmanager
 def running_cluster(*, guarded: bool = False) -> Iterator[RedisNodes]:
