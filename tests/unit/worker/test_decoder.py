@@ -101,6 +101,22 @@ def test_an_architecture_that_cannot_be_served_is_refused(config: Any, reason: s
         CausalNetwork(model).shapes()
 
 
+def test_no_step_looks_for_what_a_mask_would_need(
+    network: CausalNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a tenth of a millisecond, and has a GPU waited for."""
+
+    def find(positions: torch.Tensor) -> None:
+        raise AssertionError("a mask is made")
+
+    monkeypatch.setattr(transformers.masking_utils, "find_packed_sequence_indices", find)
+    engine = HandEngine(network, slot_store(network, room=200))
+    _, heard = engine.submit([5, 6, 7], 3)
+    engine.finish()
+    assert heard.error is None
+    assert heard.reason == "length"
+
+
 def test_who_loads_it_is_told_what_to_do(tmp_path: Path) -> None:
     config = transformers.BloomConfig(vocab_size=300, hidden_size=32, n_layer=1, n_head=4)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)

@@ -17,7 +17,7 @@ from sluice_worker.engines.packing import Packed
 from sluice_worker.engines.without_compiler import without_compiler
 
 with without_compiler():
-    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import AttentionInterface
 
 ATTENTION = "sluice_packed"
 
@@ -83,9 +83,5 @@ def _packed_attention(
     return output.unsqueeze(0), None
 
 
-def _no_mask(*ignored: Any, **unused: Any) -> None:
-    """The layout of the batch says it all."""
-
-
+# Under no name of a mask: then transformers makes none, and looks for nothing that one would need.
 AttentionInterface.register(ATTENTION, _packed_attention)
-AttentionMaskInterface.register(ATTENTION, _no_mask)

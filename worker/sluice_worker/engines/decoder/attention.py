@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sluice_worker.engines.without_compiler import without_compiler
 
 with without_compiler():
-    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import AttentionInterface
 
 ATTENTION = "sluice_decoder"
 
@@ -88,9 +88,5 @@ def _attend(
     return output.unsqueeze(0), None
 
 
-def _no_mask(*ignored: Any, **unused: Any) -> None:
-    """The step says it all."""
-
-
+# Under no name of a mask: then transformers makes none, and looks for nothing that one would need.
 AttentionInterface.register(ATTENTION, _attend)
-AttentionMaskInterface.register(ATTENTION, _no_mask)
