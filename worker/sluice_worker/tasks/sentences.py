@@ -12,7 +12,9 @@ from typing import Protocol
 Span = tuple[int, int]
 
 _LINE = re.compile(r"[^\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
-_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？؟।]+[」』”’»)\]]*")
+_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。｡！？؟۔।॥։።။។]+[」』”’»)\]]*")
+"""A mark that also does other things needs a space after it; those of scripts that have their own
+full stop do not (Chinese, Japanese, Urdu, Hindi, Armenian, Amharic, Burmese, Khmer)."""
 _WORD = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*\Z")
 _ABBREVIATION = re.compile(
     "abbr|adj|adm|al|approx|art|assn|assoc|bd|bzw|ca|capt|cf|chap|cie|co|col|comm|corp|dept|dipl|dist|dr|ed|eds|esp|est"
