@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice_worker.tasks.sentences import cut, sentences, windows
+from sluice_worker.tasks.sentences import TooManyWindows, cut, sentences, windows
 from sluice_worker.tasks.translation import joined
 
 
@@ -94,6 +94,32 @@ def test_windows_fit_hold_everything_and_move_on(text: str, room: int, stride: i
     assert missing.strip() == ""
     for one, other in itertools.pairwise(spans):
         assert len(LETTERS.ids(text[other[0] : one[1]])) <= max(stride, 0)
+    assert windows(text, room, stride, LETTERS, len(spans)) == spans
+    if spans:
+        with pytest.raises(TooManyWindows):
+            windows(text, room, stride, LETTERS, len(spans) - 1)
+
+
+class Counted(Letters):
+    """Counts the characters that it is shown."""
+
+    def __init__(self) -> None:
+        self.shown = 0
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        self.shown += len(text)
+        return super().ids(text)
+
+    def ends(self, text: str) -> list[int]:
+        self.shown += len(text)
+        return super().ends(text)
+
+
+def test_the_rest_of_a_text_of_too_many_windows_is_not_looked_at() -> None:
+    counted = Counted()
+    with pytest.raises(TooManyWindows):
+        windows("Aaa. " * 10_000, 12, 0, counted, 10)
+    assert counted.shown < 10 * 12 * 5
 
 
 def test_windows_begin_again_with_whole_sentences() -> None:

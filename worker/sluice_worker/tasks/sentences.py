@@ -4,6 +4,7 @@ Spans are characters of the text, half-open; between two spans of one text stand
 Pure: how many tokens a piece has is asked of the caller's tokenizer.
 """
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -75,14 +76,32 @@ def cut(text: str, span: Span, room: int, tokens: Counts) -> Iterator[Span]:
         start = end
 
 
-def windows(text: str, room: int, stride: int, tokens: Counts) -> list[Span]:
+class TooManyWindows(ValueError):
+    """A text would be read in more windows than are allowed."""
+
+
+def windows(
+    text: str, room: int, stride: int, tokens: Counts, most: int | None = None
+) -> list[Span]:
     """As few spans as can be, each of whole sentences and at most ``room`` tokens, that cover all.
 
     Args:
         stride: tokens of one window, in whole sentences, that the next one begins with again.
+        most: so many windows are allowed.
+
+    Raises:
+        TooManyWindows: there are more. The rest of the text is not looked at then.
     """
-    pieces = [piece for span in sentences(text) for piece in cut(text, span, room, tokens)]
-    sizes = [len(tokens.ids(text[start:end])) for start, end in pieces]
+    pieces: list[Span] = []
+    sizes: list[int] = []
+    left = math.inf if most is None else most * room
+    for span in sentences(text):
+        for start, end in cut(text, span, room, tokens):
+            pieces.append((start, end))
+            sizes.append(len(tokens.ids(text[start:end])))
+            left -= min(sizes[-1], room)
+            if left < 0:
+                raise TooManyWindows
     found: list[Span] = []
     first, before = 0, -1
     while before < len(pieces) - 1:
@@ -92,6 +111,8 @@ def windows(text: str, room: int, stride: int, tokens: Counts) -> list[Span]:
         if last <= before:  # What is read again leaves no room for anything new.
             first = before + 1
             continue
+        if len(found) == most:
+            raise TooManyWindows
         found.append((pieces[first][0], pieces[last][1]))
         first, before = _step_back(sizes, first, last, stride), last
     return found

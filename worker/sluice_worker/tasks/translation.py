@@ -13,18 +13,19 @@ from sluice_worker.engines.base import Array
 from sluice_worker.engines.seq2seq.decoding import Decoding, Generated
 from sluice_worker.tasks.base import Prepared, TaskModule, dealt, text_of
 from sluice_worker.tasks.languages import Direction, languages_of
-from sluice_worker.tasks.sentences import cut, sentences
+from sluice_worker.tasks.sentences import Span, cut, sentences
 from sluice_worker.tasks.writing import (
+    MAX_PIECES,
     Lengths,
     Piece,
     WritingMaterial,
     check_characters,
-    check_pieces,
     decoding_of,
     finish_reason,
     framed,
     results,
     room_for,
+    too_many_pieces,
 )
 
 TASK = Task.TRANSLATION
@@ -84,9 +85,14 @@ class Translation:
         room = room_for(self._max_tokens, direction.frame, direction.prefix, tokenizer)
         check_characters(text, room, where)
         whole = sentences(text)
-        check_pieces(len(whole), where)  # Before any of them is looked at: they may be very many.
-        spans = [piece for span in whole for piece in cut(text, span, room, tokenizer)]
-        check_pieces(len(spans), where)
+        if len(whole) > MAX_PIECES:  # Before any is looked at.
+            raise too_many_pieces(where)
+        spans: list[Span] = []
+        for span in whole:
+            for piece in cut(text, span, room, tokenizer):
+                if len(spans) == MAX_PIECES:
+                    raise too_many_pieces(where)
+                spans.append(piece)
         return [
             Piece(framed(direction.frame, direction.prefix, text[start:end], tokenizer), start, end)
             for start, end in spans

@@ -17,7 +17,7 @@ from sluice_worker.engines.seq2seq.decoding import (
 )
 from sluice_worker.models.text_tokenizer import Frame, TextTokenizer
 from sluice_worker.models.writer import Writer
-from sluice_worker.tasks.sentences import windows
+from sluice_worker.tasks.sentences import TooManyWindows, windows
 
 USUAL_TOKENS = 256
 """How much a model writes at most that does not say so itself."""
@@ -143,8 +143,10 @@ def in_windows(
     whole = framed(frame, prefix, text, tokenizer)
     if len(whole) <= room + frame.size and text.strip():
         return [Piece(whole, 0, len(text))]
-    spans = windows(text, room, stride, tokenizer)
-    check_pieces(len(spans), where)
+    try:
+        spans = windows(text, room, stride, tokenizer, MAX_PIECES)
+    except TooManyWindows:
+        raise too_many_pieces(where) from None
     return [
         Piece(framed(frame, prefix, text[start:end], tokenizer), start, end) for start, end in spans
     ]
@@ -188,15 +190,14 @@ def check_characters(text: str, room: int, where: str) -> None:
         )
 
 
-def check_pieces(count: int, where: str) -> None:
-    """Refuse a text of too many pieces. Raises ApiError."""
-    if count > MAX_PIECES:
-        raise ApiError(
-            "input_too_long",
-            f"{where}: the text has {count} pieces that the model reads one by one, at most "
-            f"{MAX_PIECES} are allowed. Split it over several requests.",
-            param=where,
-        )
+def too_many_pieces(where: str) -> ApiError:
+    """What a text of more than :data:`MAX_PIECES` is refused with."""
+    return ApiError(
+        "input_too_long",
+        f"{where}: the text has more than {MAX_PIECES} pieces, which the model reads one by one. "
+        "Split it over several requests.",
+        param=where,
+    )
 
 
 def _most(given: Mapping[str, Any], parameters: Mapping[str, Any], writer: Writer) -> int:
