@@ -137,8 +137,8 @@ class AnswerForm:
                     self._request_id = value
                 elif name == "service":
                     self._service = _seconds(value, 1.0)
-                elif name == "capacity":
-                    self._limit = _limit(value)
+                elif name == "limit":
+                    self._limit = int(value)
                 else:
                     self._length = int(value)
         self._head, self._values = data[: found.end()], values
@@ -150,7 +150,8 @@ _CHANGING: Final = {
     b"date": rb"[ -~]{1,40}",
     _LOWER_CASE.request_id: rb"(?P<id>[!-~]{1,255})",
     _LOWER_CASE.service_time: rb"(?P<service>[0-9.]{1,20})",
-    _LOWER_CASE.capacity: rb"(?P<capacity>[0-9;.]{1,60})",
+    # Of what it tells, the limit alone is of use here; the rest is another in each answer.
+    _LOWER_CASE.capacity: rb"(?P<limit>[1-9][0-9]{0,8});[0-9]{1,9};[0-9]{1,9}(?:\.[0-9]{1,9})?",
 }
 """The lines that differ from answer to answer, each with what its value must look like then."""
 _CHANGING_LINE: Final = re.compile(

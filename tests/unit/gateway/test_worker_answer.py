@@ -75,6 +75,11 @@ def test_the_next_answer_is_read_by_the_form_of_the_last() -> None:
         written().replace(b"Thu,", b"Thu\nconnection: close"),
         written().replace(b"0.125", b"0.1\r\nconnection: close"),
         written().replace(b": d\r\n", b": other\r\n"),
+        written(limit=0),
+        written().replace(b";3;0.250", b";3"),
+        written().replace(b";3;0.250", b";3;.5"),
+        written().replace(b";3;0.250", b";3;1.2.3"),
+        written().replace(b";3;0.250", b";-3;0.250"),
         b"",
     ],
 )
@@ -101,11 +106,15 @@ def test_what_has_no_form_is_read_anew_each_time(data: bytes) -> None:
 class Parsed:
     def __init__(self, data: bytes) -> None:
         self.body = b""
+        self.headers: dict[bytes, bytes] = {}
         self.ends = 0
         self.keeps = False
         self.parser = httptools.HttpResponseParser(self)
         self.parser.feed_data(data)
         self.status = self.parser.get_status_code()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name] = value
 
     def on_headers_complete(self) -> None:
         self.keeps = self.parser.should_keep_alive()
@@ -128,3 +137,15 @@ def test_a_form_reads_nothing_that_the_parser_reads_otherwise(
         parsed = Parsed(data)
         assert (parsed.status, parsed.body, parsed.ends) == (200, answer.body, 1)
         assert parsed.keeps
+        alone = read_answer(200, parsed.headers, b"", spelling_of(tuple(parsed.headers)))
+        assert (answer.limit, answer.service) == (alone.limit, alone.service)
+
+
+@given(st.integers(0, 10**10), st.integers(0, 10**10), st.text("0123456789.;- ", max_size=12))
+def test_a_capacity_means_by_its_form_what_it_means_alone(
+    limit: int, in_flight: int, backlog: str
+) -> None:
+    told = f"{limit};{in_flight};{backlog}"
+    answer = form().read(written().replace(b"8;3;0.250", told.encode()), b"a-1")
+    if answer is not None:
+        assert answer.limit == read_answer(200, {names.CAPACITY.encode(): told.encode()}, b"").limit
