@@ -195,18 +195,21 @@ def _no_room() -> ApiError:
     )
 
 
-def refusal(edge: Connections, error: ApiError, head: Head | None) -> bytes:
+def refusal(
+    edge: Connections, error: ApiError, head: Head | None, origin: bytes | None = None
+) -> bytes:
     """A whole answer to what is no request that could be served; the connection ends with it.
 
     Args:
         head: of the request, where as much as that could be read.
+        origin: of the page that sent a head which could not.
     """
     path, given = (head.path, head.request_id) if head is not None else ("/v1", None)
     request_id = given or edge.new_id()
     rendered = render(error, path=path, request_id=request_id.decode("latin-1"))
     lines = b"".join(b"%b: %b\r\n" % (n.encode(), v.encode()) for n, v in rendered.headers)
     if edge.cors is not None:
-        lines += edge.cors.lines(head.origin if head is not None else None)
+        lines += edge.cors.lines(head.origin if head is not None else origin)
     return b"%b%bcontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close\r\n\r\n%b" % (
         STATUS_LINES[rendered.status],
         edge.date,

@@ -255,7 +255,7 @@ class GuardedProtocol(Incoming, HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._edge.cut(error.code)
-        self.transport.write(refusal(self._edge, error, head))
+        self.transport.write(refusal(self._edge, error, head, self._origin))
         self._since = time.monotonic()
         self._unset_keepalive_if_required()
         self.transport.write_eof()  # As on the fast edge: closing now could lose the answer.

@@ -4,22 +4,27 @@
 same way and count the same bytes.
 """
 
+import re
 import time
 
+from sluice_api.errors import ApiError
 from sluice_gateway.edge import Connections
-from sluice_gateway.head import Head, count_empty_line, find_end, parse_head
+from sluice_gateway.head import MAX_HEAD_BYTES, Head, count_empty_line, find_end, parse_head
+
+_ORIGIN = re.compile(rb"\r\norigin:[ \t]*([!-~]{1,255})[ \t]*\r\n", re.IGNORECASE)
 
 
 class Incoming:
     """What is here of the next request."""
 
-    __slots__ = ("_ahead", "_edge", "_empty_lines", "_held", "_partial", "_since")
+    __slots__ = ("_ahead", "_edge", "_empty_lines", "_held", "_origin", "_partial", "_since")
 
     def __init__(self, edge: Connections) -> None:
         self._edge = edge
         self._ahead = b""  # not read yet
         self._partial = 0  # bytes of a head that is not complete
         self._empty_lines = 0  # before it
+        self._origin: bytes | None = None  # of the page whose head could not be read
         self._held = 0  # bytes of a body that is not complete, which the edge counts
         self._since = 0.0  # when the present phase began
 
@@ -28,15 +33,21 @@ class Incoming:
 
         None where more of it must come; what is here is kept until then. Raises ApiError.
         """
-        while data[:2] == b"\r\n":
-            self._empty_lines = count_empty_line(self._empty_lines)
-            self._partial = 0
-            data = data[2:]
-        end = find_end(data, self._partial) if data else 0
-        if end:
-            self._partial = self._empty_lines = 0
-            raw = data[:end]
-            return parse_head(raw), raw, data[end:]
+        try:
+            while data[:2] == b"\r\n":
+                self._empty_lines = count_empty_line(self._empty_lines)
+                self._partial = 0
+                data = data[2:]
+            end = find_end(data, self._partial) if data else 0
+            if end:
+                self._partial = self._empty_lines = 0
+                raw = data[:end]
+                return parse_head(raw), raw, data[end:]
+        except ApiError:
+            # A page, whose cookies may be too many, is to read why.
+            found = _ORIGIN.search(data, 0, MAX_HEAD_BYTES)
+            self._origin = found[1] if found is not None else None
+            raise
         if data and not self._partial:
             self._since = time.monotonic()
         self._partial = len(data)

@@ -398,7 +398,7 @@ class FastProtocol(Incoming, asyncio.Protocol):
     def _reject(self, error: ApiError) -> None:
         """Answer what is not a valid request, and close: what follows it cannot be trusted."""
         self._edge.cut(error.code)
-        self._transport.write(refusal(self._edge, error, self._head))
+        self._transport.write(refusal(self._edge, error, self._head, self._origin))
         self._let_body_go()
         self._body = bytearray()
         self._chunks = None

@@ -376,6 +376,18 @@ async def test_a_page_may_read_its_answers(client: Client) -> None:
     assert (await client.reply()).headers["access-control-allow-origin"] == PAGE
 
 
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [(b"cookie: " + b"c" * 40_000 + b"\r\n\r\n", 431), (b"content-length: x\r\n\r\n", 400)],
+)
+async def test_a_page_may_read_what_is_wrong_with_its_head(
+    client: Client, rest: bytes, status: int
+) -> None:
+    client.send(POST + b"origin: " + PAGE.encode() + b"\r\n" + rest)
+    reply = await client.reply()
+    assert (reply.status, reply.headers["access-control-allow-origin"]) == (status, PAGE)
+
+
 async def test_a_page_of_another_site_may_not(client: Client) -> None:
     for origin in ("https://evil.example.com", "null", PAGE + ".evil.example.com", PAGE.upper()):
         for reply in (
