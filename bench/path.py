@@ -87,10 +87,14 @@ class Path:
 
 
 _REDIS: Final = ("--redis-url", "redis://bench")
-_OWN_ID: Final = "x-request-id: %032x\r\n"
+_OWN_ID: Final = "x-request-id: %(n)032x\r\n"
 PATHS: Final = (
     Path("passed on (no-store)", "cache-control: no-store\r\n"),
     Path("passed on, each with an id of its own", "cache-control: no-store\r\n" + _OWN_ID),
+    Path(
+        "passed on, each with an id and from a client of its own",
+        "cache-control: no-store\r\nx-forwarded-for: 10.0.0.%(n)d\r\n" + _OWN_ID,
+    ),
     Path("looked up, joined, stored in memory"),
     Path("the same, each with an id of its own", _OWN_ID),
     Path("looked up, joined, stored in memory and Redis", options=_REDIS),
@@ -262,7 +266,7 @@ class _Requests:
         content, target = body(f"{TEXT} {0 if self.path.same else self._made:09d}"), EMBEDDINGS
         if self.path.events:
             content, target = streams.BODY, CHAT
-        lines = self._lines % self._made if "%" in self._lines else self._lines
+        lines = self._lines % {"n": self._made} if "%" in self._lines else self._lines
         return (
             f"POST {target} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
             f"{lines}content-length: {len(content)}\r\n\r\n{content}"

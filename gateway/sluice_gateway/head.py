@@ -38,9 +38,13 @@ MAX_LENGTH_DIGITS: Final = 20
 V2_ROUTE: Final = V2_PREFIX + "{name}" + V2_SUFFIX
 
 _REQUEST_ID: Final = names.REQUEST_ID.encode()
-_OWN = rb"\r\n((?i:content-length|traceparent|%b))" % _REQUEST_ID
-_OWN_LINE = re.compile(_OWN + rb": ?([\x21-\x7e]{1,255})(?=\r\n[^ \t])")
+_UNREAD = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"tracestate", b"x-amzn-trace-id")
+"""What proxies on the way write anew for each client or request, and nobody reads here."""
+_OWN = rb"\r\n((?i:content-length|traceparent|%b))" % b"|".join((_REQUEST_ID, *_UNREAD))
+_VALUE = rb"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?"
+_OWN_LINE = re.compile(rb"%b: ?(%b)(?=\r\n[^ \t])" % (_OWN, _VALUE))
 """A whole line that is another one in each request, in the form that nobody reads differently."""
+_plain = re.compile(_VALUE).fullmatch
 _OWN_NAME = re.compile(_OWN + rb"[ \t]*:")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ONCE = frozenset(
@@ -265,7 +269,7 @@ class HeadForm:
         raw: the last one, to which :attr:`head` belongs.
     """
 
-    __slots__ = ("_common", "_lines", "_most", "_own", "_taken", "head", "raw")
+    __slots__ = ("_common", "_lines", "_most", "_own", "_taken", "_unread", "head", "raw")
 
     def __init__(self, raw: bytes, head: Head, most: int) -> None:
         self._most = most
@@ -273,6 +277,8 @@ class HeadForm:
         self._lines: list[bytes] = []
         """All lines up to the empty one, without the values of the own ones."""
         self._common = head
+        self._unread: list[bytes] = []
+        """Of the own lines those that are only looked at for what may not be in them."""
         self.take(raw, head)
 
     def __repr__(self) -> str:
@@ -310,6 +316,9 @@ class HeadForm:
             or (head.traceparent is None and b"traceparent" in own)
         ):
             return None
+        for name in self._unread:
+            if not _plain(own[name]):
+                return None
         self.raw, self.head = data[: len(data) - len(rest)], head
         return head
 
@@ -328,6 +337,7 @@ class HeadForm:
         if common is None:
             return []
         self._common = common
+        self._unread = [name for _, _, name in lines if name in _UNREAD]
         return lines
 
 
