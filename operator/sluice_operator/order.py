@@ -7,12 +7,15 @@ brings to :class:`InOrder`.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
 import kopf
 
 from sluice_operator.store import number_of
+
+log = logging.getLogger(__name__)
 
 QUIET_TURNS: Final = 12
 """When kopf has brought nothing for so many turns of the event loop, nothing is on its way: it
@@ -52,7 +55,12 @@ class InOrder:
             return
         held, self._held = self._held, []
         for event in sorted(held, key=_version):
-            self._take(event)
+            try:
+                self._take(event)
+            except (
+                Exception
+            ):  # the others are to be taken in all the same; the audit finds this one
+                log.exception("event not taken in", extra={"object": event["object"].get("kind")})
 
 
 def _version(event: kopf.RawEvent) -> int:

@@ -73,6 +73,21 @@ async def test_nothing_is_held_back_for_long_however_much_comes() -> None:
     assert len(taken) >= MOST_TURNS - 1
 
 
+async def test_one_that_cannot_be_taken_in_keeps_no_other_out() -> None:
+    taken: list[Any] = []
+
+    def take(event: Any) -> None:
+        if versions([event]) == [2]:
+            raise KeyError("spec")
+        taken.append(event)
+
+    order = InOrder(take)
+    for version in (1, 2, 3):
+        order.add(event(version))
+    await until(taken, 2)
+    assert versions(taken) == [1, 3]
+
+
 async def test_an_old_version_that_comes_late_is_still_handed_on() -> None:
     """A watch that lists anew brings what was brought before."""
     taken: list[Any] = []
