@@ -6,8 +6,9 @@ reference pages walk them through :meth:`Section.fields`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Any, ClassVar, TypeGuard, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, TypeGuard, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
@@ -122,33 +123,32 @@ class Section(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the resource, every default spelt out."""
         written = {}
-        for name, field in type(self).model_fields.items():
-            value, kind = getattr(self, name), _kind(field)
-            if self.partial and name not in self.model_fields_set:
+        for member in _members(type(self)):
+            value = getattr(self, member.name)
+            if self.partial and member.name not in self.model_fields_set:
                 continue
-            if kind is not None:
-                value = kind.dump(value)
+            if member.kind is not None:
+                value = member.kind.dump(value)
             elif value is None:  # an optional section
                 continue
             elif isinstance(value, Section):
                 value = value.to_dict()
             else:
                 value = [item.to_dict() for item in value]
-            written[str(field.alias)] = value
+            written[member.alias] = value
         return written
 
     def to_short_dict(self) -> dict[str, Any]:
         """As it stands in the resource, without what the defaults say anyway."""
         written = {}
-        for name, field in type(self).model_fields.items():
-            value, kind = getattr(self, name), _kind(field)
-            default = None if field.is_required() else field.get_default(call_default_factory=True)
-            if value == default:
+        for member in _members(type(self)):
+            value = getattr(self, member.name)
+            if value == member.default:
                 continue
-            if kind is not None:
-                written[str(field.alias)] = kind.dump(value)
+            if member.kind is not None:
+                written[member.alias] = member.kind.dump(value)
             elif isinstance(value, Section):
-                written[str(field.alias)] = value.to_short_dict()
+                written[member.alias] = value.to_short_dict()
         return written
 
     @classmethod
@@ -156,6 +156,29 @@ class Section(BaseModel):
         """The fields, in the order in which they are documented."""
         for field in cls.model_fields.values():
             yield _describe(field, partial=cls.partial)
+
+
+class _Member(NamedTuple):
+    """A field as far as writing it depends on it; None for its default where there is none."""
+
+    name: str
+    alias: str
+    kind: Kind | None
+    default: Any
+
+
+@cache
+def _members(section: type[Section]) -> tuple[_Member, ...]:
+    """Looked up once: every pass of the operator writes sections. Defaults are only compared."""
+    return tuple(
+        _Member(
+            name,
+            str(field.alias),
+            _kind(field),
+            None if field.is_required() else field.get_default(call_default_factory=True),
+        )
+        for name, field in section.model_fields.items()
+    )
 
 
 def _kind(field: FieldInfo) -> Kind | None:

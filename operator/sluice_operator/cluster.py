@@ -89,9 +89,17 @@ class Cluster:
 
     # Reading -------------------------------------------------------------------------------------
 
-    async def get(self, kind: Kind, namespace: str | None, name: str) -> dict[str, Any]:
-        """One object. Raises NotFound."""
-        return await self._call("get", kind, kind.path(namespace, name))
+    async def get(
+        self, kind: Kind, namespace: str | None, name: str, *, cached: bool = False
+    ) -> dict[str, Any]:
+        """One object. Raises NotFound.
+
+        Args:
+            cached: as the API server's own watch has it, some moments behind at worst; otherwise it
+                asks etcd.
+        """
+        query = [("resourceVersion", "0")] if cached else []
+        return await self._call("get", kind, kind.path(namespace, name), query=query)
 
     async def list_page(
         self, kind: Kind, namespace: str | None = None, selectors: Query = (), limit: int = 1
@@ -108,15 +116,20 @@ class Cluster:
 
         Raises ApiError; a list that grew too old on the way (410) is Unavailable.
         """
-        query = [("limit", str(LIST_CHUNK))]
-        query += [("labelSelector", label_selector)] if label_selector else []
+        query = [("labelSelector", label_selector)] if label_selector else []
         query += [("fieldSelector", field_selector)] if field_selector else []
+        async for item in self._list(kind, kind.path(), query, accept=_METADATA_ONLY):
+            yield item["metadata"]
+
+    async def _list(
+        self, kind: Kind, path: str, query: Query, accept: str = "application/json"
+    ) -> AsyncIterator[dict[str, Any]]:
         more = ""
         while True:
-            page = query + ([("continue", more)] if more else [])
-            answer = await self._call("list", kind, kind.path(), query=page, accept=_METADATA_ONLY)
+            page = [*query, ("limit", str(LIST_CHUNK)), *([("continue", more)] if more else [])]
+            answer = await self._call("list", kind, path, query=page, accept=accept)
             for item in answer.get("items") or ():
-                yield item["metadata"]
+                yield item
             more = answer.get("metadata", {}).get("continue", "")
             if not more:
                 return
@@ -138,14 +151,14 @@ class Cluster:
     async def refused_pods(self, namespace: str, deployment: str) -> tuple[str, str] | None:
         """ReplicaSet and words of the newest Event of a Deployment's pod that was not made."""
         selector = "involvedObject.kind=ReplicaSet,reason=FailedCreate,type=Warning"
-        query = [("fieldSelector", selector), ("limit", "500")]
-        answer = await self._call("list", kinds.EVENT, kinds.EVENT.path(namespace), query=query)
-        newest = sorted(answer.get("items") or (), key=_last_seen, reverse=True)
-        for event in newest:
+        found = []
+        async for event in self._list(
+            kinds.EVENT, kinds.EVENT.path(namespace), [("fieldSelector", selector)]
+        ):
             name = str(event["involvedObject"].get("name", ""))
             if name.rpartition("-")[0] == deployment:
-                return name, str(event.get("message", ""))
-        return None
+                found.append((_last_seen(event), name, str(event.get("message", ""))))
+        return max(found)[1:] if found else None
 
     # Writing -------------------------------------------------------------------------------------
 
@@ -189,7 +202,8 @@ class Cluster:
         """Raise Foreign if there is an object of that name that is not our service's."""
         kind, metadata = kinds.kind_of(wanted["apiVersion"], wanted["kind"]), wanted["metadata"]
         try:
-            there = await self.get(kind, metadata["namespace"], metadata["name"])
+            # Who makes one between this look and the write is overwritten in any case.
+            there = await self.get(kind, metadata["namespace"], metadata["name"], cached=True)
         except NotFound:
             return
         owner = metadata["ownerReferences"][0]["uid"]

@@ -132,7 +132,8 @@ class Store:
             return ()
         item = entry.unpacked()
         replicas = scale["spec"].get("replicas", 0)
-        same = item["spec"].get("replicas", 1) == replicas  # then all of them own it
+        # The same number is everybody's, but for zero: a Scale leaves that out, and others with it.
+        same = replicas and item["spec"].get("replicas", 1) == replicas
         managers = {names.SCALER_FIELD_MANAGER} | (entry.managers if same else set())
         owns: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
         item["spec"]["replicas"] = replicas

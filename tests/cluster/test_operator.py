@@ -166,12 +166,14 @@ def test_a_service_at_rest_causes_no_request(site: OperatorSite, team: str) -> N
         items = resources + [item for kind in CHILDREN for item in site.read(team, kind)]
         return {i["metadata"]["uid"]: i["metadata"]["resourceVersion"] for i in items}
 
+    applied = 'sluice_operator_api_requests_total{code="200",resource="deployments",verb="patch"}'
     site.until_quiet(operator, 8.0)  # On a busy machine it may pause in the middle of its work.
     before, writes = versions(), operator.calls(writes_only=True)
     # A watch that the API server ends may begin anew with a list, once; nothing may come regularly.
     site.until_quiet(operator, 15.0)
     assert operator.calls(writes_only=True) == writes
     assert versions() == before
+    assert operator.metrics().get(applied, 0.0) == 0.0, "what is made asleep is written once"
 
 
 # What one leader can do, test after test ----------------------------------------------------------

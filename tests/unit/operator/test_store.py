@@ -197,6 +197,14 @@ def test_what_was_scaled_is_seen_before_the_watch_brings_it() -> None:
     assert observed is not None
     assert observed.children[ChildKey("Deployment", "minilm-1")]["spec"]["replicas"] == 0
     assert observed.replicas_managers["minilm-1"] == {names.SCALER_FIELD_MANAGER}
+    fields[0]["manager"] = names.FIELD_MANAGER
+    asleep = child("Deployment", "minilm-1", 6, spec={"replicas": 0})
+    asleep["metadata"]["managedFields"] = fields
+    store.put(asleep)
+    store.put_scale({"metadata": metadata("minilm-1", 7), "spec": {}})
+    observed = store.observe(KEY)
+    assert observed is not None
+    assert observed.replicas_managers["minilm-1"] == {names.SCALER_FIELD_MANAGER}
     assert store.put_scale({"metadata": metadata("another", 6), "spec": {"replicas": 1}}) == ()
 
 
