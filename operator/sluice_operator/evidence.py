@@ -44,12 +44,12 @@ class _Stuck:
 
     Attributes:
         pods: name → uid.
-        refused: Deployment's name → digest of its template.
+        refused: Deployment's name → digest of its template, and what it says.
         known: of these Deployments.
     """
 
     pods: Mapping[str, str]
-    refused: Mapping[str, str]
+    refused: Mapping[str, tuple[str, str]]
     known: dict[str, Refusal] = field(default_factory=dict)
     due: float = 0.0
     pause: float = PERIOD_SECONDS
@@ -73,13 +73,16 @@ class Evidence:
         return f"<Evidence of {len(self._stuck)} services with stuck pods>"
 
     def watch(
-        self, key: Key, pods: Mapping[str, str], refused: Mapping[str, str] | None = None
+        self,
+        key: Key,
+        pods: Mapping[str, str],
+        refused: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         """Ask about these of a service from now on, and about nothing else.
 
         Args:
             pods: name → uid.
-            refused: Deployment's name → digest of its template.
+            refused: Deployment's name → digest of its template, and what it says.
         """
         refused = refused or {}
         before = self._stuck.get(key)
@@ -128,7 +131,7 @@ class Evidence:
             if warnings := await self._source.pod_warnings(key.namespace, uid):
                 found[name] = tuple(warnings)
         known = {}
-        for deployment, template in stuck.refused.items():
+        for deployment, (template, _) in stuck.refused.items():
             told = await self._source.refused_pods(key.namespace, deployment)
             if refusal := refusal_from(told, template, stuck.known.get(deployment)):
                 known[deployment] = refusal
@@ -139,7 +142,7 @@ class Evidence:
         news = [self._store.warn(key, found), self._store.refuse(key, known)]
         if any(news):
             self._changed(key)
-        is_old = any(known[name].template != stuck.refused[name] for name in known)
+        is_old = any(known[name].template != stuck.refused[name][0] for name in known)
         if any(news) or is_old:  # then the words that count are about to come
             stuck.pause = PERIOD_SECONDS
         else:

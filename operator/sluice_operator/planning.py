@@ -119,11 +119,11 @@ def plan_service(
     )
 
 
-def _refused(observed: Observed, rollout: Rollout) -> Iterator[tuple[str, str]]:
+def _refused(observed: Observed, rollout: Rollout) -> Iterator[tuple[str, tuple[str, str]]]:
     for revision in rollout.running():
         deployment = deployment_of(observed, revision.name)
-        if deployment is not None and refused_words(deployment):
-            yield deployment["metadata"]["name"], template_digest(deployment)
+        if deployment is not None and (words := refused_words(deployment)):
+            yield deployment["metadata"]["name"], (template_digest(deployment), words)
 
 
 class _Steps:

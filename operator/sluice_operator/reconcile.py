@@ -71,7 +71,7 @@ class Reconciler:
         platform: what holds for all services now.
         announce: has an Event posted.
         watch_stuck: told which pods of a service (name → uid) are stuck without saying why, and
-            which Deployments (name → digest of the template) say that pods are refused.
+            which Deployments (name → digest of the template, words) say that pods are refused.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Reconciler:
         writer: Writer,
         platform: Callable[[], Platform],
         announce: Callable[[Object, Event], None],
-        watch_stuck: Callable[[Key, Mapping[str, str], Mapping[str, str]], None],
+        watch_stuck: Callable[[Key, Mapping[str, str], Mapping[str, tuple[str, str]]], None],
     ) -> None:
         self._store = store
         self._scaling = scaling

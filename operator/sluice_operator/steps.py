@@ -89,8 +89,8 @@ class Plan:
         again_after: seconds after which to look again without an event; None for not.
         watch_pods: names of pods whose Events must be asked for, because their state alone does
             not say what they wait for.
-        refused: Deployments that say that pods of theirs are refused, and the digests of their
-            templates: Events must be asked for the newest words.
+        refused: Deployments that say that pods of theirs are refused, with the digest of their
+            template and these words: Events must be asked for the newest.
     """
 
     status: dict[str, Any]
@@ -98,4 +98,4 @@ class Plan:
     events: tuple[Event, ...] = ()
     again_after: float | None = None
     watch_pods: frozenset[str] = field(default_factory=frozenset)
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)

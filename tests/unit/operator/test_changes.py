@@ -150,7 +150,7 @@ def test_what_was_refused_before_an_edit_is_not_said_of_it() -> None:
     deployment["status"]["conditions"] += [refused]
     plan = cluster.settle()
     assert first in conditions(plan.status)["Stalled"]["message"], "before anybody has asked"
-    assert plan.refused == {name: template_digest(deployment)}
+    assert plan.refused == {name: (template_digest(deployment), first)}
     cluster.refusals[name] = Refusal(template_digest(deployment), f"{name}-1", first)
     assert first in conditions(cluster.settle().status)["Stalled"]["message"]
 
@@ -162,7 +162,7 @@ def test_what_was_refused_before_an_edit_is_not_said_of_it() -> None:
     for status in (*written, plan.status):
         assert kstatus(status) == "InProgress"
         assert not any(first in one["message"] for one in conditions(status).values())
-    assert plan.refused == {name: template_digest(deployment)}
+    assert plan.refused == {name: (template_digest(deployment), first)}
     cluster.refusals[name] = Refusal(template_digest(deployment), f"{name}-2", second)
     status = cluster.settle().status
     assert kstatus(status) == "Failed"

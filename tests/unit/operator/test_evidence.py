@@ -107,14 +107,14 @@ async def test_a_second_refusal_is_waited_for_and_told_in_its_own_words() -> Non
 
     looking = asyncio.get_running_loop().create_task(evidence.run())
     source.refused["web"] = ("web-1", 'Error creating: pods "web-1-x7k2p" is forbidden: one')
-    evidence.watch(KEY, {}, {"web": "first"})
+    evidence.watch(KEY, {}, {"web": ("first", "one")})
     await asyncio.sleep(0.1)
     first = Refusal("first", "web-1", 'pods "web-1-" is forbidden: one')
     assert told() == {"web": first}
     await asyncio.sleep(1000)
     asked = len(source.asked)
     assert asked < 30, "ever more rarely"
-    evidence.watch(KEY, {}, {"web": "second"})
+    evidence.watch(KEY, {}, {"web": ("second", "one")})
     await asyncio.sleep(9)
     assert told() == {"web": first}, "what is known is of the template before"
     assert len(source.asked) - asked >= 4, "its words are about to come"
@@ -127,6 +127,10 @@ async def test_a_second_refusal_is_waited_for_and_told_in_its_own_words() -> Non
     source.refused["web"] = ("web-2", 'Error creating: pods "web-2-yy" is forbidden: two')
     await asyncio.sleep(100)
     assert changed == [KEY, KEY], "another try is no news"
+    source.refused["web"] = ("web-2", 'Error creating: pods "web-2-xx" is forbidden: three')
+    evidence.watch(KEY, {}, {"web": ("second", "three")})
+    await asyncio.sleep(0.1)
+    assert told()["web"].message.endswith("three"), "the Deployment has new words: so have Events"
     evidence.watch(KEY, {}, {})
     assert told() == {}
     looking.cancel()
