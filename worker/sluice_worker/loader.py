@@ -5,8 +5,9 @@ take about as long, so they run side by side.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -96,13 +97,30 @@ def load_any(
     )
     report(Phase.LOADING, 0.6, "reading weights")
     model: LoadedModel | Generator
-    if known.description.head == "causal":
-        model = _generator(uri, known, task, kind, chosen, batch_max_size, goal_seconds)
-    else:
-        model = _model(uri, known, kind, chosen)
+    with _room_on_a_gpu(kind.name):
+        if known.description.head == "causal":
+            model = _generator(uri, known, task, kind, chosen, batch_max_size, goal_seconds)
+        else:
+            model = _model(uri, known, kind, chosen)
     report(Phase.LOADING, 1.0, "loaded")
     _log(model, snapshot.version, known.manifest)
     return model
+
+
+@contextmanager
+def _room_on_a_gpu(dtype: str) -> Iterator[None]:
+    """Raises ModelRejected where the model is too large for the device."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelRejected(
+            f"hardware.gpu: the model in {dtype} does not fit into the GPU's memory ({reason}) "
+            "Set hardware.gpu.product or hardware.gpu.resource to a larger GPU, model.dtype to one "
+            "of 16 bits, or take a smaller model."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

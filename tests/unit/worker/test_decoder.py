@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sluice_worker.engines.decoder.attention import NotServed
 from sluice_worker.engines.decoder.engine import Cancelled, Step, Stopped
 from sluice_worker.engines.decoder.network import CausalNetwork
 from sluice_worker.engines.decoder.sampling import Sampler, Sampling
+from sluice_worker.generation.loading import prove
 from sluice_worker.loader import load_any
 from sluice_worker.models.errors import ModelRejected
 from tests.support.decoding import STORES, HandEngine, Heard, slot_store
@@ -123,6 +125,39 @@ def test_who_loads_it_is_told_what_to_do(tmp_path: Path) -> None:
     BYTES.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ModelRejected, match=r"'bloom' .* its attention .* engine\.name"):
         load_any(f"file://{tmp_path}")
+
+
+class Proved:
+    """A network of which one step goes wrong."""
+
+    def __init__(self, network: CausalNetwork, change: Callable[[torch.Tensor], torch.Tensor]):
+        self.model, self.reference, self._network = network.model, network.reference, network
+        self.change = change
+
+    def step(self, *arguments: Any) -> torch.Tensor:
+        return self.change(self._network.step(*arguments))
+
+
+def cannot(_: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("not made for float16\nSee the docs.")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda logits: logits + 1, "differ by"),
+        (lambda logits: logits * torch.nan, "differ by nan"),
+        (cannot, "RuntimeError: not made for float16$"),
+    ],
+    ids=["other", "nan", "fails"],
+)
+def test_what_is_not_proved_is_not_served(
+    network: CausalNetwork, change: Callable[[torch.Tensor], torch.Tensor], reason: str
+) -> None:
+    store = slot_store(network, room=200)
+    prove(network, store, list(range(7, 40)))
+    with pytest.raises(NotServed, match=reason):
+        prove(Proved(network, change), store, list(range(7, 40)))  # type: ignore[arg-type]
 
 
 def test_guesses_save_steps_and_change_nothing(network: CausalNetwork) -> None:

@@ -201,3 +201,14 @@ def test_a_bert_is_served_without_transformers(folder: Path) -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_a_gpu_that_is_too_small_is_told_by_its_field(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nSee the docs.")
+
+    monkeypatch.setattr("sluice_worker.engines.selection.build", build)
+    with pytest.raises(ModelRejected, match=r"hardware\.gpu: .*float32.*9 GiB\.\) Set hardware"):
+        load(f"file://{folder}", device="cpu")
