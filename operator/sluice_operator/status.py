@@ -253,8 +253,9 @@ def _rolling_out(sight: Sight) -> str:
     """What is told of a change under way; empty for none."""
     stable, following = sight.rollout.stable, sight.rollout.next
     changing = following or stable
-    if following is None and (stable.name not in sight.rolling or not stable.proven):
-        return ""  # nothing changes, or nothing has run yet that could be replaced
+    starts = not stable.proven and (stable.desired or stable.counts.starting)
+    if following is None and (stable.name not in sight.rolling or starts):
+        return ""  # nothing changes, or the first replicas are only on their way
     finding = sight.findings.get(changing.name)
     sound = finding is None or finding.reason == "Starting"
     if following is not None and sound:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sluice_api import names
@@ -76,7 +76,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(SPECS, EVENTS)
 @example({}, [("partly", 9), ("want", 4), ("late", {"limits__timeout": "1s"})])
 def test_from_any_state_the_plans_come_to_an_end(
@@ -196,9 +196,10 @@ def check(cluster: PlannedCluster, status: dict[str, Any]) -> None:
     )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(SPECS, EVENTS)
 @example({}, [("settle", True), ("edit", {"limits__timeout": "1s"}), ("partly", 9), ("run", False)])
+@example({"scaling__mode": "signal"}, [("settle", False), ("edit", {"limits__timeout": "1s"})])
 def test_what_is_called_done_is_done(spec: dict[str, Any], events: list[tuple[str, Any]]) -> None:
     """Whatever has happened: tools wait until no change is under way, and then go on."""
     cluster = PlannedCluster(**spec)
