@@ -4,7 +4,7 @@ import random
 from functools import cache
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice_worker.engines.decoder.network import CausalNetwork
@@ -55,7 +55,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(sorted(STORES)),
     budget=st.sampled_from([1, 8, 24, 100]),

@@ -56,7 +56,8 @@ def connection(gateway: GatewayProcess, request: pytest.FixtureRequest) -> Itera
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(path=st.sampled_from(sorted(ROUTES)), data=st.data())
 def test_any_body_is_answered_or_refused(
