@@ -10,11 +10,17 @@ import pytest
 from sluice_api.wire import Phase
 from sluice_worker.loader import load
 from sluice_worker.models import errors
-from sluice_worker.models.manifest import verify
+from sluice_worker.models.manifest import (
+    CONFIG_FILES,
+    SENTENCE_FILES,
+    TOKENIZER_FILES,
+    verify,
+)
 from sluice_worker.models.sources import hub
 from sluice_worker.models.sources.base import silent
 from tests.support import model_hub
 from tests.support.models import build_tiny_bert
+from tests.support.writers import build_tiny_writer
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +54,25 @@ def test_a_model_is_downloaded_with_progress_and_serves(published: model_hub.Hub
 
 def test_what_is_loaded_is_the_same_from_a_folder(published: model_hub.Hub, tiny: Path) -> None:
     assert load("hf://acme/tiny").answer_digest == load(f"file://{tiny}").answer_digest
+
+
+def test_all_that_is_read_of_a_model_is_downloaded(published: model_hub.Hub) -> None:
+    names = [*CONFIG_FILES, *TOKENIZER_FILES, *SENTENCE_FILES]
+    for name in names:
+        published.files.setdefault(name, name.encode())
+    folder = hub.fetch("acme/tiny", None, silent).folder
+    assert [name for name in names if not (folder / name).exists()] == []
+
+
+@pytest.mark.parametrize("architecture", ["marian", "m2m_100"])
+def test_a_translator_with_pieces_of_sentencepiece_comes_whole(
+    architecture: str, published: model_hub.Hub, tmp_path: Path
+) -> None:
+    folder = build_tiny_writer(tmp_path / "model", architecture)
+    published.files.clear()
+    published.files |= {path.name: path.read_bytes() for path in folder.iterdir()}
+    there, here = load("hf://acme/tiny"), load(f"file://{folder}")
+    assert there.answer_digest == here.answer_digest
 
 
 def test_a_branch_resolves_to_its_commit(published: model_hub.Hub) -> None:
