@@ -80,7 +80,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append(self.path)
             path = self.path.partition("?")[0]
             api = f"/api/models/{hub.repository}"
-            if path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
+            known = ("main", COMMIT, "refs%2Fpr%2F45")
+            if path in (api, *(f"{api}/revision/{revision}" for revision in known)):
                 self._answer(200, json.dumps(hub.listing()).encode(), {})
             elif path.startswith(f"{api}/revision/"):
                 self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})

@@ -75,8 +75,9 @@ def test_a_translator_with_pieces_of_sentencepiece_comes_whole(
     assert there.answer_digest == here.answer_digest
 
 
-def test_a_branch_resolves_to_its_commit(published: model_hub.Hub) -> None:
-    assert hub.fetch("acme/tiny", "main", silent).version == model_hub.COMMIT
+@pytest.mark.parametrize("revision", ["main", "refs/pr/45"])
+def test_a_branch_resolves_to_its_commit(published: model_hub.Hub, revision: str) -> None:
+    assert hub.fetch("acme/tiny", revision, silent).version == model_hub.COMMIT
 
 
 def test_a_complete_commit_needs_no_network(published: model_hub.Hub) -> None:
@@ -88,7 +89,7 @@ def test_a_complete_commit_needs_no_network(published: model_hub.Hub) -> None:
 
 def test_pickles_are_refused_before_anything_is_downloaded(published: model_hub.Hub) -> None:
     published.files["pytorch_model.bin"] = published.files.pop("model.safetensors")
-    with pytest.raises(errors.ModelRejected, match="safetensors"):
+    with pytest.raises(errors.ModelRejected, match=r"safetensors.*model\.revision.*refs/pr"):
         hub.fetch("acme/tiny", None, silent)
     assert all("/resolve/" not in path for path in published.requests)
 

@@ -106,8 +106,9 @@ def _ask(repository: str, revision: str | None) -> Listing:
     if not any(file.name.endswith(".safetensors") for file in files):
         raise ModelRejected(
             f"{repository} publishes no safetensors at this revision, only formats that can run "
-            "code when they are read. Choose a revision that has them, or convert the model and "
-            "serve it by pvc:// (file:// on a machine of your own)."
+            "code when they are read. Set model.revision to one that has them, often the pull "
+            "request of a converter (refs/pr/NUMBER), or convert the model and serve it by pvc:// "
+            "(file:// on a machine of your own)."
         )
     return Listing(info.sha, files)
 
