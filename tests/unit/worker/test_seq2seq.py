@@ -74,6 +74,7 @@ def generated(model: Any, ids: Sequence[int], decoding: Decoding) -> list[int]:
         bad_words_ids=[list(words) for words in decoding.never] or None,
         suppress_tokens=list(decoding.suppressed) or None,
         begin_suppress_tokens=list(decoding.suppressed_first) or None,
+        renormalize_logits=decoding.renormalized,
         do_sample=sampling is not None,
         **(
             {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
@@ -110,6 +111,7 @@ def random_rules(chance: random.Random, model: Any) -> Decoding:
         never=chance.choice(((), ((PAD,), (5, 6)))),
         suppressed=chance.choice(((), (11, 12))),
         suppressed_first=chance.choice(((), (13, 14))),
+        renormalized=chance.choice((False, True)),
     )
 
 

@@ -202,8 +202,12 @@ def test_older_mbart_starts_with_the_target(tmp_path: Path) -> None:
         assert entry["target"] == start
 
 
+MARIANS = {"bad_words_ids": [[1]], "num_beams": 4, "renormalize_logits": True}
+"""As the published models have it."""
+
+
 def test_marian_translates_one_pair(tmp_path: Path) -> None:
-    folder = build_tiny_writer(tmp_path, "marian", generation={"bad_words_ids": [[1]]})
+    folder = build_tiny_writer(tmp_path, "marian", generation=MARIANS)
     loaded = load(f"file://{folder}", device="cpu")
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     tokenizer = tokenizer_of(folder)

@@ -32,6 +32,7 @@ HONOURED = (
     "min_new_tokens",
     "no_repeat_ngram_size",
     "num_beams",
+    "renormalize_logits",
     "repetition_penalty",
     "suppress_tokens",
 )

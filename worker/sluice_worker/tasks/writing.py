@@ -101,6 +101,7 @@ def decoding_of(
         never=tuple(tuple(words) for words in given.get("bad_words_ids") or ()),
         suppressed=_tokens(given.get("suppress_tokens")),
         suppressed_first=_tokens(given.get("begin_suppress_tokens")),
+        renormalized=given.get("renormalize_logits") is True,
         sampling=sampling,
     )
 

@@ -42,6 +42,7 @@ class Decoding:
         forced_first, forced_last: the first new token; what the ``most``-th must be.
         never: sequences of tokens that must not appear.
         suppressed, suppressed_first: tokens that are never chosen, or not as the first one.
+        renormalized: what the rules leave are probabilities again, which beams are compared by.
     """
 
     start: int
@@ -60,6 +61,7 @@ class Decoding:
     never: tuple[tuple[int, ...], ...] = ()
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()
+    renormalized: bool = False
     sampling: Sampling | None = None
 
 

@@ -18,6 +18,7 @@ with without_compiler():
         EncoderRepetitionPenaltyLogitsProcessor,
         ForcedBOSTokenLogitsProcessor,
         ForcedEOSTokenLogitsProcessor,
+        LogitNormalization,
         LogitsProcessorList,
         MinNewTokensLengthLogitsProcessor,
         NoBadWordsLogitsProcessor,
@@ -67,6 +68,8 @@ def processors(decoding: Decoding, encoder_ids: tuple[int, ...], device: torch.d
         found.append(SuppressTokensAtBeginLogitsProcessor(tokens, first, device=str(device)))
     if decoding.sampling is not None:
         found.extend(_warpers(decoding.sampling))
+    if decoding.renormalized:
+        found.append(LogitNormalization())
     return Rules(found)
 
 
