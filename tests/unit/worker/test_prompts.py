@@ -220,6 +220,16 @@ def test_nothing_is_drawn_unless_somebody_says_so(tmp_path: Path) -> None:
         defaults_of(folder(tmp_path, generation_config__json={"temperature": "hot"}), {})
 
 
+def test_what_would_change_a_text_and_is_not_served_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"no_repeat_ngram_size": 3, "num_beams": 1, "suppress_tokens": [7], "max_length": 20}
+    defaults_of(folder(tmp_path, generation_config__json=given), {})
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert vars(record)["members"] == ["no_repeat_ngram_size", "suppress_tokens"]
+
+
 def test_choices_that_must_be_equal_are_written_once() -> None:
     greedy = maker().prepare(completion(n=3, temperature=0))
     assert [(p.choices, p.copies) for p in greedy.prompts] == [(1, 3)]

@@ -4,6 +4,7 @@ A caller's parameter goes before it. Only what the file really says counts; tran
 defaults (a top-k of 50) would surprise whoever asks for nothing.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,27 @@ from sluice_api.shapes.generation import Parameters, asks_for_sampling
 from sluice_worker.engines.decoder.sampling import Sampling
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+_PASSED_OVER: Mapping[str, tuple[Any, ...]] = {
+    "bad_words_ids": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "exponential_decay_length_penalty": (None,),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "guidance_scale": (None, 1, 1.0),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "no_repeat_ngram_size": (None, 0),
+    "num_beams": (None, 1),
+    "penalty_alpha": (None, 0, 0.0),
+    "sequence_bias": (None, {}),
+    "stop_strings": (None, []),
+    "suppress_tokens": (None, []),
+}
+"""Members that change what transformers writes and are not served, with the values that change
+nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +80,11 @@ class Defaults:
 def defaults_of(manifest: Manifest, config: Mapping[str, Any]) -> Defaults:
     """Read the model's files. Raises ModelRejected."""
     given = manifest.read_json("generation_config.json") or {}
+    passed_over = [name for name, same in _PASSED_OVER.items() if given.get(name) not in same]
+    if passed_over:
+        log.warning(
+            "generation_config.json says what is not served", extra={"members": passed_over}
+        )
     stops = given.get("eos_token_id", config.get("eos_token_id"))
     ids = stops if isinstance(stops, list) else [] if stops is None else [stops]
     try:
