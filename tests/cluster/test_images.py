@@ -68,6 +68,7 @@ def test_an_image_says_what_it_is(built: dict[str, Image], part: str) -> None:
     config = built[part].config["config"]
     assert config["User"] == USER
     assert config["Entrypoint"] == ["python3", "-m", f"sluice_{part}"]
+    assert config["StopSignal"] == "SIGINT", "process 1 hears it from its first moment"
     assert not config.get("Cmd")
     environment = dict(each.split("=", 1) for each in config["Env"])
     assert environment["HOME"] == "/tmp"
