@@ -127,6 +127,35 @@ def build_tiny_nli(folder: Path, architecture: str = "bert", *, seed: int = 0) -
     return build_tiny(folder, architecture, labels=labels, seed=seed)
 
 
+def build_tiny_bart_nli(folder: Path, *, seed: int = 0) -> Path:
+    """The same of BART, which has an encoder and a decoder, and looks for the end of each text."""
+    save_piece_tokenizer(folder)
+    labels = ("contradiction", "neutral", "entailment")
+    config = transformers.BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=HIDDEN,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=MAX_TOKENS,
+        pad_token_id=1,
+        bos_token_id=2,
+        eos_token_id=3,
+        decoder_start_token_id=3,
+        forced_eos_token_id=3,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    torch.manual_seed(seed)
+    model = transformers.BartForSequenceClassification(config)
+    scramble(model)
+    model.save_pretrained(folder)
+    return folder
+
+
 def scramble(model: torch.nn.Module, weights: float = 0.2) -> None:
     """Give every parameter a value of its own; norms stay near 1 and weights small."""
     with torch.no_grad():

@@ -35,10 +35,12 @@ def classified(model: LoadedModel, texts: Any, **parameters: Any) -> list[dict[s
 # by natural language inference -------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["bert", "roberta", "deberta-v2"])
+@pytest.fixture(scope="module", params=["bert", "roberta", "deberta-v2", "bart"])
 def inference_folder(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
+    if request.param == "bart":
+        return models.build_tiny_bart_nli(tmp_path_factory.mktemp("nli"))
     return models.build_tiny_nli(tmp_path_factory.mktemp("nli"), request.param)
 
 

@@ -108,7 +108,9 @@ def _adapted(
 
 
 def _shorter(unit: Unit) -> Unit:
-    return unit_of(unit.ids[:-2], unit.type_ids and unit.type_ids[:-2])
+    """Without two tokens, but with its end, which some heads look for."""
+    types = unit.type_ids and (*unit.type_ids[:-3], unit.type_ids[-1])
+    return unit_of((*unit.ids[:-3], unit.ids[-1]), types)
 
 
 def _check(found: float, dtype: torch.dtype) -> None:
