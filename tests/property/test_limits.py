@@ -1,7 +1,8 @@
 """Limits that gateways share are kept, whatever is asked for where, and whenever they settle.
 
 Gateways and Redis in virtual time. What was admitted must have come out of one strict bucket whose
-burst is larger by what is promised: the parts of the other gateways, once.
+burst is larger by what is promised: the parts of the other gateways, once, and what they have taken
+of their parts of the rate since they were told last.
 """
 
 from dataclasses import dataclass, field
@@ -39,23 +40,30 @@ class Fleet:
     admitted: list[tuple[float, int]] = field(default_factory=list)
     replies: dict[int, float | None] = field(default_factory=dict)
     is_up: bool = True
+    late: float = 0.0
+    """The most that gateways had taken of the rate, without Redis knowing it."""
 
     def __post_init__(self) -> None:
         self.common = Common(self.rate)
         self.sharings = [Sharing(self.count) for _ in range(self.count)]
         self.buckets = [Bucket(self.rate, sharing, 0.0) for sharing in self.sharings]
+        self.heard = [0.0] * self.count
+        self.untold = [0] * self.count
 
     def take(self, gateway: int, count: int) -> float:
         wait = self.buckets[gateway].take(count, self.now)
         if not wait:
             self.admitted.append((self.now, count))
+            self.untold[gateway] += count
         return wait
 
     def ask(self, gateway: int) -> None:
         """Begin to settle, unless that is under way."""
         if gateway not in self.replies:
+            self.late = max(self.late, self.taken_of_the_rate())
             taken = self.buckets[gateway].settle(self.now)
             self.replies[gateway] = self.common.settle(taken, self.now) if self.is_up else None
+            self.untold[gateway] *= not self.is_up
 
     def reply(self, gateway: int) -> None:
         if gateway in self.replies:
@@ -65,6 +73,12 @@ class Fleet:
                 self.buckets[gateway].not_told()
             else:
                 self.buckets[gateway].told(told, self.now)
+                self.heard[gateway] = self.now
+
+    def taken_of_the_rate(self) -> float:
+        pace = self.rate.per_second / self.count
+        pairs = zip(self.heard, self.untold, strict=True)
+        return sum(min(pace * (self.now - heard), untold) for heard, untold in pairs)
 
     def settle(self) -> None:
         for gateway in range(self.count):
@@ -106,7 +120,7 @@ def rush(fleet: Fleet) -> None:
 
 
 def parts_of_others(fleet: Fleet) -> float:
-    return (fleet.count - 1) * max(1.0, fleet.rate.burst / fleet.count)
+    return (fleet.count - 1) * max(1.0, fleet.rate.burst / fleet.count) + fleet.late
 
 
 rates = st.builds(
@@ -150,6 +164,14 @@ def run(fleet: Fleet, steps: list[Step], *, size: int = 1) -> None:
     rates,
     st.integers(1, 6),
     st.lists(st.one_of(takes, settles, pauses, floods, rushes), max_size=40),
+)
+@example(  # What the second takes of the rate is not known yet when the first is told.
+    Rate("", 1.0, 5),
+    2,
+    [("take", 0, 2), ("rush", 0, 0), ("pass", 1.0, 0), ("take", 1, 1), ("rush", 0, 0)],
+)
+@example(  # What is taken while Redis is asked.
+    Rate("", 1.0, 5), 1, [("ask", 0, 0), ("take", 0, 5), ("reply", 0, 0), ("take", 0, 1)]
 )
 @settings(max_examples=150, deadline=None)
 def test_no_window_admits_more_than_burst_and_rate_and_the_parts_of_others(
@@ -239,6 +261,7 @@ class Member:
         cut: something it told since then did not arrive, or the reply did not.
         part: the most it has held as its part.
         pace: the most it was filled with a second since it heard.
+        untold: what it has taken since it told Redis.
     """
 
     bucket: Bucket
@@ -247,6 +270,7 @@ class Member:
     cut: bool = False
     part: float = 0.0
     pace: float = 0.0
+    untold: int = 0
     reply: tuple[float, float | None] | None = None
 
     def __post_init__(self) -> None:
@@ -273,6 +297,8 @@ class Changing:
         """Of those that have gone."""
         self.uncounted = 0.0
         """What may have been taken by the rate, by whom Redis has not heard."""
+        self.late = 0.0
+        """The most that had been taken by the rate, by whom Redis just has not heard yet."""
         self.members: list[Member] = []
         for _ in range(count):
             self.join()
@@ -295,6 +321,7 @@ class Changing:
         for _ in range(count):
             if not member.bucket.take(1, self.now):
                 self.admitted.append((self.now, 1))
+                member.untold += 1
 
     def resize(self, member: Member) -> None:
         """It has settled another limit, and learnt how many gateways there are."""
@@ -304,9 +331,13 @@ class Changing:
 
     def ask(self, member: Member, outcome: str) -> None:
         if member.reply is None:
+            waiting = [m for m in self.members if not m.cut]
+            late = sum(min(m.pace * (self.now - m.heard), m.untold) for m in waiting)
+            self.late = max(self.late, late)
             taken = member.bucket.settle(self.now)
             told = None if outcome == "refused" else self.common.settle(taken, self.now)
             member.reply = (self.now, told if outcome == "told" else None)
+            member.untold *= outcome != "told"
 
     def hear(self, member: Member) -> None:
         if member.reply is None:
@@ -327,7 +358,7 @@ class Changing:
         """What may have come beyond the limit."""
         parts = self.parts + [member.part for member in self.members]
         since = sum(m.pace * (self.now - m.heard) for m in self.members if m.cut)
-        return sum(parts) - min(parts) + self.uncounted + since
+        return sum(parts) - min(parts) + self.uncounted + since + self.late
 
 
 outcomes = st.tuples(st.sampled_from(["told", "told", "refused", "lost"]), gateways, st.just(0))
