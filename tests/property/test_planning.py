@@ -79,6 +79,7 @@ EVENTS = st.lists(
 @settings(max_examples=120)
 @given(SPECS, EVENTS)
 @example({}, [("partly", 9), ("want", 4), ("late", {"limits__timeout": "1s"})])
+@example({}, [("settle", True), ("edit", {"model__uri": "hf://a/b"}), ("time", 1.0)])
 def test_from_any_state_the_plans_come_to_an_end(
     spec: dict[str, Any], events: list[tuple[str, Any]]
 ) -> None:

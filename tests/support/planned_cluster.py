@@ -49,7 +49,12 @@ class PlannedCluster:
         self.costs: dict[str, int] = {}
         self._numbers = 0
         self.resource = document(**changes)
-        self.resource["metadata"] |= {"namespace": "default", "uid": "u-1", "generation": 1}
+        self.resource["metadata"] |= {
+            "namespace": "default",
+            "uid": "u-1",
+            "generation": 1,
+            "creationTimestamp": _time(START),
+        }
 
     def __repr__(self) -> str:
         children = ", ".join("/".join(key) for key in sorted(self.children))
@@ -201,8 +206,7 @@ class PlannedCluster:
         )
         served = _served(wanted)
         served["metadata"]["generation"] = 1
-        made = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        served["metadata"]["creationTimestamp"] = made
+        served["metadata"]["creationTimestamp"] = _time(self.now)
         if found:
             served["metadata"]["creationTimestamp"] = found["metadata"]["creationTimestamp"]
             changed = found.get("spec") != served.get("spec")
@@ -269,6 +273,10 @@ def _hash(deployment: dict[str, Any]) -> str:
     return hashlib.sha256(template.encode()).hexdigest()[:10]
 
 
+def _time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _hash_of_pod(pod: dict[str, Any]) -> str:
     return str(pod["metadata"]["labels"]["pod-template-hash"])
 
@@ -280,7 +288,7 @@ def _pod(name: str, owner: str, deployment: dict[str, Any], *, ready: bool) -> d
             "name": name,
             "namespace": "default",
             "uid": f"uid-{name}",
-            "creationTimestamp": "2026-11-23T10:00:00Z",
+            "creationTimestamp": _time(START),
             "labels": {
                 **deployment["spec"]["template"]["metadata"]["labels"],
                 "pod-template-hash": _hash(deployment),
