@@ -26,7 +26,8 @@ def hold(file: Path) -> None:
 
         def advance() -> Any:
             while file.exists() and any(
-                text.written >= TOKENS and not text.cancelled
+                # One that is done stands there until the next step.
+                text.written >= TOKENS and not (text.cancelled or text.done)
                 for text in model.engine.scheduler.running
             ):
                 time.sleep(0.005)
