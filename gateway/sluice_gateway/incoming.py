@@ -9,7 +9,8 @@ import time
 
 from sluice_api.errors import ApiError
 from sluice_gateway.edge import Connections
-from sluice_gateway.head import MAX_HEAD_BYTES, Head, count_empty_line, find_end, parse_head
+from sluice_gateway.head import MAX_HEAD_BYTES, Head, count_empty_line, find_end
+from sluice_gateway.known_heads import read_head
 
 _ORIGIN = re.compile(rb"\r\norigin:[ \t]*([!-~]{1,255})[ \t]*\r\n", re.IGNORECASE)
 
@@ -42,7 +43,7 @@ class Incoming:
             if end:
                 self._partial = self._empty_lines = 0
                 raw = data[:end]
-                return parse_head(raw), raw, data[end:]
+                return read_head(raw), raw, data[end:]
         except ApiError:
             # A page, whose cookies may be too many, is to read why.
             found = _ORIGIN.search(data, 0, MAX_HEAD_BYTES)

@@ -18,9 +18,10 @@ from sluice_api.errors import ApiError
 from sluice_gateway.chunks import ChunkedBody
 from sluice_gateway.edge import STATUS_LINES, UNCOUNTED_BYTES, Edge, refusal
 from sluice_gateway.fallback import GuardedProtocol
-from sluice_gateway.head import Head, HeadForm
+from sluice_gateway.head import Head
 from sluice_gateway.idempotency import Pending
 from sluice_gateway.incoming import Incoming
+from sluice_gateway.known_heads import HeadForm
 from sluice_gateway.request import Answer, Request
 from sluice_gateway.unsent import Unsent
 
