@@ -40,6 +40,9 @@ _COMMON = {
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": MAX_TOKENS,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
 }
 _AFTER_PADDING = {
     "max_position_embeddings": MAX_TOKENS + 2,
@@ -59,6 +62,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mpnet": _AFTER_PADDING,
     "convbert": {"embedding_size": 16},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "bart": {
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "pad_token_id": 1,
+        "decoder_start_token_id": 3,
+        "forced_eos_token_id": 3,
+    },
 }
 """Model type → what its configuration needs beside the common sizes."""
 
@@ -90,13 +102,11 @@ def build_tiny(
         spread: of the weights; with more, its answers to different tokens differ more.
         more: further settings of the configuration.
     """
-    kin = ARCHITECTURES[architecture] is _AFTER_PADDING
+    kin = ARCHITECTURES[architecture].get("pad_token_id") == 1
     save_tokenizer(folder, _corpus(), roberta=kin)
     names = list(labels)
-    special = {"pad_token_id": 1 if kin else 0, "bos_token_id": 2, "eos_token_id": 3}
     settings = {
         **_COMMON,
-        **special,
         **ARCHITECTURES[architecture],
         "vocab_size": VOCABULARY,
         **more,
@@ -125,35 +135,6 @@ def build_tiny_nli(folder: Path, architecture: str = "bert", *, seed: int = 0) -
     """A random model of natural language inference."""
     labels = ("contradiction", "neutral", "entailment")
     return build_tiny(folder, architecture, labels=labels, seed=seed)
-
-
-def build_tiny_bart_nli(folder: Path, *, seed: int = 0) -> Path:
-    """The same of BART, which has an encoder and a decoder, and looks for the end of each text."""
-    save_piece_tokenizer(folder)
-    labels = ("contradiction", "neutral", "entailment")
-    config = transformers.BartConfig(
-        vocab_size=VOCABULARY,
-        d_model=HIDDEN,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        max_position_embeddings=MAX_TOKENS,
-        pad_token_id=1,
-        bos_token_id=2,
-        eos_token_id=3,
-        decoder_start_token_id=3,
-        forced_eos_token_id=3,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-    )
-    torch.manual_seed(seed)
-    model = transformers.BartForSequenceClassification(config)
-    scramble(model)
-    model.save_pretrained(folder)
-    return folder
 
 
 def scramble(model: torch.nn.Module, weights: float = 0.2) -> None:

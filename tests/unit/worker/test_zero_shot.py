@@ -39,8 +39,6 @@ def classified(model: LoadedModel, texts: Any, **parameters: Any) -> list[dict[s
 def inference_folder(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    if request.param == "bart":
-        return models.build_tiny_bart_nli(tmp_path_factory.mktemp("nli"))
     return models.build_tiny_nli(tmp_path_factory.mktemp("nli"), request.param)
 
 
