@@ -46,7 +46,7 @@ _KINDS: Final = (
         400,
         "A field has a value that is not allowed",
         "The type or the value of the named field does not fit.",
-        "Correct the named field; /openapi.json has what the route takes.",
+        "Correct the named field; the gateway's /openapi.json has what the route takes.",
     ),
     Kind(
         "missing_field",
@@ -118,14 +118,14 @@ _KINDS: Final = (
         404,
         "There is nothing at this path",
         "The path is not a route of this server.",
-        "See /openapi.json for the routes.",
+        "See the gateway's /openapi.json for the routes.",
     ),
     Kind(
         "method_not_allowed",
         405,
         "The route does not take this method",
         "The path exists, but not with this HTTP method.",
-        "See /openapi.json for the routes.",
+        "See the gateway's /openapi.json for the routes.",
     ),
     Kind(
         "request_timeout",

@@ -1,6 +1,7 @@
 """Every route of the application and the admin port, through the ASGI applications."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from sluice_api import names
+from sluice_api.errors import CATALOGUE
 from sluice_api.wire import Phase, Readiness, parse_capacity
 from sluice_worker.app import administration, application
 from sluice_worker.lifecycle import Lifecycle
@@ -198,6 +200,17 @@ async def test_refusals(client: Client, method: str, path: str, status: int, cod
     reply = await client.call(method, path, b"{}")
     assert reply is not None
     assert (reply.status, reply.code()) == (status, code)
+
+
+async def test_what_an_error_sends_to_is_here_or_is_said_to_be_the_gateways(client: Client) -> None:
+    sent_to = {
+        path.replace("{id}", "toy")
+        for kind in CATALOGUE.values()
+        for path in re.findall(r"(?<!gateway's )(?<!\w)/[a-z0-9/{}._]+", kind.fix)
+    }
+    assert sent_to == {"/v1/models", "/v1/models/toy"}
+    for path in sent_to:
+        assert (await client.get(path)).status == 200, path
 
 
 async def test_a_task_the_model_does_not_do(client: Client) -> None:
