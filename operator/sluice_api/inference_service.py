@@ -23,6 +23,8 @@ from sluice_api.spec_rules import ACCESS_RULES, CACHE_RULES, SCALING_RULES, SPEC
 from sluice_api.tasks import Task
 
 MAX_REPLICAS = 1000
+MAX_METADATA_BYTES = 262_144
+"""What Kubernetes allows all annotations of an object together."""
 
 NAME = Text(
     40,
@@ -61,12 +63,15 @@ class Metadata(Section):
             form="a namespace of lower-case letters, digits and hyphens",
         ),
     ] = names.DEFAULT_NAMESPACE
-    labels: Annotated[dict[str, str], TextMap(max_items=64, max_value_length=63)] = Field(
-        default_factory=dict
-    )
-    annotations: Annotated[dict[str, str], TextMap(max_items=64, max_value_length=65536)] = Field(
-        default_factory=dict
-    )
+    # As many and as long as the API server takes them, or gateways would not know a service that is
+    # there: `kubectl apply` writes the whole of a manifest into an annotation.
+    labels: Annotated[
+        dict[str, str], TextMap(max_items=MAX_METADATA_BYTES, max_value_length=63)
+    ] = Field(default_factory=dict)
+    annotations: Annotated[
+        dict[str, str],
+        TextMap(max_items=MAX_METADATA_BYTES, max_value_length=MAX_METADATA_BYTES),
+    ] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

@@ -101,6 +101,15 @@ def test_what_a_server_adds_to_metadata_is_left_aside() -> None:
     assert parse_service(resource, "test") == service()
 
 
+def test_metadata_that_the_api_server_takes_is_taken() -> None:
+    """It bounds annotations by 256 KiB together, and labels and annotations by no number."""
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 200_000}
+    many = {f"example.com/{number}": "" for number in range(500)}
+    resource = document()
+    resource["metadata"] |= {"annotations": applied | many, "labels": many}
+    assert parse_service(resource, "test").metadata.annotations == applied | many
+
+
 def test_snake_case_is_no_second_spelling() -> None:
     with pytest.raises(SpecError, match="did you mean minReplicas"):
         service(scaling__min_replicas=1)
