@@ -50,6 +50,22 @@ _ORDER: Final = (
 _OUT_OF_RANGE: Final = re.compile(r"usage per (Container|Pod)|limit to request ratio per")
 """How a LimitRange speaks, which nobody names."""
 
+_PLACING: Final = (
+    (
+        re.compile(r"Insufficient (cpu|memory|ephemeral-storage)"),
+        "spec.hardware.resources.requests",
+    ),
+    (re.compile(r"Insufficient [\w.-]+/"), "spec.hardware.gpu"),
+    (
+        re.compile("node affinity/selector"),
+        "what chooses nodes in spec.hardware (nodeSelector, affinity, gpu.product)",
+    ),
+    (re.compile("untolerated taint"), "spec.hardware.tolerations"),
+    (re.compile("topology spread"), "spec.hardware.topologySpreadConstraints"),
+    (re.compile("pods? (anti-)?affinity"), "spec.hardware.affinity"),
+)
+"""How the scheduler says that no node will do, and the field that asks for such a node."""
+
 _PASSING: Final = frozenset({"Starting", "Unschedulable", "NodeLost", "Evicted"})
 DOWNLOAD_TRIES: Final = 4
 """A download that has failed so often hardly fails by chance."""
@@ -175,7 +191,7 @@ def _of_deployment(observed: Observed, revision: str) -> Iterator[Finding]:
         )
     elif "not found" in told or "no PriorityClass" in told:
         yield Finding(
-            "ConfigMissing", f"{sentence(told)} Create what is missing, or correct the spec."
+            "ConfigMissing", f"{sentence(told)} Create what is missing, or correct {_named(told)}."
         )
     elif "forbidden" in told:
         yield Finding(
@@ -224,8 +240,8 @@ def _of_pod(
     for container in containers(pod):
         if (finding := _of_container(pod, container, asked)) is not None:
             killed = finding.reason == "CrashLoop" and _was_killed(container)
-            return (_from_events(observed, pod, seen, now, asked) if killed else None) or finding
-    return _from_events(observed, pod, seen, now, asked) or _starting(name, pod, seen, now)
+            return (_from_events(observed, pod, now, asked) if killed else None) or finding
+    return _from_events(observed, pod, now, asked) or _starting(name, pod, seen, now)
 
 
 def _is_wanted(observed: Observed, revision: str) -> bool:
@@ -267,10 +283,9 @@ def _unschedulable(name: str, told: str, asked: Asked) -> Finding:
         return Finding(
             "VolumeFailed", f"{name} cannot be placed: {once} Check the claim in {asked.field}.uri."
         )
-    return Finding(
-        "Unschedulable",
-        f"{name} finds no room: {sentence(told)} Add nodes, or ask for less in spec.hardware.",
-    )
+    fields = [field for words, field in _PLACING if words.search(told)]
+    remedy = f"Add nodes, or correct {' and '.join(fields or ['spec.hardware'])}."
+    return Finding("Unschedulable", f"{name} finds no room: {sentence(told)} {remedy}")
 
 
 def _of_container(pod: Object, container: Mapping[str, Any], asked: Asked) -> Finding | None:
@@ -370,6 +385,14 @@ def _remedy(reason: str, asked: Asked) -> str:
             return ""
 
 
+def _named(told: str) -> str:
+    """Where the spec names what does not exist."""
+    for kind in ("PriorityClass", "RuntimeClass"):
+        if kind in told:
+            return f"spec.hardware.{kind[0].lower()}{kind[1:]}Name"
+    return "the spec"
+
+
 # What only Events and gateways tell ---------------------------------------------------------------
 
 _PROBE = re.compile(r"(Startup|Liveness|Readiness) probe failed: (.*)", re.DOTALL)
@@ -377,28 +400,29 @@ _NOT_READY_YET = "statuscode: 503"
 """How a worker says itself that it is not ready: nothing is wrong with the probe."""
 
 
-def _from_events(
-    observed: Observed, pod: Object, seen: wire.WorkerSeen | None, now: datetime, asked: Asked
-) -> Finding | None:
+def _from_events(observed: Observed, pod: Object, now: datetime, asked: Asked) -> Finding | None:
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    for reason, told in observed.pod_events.get(name, ()):
-        if reason in ("FailedMount", "FailedAttachVolume", "FailedMapVolume"):
-            missing = "not found" in told and ('secret "' in told or 'configmap "' in told)
-            kind = "ConfigMissing" if missing else "VolumeFailed"
-            remedy = _remedy(kind, asked) or f"Check the claim in {asked.field}.uri and its volume."
-            return Finding(kind, f"{name}: {sentence(told)} {remedy}")
-        probe = _PROBE.match(told) if reason == "Unhealthy" else None
-        if probe and _is_fatal(probe[1], probe[2], pod, seen, now):
-            return Finding(
-                "ProbeFailed",
-                f"{name}: {sentence(told)} See kubectl -n {namespace} logs {name}.",
-            )
+    events = observed.pod_events.get(name, ())
+    if _running_since(pod) is None:  # a container that runs has its volumes
+        for reason, told in events:
+            if reason in ("FailedMount", "FailedAttachVolume", "FailedMapVolume"):
+                missing = "not found" in told and ('secret "' in told or 'configmap "' in told)
+                kind = "ConfigMissing" if missing else "VolumeFailed"
+                volume = f"Check the claim in {asked.field}.uri and its volume."
+                remedy = _remedy(kind, asked) or volume
+                return Finding(kind, f"{name}: {sentence(told)} {remedy}")
+    # The newest alone: what was not answered before has been answered since.
+    probes = (_PROBE.match(told) for reason, told in events if reason == "Unhealthy")
+    probe = next(filter(None, probes), None)
+    if probe and _is_fatal(probe[1], probe[2], pod, now):
+        words = f"{name}: {sentence(probe[0])} See kubectl -n {namespace} logs {name}."
+        # A process that is slow to answer on a busy node may well answer the next probe.
+        silent = "statuscode" not in probe[2] and not any(map(_was_killed, containers(pod)))
+        return Finding("ProbeFailed", words, tried_again=silent)
     return None
 
 
-def _is_fatal(
-    probe: str, told: str, pod: Object, seen: wire.WorkerSeen | None, now: datetime
-) -> bool:
+def _is_fatal(probe: str, told: str, pod: Object, now: datetime) -> bool:
     """Whether a failed probe means more than that the worker is not ready yet."""
     if probe == "Liveness" or any(map(_was_killed, containers(pod))):
         return True

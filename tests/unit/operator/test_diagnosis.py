@@ -41,6 +41,29 @@ CREATING = pod(phase="Pending", state=waiting("ContainerCreating"))
 CASES: list[tuple[Observed, str, str]] = [
     (seen(pod(scheduled="0/3 nodes: 3 Insufficient cpu.")), "Unschedulable", "Insufficient cpu"),
     (
+        seen(pod(scheduled="1 Insufficient cpu.")),
+        "Unschedulable",
+        "spec.hardware.resources.requests",
+    ),
+    (seen(pod(scheduled="1 Insufficient nvidia.com/gpu.")), "Unschedulable", "spec.hardware.gpu."),
+    (
+        seen(pod(scheduled="1 node(s) didn't match Pod's node affinity/selector.")),
+        *("Unschedulable", "(nodeSelector, affinity, gpu.product)"),
+    ),
+    (
+        seen(pod(scheduled="1 node(s) had untolerated taint(s), 2 Insufficient memory.")),
+        *("Unschedulable", "spec.hardware.resources.requests and spec.hardware.tolerations."),
+    ),
+    (
+        seen(pod(scheduled="1 node(s) didn't match pod topology spread constraints.")),
+        *("Unschedulable", "spec.hardware.topologySpreadConstraints."),
+    ),
+    (
+        seen(pod(scheduled="1 node(s) didn't satisfy existing pods anti-affinity rules.")),
+        *("Unschedulable", "spec.hardware.affinity."),
+    ),
+    (seen(pod(scheduled="1 node(s) were full.")), "Unschedulable", "or correct spec.hardware."),
+    (
         seen(pod(scheduled='persistentvolumeclaim "m" not found')),
         *("VolumeFailed", "Check the claim"),
     ),
@@ -125,7 +148,11 @@ CASES: list[tuple[Observed, str, str]] = [
     (seen(refused='pods "a" is forbidden: exceeded quota: q'), "QuotaExceeded", "ResourceQuota"),
     (
         seen(refused='pods "a" is forbidden: no PriorityClass with name x was found'),
-        *("ConfigMissing", "PriorityClass"),
+        *("ConfigMissing", "correct spec.hardware.priorityClassName."),
+    ),
+    (
+        seen(refused='pods "a" is forbidden: pod rejected: RuntimeClass "x" not found'),
+        *("ConfigMissing", "correct spec.hardware.runtimeClassName."),
     ),
     (seen(refused='pods "a" is forbidden: violates PodSecurity'), "PermissionDenied", "PodSecur"),
     (seen(refused='Pod "a" is invalid: spec.x'), "InvalidSpec", "spec.x"),
@@ -204,6 +231,42 @@ def test_a_worker_that_ends_well_when_it_is_evicted_was_evicted_all_the_same() -
 def test_just_started_is_no_failed_probe() -> None:
     young = pod(state={"running": {"startedAt": NOW.isoformat()}})
     observed = with_event("Unhealthy", "Startup probe failed: connection refused", young)
+    assert found(observed)[0] == "Starting"
+
+
+@pytest.mark.parametrize(
+    ("told", "may_pass"),
+    [
+        ("Readiness probe failed: context deadline exceeded", True),
+        ("Startup probe failed: connection refused", True),
+        ("Liveness probe failed: context deadline exceeded", True),
+        ("Readiness probe failed: HTTP probe failed with statuscode: 404", False),
+    ],
+)
+def test_no_answer_may_pass_until_the_kubelet_has_ended_the_worker(
+    told: str, may_pass: bool
+) -> None:
+    finding = diagnose(with_event("Unhealthy", told), REVISION, "", Learnt(), NOW)
+    assert finding is not None
+    assert finding.may_pass is may_pass
+    killed = pod(state=waiting("CrashLoopBackOff"), last=ended(137), restarts=1)
+    finding = diagnose(with_event("Unhealthy", told, killed), REVISION, "", Learnt(), NOW)
+    assert finding is not None
+    assert (finding.reason, finding.may_pass) == ("ProbeFailed", False)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ("Unhealthy", "Readiness probe failed: context deadline exceeded"),
+        ("Unhealthy", "Startup probe failed: connection refused"),
+        ("FailedMount", "the volume is still attached elsewhere"),
+    ],
+)
+def test_what_has_passed_is_no_failure(before: tuple[str, str]) -> None:
+    """A worker that says that it is not ready yet has its volumes, and answers."""
+    answered = ("Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503")
+    observed = seen(pod(), events={NAME: (answered, before)})
     assert found(observed)[0] == "Starting"
 
 
