@@ -429,6 +429,13 @@ def make_warnings(
     faults = [f"{field}: {message}" for field, message in refused(service, known)]
     if faults:
         yield Event("Warning", "PrecomputeRefused", " ".join(faults))
+    if service.spec.entities_from and known and Task.RELATION_EXTRACTION not in known:
+        told = (
+            f"spec.entitiesFrom: got {service.spec.entities_from} beside the model, which does"
+            f" {', '.join(known)} and asks nobody for entities. Remove entitiesFrom, or correct the"
+            " model."
+        )
+        yield Event("Warning", "EntitiesFromUnused", told)
 
 
 def _offered(service: InferenceService, status: Mapping[str, Any]) -> list[Task]:

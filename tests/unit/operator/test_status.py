@@ -295,8 +295,8 @@ PRECOMPUTED = {
 }
 
 
-def warnings(plan: Plan) -> list[str]:
-    return [event.message for event in plan.events if event.reason == "PrecomputeRefused"]
+def warnings(plan: Plan, reason: str = "PrecomputeRefused") -> list[str]:
+    return [event.message for event in plan.events if event.reason == reason]
 
 
 def test_what_cannot_be_precomputed_is_told_once_for_each_spec() -> None:
@@ -328,6 +328,20 @@ def test_what_only_the_model_can_tell_is_told_when_a_replica_has() -> None:
     )
     cluster.carry_out(plan)
     assert warnings(cluster.plan()) == []
+
+
+def test_a_finder_of_entities_that_the_model_has_no_use_for_is_told() -> None:
+    cluster = PlannedCluster(entitiesFrom="ner")
+    cluster.settle()
+    revision = cluster.resource["status"]["revision"]
+    cluster.learnt = Learnt(tasks={revision: (Task.TOKEN_CLASSIFICATION,)})
+    plan = cluster.plan()
+    [told] = warnings(plan, "EntitiesFromUnused")
+    assert told.startswith("spec.entitiesFrom: got ner beside the model, which does token-")
+    cluster.carry_out(plan)
+    assert warnings(cluster.plan(), "EntitiesFromUnused") == []
+    cluster.learnt = Learnt(tasks={revision: (Task.RELATION_EXTRACTION, Task.CLASSIFICATION)})
+    assert warnings(cluster.plan(), "EntitiesFromUnused") == []
 
 
 def test_a_request_that_its_route_refuses_is_told_with_the_field_in_it() -> None:
