@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sluice_api.tasks import Task
 from sluice_api.wire import Phase
 from sluice_worker.engines.encoder import PackedEngine
 from sluice_worker.loader import load
@@ -53,6 +54,12 @@ def test_what_was_loaded_is_told_in_plain_words(
     (line,) = [TextFormatter().format(r) for r in caplog.records if r.message == "model loaded"]
     assert " engine=packed tasks=embeddings,zero-shot " in line
     assert "<" not in line
+
+
+@pytest.mark.parametrize("task", sorted(set(Task) - {Task.EMBEDDINGS, Task.ZERO_SHOT}))
+def test_another_task_is_told_what_kind_of_model_does_it(tiny: Path, task: Task) -> None:
+    with pytest.raises(ModelRejected, match=rf"got {task}, .*\b{task} takes an? \w.*\.$"):
+        load(f"file://{tiny}", device="cpu", task=task)
 
 
 def test_the_same_content_elsewhere_has_the_same_digest(tiny: Path, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Which tasks there are. Adding one is adding a module (see ``tasks.base``) and a line here."""
 
 from types import ModuleType
+from typing import Final
 
 from sluice_api.tasks import Task
 from sluice_worker.tasks import (
@@ -40,6 +41,12 @@ _WRITING: tuple[ModuleType, ...] = (
 )
 """The same for models that read one text and write another."""
 
+_GENERATING: Final = {
+    Task.CHAT: "a causal language model with a chat template",
+    Task.TEXT_GENERATION: "a causal language model (config.json: architectures …ForCausalLM)",
+}
+"""What the tasks need that are no module here: ``generation`` does them."""
+
 
 def offered(material: Material) -> dict[Task, TaskModule]:
     """The tasks that a model can do, the one it is made for first."""
@@ -57,5 +64,7 @@ def offered_writing(material: WritingMaterial) -> dict[Task, TaskModule]:
 
 def needs(task: Task) -> str:
     """What kind of model does ``task``, for people."""
+    if task in _GENERATING:
+        return _GENERATING[task]
     modules = (*_MODULES, *_WRITING)
     return " or ".join(module.NEEDS for module in modules if task == module.TASK)
