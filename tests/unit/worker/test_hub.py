@@ -1,5 +1,8 @@
 """``hf://`` with the real client against a hub on loopback, and with no hub at all."""
 
+import json
+import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -85,6 +88,46 @@ def test_a_complete_commit_needs_no_network(published: model_hub.Hub) -> None:
     asked = len(published.requests)
     assert hub.fetch("acme/tiny", model_hub.COMMIT, silent) == first
     assert len(published.requests) == asked
+
+
+@pytest.fixture
+def cached_before(published: model_hub.Hub, monkeypatch: pytest.MonkeyPatch) -> model_hub.Hub:
+    """A hub with a file that was not wanted yet when its commit was downloaded."""
+    published.files["source.spm"] = b"pieces"
+    with monkeypatch.context() as then:
+        then.setattr(hub, "_WANTED", re.compile(r"[^/]+\.(json|safetensors)"))
+        folder = hub.fetch("acme/tiny", model_hub.COMMIT, silent).folder
+    assert not (folder / "source.spm").exists()
+    return published
+
+
+def test_what_is_wanted_of_a_cached_commit_by_now_is_downloaded(
+    cached_before: model_hub.Hub,
+) -> None:
+    snapshot = hub.fetch("acme/tiny", model_hub.COMMIT, silent)
+    assert (snapshot.folder / "source.spm").read_bytes() == b"pieces"
+    asked = len(cached_before.requests)
+    assert hub.fetch("acme/tiny", model_hub.COMMIT, silent) == snapshot
+    assert len(cached_before.requests) == asked
+
+
+def test_a_listing_as_it_was_first_written_is_renewed(cached_before: model_hub.Hub) -> None:
+    [path] = Path(os.environ["HF_HUB_CACHE"]).rglob("sluice-*.json")
+    written = json.loads(path.read_bytes())
+    written.pop("wanted", None)
+    path.write_text(json.dumps(written))
+    snapshot = hub.fetch("acme/tiny", model_hub.COMMIT, silent)
+    assert (snapshot.folder / "source.spm").exists()
+
+
+def test_a_cached_commit_serves_as_it_is_where_no_hub_answers(
+    cached_before: model_hub.Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        assert hub.fetch("acme/tiny", model_hub.COMMIT, silent).version == model_hub.COMMIT
+    assert "may lack files" in caplog.text
 
 
 def test_pickles_are_refused_before_anything_is_downloaded(published: model_hub.Hub) -> None:

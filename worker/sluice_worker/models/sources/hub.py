@@ -2,11 +2,13 @@
 
 A revision is pinned to its commit first, so that a branch which moves meanwhile cannot mix files.
 Files live in the hub client's own cache, beside the listing the hub published for the commit: a
-commit that is complete there needs no network. ``HF_ENDPOINT``, ``HF_TOKEN`` and ``HF_HOME`` mean
-what they always mean.
+commit that is complete there needs no network. A listing of an earlier version, which wanted other
+files, is asked for anew; where the hub gives none, what is there has to do. ``HF_ENDPOINT``,
+``HF_TOKEN`` and ``HF_HOME`` mean what they always mean.
 """
 
 import hashlib
+import logging
 import os
 import re
 import threading
@@ -42,6 +44,8 @@ _WANTED = re.compile(r"[^/]+\.(json|safetensors|txt|model|spm|jinja)|[0-9]+_[A-Z
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 
 class File(msgspec.Struct, frozen=True):
     """A file of a commit as the hub lists it. Large ones have a SHA-256, small ones git's SHA-1."""
@@ -53,8 +57,15 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
+    """The files of a commit that are wanted.
+
+    Attributes:
+        wanted: the pattern that chose them.
+    """
+
     commit: str
     files: list[File]
+    wanted: str = ""
 
 
 def fetch(location: str, revision: str | None, report: Report) -> Snapshot:
@@ -63,14 +74,31 @@ def fetch(location: str, revision: str | None, report: Report) -> Snapshot:
         raise BadConfiguration(f"model.uri: got 'hf://{location}', needs hf://ORG/NAME.")
     home = Path(_cache(), f"models--{location.replace('/', '--')}")
     listing = _remembered(home, revision)
-    if listing is None:
-        listing = _ask(location, revision)
-        _download(location, listing, report)
-        _remember(home, listing)
+    if listing is None or listing.wanted != _WANTED.pattern:
+        listing = _renewed(home, location, revision, report, listing)
     folder = home / "snapshots" / listing.commit
     _check_small_files(folder, listing)
     sums = {file.name: file.sha256 for file in listing.files if file.sha256}
     return Snapshot(folder, boundary=home.resolve(), version=listing.commit, sums=sums)
+
+
+def _renewed(
+    home: Path, location: str, revision: str | None, report: Report, known: Listing | None
+) -> Listing:
+    """What the hub says, all of it downloaded; what is ``known`` where it gives nothing."""
+    try:
+        listing = _ask(location, revision)
+        _download(location, listing, report)
+    except ModelError as error:
+        if known is None:
+            raise
+        log.warning(
+            "the cached commit was chosen by an earlier version and may lack files",
+            extra={"model": location, "commit": known.commit, "error": str(error)},
+        )
+        return known
+    _remember(home, listing)
+    return listing
 
 
 def _endpoint() -> str:
@@ -110,7 +138,7 @@ def _ask(repository: str, revision: str | None) -> Listing:
             "request of a converter (refs/pr/NUMBER), or convert the model and serve it by pvc:// "
             "(file:// on a machine of your own)."
         )
-    return Listing(info.sha, files)
+    return Listing(info.sha, files, _WANTED.pattern)
 
 
 def _download(repository: str, listing: Listing, report: Report) -> None:
