@@ -77,6 +77,7 @@ class Call(msgspec.Struct):
         sampled: chance has a part in the answer; the codec sets it for tasks that generate.
         stream: how the answer is to be streamed; None for a plain one.
         entities_from: the service that is to find what inputs lack before they are complete.
+        listed: the body has its inputs in a list, so that errors name one by its place there.
     """
 
     codec: "Codec"
@@ -89,6 +90,7 @@ class Call(msgspec.Struct):
     sampled: bool = False
     stream: Stream | None = None
     entities_from: str | None = None
+    listed: bool = False
 
     @property
     def reusable(self) -> bool:
@@ -236,7 +238,7 @@ def members_of(value: Input) -> dict[str, Any]:
 
 def place(call: Call, index: int) -> str:
     """How the caller finds input ``index`` again."""
-    return f"{call.codec.field}[{index}]" if len(call.inputs) > 1 else call.codec.field
+    return f"{call.codec.field}[{index}]" if call.listed else call.codec.field
 
 
 def instead(codec: Codec) -> str:
@@ -246,10 +248,10 @@ def instead(codec: Codec) -> str:
     return f" With {codec.parameters}truncate: true its beginning is used."
 
 
-def inputs_of(value: GivenInputs, field_name: str) -> list[Input]:
-    """The inputs that a body gives; they must all be of one kind. Raises ApiError."""
+def inputs_of(value: GivenInputs | list[str], field_name: str) -> tuple[list[Input], bool]:
+    """The inputs that a body gives, and whether in a list; all of one kind. Raises ApiError."""
     if isinstance(value, str):
-        return [value] if value else check_inputs([value], field_name)
+        return [value] if value else check_inputs([value], field_name, listed=False), False
     given: list[Any] = value
     if len(given) > MAX_TOKEN_IDS and isinstance(given[0], int):
         raise ApiError(
@@ -258,7 +260,7 @@ def inputs_of(value: GivenInputs, field_name: str) -> list[Input]:
             param=field_name,
         )
     if given and all(isinstance(entry, int) for entry in given):
-        return check_inputs([given], field_name)
+        return check_inputs([given], field_name, listed=False), False
     for index, entry in enumerate(given):
         if isinstance(entry, int):
             raise ApiError(
@@ -267,10 +269,10 @@ def inputs_of(value: GivenInputs, field_name: str) -> list[Input]:
                 "or lists. A list holds only texts, only token ids, or only lists of token ids.",
                 param=f"{field_name}[{index}]",
             )
-    return check_inputs(given, field_name)
+    return check_inputs(given, field_name), True
 
 
-def check_inputs(inputs: list[Input], field_name: str) -> list[Input]:
+def check_inputs(inputs: list[Input], field_name: str, *, listed: bool = True) -> list[Input]:
     """Refuse an empty or over-long list and empty inputs, naming the field."""
     if not inputs:
         raise ApiError(
@@ -286,7 +288,7 @@ def check_inputs(inputs: list[Input], field_name: str) -> list[Input]:
         )
     for index, value in enumerate(inputs):
         if not value:
-            where = field_name if len(inputs) == 1 else f"{field_name}[{index}]"
+            where = f"{field_name}[{index}]" if listed else field_name
             raise ApiError(
                 "invalid_field",
                 f"{where}: got an empty input, needs at least one character or token.",

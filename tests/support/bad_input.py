@@ -220,7 +220,7 @@ TABLE: Final[list[Case]] = [
             "too long",
             {"input": [{"question": "who " * 99, "context": "a"}]},
             "input_too_long",
-            "input.question",
+            "input[0].question",
         ),
         ("wrong type", {"input": "a"}, "invalid_field", "input"),
         (
@@ -289,7 +289,7 @@ TABLE: Final[list[Case]] = [
     *_rows(
         Task.SUMMARIZATION,
         "/v1/summarize",
-        ("empty", {"input": [""]}, "invalid_field", "input"),
+        ("empty", {"input": [""]}, "invalid_field", "input[0]"),
         ("too long", {"input": ["a", "once . " * 30_000]}, "input_too_long", "input[1]"),
         ("wrong type", {"input": [7]}, "invalid_field", "input[0]"),
         ("unknown value", _asked(max_tokens=0), "invalid_field", "parameters.max_tokens"),

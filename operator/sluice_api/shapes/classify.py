@@ -19,7 +19,7 @@ from sluice_api.call import (
     CanonicalCodec,
     Input,
     Item,
-    check_inputs,
+    inputs_of,
     split_items,
     write_body,
     write_list,
@@ -67,13 +67,14 @@ class ClassifyCodec:
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)
-        texts = [request.input] if isinstance(request.input, str) else request.input
+        inputs, listed = inputs_of(request.input, self.field)
         task, parameters = canonical(request.parameters or ClassifyParameters())
         return Call(
             codec=self,
             model=request.model,
             task=task,
-            inputs=check_inputs([*texts], "input"),
+            inputs=inputs,
+            listed=listed,
             parameters=parameters,
         )
 

@@ -75,13 +75,14 @@ class CompletionsCodec:
         parameters = generation.canonical(request)
         parameters.max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         parameters.logprobs = request.logprobs
-        inputs = inputs_of(request.prompt, self.field)
+        inputs, listed = inputs_of(request.prompt, self.field)
         generation.check_choices(inputs, parameters)
         return Call(
             codec=self,
             model=request.model,
             task=_TASK,
             inputs=inputs,
+            listed=listed,
             parameters=msgspec.to_builtins(parameters),
             sampled=generation.asks_for_sampling(parameters),
             stream=generation.stream_of(request),

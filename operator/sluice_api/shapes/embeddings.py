@@ -58,11 +58,13 @@ class EmbeddingsCodec:
 
     def parse(self, body: bytes) -> Call:
         request = decode(_decoder, body)
+        inputs, listed = inputs_of(request.input, self.field)
         return Call(
             codec=self,
             model=request.model,
             task=_TASK,
-            inputs=inputs_of(request.input, self.field),
+            inputs=inputs,
+            listed=listed,
             parameters={"dimensions": request.dimensions, "truncate": request.truncate},
             # Only base64 holds the exact bits, so only that answer can be stored as it comes.
             passthrough=request.encoding_format == "base64",

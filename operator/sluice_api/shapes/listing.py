@@ -61,7 +61,8 @@ class ListCodec:
             codec=self,
             model=request.model,
             task=self._task,
-            inputs=check_inputs([*map(self.input_of, given, where)], "input"),
+            inputs=check_inputs([*map(self.input_of, given, where)], self.field, listed=listed),
+            listed=listed,
             parameters=self.canonical(request.parameters or self._defaults),
         )
 

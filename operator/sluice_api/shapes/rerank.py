@@ -82,6 +82,7 @@ class RerankCodec:
             model=request.model,
             task=Task.RERANK,
             inputs=check_inputs(texts, self.field),
+            listed=True,
             parameters={
                 "query": required(request.query, "query"),
                 "raw_scores": request.raw_scores,

@@ -5,7 +5,7 @@ Both are views on classification items, so they share cache entries with ``/v1/c
 
 import msgspec
 
-from sluice_api.call import Call, Codec, Item, check_inputs
+from sluice_api.call import Call, Codec, Item, check_inputs, inputs_of
 from sluice_api.decode import decode
 from sluice_api.shapes import classify
 from sluice_api.tasks import Task
@@ -55,7 +55,7 @@ class ClassifyTextCodec:
             codec=self,
             model=request.model,
             task=Task.CLASSIFICATION,
-            inputs=check_inputs([request.text], "text"),
+            inputs=check_inputs([request.text], self.field, listed=False),
             parameters=dict(_PARAMETERS),
             passthrough=False,
         )
@@ -84,12 +84,13 @@ class PredictCodec:
 
     def parse(self, body: bytes) -> Call:
         request = decode(_predict_decoder, body)
-        texts = [request.text] if isinstance(request.text, str) else request.text
+        inputs, listed = inputs_of(request.text, self.field)
         return Call(
             codec=self,
             model=request.model,
             task=Task.CLASSIFICATION,
-            inputs=check_inputs([*texts], "text"),
+            inputs=inputs,
+            listed=listed,
             parameters=dict(_PARAMETERS),
             passthrough=False,
         )

@@ -19,7 +19,7 @@ from sluice_api.call import (
     CanonicalCodec,
     Input,
     Item,
-    check_inputs,
+    inputs_of,
     join_items,
     split_items,
     write_body,
@@ -129,13 +129,14 @@ class TextsCodec:
 
     def parse(self, body: bytes) -> Call:
         request = decode(self._decoder, body)
-        texts = [request.input] if isinstance(request.input, str) else request.input
+        inputs, listed = inputs_of(request.input, self.field)
         parameters, sampled = canonical(request.parameters or self._defaults)
         return Call(
             codec=self,
             model=request.model,
             task=self._task,
-            inputs=check_inputs([*texts], "input"),
+            inputs=inputs,
+            listed=listed,
             parameters=parameters,
             sampled=sampled,
         )

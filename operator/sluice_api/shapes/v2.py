@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sluice_api.call import Call, Codec, Item, check_inputs
+from sluice_api.call import Call, Codec, Input, Item, check_inputs
 from sluice_api.decode import decode, shown
 from sluice_api.errors import ApiError
 from sluice_api.shapes import (
@@ -116,6 +116,7 @@ class V2Codec:
         request = decode(_decoder, body)
         _check_parameters(request)
         given_texts = _texts(request)
+        texts: list[Input] = [*next(iter(given_texts.values()))]
         given = {
             k: v for k, v in msgspec.structs.asdict(request.parameters).items() if v is not None
         }
@@ -124,7 +125,7 @@ class V2Codec:
             codec=self,
             model=None,
             task=None,
-            inputs=check_inputs([*next(iter(given_texts.values()))], self.field),
+            inputs=check_inputs(texts, self.field, listed=len(texts) > 1),
             parameters={"unsettled": _Unsettled(given, given_texts)},
             passthrough=False,
             options=V2Options(
@@ -177,7 +178,9 @@ def with_task(call: Call, *tasks: Task) -> Call:
     call.parameters = view.canonical(parameters, unsettled.texts)
     call.sampled = view.sampled(parameters)
     call.codec = _codec_of(view, unsettled.texts)
-    call.inputs = check_inputs(view.inputs_of(unsettled.texts), call.codec.field)
+    inputs = view.inputs_of(unsettled.texts)
+    call.listed = len(inputs) > 1  # A tensor of one text is that text.
+    call.inputs = check_inputs(inputs, call.codec.field, listed=call.listed)
     return call
 
 

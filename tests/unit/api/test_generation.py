@@ -164,7 +164,7 @@ def test_the_order_of_a_schema_and_of_tools_is_kept() -> None:
     ],
 )
 def test_a_canonical_body_asks_the_same(members: dict[str, Any]) -> None:
-    call = completion(**members, logprobs=2)
+    call = completion(**members, prompt=["a"], logprobs=2)
     assert completions.CODEC.parse(completions.CODEC.canonical_body(call, call.inputs)) == call
     for call in (
         conversation(**members, logprobs=True, top_logprobs=4),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice_api import routes
-from sluice_api.call import MAX_INPUTS, Call, Codec, Item
+from sluice_api.call import MAX_INPUTS, Call, Codec, Item, place
 from sluice_api.errors import ApiError
 from sluice_api.shapes import (
     classify,
@@ -62,6 +62,7 @@ def test_embeddings_take_every_form_of_input(given_input: Any, inputs: list[Any]
         ({"input": []}, "invalid_field", "input", "empty list"),
         ({"input": ""}, "invalid_field", "input", "empty input"),
         ({"input": ["a", ""]}, "invalid_field", "input[1]", "empty input"),
+        ({"input": [""]}, "invalid_field", "input[0]", "empty input"),
         ({"input": [1, "a"]}, "invalid_field", "input[0]", "the number 1"),
         ({"input": 5}, "invalid_field", "input", "got 5"),
         ({"input": [-1]}, "invalid_field", "input[0]", "got -1"),
@@ -79,6 +80,30 @@ def test_embeddings_errors_name_field_and_value(
         embeddings.CODEC.parse(body(**bad))
     assert (caught.value.code, caught.value.param) == (code, param)
     assert shown in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("path", "one", "listed"),
+    [
+        ("/v1/embeddings", {"input": "a"}, {"input": ["a"]}),
+        ("/v1/embeddings", {"input": [1, 2]}, {"input": [[1, 2]]}),
+        ("/v1/completions", {"prompt": "a"}, {"prompt": ["a"]}),
+        ("/v1/classify", {"input": "a"}, {"input": ["a"]}),
+        ("/v1/fill-mask", {"input": "a"}, {"input": ["a"]}),
+        ("/v1/translate", {"input": "a"}, {"input": ["a"]}),
+        ("/predict", {"text": "a"}, {"text": ["a"]}),
+        ("/v1/rerank", None, {"query": "a", "documents": ["a"]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}, None),
+    ],
+)
+def test_an_error_names_the_place_in_a_list_of_one_too(
+    path: str, one: dict[str, Any] | None, listed: dict[str, Any] | None
+) -> None:
+    codec = routes.POST_ROUTES[path]
+    if one is not None:
+        assert place(codec.parse(body(**one)), 0) == codec.field
+    if listed is not None:
+        assert place(codec.parse(body(**listed)), 0) == f"{codec.field}[0]"
 
 
 @pytest.mark.parametrize(
