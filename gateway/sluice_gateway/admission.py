@@ -51,18 +51,26 @@ class Refusal(NamedTuple):
     Attributes:
         code: of the error.
         reason: one word for programs.
+        param: what of the request is at fault.
     """
 
     code: str
     reason: str
     message: str
     retry_after: float | None = None
+    param: str | None = None
+
+    def error(self) -> ApiError:
+        """It, for one of them."""
+        message = _sentence(self.message)
+        return ApiError(self.code, message, param=self.param, retry_after=self.retry_after)
 
 
 class Admission:
     """The queue of one service. Times are of the monotonic clock.
 
     Attributes:
+        ended: why there will never be an endpoint again; nobody is held from then on.
         failure: why no endpoint will become ready; nobody is held while it stands.
         unwakeable: why no endpoint will come; nobody is held while it stands and there is none.
         series: who waited how long, and who was refused.
@@ -79,6 +87,7 @@ class Admission:
         on_first: Callable[[], None],
     ) -> None:
         self.limits = limits
+        self.ended: Refusal | None = None
         self.failure: Failure | None = None
         self.unwakeable: Refusal | None = None
         self.start_seconds = DEFAULT_START_SECONDS
@@ -288,6 +297,8 @@ class Admission:
 
     def _hopeless(self) -> tuple[ApiError, str] | None:
         """What to tell who would wait in vain, and the cause that is counted."""
+        if self.ended is not None:
+            return self.ended.error(), "failed"
         if self._endpoints.ready:
             return None
         if (failure := self.failure) is not None:
@@ -295,8 +306,7 @@ class Admission:
             error = ApiError("model_failed", message, retry_after=failure.retry_after_seconds)
             return error, "failed"
         if (told := self.unwakeable) is not None and not self._endpoints.all:
-            message = _sentence(told.message)
-            return ApiError(told.code, message, retry_after=told.retry_after), "asleep"
+            return told.error(), "asleep"
         return None
 
     def _check_room(self, waiter: Waiter, now: float) -> None:

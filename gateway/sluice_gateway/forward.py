@@ -365,10 +365,13 @@ class Forward:
         waitable = cause in WAITABLE
         self._blame(cause, now)
         self._let_go()
+        if service.removed and not self._begun:
+            service.admission.return_to_head(self, now)  # Which tells its caller so.
+            return
         elsewhere = waitable or any(
             other.incarnation not in self.excluded for other in service.endpoints.ready
         )
-        resend = elsewhere and not self._begun and not service.removed
+        resend = elsewhere and not self._begun
         # A refused connection cost nobody anything, so it needs no budget.
         if resend and (cause == "connect" or self._may_retry(now)):
             service.series.retries[cause] += 1

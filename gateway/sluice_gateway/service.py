@@ -42,9 +42,8 @@ UNFINISHED: Final = frozenset((Task.RELATION_EXTRACTION,))
 AGEING_SECONDS: Final = 0.2
 """A queue this old is told to the scaler out of turn."""
 
-_REMOVED: Final = wire.Failure(
-    reason="Removed", message="The model was removed", retry_after_seconds=1.0
-)
+REMOVED: Final = Refusal("model_not_found", "Removed", "The model was removed.", param="model")
+TRIAL_OVER: Final = Refusal("model_failed", "Removed", "The revision on trial was removed.")
 _REVISION: Final = names.REVISION.encode()
 _RULES: Final = Rules()
 _NO_OPERATOR: Final = Refusal(
@@ -338,7 +337,7 @@ class Service:
         if self.canary is not None and trial is not None:
             came += self.canary._follow(trial, others, spare)
         elif before is not None:
-            waiting = before._leave()
+            waiting = before._leave(TRIAL_OVER)
         for endpoint in spare.values():
             endpoint.retire()
         return Changes(came, list(spare.values()), waiting)
@@ -346,7 +345,7 @@ class Service:
     def remove(self) -> Changes:
         """Out of the table, with its canary."""
         gone = [e for track in self.tracks() for e in track.endpoints.give_up([], "").values()]
-        waiting = [waiter for track in self.tracks() for waiter in track._leave()]
+        waiting = [waiter for track in self.tracks() for waiter in track._leave(REMOVED)]
         for endpoint in gone:
             endpoint.retire()
         return Changes([], gone, waiting)
@@ -395,12 +394,12 @@ class Service:
         # What is on its way comes without an operator too.
         return _NO_OPERATOR if self._unattended and self.spec.delay is None else None
 
-    def _leave(self) -> list[Waiter]:
-        """Serve nobody any more, all endpoints given up. Returns who waits."""
+    def _leave(self, why: Refusal) -> list[Waiter]:
+        """Serve nobody any more, all endpoints given up. Returns who waits, to be told ``why``."""
         self.removed = True
         self.admission.close()
         waiting = self.admission.drain()
-        self.admission.failure = _REMOVED  # For those who come back from a worker.
+        self.admission.ended = why  # For those who come back from a worker.
         self.endpoints.changed()
         return waiting
 

@@ -14,19 +14,18 @@ from sluice_api import wire
 from sluice_api.errors import ApiError
 from sluice_api.routes import USE_LABELS
 from sluice_api.tasks import Task
+from sluice_gateway.admission import Refusal
 from sluice_gateway.auth import Rights, Tenant, may_call
 from sluice_gateway.balance import Rules
 from sluice_gateway.endpoint import Endpoint
 from sluice_gateway.probing import watch
-from sluice_gateway.service import Changes, Service
+from sluice_gateway.service import REMOVED, TRIAL_OVER, Changes, Service
 from sluice_gateway.timers import TimerWheel
 
 MAX_NAMED: Final = 10_000
 """Names by caller whose meaning is remembered."""
 
-_REMOVED: Final = ("model_not_found", "The model was removed.", "model")
 _RULES: Final = Rules()
-_TRIAL_OVER: Final = ("model_failed", "The revision on trial was removed.", None)
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ class Services:
             )
             if not self._attended:
                 service.attended(False)
-        self._settle(service.update(spec), _TRIAL_OVER)
+        self._settle(service.update(spec), TRIAL_OVER)
         if before is None or not _same_offer(before, spec):
             self._forget()
         if before is None:
@@ -100,7 +99,7 @@ class Services:
         """The service is no more; whoever waits for it is told."""
         service = self._by_name.pop((namespace, name), None)
         if service is not None:
-            self._settle(service.remove(), _REMOVED)
+            self._settle(service.remove(), REMOVED)
             self._forget()
 
     def resolve(self, model: str | None, tenant: Tenant, task: Task | None) -> Service:
@@ -181,14 +180,13 @@ class Services:
             log.error("probe ended", exc_info=probe.exception(), extra={"endpoint": endpoint.url})
             endpoint.not_ready("it is not probed any more")
 
-    def _settle(self, changes: Changes, refusal: tuple[str, str, str | None]) -> None:
+    def _settle(self, changes: Changes, refusal: Refusal) -> None:
         """Probe who came, let go of who went, and refuse those who wait in vain."""
         self._stop_probing(changes.gone)
         for endpoint in changes.came:
             self._probe(endpoint)
-        code, message, param = refusal
         for waiter in changes.waiting:
-            waiter.refused(ApiError(code, message, param=param))
+            waiter.refused(refusal.error())
 
     def _stop_probing(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:

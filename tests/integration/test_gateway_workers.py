@@ -443,6 +443,27 @@ async def test_removed_service_tells_those_who_wait(gateway: GatewayProcess) -> 
 
 
 @BOTH_WAYS
+@pytest.mark.parametrize("end", ["breaks", "is full", "fails"])
+async def test_who_comes_back_from_a_worker_learns_that_the_service_was_removed(
+    gateway: GatewayProcess, end: str
+) -> None:
+    with StubWorker(Behaviour(hold=True)) as worker:
+        await gateway.follow([service("emb", [worker.url])])
+        running = asyncio.create_task(gateway.post(PATH, ask(f"comes back: {end}")))
+        await until(lambda: worker.running == 1)
+        await gateway.follow([])
+        if end == "breaks":
+            worker.behaviour.raw = b""
+        else:
+            code = "overloaded" if end == "is full" else "internal_error"
+            worker.behaviour.refuse = ApiError(code, "No.")
+        worker.behaviour.hold = False
+        reply = await running
+    error = reply.json()["error"]
+    assert (reply.status, error["code"], error["param"]) == (404, "model_not_found", "model")
+
+
+@BOTH_WAYS
 async def test_worker_that_drains_gets_nothing_new(gateway: GatewayProcess) -> None:
     with StubWorker() as leaving, StubWorker() as staying:
         await gateway.follow([service("emb", [leaving.url, staying.url])])
