@@ -160,6 +160,40 @@ def test_what_is_not_proved_is_not_served(
         prove(Proved(network, change), store, list(range(7, 40)))  # type: ignore[arg-type]
 
 
+def windowed(architecture: str, **members: Any) -> CausalNetwork:
+    """A model whose layers look back further than a proof is long."""
+    config = transformers.AutoConfig.for_model(
+        architecture,
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=100,
+        **members,
+    )
+    torch.manual_seed(0)
+    return CausalNetwork(transformers.AutoModelForCausalLM.from_config(config).eval())
+
+
+def test_a_window_that_only_the_mask_knows_is_not_served() -> None:
+    """Some models tell their attention of no window; ours is given no mask that it would be in."""
+    network = windowed("phimoe", num_local_experts=2)
+    with pytest.raises(NotServed, match="differ by"):
+        prove(network, slot_store(network, room=200), list(range(7, 40)))
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "gemma3_text"])
+def test_a_window_is_proved_and_stays_what_it_was(architecture: str) -> None:
+    network = windowed(architecture, head_dim=8)
+    before = [getattr(module, "sliding_window", None) for module in network.model.modules()]
+    prove(network, slot_store(network, room=200), list(range(7, 40)))
+    after = [getattr(module, "sliding_window", None) for module in network.model.modules()]
+    assert after == before
+    assert network.model.config.sliding_window == 100
+
+
 def test_guesses_save_steps_and_change_nothing(network: CausalNetwork) -> None:
     counts = []
     texts = []
