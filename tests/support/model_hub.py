@@ -86,7 +86,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             elif path.startswith(f"{api}/revision/"):
                 self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             elif path.startswith(f"/{hub.repository}/resolve/{COMMIT}/"):
-                self._file(path.rpartition("/")[2])
+                self._file(path.removeprefix(f"/{hub.repository}/resolve/{COMMIT}/"))
             else:
                 self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 

@@ -21,7 +21,14 @@ from sluice_worker.engines.base import Unit, unit_of
 from sluice_worker.loaded import LoadedModel
 from sluice_worker.models.description import Description, describe, known_markers
 from sluice_worker.models.errors import ModelRejected
-from sluice_worker.models.manifest import SENTENCE_FILES, TOKENIZER_FILES, Manifest, verify
+from sluice_worker.models.manifest import (
+    CHAT_TEMPLATE,
+    SENTENCE_FILES,
+    TOKENIZER_FILES,
+    TOOL_TEMPLATE,
+    Manifest,
+    verify,
+)
 from sluice_worker.models.sources.base import Report, silent
 from sluice_worker.models.sources.registry import PINNED_CONTENT, fetch
 from sluice_worker.models.tokenizer import MASK_TOKENS, Tokenizer, load_tokenizer
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ANSWERS_VERSION = 4
+ANSWERS_VERSION = 5
 """Of what this code makes of a model and an input: raise it with every change of code that changes
 an answer, so that nothing computed before is taken from a cache."""
 _CANARY_TOKENS = (8, 48, 192)
@@ -264,7 +271,7 @@ def answer_parts(manifest: Manifest, dtype: str, max_tokens: int) -> dict[str, o
         "tokenizer": {name: sums[name] for name in TOKENIZER_FILES if name in sums},
         "config": sums["config.json"],
         "generation_config": sums.get("generation_config.json"),
-        "chat_template": sums.get("chat_template.jinja"),
+        "chat_templates": {name: sums.get(name) for name in (CHAT_TEMPLATE, TOOL_TEMPLATE)},
         "pooling": pooling or None,
         "dtype": dtype,
         "max_input_tokens": max_tokens,

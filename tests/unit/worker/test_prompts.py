@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from sluice_api.call import Call
 from sluice_api.errors import ApiError
@@ -174,13 +175,60 @@ def test_a_template_is_found_where_models_keep_it(tmp_path: Path) -> None:
     several = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
     found = load_template(folder(tmp_path, tokenizer_config__json={"chat_template": several}))
     assert found is not None
-    assert found.source == "T"
+    assert (found.source, found.with_tools) == ("D", "T")
+    lone = [{"name": "tool_use", "template": "T"}]
+    found = load_template(folder(tmp_path, tokenizer_config__json={"chat_template": lone}))
+    assert found is not None
+    assert (found.source, found.with_tools) == ("T", "T")
     both = folder(tmp_path, tokenizer_config__json=config, chat_template__jinja="B")
     found = load_template(both)
     assert found is not None
-    assert found.source == "B"
+    assert (found.source, found.with_tools) == ("B", "B")
+    beside = "additional_chat_templates/tool_use.jinja"
+    (tmp_path / beside).parent.mkdir()
+    (tmp_path / beside).write_text("C")
+    found = load_template(Manifest(tmp_path, {**both.sums, beside: "0"}, ()))
+    assert found is not None
+    assert (found.source, found.with_tools) == ("B", "C")
     with pytest.raises(ModelRejected, match=r"tokenizer_config\.json"):
         load_template(folder(tmp_path, tokenizer_config__json={"chat_template": 5}))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_conversation_is_rendered_as_transformers_does(several: bool, tmp_path: Path) -> None:
+    """Members that are null are not there, and a template for tools is one for tools alone."""
+    template = (
+        "{{ cls_token }}{% for m in messages %}[{{ m.role }}]"
+        "{% if 'content' in m %}{{ m.content }}{% endif %}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}{% endfor %}"
+    )
+    named = [
+        {"name": "default", "template": template},
+        {"name": "tool_use", "template": template + "{% for t in tools %}!{% endfor %}"},
+    ]
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=BYTES, cls_token="<|end|>")
+    fast.chat_template = {each["name"]: each["template"] for each in named} if several else template
+    files = {
+        "tokenizer_config__json": {
+            "cls_token": "<|end|>",
+            "chat_template": named if several else template,
+        }
+    }
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        HI,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "1"},
+    ]
+    loaded = load_template(folder(tmp_path, **files))
+    assert loaded is not None
+    for offers in (None, [TOOL]) if several else (None,):
+        (told,) = conversation(*messages, tools=offers).inputs
+        tools = None if offers is None else json.dumps(offers)
+        expected = fast.apply_chat_template(
+            messages, tools=offers, tokenize=False, add_generation_prompt=True
+        )
+        assert loaded.render(str(told), tools, Quoting([])) == [expected]
 
 
 def test_what_a_model_offers_depends_on_its_template(tmp_path: Path) -> None:

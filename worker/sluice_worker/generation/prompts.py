@@ -111,8 +111,8 @@ class PromptMaker:
         if parameters.tools is None or parameters.tool_choice == "none":
             return None
         assert self.template is not None, "only a chat has tools"
-        known = "tools" in self.template.source
-        parser = parser_for(self.template.source, parameters.tool_choice) if known else None
+        source = self.template.with_tools
+        parser = parser_for(source, parameters.tool_choice) if "tools" in source else None
         if parser is None:
             raise ApiError(
                 "invalid_field",

@@ -14,9 +14,18 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from sluice_api.errors import ApiError
 from sluice_worker.generation.quoting import Quoting
 from sluice_worker.models.errors import ModelRejected
-from sluice_worker.models.manifest import Manifest
+from sluice_worker.models.manifest import CHAT_TEMPLATE, TOOL_TEMPLATE, Manifest
 
-_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+_SPECIAL = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+"""What transformers lets a template name."""
 
 
 class ChatTemplate:
@@ -25,10 +34,14 @@ class ChatTemplate:
     Args:
         source: the template.
         special: the special tokens it may name, by their name.
+        with_tools: the one for conversations with tools; None for the same one.
     """
 
-    def __init__(self, source: str, special: Mapping[str, Any]) -> None:
+    def __init__(
+        self, source: str, special: Mapping[str, Any], with_tools: str | None = None
+    ) -> None:
         self.source = source
+        self.with_tools = source if with_tools is None else with_tools
         self._special = special
 
     def __repr__(self) -> str:
@@ -42,14 +55,14 @@ class ChatTemplate:
         Raises:
             ApiError: the template refuses the conversation, with its own words.
         """
-        told = _with_objects(msgspec.json.decode(messages))
+        told = _as_templates_take_them(msgspec.json.decode(messages))
         offers = None if tools is None else msgspec.json.decode(tools)
         told, offers, mark = quoting.marked(told, offers)
         try:
             rendered: Any = render_jinja_template(
                 conversations=[told],
                 tools=offers,
-                chat_template=self.source,
+                chat_template=self.source if offers is None else self.with_tools,
                 add_generation_prompt=True,
                 **self._special,
             )
@@ -66,15 +79,10 @@ def load_template(manifest: Manifest) -> ChatTemplate | None:
     """The template of a verified folder, or None. Raises ModelRejected."""
     tokenizer = manifest.read_json("tokenizer_config.json") or {}
     special = manifest.read_json("special_tokens_map.json") or {}
-    source = tokenizer.get("chat_template")
-    if "chat_template.jinja" in manifest.sums:
-        source = (manifest.folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if isinstance(source, list):  # Several, by name; the one for tools does without them as well.
-        named = {entry["name"]: entry["template"] for entry in source}
-        source = named.get("tool_use") or named.get("default")
+    source, with_tools = _sources(manifest, tokenizer.get("chat_template"))
     if source is None:
         return None
-    if not isinstance(source, str):
+    if not isinstance(source, str) or not isinstance(with_tools, str | None):
         raise ModelRejected("tokenizer_config.json: chat_template is no text. Save it again.")
     found = {name: tokenizer.get(name) or special.get(name) for name in _SPECIAL}
     texts = {
@@ -82,15 +90,34 @@ def load_template(manifest: Manifest) -> ChatTemplate | None:
         for name, token in found.items()
         if token
     }
-    return ChatTemplate(source, texts)
+    return ChatTemplate(source, texts, with_tools)
 
 
-def _with_objects(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Templates want the arguments of earlier calls as objects; OpenAI has them as text."""
-    for message in messages:
+def _sources(manifest: Manifest, configured: Any) -> tuple[Any, Any]:
+    """A model's template and the one it has for tools, if it has another. Files go first."""
+    named = {"default": configured}
+    if isinstance(configured, list):
+        named = {entry["name"]: entry["template"] for entry in configured}
+    for name, file in (("default", CHAT_TEMPLATE), ("tool_use", TOOL_TEMPLATE)):
+        if file in manifest.sums:
+            named[name] = (manifest.folder / file).read_text(encoding="utf-8")
+    with_tools = named.get("tool_use")
+    return named.get("default") or with_tools, with_tools
+
+
+def _as_templates_take_them(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As transformers does: without what is null, which many a template would spell out.
+
+    Templates want the arguments of earlier calls as objects; OpenAI has them as text.
+    """
+    told = [
+        {name: value for name, value in message.items() if value is not None}
+        for message in messages
+    ]
+    for message in told:
         for call in message.get("tool_calls", ()):
             try:
                 call["function"]["arguments"] = msgspec.json.decode(call["function"]["arguments"])
             except msgspec.DecodeError:
                 pass  # A model's own mistake, come back: the template gets the text.
-    return messages
+    return told

@@ -34,7 +34,9 @@ TOKENIZER_FILES = (
     "target.spm",
     "target_vocab.json",
 )
-CONFIG_FILES = ("config.json", "generation_config.json", "chat_template.jinja")
+CHAT_TEMPLATE = "chat_template.jinja"
+TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
+CONFIG_FILES = ("config.json", "generation_config.json", CHAT_TEMPLATE, TOOL_TEMPLATE)
 SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
 _CHUNK_BYTES = 1 << 20

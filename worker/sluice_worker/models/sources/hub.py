@@ -40,7 +40,10 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ANSWER_SECONDS = 10.0
 """How long the hub may take to answer, the lookup of its name included."""
-_WANTED = re.compile(r"[^/]+\.(json|safetensors|txt|model|spm|jinja)|[0-9]+_[A-Za-z]+/config\.json")
+_WANTED = re.compile(
+    r"[^/]+\.(json|safetensors|txt|model|spm|jinja)|[0-9]+_[A-Za-z]+/config\.json"
+    r"|additional_chat_templates/tool_use\.jinja"
+)
 
 T = TypeVar("T")
 
