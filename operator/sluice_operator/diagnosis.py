@@ -396,6 +396,8 @@ def _named(told: str) -> str:
 # What only Events and gateways tell ---------------------------------------------------------------
 
 _PROBE = re.compile(r"(Startup|Liveness|Readiness) probe failed: (.*)", re.DOTALL)
+_MISSING = re.compile(r'(secret|configmap) ".*not found|references non-existent secret key')
+"""How a kubelet says that a Secret or ConfigMap, or the key in it, is not there."""
 _NOT_READY_YET = "statuscode: 503"
 """How a worker says itself that it is not ready: nothing is wrong with the probe."""
 
@@ -406,8 +408,7 @@ def _from_events(observed: Observed, pod: Object, now: datetime, asked: Asked) -
     if _running_since(pod) is None:  # a container that runs has its volumes
         for reason, told in events:
             if reason in ("FailedMount", "FailedAttachVolume", "FailedMapVolume"):
-                missing = "not found" in told and ('secret "' in told or 'configmap "' in told)
-                kind = "ConfigMissing" if missing else "VolumeFailed"
+                kind = "ConfigMissing" if _MISSING.search(told) else "VolumeFailed"
                 volume = f"Check the claim in {asked.field}.uri and its volume."
                 remedy = _remedy(kind, asked) or volume
                 return Finding(kind, f"{name}: {sentence(told)} {remedy}")

@@ -248,6 +248,12 @@ UNBOUND = {
         "resources": {"requests": {"storage": "1Mi"}},
     },
 }
+TOKENLESS_SECRET = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "tokenless"},
+    "stringData": {"password": "hf_test"},
+}
 FOREIGN_ACCOUNT = {
     "apiVersion": "v1",
     "kind": "ServiceAccount",
@@ -347,6 +353,14 @@ def cases(volume_name: str) -> tuple[Case, ...]:
             ('secret "absent" not found',),
             event_says("FailedMount", "absent"),
             {"model__credentials": "absent"},
+        ),
+        Case(
+            "no-token",
+            "ConfigMissing",
+            ("references non-existent secret key: token", "correct spec.model.credentials"),
+            event_says("FailedMount", "token"),
+            {"model__credentials": "tokenless"},
+            (TOKENLESS_SECRET,),
         ),
         Case(
             "no-priority",

@@ -14,6 +14,7 @@ from sluice_operator.children.identity import Rendering, revision_labels
 from sluice_operator.children.volumes import (
     CACHE_FOLDER,
     CREDENTIALS_FOLDER,
+    CREDENTIALS_KEY,
     model_uri,
     render_mounts,
     render_volumes,
@@ -120,7 +121,7 @@ def environment(rendering: Rendering) -> dict[str, str]:
         "HF_HOME": f"{CACHE_FOLDER}/huggingface",
     }
     if service.spec.model.credentials:
-        told["HF_TOKEN_PATH"] = f"{CREDENTIALS_FOLDER}/token"
+        told["HF_TOKEN_PATH"] = f"{CREDENTIALS_FOLDER}/{CREDENTIALS_KEY}"
     return told
 
 

@@ -11,6 +11,7 @@ CACHE_FOLDER: Final = "/cache"
 """Downloaded models; outlives a restart of the container, not of the pod."""
 MODEL_FOLDER: Final = "/models"
 CREDENTIALS_FOLDER: Final = "/credentials"
+CREDENTIALS_KEY: Final = "token"
 PVC_SCHEME: Final = "pvc://"
 OCI_SCHEME: Final = "oci://"
 
@@ -46,7 +47,10 @@ def render_volumes(service: InferenceService, pull_policy: str) -> list[dict[str
             {"name": "model", "image": {"reference": reference, "pullPolicy": pull_policy}}
         )
     if model.credentials:
-        volumes.append({"name": "credentials", "secret": {"secretName": model.credentials}})
+        # By its name, so that a key that is missing is told: the hub's library would do without.
+        key = {"key": CREDENTIALS_KEY, "path": CREDENTIALS_KEY}
+        secret = {"secretName": model.credentials, "items": [key]}
+        volumes.append({"name": "credentials", "secret": secret})
     return volumes
 
 

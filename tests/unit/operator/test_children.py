@@ -207,7 +207,9 @@ def test_models_on_volumes_are_mounted_read_only() -> None:
 
 def test_credentials_are_mounted_and_never_read_by_us() -> None:
     made = pod(model__credentials="hub")
-    assert {"name": "credentials", "secret": {"secretName": "hub"}} in made["volumes"]
+    [secret] = [volume["secret"] for volume in made["volumes"] if volume["name"] == "credentials"]
+    # The key by its name: without it the kubelet refuses the pod, and the library would do without.
+    assert secret == {"secretName": "hub", "items": [{"key": "token", "path": "token"}]}
     told = environment(model__credentials="hub")
     [mount] = [m for m in made["containers"][0]["volumeMounts"] if m["name"] == "credentials"]
     assert mount["readOnly"]

@@ -110,6 +110,10 @@ CASES: list[tuple[Observed, str, str]] = [
         with_event("FailedMount", 'MountVolume failed: secret "a" not found', CREATING),
         *("ConfigMissing", 'secret "a" not found'),
     ),
+    (
+        with_event("FailedMount", "references non-existent secret key: token", CREATING),
+        *("ConfigMissing", "key: token. Create what is missing, or correct spec.model.credentials"),
+    ),
     (with_event("FailedAttachVolume", "in use", CREATING), "VolumeFailed", "in use"),
     (
         with_event("Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 500"),
