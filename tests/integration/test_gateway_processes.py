@@ -16,6 +16,7 @@ import pytest
 
 from sluice_api import wire
 from tests.support.gateway_process import ROOT, Client, GatewayProcess, service
+from tests.support.redis_server import running_redis
 from tests.support.stub_worker import Behaviour, StubWorker
 
 PATH = "/v1/embeddings"
@@ -303,13 +304,40 @@ def _plain(text: str) -> bytes:
     ).encode()
 
 
-async def test_children_end_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+async def test_children_end_with_a_supervisor_that_was_killed_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with GatewayProcess(tmp_path, [], "--processes", "2") as gateway:
         found = children(gateway)
         assert len(found) == 2 and gateway.process is not None
         gateway.process.kill()
         gone, alive = await asyncio.to_thread(psutil.wait_procs, found, 30)
         assert not alive and len(gone) == 2
+    assert not list(temporary.iterdir())
+
+
+async def test_processes_read_each_others_answers_without_being_given_a_secret(
+    tmp_path: Path, worker: StubWorker
+) -> None:
+    with running_redis() as redis:
+        options = ("--processes", "2", "--redis-url", redis.unix_url, "--cache-mib", "0")
+        table = [service("emb", [worker.url], answer_digest=worker.behaviour.digest)]
+        with GatewayProcess(tmp_path, table, *options) as gateway:
+            await gateway.ready("emb", seconds=60)
+            async with spread(gateway) as clients:
+                assert (await clients[0].post(PATH, body("shared"))).status == 200
+
+                async def all_find_it() -> bool:
+                    replies = [await client.post(PATH, body("shared")) for client in clients]
+                    return all("; hit" in reply.headers["cache-status"] for reply in replies)
+
+                await until(all_find_it)
+                asked = len(worker.seen)
+                assert await all_find_it()
+                assert len(worker.seen) == asked
 
 
 async def test_two_signals_end_the_waiting(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import logging
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from sluice_gateway.processes.link import Answered, Ask, Down, Link, Ready, Ticked, Told, Up
@@ -36,6 +37,15 @@ def pause_before_restart(ends: int) -> float:
     return min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** (ends - 1))
 
 
+@contextlib.contextmanager
+def _nameless(text: str) -> Iterator[int]:
+    """A file of ``text`` for a child to read, of which nothing stays, whoever ends and however."""
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)
+        yield file.fileno()
+
+
 class Gone(Exception):
     """The child ended, or does not answer."""
 
@@ -49,6 +59,7 @@ class Slot:
 
     Args:
         arguments: of the command line.
+        cache_secret: what children are given as ``--cache-secret``, where the arguments have none.
         on_joined: called when a new child can be told things.
         on_ready: called when it serves, and when nothing is heard of it any more.
         on_told: given what it tells of demand.
@@ -65,6 +76,7 @@ class Slot:
         on_ready: Callable[[], None],
         on_told: Callable[["Slot", Told], None],
         on_gone: Callable[["Slot"], None],
+        cache_secret: str | None = None,
     ) -> None:
         self.number = number
         self.page: Page = {}
@@ -72,6 +84,7 @@ class Slot:
         self.ready = asyncio.Event()
         self._arguments = arguments
         self._listener = listener
+        self._cache_secret = cache_secret
         self._on_joined = on_joined
         self._on_ready = on_ready
         self._on_told = on_told
@@ -186,16 +199,21 @@ class Slot:
         return code, served
 
     async def _start(self, end: socket.socket) -> asyncio.subprocess.Process:
-        descriptors = (end.fileno(), self._listener.fileno())
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "sluice_gateway.processes.child", str(self.number)),
-            *map(str, descriptors),
-            *self._arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=descriptors,
-            start_new_session=True,
-        )
+        descriptors = [end.fileno(), self._listener.fileno()]
+        arguments = [*map(str, descriptors), *self._arguments]
+        with contextlib.ExitStack() as files:
+            if self._cache_secret is not None:
+                secret = files.enter_context(_nameless(self._cache_secret))
+                descriptors.append(secret)
+                arguments += ["--cache-secret", f"/dev/fd/{secret}"]
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "sluice_gateway.processes.child", str(self.number)),
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=descriptors,
+                start_new_session=True,
+            )
 
     def _take(self, message: Any) -> None:
         self._heard = True

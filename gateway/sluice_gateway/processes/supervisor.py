@@ -9,14 +9,13 @@ connections from the socket it made; one that ends is replaced while the others 
 
 import asyncio
 import logging
+import secrets
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -37,7 +36,7 @@ from sluice_gateway.control.health import Health
 from sluice_gateway.demand import INTERVAL_SECONDS, URGENT_PAUSE_SECONDS, DemandFeed
 from sluice_gateway.edge import Connections
 from sluice_gateway.fallback import make_guarded
-from sluice_gateway.keys import Keyring
+from sluice_gateway.keys import SECRET_BYTES
 from sluice_gateway.processes.admin import Forwarded, make_app
 from sluice_gateway.processes.demand import Track, Tracks
 from sluice_gateway.processes.link import Answered, Down, Put, Remove, Replace, Tick, Told
@@ -121,7 +120,6 @@ class Supervisor:
         self._settings = given
         self._public = public
         self._loop = asyncio.get_running_loop()
-        self._folder = tempfile.TemporaryDirectory(prefix="sluice-gateway-")
         api = api_server(given)
         self._discovery = make_discovery(given, api)
         self._health = Health(lambda: time.monotonic() - self._discovery.read_at)
@@ -133,16 +131,18 @@ class Supervisor:
         self._connections = Connections(given.limits)
         self._registry = self._own_metrics()
         self._ends = exposition.counter(metric_names.GATEWAY_PROCESS_ENDS, self._registry)
-        given_to_children = self._child_arguments(arguments)
+        # They must agree on it: answers in Redis are for all of them.
+        cache_secret = secrets.token_hex(SECRET_BYTES) if given.cache_secret is None else None
         self._slots = [
             Slot(
                 number,
-                given_to_children,
+                arguments,
                 public,
                 on_joined=self._joined,
                 on_ready=self._update_health,
                 on_told=self._told,
                 on_gone=self._child_gone,
+                cache_secret=cache_secret,
             )
             for number in range(1, given.processes + 1)
         ]
@@ -281,14 +281,6 @@ class Supervisor:
             await slot.ready.wait()
         announce(url_of(self._public))
 
-    def _child_arguments(self, arguments: Sequence[str]) -> list[str]:
-        if self._settings.cache_secret is not None:
-            return list(arguments)
-        # They must agree on it: answers in Redis are for all of them.
-        path = Path(self._folder.name) / "cache-secret"
-        Keyring.load(path, make=True)
-        return [*arguments, "--cache-secret", str(path)]
-
     # Metrics and status ---------------------------------------------------------------------------
 
     def _own_metrics(self) -> CollectorRegistry:
@@ -349,7 +341,6 @@ class Supervisor:
                 part.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
         self._connections.close()
-        self._folder.cleanup()
         log.info("stopped")
 
     def _report(self, ended: "asyncio.Task[int | None]") -> None:
