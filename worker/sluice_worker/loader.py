@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ANSWERS_VERSION = 5
+ANSWERS_VERSION = 6
 """Of what this code makes of a model and an input: raise it with every change of code that changes
 an answer, so that nothing computed before is taken from a cache."""
 _CANARY_TOKENS = (8, 48, 192)
@@ -91,7 +91,8 @@ def load_any(
     report(Phase.LOADING, 0.0, "verifying files")
     with ThreadPoolExecutor(1, thread_name_prefix="import") as pool:
         importing = pool.submit(import_module, "sluice_worker.engines.selection")
-        known = _read(verify(snapshot, pinned), max_input_tokens, task)
+        with _files_as_expected():
+            known = _read(verify(snapshot, pinned), max_input_tokens, task)
         report(Phase.LOADING, 0.2, "importing torch")
         importing.result()
     chosen = hardware.choose_device(device)
@@ -104,7 +105,7 @@ def load_any(
     )
     report(Phase.LOADING, 0.6, "reading weights")
     model: LoadedModel | Generator
-    with _room_on_a_gpu(kind.name):
+    with _files_as_expected(), _room_on_a_gpu(kind.name):
         if known.description.head == "causal":
             model = _generator(uri, known, task, kind, chosen, batch_max_size, goal_seconds)
         else:
@@ -112,6 +113,22 @@ def load_any(
     report(Phase.LOADING, 1.0, "loaded")
     _log(model, snapshot.version, known.manifest)
     return model
+
+
+@contextmanager
+def _files_as_expected() -> Iterator[None]:
+    """Raises ModelRejected where a model's files hold something of another kind than they do
+    elsewhere: everything that reads them trusts in their types."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        log.exception("the model's files were not understood")
+        reason = " ".join(str(error).split())
+        raise ModelRejected(
+            f"The model's files hold something unexpected ({type(error).__name__}: {reason}). "
+            "Compare its config.json and its tokenizer's files with those of the original model, "
+            "or save it again: model.save_pretrained(folder)."
+        ) from error
 
 
 @contextmanager

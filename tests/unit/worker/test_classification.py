@@ -52,7 +52,8 @@ def test_what_was_loaded(classifier: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "problem_type", ["single_label_classification", "multi_label_classification"]
+    "problem_type",
+    ["single_label_classification", "multi_label_classification", "regression"],
 )
 def test_scores_equal_the_pipeline(tmp_path: Path, problem_type: str) -> None:
     labels = ("red", "green", "blue")

@@ -77,7 +77,8 @@ def test_heads_are_known_by_the_architectures_name(tmp_path: Path, name: str, he
 def test_a_masked_language_model_embeds_where_that_is_its_task(tmp_path: Path, task: Task) -> None:
     files = {"config.json": {**BERT, "architectures": ["BertForMaskedLM"]}}
     assert described(tmp_path, files, task=task).pooling is not None
-    assert described(tmp_path, {**files, "modules.json": MODULES}).pooling is not None
+    files |= {"modules.json": MODULES, "1_Pooling/config.json": {}}
+    assert described(tmp_path, files).pooling is not None
 
 
 @pytest.mark.parametrize(
@@ -168,13 +169,39 @@ def test_pooling_that_is_not_served_is_refused(
         described(tmp_path, files)
 
 
+def test_a_pooling_that_is_not_there_is_not_guessed(tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match=r"1_Pooling/config\.json is missing"):
+        described(tmp_path, {"config.json": BERT, "modules.json": MODULES})
+
+
+def test_the_default_prompt_of_sentence_models_is_known(tmp_path: Path) -> None:
+    files = {"config.json": BERT, "modules.json": MODULES, "1_Pooling/config.json": {}}
+    settings: dict[str, Any] = {"prompts": {"query": "query: ", "document": ""}}
+    name = "config_sentence_transformers.json"
+    assert described(tmp_path, {**files, name: settings}).prompt == ""
+    settings["default_prompt_name"] = "query"
+    assert described(tmp_path, {**files, name: settings}).prompt == "query: "
+    settings["default_prompt_name"] = "passage"
+    with pytest.raises(ModelRejected, match="'passage', but prompts has query, document"):
+        described(tmp_path, {**files, name: settings})
+
+
 def test_labels_keep_the_models_order(tmp_path: Path) -> None:
-    names = {"10": "k", "2": "c", "0": "a", "1": "b"}
+    names = {str(place): f"label {place}" for place in (10, 2, 0, 1, *range(3, 10))}
     found = described(tmp_path, classifier(id2label=names)).classifier
     assert found is not None
-    assert found.labels == ("a", "b", "c", "k")
+    assert found.labels == tuple(f"label {place}" for place in range(11))
     assert found.activation == "softmax"
     assert found.entailment is None
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [({"0": "a", "1": "b", "3": "d"}, "0, 1, 3"), ({"1": "a", "2": "b"}, "1, 2"), (["a"], "a")],
+)
+def test_labels_without_a_place_are_not_guessed(tmp_path: Path, names: Any, given: str) -> None:
+    with pytest.raises(ModelRejected, match=f"id2label names {given}; it needs"):
+        described(tmp_path, classifier(id2label=names))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +211,7 @@ def test_labels_keep_the_models_order(tmp_path: Path) -> None:
         ({"problem_type": "single_label_classification"}, "softmax"),
         ({"problem_type": "multi_label_classification"}, "sigmoid"),
         ({"id2label": {"0": "relevant"}}, "sigmoid"),
+        ({"id2label": {"0": "quality"}, "problem_type": "regression"}, "none"),
     ],
 )
 def test_activation_follows_the_problem(
@@ -192,11 +220,6 @@ def test_activation_follows_the_problem(
     found = described(tmp_path, classifier(**config)).classifier
     assert found is not None
     assert found.activation == activation
-
-
-def test_regression_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelRejected, match="regression"):
-        described(tmp_path, classifier(problem_type="regression"))
 
 
 @pytest.mark.parametrize(
@@ -267,9 +290,11 @@ def test_every_pooling_mode_is_implemented() -> None:
 def test_token_types_follow_the_tokenizers_configuration(
     tmp_path: Path, names: list[str] | None, expected: bool
 ) -> None:
-    tokenizer = {} if names is None else {"model_input_names": names}
+    tokenizer: dict[str, Any] = {} if names is None else {"model_input_names": names}
     files = {"config.json": BERT, "tokenizer_config.json": tokenizer}
     assert described(tmp_path, files).token_types is expected
+    tokenizer["tokenizer_class"] = "TokenizersBackend"  # Of transformers 5, which tells no types.
+    assert described(tmp_path, files).token_types is (expected and names is not None)
     files["config.json"] = {**BERT, "type_vocab_size": 1}
     assert not described(tmp_path, files).token_types
 

@@ -205,6 +205,22 @@ def test_modernbert_pools_over_all_tokens_padded(tmp_path: Path) -> None:
     assert difference(engine.run(units), reference) <= TOLERANCE
 
 
+def test_a_decoder_classifies_without_a_padding_token(tmp_path: Path) -> None:
+    """DialogRPT and its kin: transformers takes only one text at a time of such a model."""
+    models.save_byte_tokenizer(tmp_path)
+    config = transformers.GPT2Config(
+        vocab_size=models.VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=128
+    )
+    assert config.pad_token_id is None
+    model = transformers.GPT2ForSequenceClassification(config)
+    models.scramble(model)
+    model.save_pretrained(tmp_path)
+    units, reference = theirs(tmp_path, head=True, texts=TEXTS[:6])
+    engine = ours(tmp_path).engine
+    assert difference(engine.run([*units, *units]), [*reference, *reference]) <= TOLERANCE
+    assert engine.computed_tokens([10, 11, 10]) == 31
+
+
 def test_answers_come_in_the_order_asked(folders: dict[tuple[str, bool], Path]) -> None:
     engine = ours(folders["bert", False]).engine
     units, _ = theirs(folders["bert", False], head=False, texts=TEXTS)

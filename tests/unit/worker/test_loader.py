@@ -154,6 +154,39 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
         load(f"file://{folder}", device="cpu")
 
 
+@pytest.mark.parametrize("rest", ["nothing", "a vocabulary for another class"])
+def test_a_tokenizer_that_knows_no_word_is_refused(folder: Path, rest: str) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    if rest != "nothing":
+        (folder / "merges.txt").write_text("h e")
+    with pytest.raises(ModelRejected, match=r"holds no vocabulary: .* Save the tokenizer"):
+        load(f"file://{folder}", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("config.json", {"num_attention_heads": "four"}, "ValueError: invalid literal"),
+        ("config.json", {"type_vocab_size": None}, "TypeError: '>' not supported"),
+        (
+            "config.json",
+            {"hidden_act": {"name": "gelu"}},
+            "'hidden_act': TypeError: .* expected str",
+        ),
+        ("tokenizer_config.json", {"model_max_length": "128"}, "TypeError: '<' not supported"),
+    ],
+)
+def test_files_of_another_kind_are_refused_in_one_line(
+    folder: Path, name: str, change: dict[str, object], told: str
+) -> None:
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(content | change))
+    with pytest.raises(ModelRejected, match=told) as refused:
+        load(f"file://{folder}", device="cpu")
+    assert "\n" not in str(refused.value)
+
+
 def test_more_positions_than_there_are_is_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 500}))

@@ -119,6 +119,15 @@ def test_lower_case_is_an_option(folder: Path) -> None:
     assert lowered == ours(folder).encode("the app", where="input", truncate=False)
 
 
+def test_a_prompt_stands_before_every_text(folder: Path) -> None:
+    prompted, plain = ours(folder, prompt="the river "), ours(folder)
+    whole = plain.encode("the river runs", where="input")
+    assert prompted.encode("runs", where="input") == whole
+    tokens = len(plain.encode("runs", where="").ids)
+    with pytest.raises(ApiError, match=f"takes at most {tokens}"):
+        ours(folder, tokens, prompt="the river ").encode("runs", where="input")
+
+
 def test_many_threads_share_one(folder: Path, theirs: Any) -> None:
     tokenizer = ours(folder, 16)
 

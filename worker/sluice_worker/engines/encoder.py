@@ -51,16 +51,24 @@ class PaddedEngine:
     Args:
         model: a transformers model with the head that ``reading`` reads.
         padding: False batches texts of equal length only, for models that padding changes.
+        most: texts of one batch; None for any number.
     """
 
     name = "padded"
     stepwise = False
 
     def __init__(
-        self, model: Any, reading: Reading, device: torch.device, *, padding: bool = True
+        self,
+        model: Any,
+        reading: Reading,
+        device: torch.device,
+        *,
+        padding: bool = True,
+        most: int | None = None,
     ) -> None:
         self._model = model
         self._padding = padding
+        self._most = most
         self._reading = reading
         self._device = device
         self._pad_id = model.config.pad_token_id or 0
@@ -72,7 +80,7 @@ class PaddedEngine:
     @torch.inference_mode()
     def run(self, units: Sequence[Unit]) -> list[Array]:
         answers: dict[int, Array] = {}
-        for bucket in buckets([unit.tokens for unit in units], padding=self._padding):
+        for bucket in self._buckets([unit.tokens for unit in units]):
             rows = self._forward([units[index] for index in bucket])
             answers.update(zip(bucket, _in_order(rows, range(len(bucket))), strict=True))
         return [answers[index] for index in range(len(units))]
@@ -80,8 +88,11 @@ class PaddedEngine:
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return sum(
             len(bucket) * max(lengths[index] for index in bucket)
-            for bucket in buckets(lengths, padding=self._padding)
+            for bucket in self._buckets(lengths)
         )
+
+    def _buckets(self, lengths: Sequence[int]) -> list[list[int]]:
+        return buckets(lengths, padding=self._padding, most=self._most)
 
     def _forward(self, units: list[Unit]) -> Rows:
         batch = pack(units, self._device)  # The bucket is sorted, so this keeps its order.
@@ -98,11 +109,13 @@ class PaddedEngine:
         return self._reading.padded(self._model(**arguments), mask, batch)
 
 
-def buckets(lengths: Sequence[int], *, padding: bool = True) -> list[list[int]]:
+def buckets(
+    lengths: Sequence[int], *, padding: bool = True, most: int | None = None
+) -> list[list[int]]:
     """Indices of ``lengths``, shortest first, cut where padding would begin to cost.
 
     A text joins the bucket before it while that adds at most an eighth of padding, or none at all
-    where ``padding`` is not allowed.
+    where ``padding`` is not allowed, and while the bucket has less than ``most`` texts.
     """
     result: list[list[int]] = []
     real = 0
@@ -111,7 +124,7 @@ def buckets(lengths: Sequence[int], *, padding: bool = True) -> list[list[int]]:
         real += length
         added = (len(result[-1]) + 1) * length - real if result else 0
         allowed = max(_FREE_PADDING_TOKENS, real * _PADDING_SHARE) if padding else 0
-        if not result or added > allowed:
+        if not result or added > allowed or len(result[-1]) == most:
             result.append([])
             real = length
         result[-1].append(index)

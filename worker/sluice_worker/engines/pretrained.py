@@ -3,12 +3,26 @@
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from sluice_worker.engines.without_compiler import without_compiler
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
+
+_WRONG_FILES = (
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+"""What transformers raises for files it does not understand: each architecture its own."""
 
 
 def load_pretrained(
@@ -29,8 +43,9 @@ def load_pretrained(
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelRejected(f"transformers cannot load the model: {error}") from error
+    except _WRONG_FILES as error:
+        reason = " ".join(str(error).split())
+        raise ModelRejected(f"transformers cannot load the model: {reason}") from error
     missing = [name for name in report["missing_keys"] if "pooler." not in name]
     if missing:
         raise ModelRejected(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sluice_worker.engines import bert
 from sluice_worker.engines.base import Array, Engine, Unit, unit_of
 from sluice_worker.engines.encoder import PackedEngine, PaddedEngine
-from sluice_worker.engines.reading import Reading, reading_of
+from sluice_worker.engines.reading import FirstTokens, Reading, reading_of
 from sluice_worker.models.description import Description, Head, position_offset
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
@@ -83,11 +83,12 @@ def _adapted(
     from sluice_worker.engines.adapter import AdaptedNetwork
     from sluice_worker.engines.interface import NotPackable
 
-    padded = PaddedEngine(model, reading, device)
+    most = _most_together(model, reading)
+    padded = PaddedEngine(model, reading, device, most=most)
     probe = [*probe, _shorter(probe[-1])]  # Two of nearly one length: these share a padded batch.
     reference = [padded.run([unit])[0] for unit in probe]
     if not difference(padded.run(probe), reference) <= TOLERANCE[dtype]:
-        padded = PaddedEngine(model, reading, device, padding=False)
+        padded = PaddedEngine(model, reading, device, padding=False, most=most)
         _check(difference(padded.run(probe), reference), dtype)
     usual_attention = model.config._attn_implementation
     try:
@@ -105,6 +106,13 @@ def _adapted(
     model.set_attn_implementation(usual_attention)
     log.info("model runs padded", extra={"model": type(model).__name__, "reason": reason})
     return padded
+
+
+def _most_together(model: Any, reading: Reading) -> int | None:
+    """A decoder that classifies by a text's last token finds it by what padding is: without a
+    padding token (DialogRPT and other kin of GPT-2), only in a text that stands alone."""
+    alone = isinstance(reading, FirstTokens) and model.config.pad_token_id is None
+    return 1 if alone else None
 
 
 def _shorter(unit: Unit) -> Unit:

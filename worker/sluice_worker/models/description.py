@@ -58,13 +58,14 @@ class Classifier:
 
     Attributes:
         labels: in the model's order.
-        activation: ``softmax`` where exactly one label holds, ``sigmoid`` where each is by itself.
+        activation: ``softmax`` where exactly one label holds, ``sigmoid`` where each is by itself,
+            ``none`` where the model predicts numbers.
         entailment: position of the label that says so, for models of natural language inference.
         contradiction: position of the opposite label; None unless ``entailment`` is there.
     """
 
     labels: tuple[str, ...]
-    activation: Literal["softmax", "sigmoid"]
+    activation: Literal["softmax", "sigmoid", "none"]
     entailment: int | None = None
     contradiction: int | None = None
 
@@ -91,6 +92,7 @@ class Description:
         markers: there for a sequence classifier that was trained on marked entities.
         writer: there for the head ``text``.
         max_tokens: of one input, special tokens included.
+        prompt: stands before every text where the caller says nothing; mostly empty.
         lower_case: texts are lowered before they are tokenised.
         token_types: the model is told which of two texts a token belongs to.
     """
@@ -105,6 +107,7 @@ class Description:
     markers: Markers | None
     lower_case: bool
     token_types: bool
+    prompt: str = ""
     writer: Writer | None = None
 
     @property
@@ -156,6 +159,7 @@ def describe(
         markers=_markers(config) if head == "sequence" else None,
         lower_case=bool(sentence.get("do_lower_case", False)),
         token_types=_token_types(config, tokenizer),
+        prompt=_prompt(manifest) if modules is not None else "",
     )
 
 
@@ -261,9 +265,28 @@ def _turning_point(config: Mapping[str, Any]) -> int | None:
 
 
 def _token_types(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> bool:
-    """Unless the tokenizer's configuration leaves them out, or the model knows one type only."""
-    named = "token_type_ids" in tokenizer.get("model_input_names", ["token_type_ids"])
-    return named and config.get("type_vocab_size", 2) > 1
+    """Unless the tokenizer's configuration leaves them out, or the model knows one type only.
+
+    What a configuration leaves open is what its class has done since it exists: transformers 5
+    names generic tokenizers anew, and those tell a model no types.
+    """
+    generic = tokenizer.get("tokenizer_class") == "TokenizersBackend"
+    named = tokenizer.get("model_input_names", [] if generic else ["token_type_ids"])
+    return "token_type_ids" in named and config.get("type_vocab_size", 2) > 1
+
+
+def _prompt(manifest: Manifest) -> str:
+    """What sentence-transformers puts before every text unless it is told another prompt."""
+    settings = manifest.read_json("config_sentence_transformers.json") or {}
+    name, prompts = settings.get("default_prompt_name"), settings.get("prompts") or {}
+    if name is None:
+        return ""
+    if name not in prompts:
+        raise ModelRejected(
+            f"config_sentence_transformers.json: default_prompt_name is {name!r}, but prompts has "
+            f"{', '.join(prompts) or 'none'}. Name one of these, or none."
+        )
+    return str(prompts[name])
 
 
 def _pooling(manifest: Manifest, modules: list[dict[str, str]] | None) -> Pooling:
@@ -277,7 +300,10 @@ def _pooling(manifest: Manifest, modules: list[dict[str, str]] | None) -> Poolin
             f"modules.json chains {' → '.join(names)}; served are Transformer → Pooling, with or "
             "without Normalize after it."
         )
-    config = manifest.read_json(PurePosixPath(kinds[1][1], "config.json").as_posix()) or {}
+    name = PurePosixPath(kinds[1][1], "config.json").as_posix()
+    config = manifest.read_json(name)
+    if config is None:  # Any mode could be meant, and most would give numbers that look right.
+        raise ModelRejected(f"{name} is missing, which says how to pool. Fetch the model again.")
     return Pooling(mode=_pooling_mode(config), normalize="Normalize" in names)
 
 
@@ -304,20 +330,31 @@ def _pooling_mode(config: Mapping[str, Any]) -> str:
 
 
 def _classifier(config: Mapping[str, Any]) -> Classifier:
-    if config.get("problem_type") == "regression":
-        raise ModelRejected("The model predicts a number (problem_type regression), not a label.")
     names = config.get("id2label") or {
         str(index): f"LABEL_{index}" for index in range(int(config.get("num_labels", 2)))
     }
-    labels = tuple(str(names[key]) for key in sorted(names, key=int))
-    each_by_itself = config.get("problem_type") == "multi_label_classification"
+    if set(names) != {str(place) for place in range(len(names))}:
+        raise ModelRejected(
+            f"config.json: id2label names {', '.join(map(str, names))}; it needs a label for each "
+            f"output of the head, from 0 to {len(names) - 1}."
+        )
+    labels = tuple(str(names[str(place)]) for place in range(len(names)))
     entailment = _starts_with(labels, "entail")
     return Classifier(
         labels=labels,
-        activation="sigmoid" if each_by_itself or len(labels) == 1 else "softmax",
+        activation=_activation(config.get("problem_type"), len(labels)),
         entailment=entailment,
         contradiction=None if entailment is None else _contradiction(labels, entailment),
     )
+
+
+def _activation(problem: object, labels: int) -> Literal["softmax", "sigmoid", "none"]:
+    """As transformers' pipeline chooses it."""
+    if problem == "regression":
+        return "none"
+    if problem == "multi_label_classification" or labels == 1:
+        return "sigmoid"
+    return "softmax"
 
 
 def _starts_with(labels: tuple[str, ...], prefix: str) -> int | None:

@@ -15,7 +15,7 @@ from sluice_api.errors import ApiError
 from sluice_worker.models.description import Description
 from sluice_worker.models.encoding import encoding_of
 from sluice_worker.models.errors import ModelRejected
-from sluice_worker.models.manifest import Manifest
+from sluice_worker.models.manifest import VOCABULARY_FILES, Manifest
 
 CHARACTERS_PER_TOKEN = 32
 """No text with more than this many characters per allowed token is tokenised at all: the work
@@ -80,7 +80,8 @@ class Tokenizer:
         serialized: the content of ``tokenizer.json``.
         max_tokens: special tokens included.
         vocabulary: ids below this exist in the model.
-        lower_case: lower every text first (an option of sentence-transformers).
+        prompt: put before every text (an option of sentence-transformers).
+        lower_case: lower every text first (another one).
         token_types: tell the texts of a pair apart by token types, as ``tokenizer.json`` says.
     """
 
@@ -90,12 +91,14 @@ class Tokenizer:
         *,
         max_tokens: int,
         vocabulary: int,
+        prompt: str = "",
         lower_case: bool = False,
         token_types: bool = True,
     ) -> None:
         self.max_tokens = max_tokens
         self.serialized = serialized
         self._vocabulary = vocabulary
+        self._prompt = prompt
         self._lower_case = lower_case
         self._token_types = token_types
         self._local = threading.local()
@@ -149,6 +152,10 @@ class Tokenizer:
         """The same, and whether each is called special."""
         decoder = self._fast.get_added_tokens_decoder()
         return [(token.content, token.special) for token in decoder.values()]
+
+    def knows_words(self) -> bool:
+        """Whether there is more in the vocabulary than what stands around texts."""
+        return not self.added_tokens() >= self._fast.get_vocab().keys()
 
     @property
     def marks_subwords(self) -> bool:
@@ -289,7 +296,7 @@ class Tokenizer:
                 f"takes at most {limit}.{instead}",
                 param=where,
             )
-        text = text[:limit]
+        text = self._prompt + text[:limit]
         return (text.lower() if self._lower_case else text), cut
 
     def _fit(self, encoding: Encoding, room: int, where: str, truncate: bool, instead: str) -> bool:
@@ -334,19 +341,24 @@ def load_tokenizer(manifest: Manifest, description: Description) -> Tokenizer:
     """
     if "tokenizer.json" in manifest.sums:
         serialized = (manifest.folder / "tokenizer.json").read_text(encoding="utf-8")
-    else:
+    elif any(name in manifest.sums for name in VOCABULARY_FILES):
         serialized = _converted(manifest)
+    else:  # transformers would make one up that knows no word.
+        raise _no_tokenizer()
     tokenizer = Tokenizer(
         serialized,
         max_tokens=description.max_tokens,
         vocabulary=description.vocabulary,
+        prompt=description.prompt,
         lower_case=description.lower_case,
         token_types=description.token_types,
     )
     try:
-        highest = tokenizer.highest_id()
+        highest, knows_words = tokenizer.highest_id(), tokenizer.knows_words()
     except Exception as error:  # The library raises bare Exception for whatever is wrong.
         raise ModelRejected(f"tokenizer.json cannot be used: {error}. Save it again.") from error
+    if not knows_words:
+        raise _no_tokenizer()
     if highest >= description.vocabulary:
         raise ModelRejected(
             f"The tokenizer has token ids up to {highest}, the model knows "
@@ -368,6 +380,13 @@ def _converted(manifest: Manifest) -> str:
             f"The folder has no tokenizer.json and converting its tokenizer failed: {error}. "
             "Save a fast one: AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(…)."
         ) from error
+
+
+def _no_tokenizer() -> ModelRejected:
+    return ModelRejected(
+        "The folder holds no vocabulary: neither tokenizer.json nor a file it could be made from. "
+        "Save the tokenizer beside the model: AutoTokenizer.from_pretrained(…).save_pretrained(…)."
+    )
 
 
 def _too_long(where: str, tokens: int, limit: int, instead: str = "") -> ApiError:

@@ -1,4 +1,4 @@
-"""Classification by a model's own labels: one of many, or each by itself."""
+"""Classification by a model's own labels: one of many, each by itself, or a number of each."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from sluice_worker.engines.base import Array, unit_of
 from sluice_worker.models.description import Classifier, Description
 from sluice_worker.models.tokenizer import Tokenizer
 from sluice_worker.tasks.base import Material, Prepared, TaskModule, encode
-from sluice_worker.tasks.ranking import rank, sigmoid, softmax
+from sluice_worker.tasks.ranking import ACTIVATIONS, rank
 
 TASK = Task.CLASSIFICATION
 NEEDS = "a sequence classifier (config.json: architectures …ForSequenceClassification)"
@@ -34,16 +34,16 @@ class Classification:
         self._tokenizer = tokenizer
         self._labels = classifier.labels
         self._each_by_itself = classifier.activation == "sigmoid"
+        self._scores = ACTIVATIONS[classifier.activation]
 
     def prepare(self, call: Call) -> Prepared:
         top = call.parameters["top_k"]
         encoded = [encode(self._tokenizer, call, index) for index in range(len(call.inputs))]
 
         def finish(arrays: Sequence[Array]) -> list[Item]:
-            activation = sigmoid if self._each_by_itself else softmax
             return [
                 item(
-                    rank(self._labels, activation(logits), top),
+                    rank(self._labels, self._scores(logits), top),
                     len(text.ids),
                     multi_label=self._each_by_itself,
                     truncated=text.truncated,

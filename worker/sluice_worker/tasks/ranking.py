@@ -1,5 +1,6 @@
 """From logits to labels sorted by score: what all classifying tasks share."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,19 @@ def sigmoid(logits: Array | Scores) -> Scores:
     """A probability for each by itself, without overflow for large negative logits."""
     halved: Scores = 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))
     return halved
+
+
+def unchanged(logits: Array | Scores) -> Scores:
+    """The model's own numbers."""
+    return logits.astype(np.float64)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array | Scores], Scores]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "none": unchanged,
+}
+"""By their names in ``models.description``."""
 
 
 def rank(

@@ -41,7 +41,9 @@ _MARGIN_CHARACTERS_PER_TOKEN = 8
 
 
 def offers(description: Description) -> bool:
-    return description.markers is not None
+    classifier = description.classifier
+    labelled = classifier is not None and classifier.activation != "none"
+    return labelled and description.markers is not None
 
 
 def build(material: Material) -> TaskModule:
