@@ -123,6 +123,8 @@ def shown(
             put("Ready", "False", failure.reason)
     elif conditions.get("Stalled", {}).get("status") != "True":
         reason = "RollingOut" if answers else ready.get("reason", "Starting")
+        if not any(revision["proven"] for revision in status.get("revisions", ())):
+            reason = "Starting"  # There is nothing yet beside which a change could start.
         put("Reconciling", "True", reason)
         if not answers:
             put("Ready", "False", reason)

@@ -163,9 +163,9 @@ def is_stalled(status: Mapping[str, Any]) -> bool:
 
 
 def is_starting(status: Mapping[str, Any]) -> bool:
-    """Whether the service does not answer yet and nothing is known to keep it from that."""
-    found = condition_of(status, "Ready")
-    return (found.get("status"), found.get("reason")) == ("False", "Starting")
+    """Whether what the first replicas need is on its way, or they are, and nothing hinders it."""
+    found = condition_of(status, "Reconciling")
+    return (found.get("status"), found.get("reason")) == ("True", "Starting")
 
 
 def _verdicts(sight: Sight) -> Iterator[Verdict]:
@@ -260,6 +260,8 @@ def _rolling_out(sight: Sight) -> str:
     sound = finding is None or finding.reason == "Starting"
     if following is not None and sound:
         return f"Revision {following.name} takes over from {stable.name} when enough is ready."
+    if sound and not stable.proven:
+        return f"The change of {stable.name} is on its way to its first replicas."
     if sound:
         return f"Replicas of {stable.name} are replaced as ones with the change become ready."
     assert finding is not None
@@ -313,7 +315,8 @@ def _hindrance(sight: Sight) -> Finding | None:
 
 def _reconciling(sight: Sight, ready: Verdict) -> Verdict:
     if told := _rolling_out(sight):
-        return Verdict("Reconciling", True, "RollingOut", told)
+        replaces = sight.rollout.next is not None or sight.rollout.stable.proven
+        return Verdict("Reconciling", True, "RollingOut" if replaces else "Starting", told)
     if sight.obstacle is not None:
         return Verdict("Reconciling", True, sight.obstacle.reason, sight.obstacle.message)
     if not ready.holds:

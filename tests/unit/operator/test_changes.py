@@ -4,6 +4,7 @@ from typing import Any
 
 from sluice_api import names, wire
 from sluice_api.inference_service import revision_of
+from sluice_operator.failures import Failure, shown
 from sluice_operator.state import Learnt, Refusal
 from sluice_operator.workers import template_digest
 from tests.support.kstatus import conditions, kstatus
@@ -69,6 +70,25 @@ def test_a_change_inside_a_revision_is_under_way_until_its_replicas_are_there() 
     last = cluster.plan()
     assert kstatus(last.status) == "Current"
     assert conditions(last.status)["Ready"]["reason"] == "Ready"
+
+
+def test_a_change_of_what_never_ran_and_sleeps_replaces_nothing_and_does_not_say_so() -> None:
+    cluster = PlannedCluster(scaling__mode="signal")
+    cluster.settle()
+    assert conditions(cluster.resource["status"])["Ready"]["reason"] == "Asleep"
+    cluster.edit(scaling__mode="signal", hardware=MORE)
+    plan = cluster.plan()
+    refused = shown(plan.status, Failure("", "No."), cluster.resource["status"], cluster.now)
+    for status in (plan.status, refused):
+        found = conditions(status)
+        assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("True", "Asleep")
+        reconciling = found["Reconciling"]
+        assert (reconciling["status"], reconciling["reason"]) == ("True", "Starting")
+        assert "replaced" not in reconciling["message"]
+    assert conditions(refused)["Reconciling"]["message"] == "No."
+    cluster.settle()
+    cluster.run_pods()
+    assert kstatus(cluster.settle().status) == "Current"
 
 
 def test_a_restart_is_under_way_as_well() -> None:
