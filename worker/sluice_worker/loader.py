@@ -209,7 +209,7 @@ def _build(known: _Known, dtype: str, device: str) -> "Engine":
     if known.description.writer is not None:
         from sluice_worker.engines.seq2seq import loading
 
-        return loading.build(known.manifest, dtype=kind, device=place)
+        return loading.build(known.manifest, known.canary, dtype=kind, device=place)
     from sluice_worker.engines.selection import build
 
     return build(

@@ -1,5 +1,6 @@
 """The sequence-to-sequence engine writes, token for token, what ``generate`` writes."""
 
+import json
 import random
 import warnings
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 import transformers
 
 from sluice_api.shapes.generation import LEAST_TEMPERATURE
+from sluice_worker import loader
 from sluice_worker.engines.base import Array
 from sluice_worker.engines.seq2seq.decoding import (
     Decoding,
@@ -23,6 +25,7 @@ from sluice_worker.engines.seq2seq.engine import Seq2SeqEngine
 from sluice_worker.engines.seq2seq.reading import PackedReader
 from sluice_worker.engines.seq2seq.rules import processors
 from sluice_worker.engines.seq2seq.search import search_for
+from sluice_worker.models.errors import ModelRejected
 from tests.support.writers import END, PAD, build_tiny_writer
 
 ARCHITECTURES = ("t5", "bart", "marian", "m2m_100", "mbart", "pegasus")
@@ -296,3 +299,24 @@ def test_the_lowest_temperature_draws_the_most_probable_token_in_half_precision(
     found = search.advance(torch.tensor([[0.0, 2.0, 60.0, 50.0]], dtype=torch.float16))
     assert found is not None
     assert found.tokens.tolist() == [2]
+
+
+def test_code_that_cannot_be_run_so_is_refused_by_name(tmp_path: Path) -> None:
+    """Its decoder wants of its encoder what experts were asked."""
+    folder = build_tiny_writer(tmp_path, "t5")
+    known = json.loads((folder / "config.json").read_text())
+    config = transformers.SwitchTransformersConfig(
+        vocab_size=known["vocab_size"],
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        num_experts=2,
+        num_sparse_encoder_layers=1,
+        num_sparse_decoder_layers=1,
+        decoder_start_token_id=0,
+    )
+    transformers.AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    with pytest.raises(ModelRejected, match=r"'switch_transformers' .* engine: \w+Error: "):
+        loader.load(f"file://{folder}")
