@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from sluice_api.shapes.generation import Delta
 from sluice_worker.engines.decoder.sampling import Drawn
@@ -34,6 +34,18 @@ def words() -> Tokenizer:
     vocabulary = {name: number for number, name in enumerate(names)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
+
+
+def byte_fallback() -> Tokenizer:
+    """Like Llama 2's: what has no token of its own is written byte by byte."""
+    names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"thecatsond"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return tokenizer
 
 
@@ -114,6 +126,20 @@ def test_a_first_word_keeps_its_space_after_a_prompt() -> None:
             made.take(Drawn(token))
         made.finish("stop")
         assert made.choice().text == expected
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, byte_fallback()], ids=["level", "fallback"])
+@pytest.mark.parametrize("prompt", ["", "a cat", "👩‍🚀", "the 漢字", "half \ufffd"])
+def test_nothing_of_a_prompt_shows_however_its_characters_are_cut(
+    tokenizer: Tokenizer, prompt: str
+) -> None:
+    for missing in range(3):
+        ids = tokenizer.encode(prompt).ids
+        made = writing(ids[: len(ids) - missing], tokenizer)
+        for token in tokenizer.encode("the 😀 é").ids:
+            made.take(Drawn(token))
+        made.finish("stop")
+        assert made.choice().text == "the 😀 é"
 
 
 def test_scores_come_with_the_text_and_end_with_it() -> None:

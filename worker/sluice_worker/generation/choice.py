@@ -22,6 +22,8 @@ from sluice_worker.generation.tools import Found, ToolParser, partial_suffix
 
 PRIMING_TOKENS = 6
 """Of the prompt: whether a first word begins with a space depends on what it follows."""
+HALF = "\ufffd"
+"""What tokenizers make of bytes that are no character."""
 
 
 class Writing:
@@ -52,9 +54,8 @@ class Writing:
         self.reason: FinishReason | None = None
         self._fast = fast
         self._bytes_of = bytes_of
-        self._stream = DecodeStream(
-            ids=list(prompt[-PRIMING_TOKENS:]), skip_special_tokens=tools is None
-        )
+        self._prompt_end = list(prompt[-PRIMING_TOKENS:])
+        self._stream: DecodeStream | None = None
         self._stops = stops
         self._tools = tools
         self._parallel_calls = parallel_calls
@@ -98,13 +99,21 @@ class Writing:
 
     def _decoded(self, token: int) -> str | None:
         """The text that is complete with ``token``; None for half a character."""
+        fast, skips = self._fast(), self._tools is None
+        if self._stream is None:
+            self._stream = DecodeStream(ids=self._whole_end(fast), skip_special_tokens=skips)
         try:
-            return self._stream.step(self._fast(), token)
+            return self._stream.step(fast, token)
         except Exception:
             # Of the library, when what came before is no beginning of what is there now, as with
             # tokens that nobody would write in this order: from here on it is told anew.
-            self._stream = DecodeStream(skip_special_tokens=self._tools is None)
-            return self._stream.step(self._fast(), token)
+            self._stream = DecodeStream(skip_special_tokens=skips)
+            return self._stream.step(fast, token)
+
+    def _whole_end(self, fast: FastTokenizer) -> list[int]:
+        """The prompt's last tokens that are whole characters: half of one would show as text."""
+        ends = (self._prompt_end[begin:] for begin in range(len(self._prompt_end)))
+        return next((ids for ids in ends if HALF not in fast.decode(ids)), [])
 
     def finish(self, reason: FinishReason) -> None:
         self._show(self._held)
