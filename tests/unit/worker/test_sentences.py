@@ -122,6 +122,17 @@ def test_the_rest_of_a_text_of_too_many_windows_is_not_looked_at() -> None:
     assert counted.shown < 10 * 12 * 5
 
 
+def test_a_sentence_that_fits_is_tokenised_once() -> None:
+    counted, text = Counted(), "Ab cd. " * 100
+    spans = sentences(text)
+    assert [piece for span in spans for piece in cut(text, span, 10, counted)] == spans
+    alone = 100 * len("Ab cd.")
+    assert counted.shown == alone
+    counted.shown = 0
+    assert len(windows(text, 10, 0, counted)) == 50
+    assert counted.shown == alone + 50 * len("Ab cd. Ab cd.")  # whether those fit together
+
+
 def test_windows_begin_again_with_whole_sentences() -> None:
     text = "Aaa. Bbb. Ccc. Ddd. Eee."
     spans = windows(text, 12, 4, LETTERS)

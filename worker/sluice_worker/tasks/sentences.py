@@ -65,6 +65,9 @@ def cut(text: str, span: Span, room: int, tokens: Counts) -> Iterator[Span]:
     """
     start, stop = span
     ends = [start + end for end in tokens.ends(text[start:stop])]
+    if len(ends) <= room:  # Most sentences: to tokenise them is what takes time.
+        yield from trimmed(text, start, stop)
+        return
     while start < stop:
         done = bisect_right(ends, start)
         end = stop
@@ -95,13 +98,12 @@ def windows(
     pieces: list[Span] = []
     sizes: list[int] = []
     left = math.inf if most is None else most * room
-    for span in sentences(text):
-        for start, end in cut(text, span, room, tokens):
-            pieces.append((start, end))
-            sizes.append(len(tokens.ids(text[start:end])))
-            left -= min(sizes[-1], room)
-            if left < 0:
-                raise TooManyWindows
+    for piece, size in _pieces(text, room, tokens):
+        pieces.append(piece)
+        sizes.append(size)
+        left -= min(size, room)
+        if left < 0:
+            raise TooManyWindows
     found: list[Span] = []
     first, before = 0, -1
     while before < len(pieces) - 1:
@@ -116,6 +118,17 @@ def windows(
         found.append((pieces[first][0], pieces[last][1]))
         first, before = _step_back(sizes, first, last, stride), last
     return found
+
+
+def _pieces(text: str, room: int, tokens: Counts) -> Iterator[tuple[Span, int]]:
+    """The sentences of ``text``, long ones cut, each with its tokens."""
+    for start, end in sentences(text):
+        size = len(tokens.ids(text[start:end]))
+        if size <= room:
+            yield (start, end), size
+            continue
+        for first, last in cut(text, (start, end), room, tokens):
+            yield (first, last), len(tokens.ids(text[first:last]))
 
 
 def _sentence_ends(text: str, start: int, stop: int, cased: bool) -> Iterator[int]:
