@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ANSWERS_VERSION = 6
+ANSWERS_VERSION = 7
 """Of what this code makes of a model and an input: raise it with every change of code that changes
 an answer, so that nothing computed before is taken from a cache."""
 _CANARY_TOKENS = (8, 48, 192)

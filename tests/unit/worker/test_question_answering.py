@@ -4,6 +4,7 @@ transformers 5 has no pipeline for it any more, so the reference stands here: it
 plain loops over what ``AutoModelForQuestionAnswering`` says of every token.
 """
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
 from sluice_worker.loaded import LoadedModel
 from sluice_worker.loader import load
+from sluice_worker.models.tokenizer import Tokenizer
 from tests.support import models, trained
 from tests.support.model_calls import ask, asking
 
@@ -82,7 +84,7 @@ def reference(
             spans.append((float(starts[1 + i] * ends[1 + j]), first, last))
     spans.sort(key=lambda span: -span[0])
     found: dict[tuple[int, int], float] = {}
-    for score, first, last in spans[: 2 * top_k + 10]:
+    for score, first, last in spans:
         while first - 1 in own and words[first - 1] == words[first]:
             first -= 1
         while last + 1 in own and words[last + 1] == words[last]:
@@ -121,9 +123,48 @@ def test_the_nearest_spans_win() -> None:
         ((i, j, starts[i] * ends[j]) for i in range(9) for j in range(i, min(9, i + 3))),
         key=lambda span: -span[2],
     )
-    assert best_spans(starts, ends, 3, 7) == [pytest.approx(span) for span in expected[:7]]
-    assert len(best_spans(starts, ends, 3, 1000)) == len(expected)
-    assert best_spans(starts[:0], ends[:0], 3, 5) == []
+    words = np.arange(9)
+    assert best_spans(starts, ends, words, 3, 7) == [pytest.approx(span) for span in expected[:7]]
+    assert len(best_spans(starts, ends, words, 3, 1000)) == len(expected)
+    assert best_spans(starts[:0], ends[:0], words[:0], 3, 5) == []
+    # Many spans in one word count once, however few are wanted.
+    words = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1])
+    best = {(0, 0): 0.0, (0, 1): 0.0, (1, 1): 0.0}
+    for first, last, score in expected:
+        pair = int(words[first]), int(words[last])
+        best[pair] = max(best[pair], score)
+    assert {
+        (i, j): score for i, j, score in best_spans(starts, ends, words, 3, 3)
+    } == pytest.approx(best)
+
+
+def test_a_long_context_takes_little_memory() -> None:
+    from sluice_worker.tasks.question_answering import best_spans
+
+    tokens = 8192  # Every pair of them would be half a gigabyte.
+    scores = np.full(tokens, 1 / tokens)
+    tracemalloc.start()
+    best_spans(scores, scores, np.arange(tokens), 15, 1)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 100 << 20
+
+
+def test_sentences_without_blanks_are_no_words(tmp_path: Path) -> None:
+    """A tokenizer of pieces takes whatever stands between two blanks for one word."""
+    from sluice_worker.tasks.question_answering import _words
+
+    models.save_byte_tokenizer(tmp_path)
+    content = (tmp_path / "tokenizer.json").read_text()
+    tokenizer = Tokenizer(content, max_tokens=64, vocabulary=models.VOCABULARY)
+    for text, parts in (
+        ("東京は日本", ["東", "京", "は", "日", "本"]),
+        ("ไทย ok", ["ไ", "ท", "ย", "ok"]),
+        ("naïve Ελλάδα", ["naïve", "Ελλάδα"]),
+        ("in東京now", ["in", "東", "京", "now"]),
+    ):
+        found = _words(tokenizer.locate(text, where="input")).places
+        assert [text[start:end].strip() for start, end in found] == parts
 
 
 # what it means -----------------------------------------------------------------------------------

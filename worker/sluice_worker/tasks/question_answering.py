@@ -4,14 +4,17 @@ The score of a span is the probability that it begins where it does times the pr
 ends there, both over the tokens of one window's context and the first token, which stands for "no
 answer" (Devlin et al. 2018, arXiv:1810.04805; the scores of transformers' former pipeline). Of the
 windows of a long context each answers for itself: a span has the best score that it gets anywhere,
-"no answer" the smallest. Spans reach to the ends of the words that they begin and end in.
+"no answer" the smallest. Spans reach to the ends of the words that they begin and end in, where a
+script has words.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sluice_api.call import Call, Item, members_of, place
 from sluice_api.shapes.listing import item
@@ -27,6 +30,14 @@ TASK = Task.QUESTION_ANSWERING
 NEEDS = "a model with a head for spans (config.json: architectures …ForQuestionAnswering)"
 
 Span = tuple[int, int]
+
+_NO_BLANKS = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u2e80-\u2fdf\u3000-\u30ff"
+    "\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9fe\uaa60-\uaa7f"
+    "\uf900-\ufaff\uff01-\uffef\U00020000-\U0003ffff]"
+)
+"""Of scripts that put no blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, Tai, Chinese and
+Japanese. What a tokenizer takes for one word there may be a whole sentence."""
 
 
 def offers(description: Description) -> bool:
@@ -101,15 +112,16 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """The best spans of all windows, as they are written."""
     wanted, longest = parameters["top_k"], parameters["max_answer_tokens"]
+    words = _words(text.located)
     scores: dict[Span, float] = {}
     nothing = 1.0
     for part, logits in zip(text.parts, arrays, strict=True):
         rows = slice(text.before, text.before + len(part))
         starts, ends = _probabilities(logits[:, 0], rows), _probabilities(logits[:, 1], rows)
         nothing = min(nothing, float(starts[0] * ends[0]))
-        # Some spans become one when they are aligned to words, so more than wanted are looked at.
-        for first, last, score in best_spans(starts[1:], ends[1:], longest, 2 * wanted + 10):
-            span = _whole_words(text.located, part.start + first, part.start + last)
+        numbers = words.numbers[part.start : part.stop]
+        for first, last, score in best_spans(starts[1:], ends[1:], numbers, longest, wanted):
+            span = words.places[first][0], words.places[last][1]
             scores[span] = max(score, scores.get(span, 0.0))
     if parameters["no_answer"]:
         scores[0, 0] = nothing
@@ -127,26 +139,55 @@ def _probabilities(logits: Array, rows: slice) -> Scores:
 
 
 def best_spans(
-    starts: Scores, ends: Scores, longest: int, count: int
+    starts: Scores, ends: Scores, words: npt.NDArray[np.int64], longest: int, count: int
 ) -> list[tuple[int, int, float]]:
-    """(first token, last token, score) of the best spans of at most ``longest`` tokens."""
+    """(first word, last word, score) of the best spans of at most ``longest`` tokens.
+
+    Args:
+        words: of each token. Of spans in the same words only the best one counts.
+    """
     tokens = len(starts)
-    products = np.outer(starts, ends)
-    allowed = np.triu(np.tril(np.ones((tokens, tokens), dtype=bool), longest - 1))
-    scores = np.where(allowed, products, -1.0).ravel()
-    count = min(count, int(allowed.sum()))
-    if count == 0:
-        return []
-    chosen = np.argpartition(-scores, count - 1)[:count]
-    best = chosen[np.argsort(-scores[chosen], kind="stable")]
-    return [(int(at) // tokens, int(at) % tokens, float(scores[at])) for at in best]
+    # A row for each first token, a column for each length: few numbers even for long contexts.
+    lasts = np.arange(tokens)[:, None] + np.arange(min(longest, tokens))
+    firsts, lengths = np.nonzero(lasts < tokens)
+    lasts = firsts + lengths
+    scores = starts[firsts] * ends[lasts]
+    order = np.argsort(-scores, kind="stable")
+    pairs = np.stack((words[firsts], words[lasts]), axis=1)[order]
+    _, best = np.unique(pairs, axis=0, return_index=True)
+    chosen = np.sort(best)[:count]
+    return [
+        (int(first), int(last), float(score))
+        for (first, last), score in zip(pairs[chosen], scores[order[chosen]], strict=True)
+    ]
 
 
-def _whole_words(located: Located, first: int, last: int) -> Span:
-    """Characters from the beginning of the first token's word to the end of the last one's."""
-    words, offsets = located.words, located.offsets
-    while first > 0 and words[first] is not None and words[first - 1] == words[first]:
-        first -= 1
-    while last + 1 < len(words) and words[last] is not None and words[last + 1] == words[last]:
-        last += 1
-    return offsets[first][0], offsets[last][1]
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The words of a text: the number of each token's, and where each stands in characters."""
+
+    numbers: npt.NDArray[np.int64]
+    places: list[Span]
+
+
+def _words(located: Located) -> _Words:
+    numbers: list[int] = []
+    places: list[Span] = []
+    for token, (start, end) in enumerate(located.offsets):
+        if token > 0 and _goes_on(located, token):
+            places[-1] = (places[-1][0], end)
+        else:
+            places.append((start, end))
+        numbers.append(len(places) - 1)
+    return _Words(np.array(numbers, dtype=np.int64), places)
+
+
+def _goes_on(located: Located, token: int) -> bool:
+    """Whether a token goes on with the word of the one before it."""
+    word = located.words[token]
+    if word is None or word != located.words[token - 1]:
+        return False
+    (begin, end), (start, stop) = located.offsets[token - 1 : token + 1]
+    if start < end or begin == end or start == stop:  # In one character, or beside nothing.
+        return True
+    return not _NO_BLANKS.search(located.text[max(0, end - 1) : start + 1])
