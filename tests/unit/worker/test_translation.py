@@ -1,11 +1,14 @@
 """Translation: a toy language learnt, forced languages, and nothing of a long text lost."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import processors
 
 from sluice_api.errors import ApiError
 from sluice_api.tasks import Task
@@ -14,7 +17,7 @@ from sluice_worker.loaded import LoadedModel
 from sluice_worker.loader import load
 from sluice_worker.models.manifest import verify
 from sluice_worker.models.sources.registry import fetch
-from sluice_worker.models.text_tokenizer import TextTokenizer, load_text_tokenizer
+from sluice_worker.models.text_tokenizer import Frame, TextTokenizer, load_text_tokenizer
 from tests.support.model_calls import ask, asking
 from tests.support.trained import Models, translating_score
 from tests.support.writers import END, build_tiny_writer
@@ -200,6 +203,25 @@ def test_older_mbart_starts_with_the_target(tmp_path: Path) -> None:
         [entry] = ask(loaded, ROUTE, {"input": "my parcel", "parameters": parameters})["data"]
         assert entry["text"] == tokenizer.text(tokens[0].tolist())
         assert entry["target"] == start
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_nllb_has_the_source_in_front_whatever_its_older_file_says(
+    legacy: bool, tmp_path: Path
+) -> None:
+    """As transformers has it since 4.30, which does not read this part of the file."""
+    folder = build_tiny_writer(tmp_path, "mbart")
+    fast = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+    code = fast.token_to_id("en_XX")
+    fast.post_processor = processors.TemplateProcessing(
+        single=["$A", "</s>", "en_XX"], special_tokens=[("</s>", END), ("en_XX", code)]
+    )
+    fast.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "NllbTokenizer", "src_lang": None}
+    more = {"legacy_behaviour": True} if legacy else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **more}))
+    frame = tokenizer_of(folder).frame
+    assert frame == (Frame((), (END, code)) if legacy else Frame((code,), (END,)))
 
 
 MARIANS = {"bad_words_ids": [[1]], "num_beams": 4, "renormalize_logits": True}

@@ -204,16 +204,28 @@ def _from_json(manifest: Manifest, settings: Mapping[str, Any]) -> TextTokenizer
     last = len(mask) - mask[::-1].index(0) if 0 in mask else len(mask)
     added = {token.content: id_ for id_, token in fast.get_added_tokens_decoder().items()}
     is_bpe = type(fast.model).__name__ == "BPE"
+    frame = Frame(tuple(probe.ids[:first]), tuple(probe.ids[last:]))
+    languages = _coded(_LANGUAGE, added)
+    is_nllb = str(settings.get("tokenizer_class")).startswith("Nllb")
+    if is_nllb and not settings.get("legacy_behaviour"):
+        frame = _language_first(frame, frozenset(languages.values()))
     return TextTokenizer(
         serialized,
-        Frame(tuple(probe.ids[:first]), tuple(probe.ids[last:])),
-        languages=_coded(_LANGUAGE, added),
+        frame,
+        languages=languages,
         targets=_coded(_TARGET, added),
         markers={id_: name for name, id_ in _coded(_MARKER, added).items()},
         source=settings.get("src_lang") or settings.get("source_lang"),
         target=settings.get("tgt_lang") or settings.get("target_lang"),
         cleans=bool(settings.get("clean_up_tokenization_spaces")) and not is_bpe,
     )
+
+
+def _language_first(frame: Frame, languages: frozenset[int]) -> Frame:
+    """NLLB's frame, whose published files are older than its language's place before the text."""
+    language = tuple(token for token in frame.behind if token in languages)
+    behind = tuple(token for token in frame.behind if token not in languages)
+    return Frame((*language, *frame.before), behind)
 
 
 def _from_pieces(manifest: Manifest, settings: Mapping[str, Any]) -> TextTokenizer:
