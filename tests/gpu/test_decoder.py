@@ -1,10 +1,11 @@
 """Text generation as on a GPU: pages, the kernel that reads them, graphs. `make test-gpu`.
 
-Each test runs with stand-ins on a CPU too (``tests.support.accelerator``).
+Each test runs on a pretended GPU too (``tests.support.accelerator``).
 """
 
 import random
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -26,8 +27,9 @@ STOPS = frozenset([END])
 
 
 @pytest.fixture(params=sorted(PLACES))
-def place(request: pytest.FixtureRequest) -> Place:
-    return PLACES[request.param]()
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with PLACES[request.param]() as place:
+        yield place
 
 
 class Telling(Heard):
@@ -72,7 +74,10 @@ def test_alone_and_mixed_it_writes_what_generate_writes(architecture: str, place
     held = place.expect(model, asked, 20)
     network = CausalNetwork(model)
     prove(network, place.store(network), list(range(7, 79, 3)))
-    held.check(network, written(place.engine(network), asked, 20))
+    hand = place.engine(network)
+    held.check(network, written(hand, asked, 20))
+    assert hand.engine.network.captures["captured"]
+    assert "failed" not in hand.engine.network.captures
     held.check(network, [written(place.engine(network), [prompt], 20)[0] for prompt in asked])
     held.check(network, written(place.engine(network, guesses=True), asked, 20))
 
@@ -138,7 +143,7 @@ def test_who_is_cancelled_takes_part_in_no_later_step(place: Place) -> None:
     writing, staying = Telling(held=True), Telling(held=False)
     gone = Sequence(list(goes), 900, Sampler(), writing)
     other = Sequence(list(stays), 60, Sampler(), staying, stop_ids=STOPS)
-    engine.start()
+    engine.start(place.prepare_thread)
     try:
         engine.submit(gone, other)
         assert writing.begun.wait(120)

@@ -1,11 +1,12 @@
-"""Where the paged decoder's tests compute: on a GPU, and on a CPU with stand-ins for it.
+"""Where the tests of a GPU compute: on one, and on one that is pretended.
 
-Both run the same tests, so that they stay honest where there is no GPU. On one, numbers have 16
-bits, and where two tokens are as good as each other either may be written.
+Both run the same tests, so that they stay honest where there is no GPU. On one, generated texts
+come from numbers of 16 bits, and where two tokens are as good as each other either may be written.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,6 +19,7 @@ from sluice_worker.engines.decoder.network import CausalNetwork
 from sluice_worker.engines.decoder.pages import PAGE_TOKENS, PagedStore
 from tests.support.decoding import HandEngine
 from tests.support.language_models import greedy
+from tests.support.pretended_gpu import GPU, capture_anew, pretended_gpu
 
 REQUIRED = "SLUICE_TEST_GPU_REQUIRED"
 
@@ -31,17 +33,12 @@ def need_gpu() -> None:
         complain("torch sees no NVIDIA GPU; `make test-gpu` runs this on a machine with one")
 
 
-def _capture_anew(compute: Replay) -> Replay:
-    """What a CPU has in place of a graph: the same tensors, computed again."""
-    answer = compute().clone()
-    return lambda: answer.copy_(compute())
-
-
 @dataclass
 class Place:
     """A device, and what a model and its engine are there.
 
     Attributes:
+        prepare_thread: what every further thread that computes must call first.
         replayed: rows of each step that came from a graph.
     """
 
@@ -49,6 +46,7 @@ class Place:
     dtype: torch.dtype
     capture: Callable[[Replay], Replay]
     has_room: Callable[[], bool]
+    prepare_thread: Callable[[], None] = lambda: None
     replayed: list[int] = field(default_factory=list)
 
     @property
@@ -135,17 +133,20 @@ class Held:
         assert any(left == right for left, right in zip(texts, self.expected, strict=True))
 
 
-def stand_in() -> Place:
-    return Place(torch.device("cpu"), torch.float32, _capture_anew, lambda: True)
+@contextmanager
+def pretended() -> Iterator[Place]:
+    with pretended_gpu() as prepare_thread:
+        yield Place(GPU, torch.float32, capture_anew, lambda: True, prepare_thread)
 
 
-def gpu(dtype: torch.dtype) -> Place:
+@contextmanager
+def gpu(dtype: torch.dtype) -> Iterator[Place]:
     need_gpu()
-    return Place(torch.device("cuda"), dtype, capture_cuda, cuda_has_room)
+    yield Place(torch.device("cuda"), dtype, capture_cuda, cuda_has_room)
 
 
-PLACES: dict[str, Callable[[], Place]] = {
-    "stand-in": stand_in,
+PLACES: dict[str, Callable[[], AbstractContextManager[Place]]] = {
+    "pretended": pretended,
     "float16": lambda: gpu(torch.float16),
     "bfloat16": lambda: gpu(torch.bfloat16),
 }

@@ -68,45 +68,59 @@ def _flash_by_hand(
     block_table: Tensor | None = None,
     num_splits: int | None = None,
 ) -> tuple[Tensor, ...]:
-    """Paged attention sequence by sequence. What the kernel refuses is refused here as well: see
-    ``mha_varlen_fwd`` of torch's ``flash_api.cpp``; only its 16 bits and its pages' size are free.
+    """Attention sequence by sequence, packed or in pages. What the kernel refuses is refused here
+    as well: see ``mha_varlen_fwd`` of torch's ``flash_api.cpp``; only its 16 bits and its pages'
+    size are free.
     """
     assert bounds is not None
     assert reaches is not None, "the kernel wants both or none"
-    assert seqused_k is not None
-    assert block_table is not None
     assert num_splits == 1
     assert is_causal == ((window_size_left, window_size_right) == (-1, 0))
-    count = len(seqused_k)
-    for tensor, shape in ((bounds, (count + 1,)), (reaches, (count + 1,)), (seqused_k, (count,))):
+    ends = reaches.diff().tolist()
+    count = len(ends)
+    for tensor in (bounds, reaches):
         assert tensor.dtype == torch.int32
-        assert tensor.shape == shape
+        assert tensor.shape == (count + 1,)
         assert tensor.is_contiguous()
-    assert block_table.dtype == torch.int32
-    assert block_table.shape[0] == count
-    assert block_table.stride(-1) == 1
-    assert query.shape[1] % keys.shape[2] == 0
-    assert keys.shape[:3] == values.shape[:3]
-    assert reaches.diff().tolist() == seqused_k.tolist()
+    assert query.shape[1] % keys.shape[-2] == 0
+    assert keys.shape[:-1] == values.shape[:-1]
     assert all(tensor.stride(-1) == 1 for tensor in (query, keys, values))
+    if block_table is None:
+        assert keys.shape[0] == int(reaches[-1])
+        places = [
+            slice(int(end) - length, int(end))
+            for end, length in zip(reaches[1:], ends, strict=True)
+        ]
+    else:
+        assert block_table.dtype == torch.int32
+        assert block_table.shape[0] == count
+        assert block_table.stride(-1) == 1
+        assert seqused_k is not None
+        assert seqused_k.dtype == torch.int32
+        assert seqused_k.tolist() == ends
+        size = keys.shape[1]
+        keys, values = keys.flatten(0, 1), values.flatten(0, 1)
+        within = torch.arange(size)
+        tables = [(table.long()[:, None] * size + within).flatten() for table in block_table]
+        places = [table[:end] for table, end in zip(tables, ends, strict=True)]
     answers = []
-    for number, end in enumerate(seqused_k.tolist()):
+    for number, (end, place) in enumerate(zip(ends, places, strict=True)):
         begin, stop = int(bounds[number]), int(bounds[number + 1])
         assert stop - begin <= longest_query
         assert end <= longest
-        pages = block_table[number].long()
-        asked = torch.arange(end - (stop - begin), end)[:, None]
-        places = torch.arange(end)[None]
-        seen = places <= asked
+        ahead = torch.arange(end)[None] - torch.arange(end - (stop - begin), end)[:, None]
+        seen = torch.ones_like(ahead, dtype=torch.bool)
         if window_size_left is not None and window_size_left >= 0:
-            seen &= places >= asked - window_size_left
+            seen &= ahead >= -window_size_left
+        if window_size_right is not None and window_size_right >= 0:
+            seen &= ahead <= window_size_right
         answer = scaled_dot_product_attention(
             query[begin:stop].transpose(0, 1)[None],
-            keys[pages].flatten(0, 1)[:end].transpose(0, 1)[None],
-            values[pages].flatten(0, 1)[:end].transpose(0, 1)[None],
+            keys[place].transpose(0, 1)[None],
+            values[place].transpose(0, 1)[None],
             attn_mask=seen,
             scale=scale,
-            enable_gqa=query.shape[1] != keys.shape[2],
+            enable_gqa=query.shape[1] != keys.shape[1],
         )
         answers.append(answer[0].transpose(0, 1))
     none = query.new_empty(0)
