@@ -14,6 +14,8 @@ from sluice_api.shapes import classify
 from sluice_api.tasks import Task
 from sluice_worker.loaded import LoadedModel
 from sluice_worker.loader import load
+from sluice_worker.models import tokenizer
+from sluice_worker.models.encoding import encoding_of
 from sluice_worker.tasks.labels import MAX_PAIRS
 from sluice_worker.tasks.zero_shot_vectors import VectorMemory
 from tests.support import models
@@ -110,6 +112,26 @@ def test_only_the_text_is_cut(inference: LoadedModel) -> None:
     assert answer["tokens"] == inference.max_input_tokens * len(LABELS)
     with pytest.raises(ApiError, match="input: got"):
         classified(inference, "the app crashes " * 100, labels=LABELS)
+
+
+def test_a_text_that_is_cut_for_each_label_is_tokenised_once(
+    inference: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(fast: Any, text: str, **options: Any) -> Any:
+        read.append(text)
+        return encoding_of(fast, text, **options)
+
+    text, options = "the app crashes " * 100, {"truncate": True, "multi_label": True}
+    alone = [classified(inference, text, labels=[label], **options)[0] for label in LABELS]
+    monkeypatch.setattr(tokenizer, "encoding_of", counted)
+    [together] = classified(inference, text, labels=LABELS, **options)
+    assert sum(len(one) > 1000 for one in read) == 1
+    scores = {entry["label"]: entry["score"] for entry in together["labels"]}
+    assert [scores[one["label"]] for one in alone] == pytest.approx(
+        [one["score"] for one in alone], abs=1e-5
+    )
 
 
 def test_what_was_learnt_holds_for_other_texts_and_not_by_chance(

@@ -254,7 +254,7 @@ class Tokenizer:
             if len(first) <= room:
                 pairs.append(self._encoded(fast.post_process(first, other), cut))
                 continue
-            shorter = encoding_of(fast, text, special=False)
+            shorter = Encoding.merge([first])  # A copy, which costs a hundredth of reading it anew.
             shortened = self._fit(shorter, room, where, truncate, instead)
             pairs.append(self._encoded(fast.post_process(shorter, other), cut or shortened))
         return pairs
