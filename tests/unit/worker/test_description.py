@@ -260,8 +260,9 @@ def test_limits_out_of_range_are_refused(tmp_path: Path, wanted: int) -> None:
         described(tmp_path, {"config.json": BERT}, wanted)
 
 
-def test_roberta_counts_positions_from_after_its_padding(tmp_path: Path) -> None:
-    config = {**BERT, "model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+@pytest.mark.parametrize("kin", ["roberta", "esm", "ibert", "lilt", "luke", "roberta-prelayernorm"])
+def test_roberta_counts_positions_from_after_its_padding(tmp_path: Path, kin: str) -> None:
+    config = {**BERT, "model_type": kin, "max_position_embeddings": 514, "pad_token_id": 1}
     assert position_offset(config) == 2
     assert described(tmp_path, {"config.json": config}).max_tokens == 512
     assert position_offset(BERT) == 0

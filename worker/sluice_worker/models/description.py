@@ -186,10 +186,26 @@ def _writing(
     )
 
 
+_AFTER_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "lilt",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+
+
 def position_offset(config: Mapping[str, Any]) -> int:
     """The first position id of a text. RoBERTa and its kin begin after the padding index."""
-    kin = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "longformer")
-    if config["model_type"] in (*kin, "mpnet", "xmod"):
+    if config["model_type"] in _AFTER_PADDING:
         padding = config.get("pad_token_id")
         return (1 if padding is None else int(padding)) + 1
     return 0
