@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
 
 from sluice_worker.engines.decoder.attention import NotServed
 from sluice_worker.engines.decoder.engine import Cancelled, Step, Stopped
 from sluice_worker.engines.decoder.network import CausalNetwork
 from sluice_worker.engines.decoder.sampling import Sampler, Sampling
-from sluice_worker.generation.loading import prove
+from sluice_worker.generation.loading import Generator, prove
 from sluice_worker.loader import load_any
 from sluice_worker.models.errors import ModelRejected
 from tests.support.decoding import STORES, HandEngine, Heard, slot_store
@@ -124,6 +125,24 @@ def test_who_loads_it_is_told_what_to_do(tmp_path: Path) -> None:
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     BYTES.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ModelRejected, match=r"'bloom' .* its attention .* engine\.name"):
+        load_any(f"file://{tmp_path}")
+
+
+def test_a_token_that_the_model_has_no_number_for_is_text(tmp_path: Path) -> None:
+    """Gemma 3's tokenizer has one for images, which its models of texts alone do not know."""
+    fast = Tokenizer.from_str(BYTES.to_str())
+    size = fast.get_vocab_size()
+    fast.add_special_tokens(["<image>"])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    random_model("llama", vocabulary=size).save_pretrained(tmp_path)
+    generator = load_any(f"file://{tmp_path}")
+    assert isinstance(generator, Generator)
+    ids = generator.maker.tokenizer.spelled("an <image>")
+    assert max(ids) < size
+    assert generator.maker.tokenizer.text_of(ids) == "an <image>"
+    assert generator.maker.vocabulary.bytes_of(ids[0]) == b"an"
+    random_model("llama", vocabulary=size - 3).save_pretrained(tmp_path)
+    with pytest.raises(ModelRejected, match="together"):
         load_any(f"file://{tmp_path}")
 
 

@@ -4,6 +4,8 @@ Used by task modules on tokeniser threads. Each thread has a copy of its own: a 
 tokenizer fails with "Already borrowed" under load.
 """
 
+import json
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from sluice_worker.models.description import Description
 from sluice_worker.models.encoding import encoding_of
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import VOCABULARY_FILES, Manifest
+
+log = logging.getLogger(__name__)
 
 CHARACTERS_PER_TOKEN = 32
 """No text with more than this many characters per allowed token is tokenised at all: the work
@@ -345,15 +349,10 @@ def load_tokenizer(manifest: Manifest, description: Description) -> Tokenizer:
         serialized = _converted(manifest)
     else:  # transformers would make one up that knows no word.
         raise _no_tokenizer()
-    tokenizer = Tokenizer(
-        serialized,
-        max_tokens=description.max_tokens,
-        vocabulary=description.vocabulary,
-        prompt=description.prompt,
-        lower_case=description.lower_case,
-        token_types=description.token_types,
-    )
     try:
+        tokenizer = _tokenizer(serialized, description)
+        if tokenizer.highest_id() >= description.vocabulary and description.head == "causal":
+            tokenizer = _tokenizer(_known(serialized, description.vocabulary), description)
         highest, knows_words = tokenizer.highest_id(), tokenizer.knows_words()
     except Exception as error:  # The library raises bare Exception for whatever is wrong.
         raise ModelRejected(f"tokenizer.json cannot be used: {error}. Save it again.") from error
@@ -365,6 +364,33 @@ def load_tokenizer(manifest: Manifest, description: Description) -> Tokenizer:
             f"{description.vocabulary}. Save model and tokenizer together."
         )
     return tokenizer
+
+
+def _tokenizer(serialized: str, description: Description) -> Tokenizer:
+    return Tokenizer(
+        serialized,
+        max_tokens=description.max_tokens,
+        vocabulary=description.vocabulary,
+        prompt=description.prompt,
+        lower_case=description.lower_case,
+        token_types=description.token_types,
+    )
+
+
+def _known(serialized: str, vocabulary: int) -> str:
+    """Without added tokens that the model has no number for: what spells one is text.
+
+    Gemma 3's has one for images, and its models of texts alone do not.
+    """
+    content = json.loads(serialized)
+    added = content["added_tokens"]
+    unknown = sorted(token["content"] for token in added if token["id"] >= vocabulary)
+    log.warning("the tokenizer has tokens that the model lacks", extra={"tokens": unknown})
+    content["added_tokens"] = [token for token in added if token["id"] < vocabulary]
+    if isinstance(content["model"]["vocab"], dict):
+        for token in unknown:
+            content["model"]["vocab"].pop(token, None)
+    return json.dumps(content)
 
 
 def _converted(manifest: Manifest) -> str:
