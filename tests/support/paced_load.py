@@ -6,6 +6,8 @@ load that shares a process with what looks at it falls behind. It prints one JSO
 
 import asyncio
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -105,16 +107,21 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.kill()
+        self._end()
         if self._child.returncode is None:
             self._child.communicate()
+
+    def _end(self) -> None:
+        """The program too, not only the command that entered the cluster for it."""
+        if self._child.poll() is None:
+            os.killpg(self._child.pid, signal.SIGKILL)
 
     def finish(self) -> Outcome:
         """Wait for all answers. Raises RuntimeError when the program failed."""
         try:
             out, errors = self._child.communicate(timeout=self._seconds + TIMEOUT_SECONDS + 30)
         finally:
-            self._child.kill()
+            self._end()
         if self._child.returncode:
             raise RuntimeError(errors)
         told = json.loads(out)
@@ -135,6 +142,7 @@ def start(cluster: Access, url: str, models: Sequence[str], phases: Sequence[Pha
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     return Running(child, sum(phase.seconds for phase in phases))
 
