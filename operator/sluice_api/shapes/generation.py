@@ -216,9 +216,8 @@ def response_format(json_schema: str | None) -> dict[str, Any] | None:
 
 def unsupported(name: str, value: Any) -> ApiError:
     """A member that is known, with a value that cannot be honoured."""
-    return ApiError(
-        "invalid_field", f"{name}: got {shown(value)}, which is not supported.", param=name
-    )
+    message = f"{name}: got {shown(value)}, which is not supported. Leave it out."
+    return ApiError("invalid_field", message, param=name)
 
 
 def stream_of(request: GenerationRequest) -> Stream | None:

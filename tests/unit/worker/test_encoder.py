@@ -263,3 +263,14 @@ def test_padded_engine_counts_its_padding(folders: dict[tuple[str, bool], Path])
     engine = ours(folders["deberta-v2", False]).engine
     assert engine.computed_tokens([10, 12]) == 24
     assert engine.computed_tokens([4, 100]) == 104
+
+
+def test_an_end_written_into_a_text_fails_nobody_beside_it(tmp_path: Path) -> None:
+    folder = models.build_tiny(tmp_path, "bart", labels=LABELS)
+    model = ours(folder)
+    assert isinstance(model.engine, PaddedEngine)
+    # BART's head wants as many ends in every text of a batch; alike in length, these share one.
+    plain, ended = (unit_of((2, 9, 8, inner, 7, 3), None) for inner in (6, 3))
+    alone = [model.engine.run([unit])[0] for unit in (plain, ended)]
+    assert difference(model.engine.run([plain, ended]), alone) <= TOLERANCE
+    assert difference([alone[0]], [alone[1]]) > TOLERANCE

@@ -168,6 +168,7 @@ def test_a_tokenizer_that_knows_no_word_is_refused(folder: Path, rest: str) -> N
     ("name", "change", "told"),
     [
         ("config.json", {"num_attention_heads": "four"}, "ValueError: invalid literal"),
+        ("config.json", {"num_attention_heads": 5}, "5 attention heads cannot share"),
         ("config.json", {"type_vocab_size": None}, "TypeError: '>' not supported"),
         (
             "config.json",

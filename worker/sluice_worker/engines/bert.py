@@ -169,6 +169,11 @@ class BertNetwork:
         weights = _Weights(tensors, family.prefix, dtype, device)
         self._heads = int(config.get("num_attention_heads") or config["n_heads"])
         self._hidden = description.hidden_size
+        if self._hidden % self._heads:
+            raise ModelRejected(
+                f"config.json: {self._heads} attention heads cannot share a hidden size of "
+                f"{self._hidden}. Save model and configuration together."
+            )
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self._activation = _ACTIVATIONS[_hidden_activation(config)]
         self._offset = position_offset(config)

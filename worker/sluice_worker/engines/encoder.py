@@ -81,8 +81,7 @@ class PaddedEngine:
     def run(self, units: Sequence[Unit]) -> list[Array]:
         answers: dict[int, Array] = {}
         for bucket in self._buckets([unit.tokens for unit in units]):
-            rows = self._forward([units[index] for index in bucket])
-            answers.update(zip(bucket, _in_order(rows, range(len(bucket))), strict=True))
+            answers.update(zip(bucket, self._answers([units[i] for i in bucket]), strict=True))
         return [answers[index] for index in range(len(units))]
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
@@ -93,6 +92,16 @@ class PaddedEngine:
 
     def _buckets(self, lengths: Sequence[int]) -> list[list[int]]:
         return buckets(lengths, padding=self._padding, most=self._most)
+
+    def _answers(self, units: list[Unit]) -> list[Array]:
+        try:
+            return _in_order(self._forward(units), range(len(units)))
+        except ValueError:
+            # Of a model that wants something of all texts of a batch alike, such as the number of
+            # end tokens: who writes one into a text must not fail who stands beside.
+            if len(units) == 1:
+                raise
+            return [answer for unit in units for answer in self._answers([unit])]
 
     def _forward(self, units: list[Unit]) -> Rows:
         batch = pack(units, self._device)  # The bucket is sorted, so this keeps its order.
