@@ -8,6 +8,7 @@ their numbers, graphs and speed are not.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 from sluice_worker.engines.decoder import graphs
 from sluice_worker.engines.decoder.graphs import Replay
@@ -82,26 +82,28 @@ class _Pretending(TorchDispatchMode):
 
 
 def _compute(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    name = func._schema.name
+    name, in_place = _known(func)
     wanted = kwargs.get("device")
-    tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)]
+    tensors: list[Tensor] = []
+    held = [_held(value, tensors) for value in args]
+    named = {key: _held(value, tensors) for key, value in kwargs.items()}
     there = [isinstance(tensor, _There) for tensor in tensors]
-    goes_there = any(there) if wanted is None else torch.device(wanted).type == GPU.type
-    if wanted is None and goes_there:
-        _check(name, args, tensors)
+    if wanted is None:
+        goes_there = any(there)
+        if goes_there and name not in _COPIES:
+            _check(name, args, tensors)
+    else:
+        goes_there = torch.device(wanted).type == GPU.type
+        named["device"] = torch.device("cpu")
     if _capturing.get() and (name in _READS or not all(there) or not goes_there):
         raise RuntimeError(f"{name}: not permitted while a graph is captured")
-    answer = func(*tree_map(_held, args), **tree_map(_held, {**kwargs, **_here(wanted)}))
-    if _writes_to_first(func):
+    answer = func(*held, **named)
+    if in_place:
         return args[0]
-    if goes_there:
-        return tree_map(lambda each: _There(each) if isinstance(each, Tensor) else each, answer)
-    return answer
+    return _moved(answer) if goes_there else answer
 
 
 def _check(name: str, args: Any, tensors: list[Tensor]) -> None:
-    if name in _COPIES:
-        return
     if name in _INDEXED:
         tensors = [args[0], *(each for each in args[2:] if isinstance(each, Tensor))]
     foreign = [each for each in tensors if not isinstance(each, _There) and each.dim()]
@@ -112,18 +114,30 @@ def _check(name: str, args: Any, tensors: list[Tensor]) -> None:
         )
 
 
-def _held(value: Any) -> Any:
-    return value.held if isinstance(value, _There) else value
+def _held(value: Any, found: list[Tensor]) -> Any:
+    """``value`` as the CPU takes it; ``found`` gets the tensors in it."""
+    if isinstance(value, Tensor):
+        found.append(value)
+        return value.held if isinstance(value, _There) else value
+    if isinstance(value, list | tuple):
+        return [_held(each, found) for each in value]
+    return value
 
 
-def _here(wanted: Any) -> dict[str, Any]:
-    return {} if wanted is None else {"device": torch.device("cpu")}
+def _moved(answer: Any) -> Any:
+    if isinstance(answer, Tensor):
+        return _There(answer)
+    if isinstance(answer, list | tuple):
+        return tuple(_moved(each) for each in answer)
+    return answer
 
 
-def _writes_to_first(func: Any) -> bool:
-    """An operation in place, which answers with its first argument."""
+@cache
+def _known(func: Any) -> tuple[str, bool]:
+    """An operation's name, and whether it is one in place, which answers with its first argument."""
     first = func._schema.arguments[:1]
-    return bool(first and first[0].alias_info and first[0].alias_info.is_write)
+    in_place = bool(first and first[0].alias_info and first[0].alias_info.is_write)
+    return func._schema.name, in_place
 
 
 def capture_anew(compute: Replay) -> Replay:
