@@ -134,7 +134,7 @@ def _moved(answer: Any) -> Any:
 
 @cache
 def _known(func: Any) -> tuple[str, bool]:
-    """An operation's name, and whether it is one in place, which answers with its first argument."""
+    """An operation's name, and whether it works in place: it answers with its first argument."""
     first = func._schema.arguments[:1]
     in_place = bool(first and first[0].alias_info and first[0].alias_info.is_write)
     return func._schema.name, in_place
