@@ -338,4 +338,5 @@ def test_a_lost_node_shows(cluster: Cluster, namespace: str) -> None:
         # A kubelet that was stopped may first have to find out which of its connections are dead.
         cluster.until(is_back, "the service to be ready again", seconds=120)
     except AssertionError as error:
-        raise AssertionError(f"{error}; its conditions: {seen}") from None
+        node = "still given up" if _is_given_up(cluster) else "back"
+        raise AssertionError(f"{error}; the node is {node}; its conditions: {seen}") from None
