@@ -265,12 +265,14 @@ def _is_news(put_out: Object, pods: Iterable[Object], now: datetime) -> bool:
 
     Kubernetes keeps such pods for weeks, while replicas come and go for other reasons.
     """
-    ends = [_time(condition(put_out, "DisruptionTarget").get("lastTransitionTime"))]
+    # Where the container has been lost, only the conditions tell when its sandbox went; a pod that
+    # is refused at once has had neither.
+    times = [put_out["metadata"]["creationTimestamp"]]
+    times += [c.get("lastTransitionTime") for c in put_out["status"].get("conditions") or ()]
     for container in containers(put_out):
         ended = (container.get("state") or {}).get("terminated") or {}
-        ends.append(_time(ended.get("finishedAt")))
-    made = _time(put_out["metadata"]["creationTimestamp"])  # refused at once: no container
-    end = max((each for each in ends if each), default=made or now)
+        times.append(ended.get("finishedAt"))
+    end = max((time for time in map(_time, times) if time), default=now)
     last = max(_time(pod["metadata"]["creationTimestamp"]) or now for pod in pods)
     since = last if last > end else now  # none has come yet
     return (since - end).total_seconds() <= REPLACED_SECONDS

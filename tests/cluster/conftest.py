@@ -52,12 +52,16 @@ def control_plane(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that failed shows the pods and events of its namespace and the ends of the logs."""
+    """A test that failed shows the pods and events of its namespace and the ends of the logs, and
+    what the operator said of it."""
     report = yield
     given = getattr(item, "funcargs", {})
-    cluster, name = given.get("cluster"), given.get("namespace")
+    cluster = given.get("cluster")
+    name = given.get("namespace") or getattr(getattr(item, "module", None), "NAMESPACE", "")
     if report.when == "call" and report.failed and isinstance(cluster, Access) and name:
         report.sections.append(("cluster", cluster.describe(name)))
+        if isinstance(platform := given.get("platform"), Release):
+            report.sections.append(("operator", platform.said_of(name)))
     return report
 
 

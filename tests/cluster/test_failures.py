@@ -36,6 +36,8 @@ DEADLINE_SECONDS = 240.0
 AT_ONCE = 5
 """Services made side by side: more would measure how fast the machine starts containers."""
 LOOK_SECONDS = 0.3
+NAMESPACE = "failures"
+"""Of those that fail side by side."""
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -57,10 +59,40 @@ class Record:
     condition: dict[str, Any] = field(default_factory=dict)
     under_way_and_stalled: bool = False
     """Whether it was ever both, of which tools can make nothing."""
+    story: list[str] = field(default_factory=list)
+    """Each thing that was seen of it and was new, with the monotonic clock."""
 
     @property
     def is_complete(self) -> bool:
         return self.shown_at is not None and self.told_at is not None
+
+    def __str__(self) -> str:
+        times = f"shown at {self.shown_at}, told at {self.told_at}; at most"
+        pauses = f"{self.longest_look:.1f} s between looks, {self.longest_pause:.1f} of the leader"
+        return "\n".join([f"{times} {pauses}", *self.story])
+
+    def tell(self, at: float, seen: str) -> None:
+        """Take it into the story, if the last of its kind was another."""
+        kind = seen.partition(":")[0]
+        last = next((one for one in reversed(self.story) if f" {kind}:" in one), "")
+        if not last.endswith(f" {seen}"):
+            self.story.append(f"{at:.1f} {seen}")
+
+
+def pods_told(pods: Sequence[Mapping[str, Any]]) -> str:
+    """What the pods are, in a line."""
+    told = []
+    for pod in pods:
+        status = pod["status"]
+        ends = [
+            str(name)
+            for container in status.get("containerStatuses") or ()
+            for name in container["state"]
+        ]
+        held = [c["type"] for c in status.get("conditions") or () if c["status"] == "True"]
+        parts = [status["phase"], status.get("reason", ""), *ends, *held]
+        told.append(f"{pod['metadata']['name']} ({' '.join(filter(None, parts))})")
+    return f"pods: {', '.join(told)}"
 
 
 class Eyes:
@@ -125,13 +157,17 @@ class Eyes:
         told_at = time.monotonic()
         for name, case in watched.items():
             record = records[name]
-            if record.shown_at is None and case.shown(scene_of(name, pods, deployments, events)):
+            scene = scene_of(name, pods, deployments, events)
+            record.tell(seen_at, pods_told(scene.pods))
+            if record.shown_at is None and case.shown(scene):
                 record.shown_at = seen_at
             conditions = services.get(name, {}).get("status", {}).get("conditions") or ()
             holds = {c["type"] for c in conditions if c["status"] == "True"}
             record.under_way_and_stalled |= {"Reconciling", "Stalled"} <= holds
             kind, status = case.condition
             condition: dict[str, Any] = next((c for c in conditions if c["type"] == kind), {})
+            said = (condition.get("status"), condition.get("reason"), condition.get("message"))
+            record.tell(told_at, f"{kind}: {' '.join(map(str, said))}")
             right = (condition.get("reason"), condition.get("status")) == (case.reason, status)
             # A claim that is not bound yet is a reason of the same name, and passes.
             right = right and all(word in condition["message"] for word in case.told)
@@ -143,13 +179,12 @@ class Eyes:
 @pytest.fixture(scope="module")
 def records(cluster: Cluster, platform: Release) -> Iterator[dict[str, Record]]:
     """What became of all cases, side by side."""
-    namespace = "failures"
     cluster.load(*images())
-    cluster.kubectl("create", "namespace", namespace)
+    cluster.kubectl("create", "namespace", NAMESPACE)
     around = [item for case in TABLE.values() for item in case.around]
-    cluster.kubectl("apply", "-f", "-", stdin=manifest(namespace, around))
-    yield Eyes(cluster, namespace).follow(list(TABLE.values()))
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    cluster.kubectl("apply", "-f", "-", stdin=manifest(NAMESPACE, around))
+    yield Eyes(cluster, NAMESPACE).follow(list(TABLE.values()))
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
     cluster.kubectl("delete", "persistentvolume", "no-folder-of-failures", "--wait=false")
 
 
@@ -165,12 +200,12 @@ def test_the_reason_shows(records: dict[str, Record], name: str) -> None:
 
 def check(record: Record, case: Case) -> None:
     """In time, with the words that help."""
-    assert record.shown_at is not None, f"Kubernetes did not show it: {record.condition}"
-    assert record.told_at is not None, record.condition
+    assert record.shown_at is not None, f"Kubernetes did not show it\n{record}"
+    assert record.told_at is not None, f"the service did not say it\n{record}"
     if not case.only_told:
         allowed = REACTION_SECONDS + record.longest_look + record.longest_pause
-        assert record.told_at - record.shown_at <= allowed
-    assert not record.under_way_and_stalled
+        assert record.told_at - record.shown_at <= allowed, f"it was said too late\n{record}"
+    assert not record.under_way_and_stalled, record
     for words in case.told:
         assert words in record.condition["message"], record.condition["message"]
 

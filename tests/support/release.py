@@ -141,6 +141,12 @@ class Release:
             *("logs", "-n", self.namespace, "-l", _labels(component), "--prefix", "--tail=-1")
         ).stdout
 
+    def said_of(self, namespace: str, lines: int = 200) -> str:
+        """What the operator said last that names a namespace, or that is a warning."""
+        said = self.logs("operator").splitlines()
+        names = (f"{namespace}/", '"warning"', '"error"')
+        return "\n".join([line for line in said if any(n in line for n in names)][-lines:])
+
 
 def pods(cluster: Access, namespace: str, labels: str) -> dict[str, str]:
     """Name → uid of the pods of these labels that are not on their way out."""

@@ -200,13 +200,21 @@ def test_what_needs_a_hand_is_told_first() -> None:
     assert found(seen(leftover, pod(2, state=ended(1))))[0] == "CrashLoop"
 
 
-def evicted(ago: float) -> dict[str, Any]:
-    """A pod that Kubernetes keeps after its eviction, so many seconds before ``NOW``."""
-    made = pod(1, phase="Failed", reason="Evicted", message="full")
-    made["metadata"]["creationTimestamp"] = (NOW - timedelta(days=1)).isoformat()
+def evicted(ago: float, said: tuple[str, str] = ("DisruptionTarget", "True")) -> dict[str, Any]:
+    """A pod of yesterday that Kubernetes keeps after its eviction.
+
+    Its kubelet had lost the container, so that only the condition ``said`` tells when it ended: so
+    many seconds before ``NOW``.
+    """
+    lost = {"exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": None}
+    made = pod(1, phase="Failed", reason="Evicted", message="full", state={"terminated": lost})
+    began = (NOW - timedelta(days=1)).isoformat()
+    made["metadata"]["creationTimestamp"] = began
+    for each in made["status"]["conditions"]:
+        each["lastTransitionTime"] = began
     moment = (NOW - timedelta(seconds=ago)).isoformat()
-    target = {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": moment}
-    made["status"]["conditions"].append(target)
+    last = dict(zip(("type", "status"), said, strict=True))
+    made["status"]["conditions"].append({**last, "lastTransitionTime": moment})
     return made
 
 
@@ -230,6 +238,12 @@ def test_a_worker_that_ends_well_when_it_is_evicted_was_evicted_all_the_same() -
     refused = pod(1, phase="Failed", reason="UnexpectedAdmissionError", message="no such device")
     assert "was put out: no such device" in found(seen(refused))[1]
     assert found(seen(pod(1, phase="Succeeded", state=done, gone=True), pod(2)))[0] == "Starting"
+
+
+def test_an_eviction_for_a_full_disk_is_no_disruption_and_is_told_as_long() -> None:
+    gone = ("PodReadyToStartContainers", "False")
+    assert found(seen(evicted(63, gone), pod(2)))[0] == "Evicted"
+    assert found(seen(evicted(3600, gone), pod(2)))[0] == "Starting"
 
 
 def test_just_started_is_no_failed_probe() -> None:
