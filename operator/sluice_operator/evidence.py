@@ -151,9 +151,8 @@ class Evidence:
         return asked
 
     async def _look_at_nodes(self) -> None:
-        suspects = self._store.suspect_nodes()
         lost = set()
-        for name in suspects:
+        for name in self._store.suspect_nodes():
             try:
                 node = await self._source.get(kinds.NODE, None, name)
             except NotFound:
@@ -161,9 +160,8 @@ class Evidence:
             else:
                 if is_silent(node):
                     lost.add(name)
-        if self._store.lose_nodes(frozenset(lost)):
-            for key in self._store.services_on(suspects | lost):
-                self._changed(key)
+        for key in self._store.lose_nodes(frozenset(lost)):
+            self._changed(key)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

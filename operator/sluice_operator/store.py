@@ -37,8 +37,8 @@ class Entry:
     """One object, packed."""
 
     __slots__ = (
-        *("_packed", "additions", "managers", "orphan"),
-        *("owner", "suspect_node", "uid", "version"),
+        *("_packed", "additions", "managers", "node", "orphan"),
+        *("owner", "suspect", "uid", "version"),
     )
 
     def __init__(self, item: Object, owner: Key | None) -> None:
@@ -51,7 +51,9 @@ class Entry:
         is_child = item["kind"] in _CHILDREN
         self.additions: tuple[Addition, ...] = additions(item) if is_child else ()
         self.orphan: bool = is_child and is_orphan(item)
-        self.suspect_node: str | None = suspect_node(item) if item["kind"] == "Pod" else None
+        is_pod = item["kind"] == kinds.POD.name
+        self.node: str = sys.intern(item["spec"].get("nodeName", "")) if is_pod else ""
+        self.suspect: bool = is_pod and is_suspect(item)
 
     def __repr__(self) -> str:
         return f"<Entry {self.uid} of {self.owner}: {len(self._packed)} bytes>"
@@ -178,11 +180,16 @@ class Store:
             self._refusals.pop(key, None)
         return news
 
-    def lose_nodes(self, lost: frozenset[str]) -> bool:
-        """Keep the names of nodes that have fallen silent; whether that is news."""
-        news = lost != self._lost_nodes
-        self._lost_nodes = lost
-        return news
+    def lose_nodes(self, lost: frozenset[str]) -> frozenset[Key]:
+        """Keep the names of nodes that have fallen silent; the services to which that is news.
+
+        A pod may have been called ready again before its node was, and be no suspect any more.
+        """
+        news, self._lost_nodes = lost ^ self._lost_nodes, lost
+        if not news:
+            return frozenset()
+        entries = self._entries.values()
+        return frozenset(entry.owner for entry in entries if entry.owner and entry.node in news)
 
     def _touched(self, address: Address, *entries: Entry | None) -> tuple[Key, ...]:
         if address.kind == kinds.ENDPOINT_SLICE.name:
@@ -271,15 +278,7 @@ class Store:
 
     def suspect_nodes(self) -> frozenset[str]:
         """Nodes of pods that have become unready without a word of their kubelet."""
-        return frozenset(e.suspect_node for e in self._entries.values() if e.suspect_node)
-
-    def services_on(self, nodes: frozenset[str]) -> frozenset[Key]:
-        """Services with suspect pods on these nodes."""
-        return frozenset(
-            entry.owner
-            for entry in self._entries.values()
-            if entry.owner and entry.suspect_node in nodes
-        )
+        return frozenset(entry.node for entry in self._entries.values() if entry.suspect)
 
 
 def address_of(item: Object) -> Address:
@@ -303,12 +302,12 @@ def number_of(version: str) -> int:
     return int(version) if version.isdigit() else 0
 
 
-def suspect_node(pod: Object) -> str | None:
-    """The pod's node, if somebody else than its kubelet said Ready=False: that still says ready."""
+def is_suspect(pod: Object) -> bool:
+    """Whether somebody else than its node's kubelet said Ready=False: that still says ready."""
     status = pod.get("status") or {}
     containers = status.get("containerStatuses") or ()
     ready: Object = next(
         (c for c in status.get("conditions") or () if c.get("type") == "Ready"), {}
     )
     running = bool(containers) and all(one.get("ready") for one in containers)
-    return pod["spec"].get("nodeName") if running and ready.get("status") == "False" else None
+    return running and ready.get("status") == "False"

@@ -172,6 +172,17 @@ def test_a_silent_node_is_found_by_its_pods_and_forgotten_when_it_speaks() -> No
     assert observed.lost_nodes == frozenset()
 
 
+def test_whoever_was_told_of_a_silent_node_is_told_that_it_speaks_whatever_came_first() -> None:
+    store, source, evidence, changed = scene()
+    source.nodes["node7"] = "Unknown"
+    store.put(pod(ready="False", version=1))
+    asyncio.run(evidence.look())
+    source.nodes["node7"] = "True"
+    store.put(pod(ready="True", version=2))  # before anybody has looked at the node
+    asyncio.run(evidence.look())
+    assert changed == [KEY, KEY]
+
+
 def test_a_node_that_is_gone_is_lost() -> None:
     store, _, evidence, _ = scene()
     store.put(pod(ready="False", version=2))

@@ -275,7 +275,8 @@ def test_a_pod_that_its_kubelet_calls_ready_and_others_do_not_makes_its_node_sus
     assert store.suspect_nodes() == frozenset()
     store.put(pod("a", 2, ready="False"))
     assert store.suspect_nodes() == {"node1"}
-    assert store.services_on(frozenset({"node1"})) == {KEY}
+    assert store.lose_nodes(frozenset({"node1"})) == {KEY}
+    assert store.lose_nodes(frozenset({"node1"})) == frozenset(), "no news"
 
 
 def test_gateways_slices_are_told_apart() -> None:
