@@ -45,6 +45,7 @@ from peers.proxies import (
 from uvicorn.server import ServerState
 
 from sluice_api import names, wire
+from sluice_api.shapes.generation import DONE, item_event, write_item
 from sluice_api.tasks import Task
 from sluice_gateway import process, settings
 from sluice_gateway.app import Gateway
@@ -399,7 +400,8 @@ _EVENT: Final = _chunk(
     b'"created":1700000000,"model":"bench","choices":[{"index":0,"delta":{"content":" word"},'
     b'"logprobs":null,"finish_reason":null}]}\n\n'
 )
-_END: Final = _chunk(b"data: [DONE]\n\n") + _chunk(b"")
+_ITEM: Final = write_item([b'{"text":" word"}'], 9, 200, sampled=True)
+_END: Final = b"".join(map(_chunk, (item_event(_ITEM), DONE, b"")))
 
 
 class _Instructions:
