@@ -5,7 +5,7 @@ joined, ``developer`` is ``system``. Tools are a parameter. Items: see ``generat
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -195,12 +195,8 @@ class ChatCodec:
     def render_stream(self, call: Call, model: str, items: list[Item]) -> bytes:
         """The whole stream of answers that are there already."""
         assert call.stream is not None
-        usage = call.stream.include_usage
-        writer = ChatWriter(CHUNK_KIND, PREFIX, model, include_usage=usage)
-        return generation.write_replay(
-            (writer.whole(index, choice) for index, choice in _choices(items)),
-            writer.usage(generation.usage_of(items)) if usage else b"",
-        )
+        writer = self.writer(model, include_usage=call.stream.include_usage)
+        return generation.write_replay(writer, items)
 
 
 class ChatWriter(StreamWriter):
@@ -222,17 +218,17 @@ class ChatWriter(StreamWriter):
             parts.append(self._part(delta.index, {}, None, delta.finish_reason))
         return b"".join(parts)
 
-    def whole(self, index: int, choice: ChatChoice) -> bytes:
-        """A choice that is complete, in as few chunks as clients can read it from."""
-        message = choice.message
+    def whole(self, index: int, choice: bytes) -> bytes:
+        told = _read_choice(choice)
+        message = told.message
         parts = [self.start(index)]
-        if message.content or choice.logprobs:
+        if message.content or told.logprobs:
             content = {"content": message.content or ""}
-            parts.append(self._part(index, content, choice.logprobs, None))
+            parts.append(self._part(index, content, told.logprobs, None))
         if message.tool_calls:
             calls = [_call_delta(place, call) for place, call in enumerate(message.tool_calls)]
             parts.append(self._part(index, {"tool_calls": calls}, None, None))
-        parts.append(self._part(index, {}, None, choice.finish_reason))
+        parts.append(self._part(index, {}, None, told.finish_reason))
         return b"".join(parts)
 
     def _part(
@@ -279,11 +275,6 @@ def _choice(choice: Choice) -> ChatChoice:
         choice.finish_reason,
         None if choice.logprobs is None else scores(choice.logprobs),
     )
-
-
-def _choices(items: list[Item]) -> Iterator[tuple[int, ChatChoice]]:
-    raw = (choice for item in items for choice in generation.raw_choices(item))
-    return ((index, _read_choice(choice)) for index, choice in enumerate(raw))
 
 
 def _call_delta(place: int, call: ToolCall) -> dict[str, Any]:

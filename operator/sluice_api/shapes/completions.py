@@ -4,7 +4,7 @@ A list of prompts has an item each; the choices of prompt ``i`` are numbered fro
 choice and an item look like otherwise stands in ``generation``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -130,12 +130,8 @@ class CompletionsCodec:
     def render_stream(self, call: Call, model: str, items: list[Item]) -> bytes:
         """The whole stream of answers that are there already."""
         assert call.stream is not None
-        usage = call.stream.include_usage
-        writer = CompletionWriter(KIND, PREFIX, model, include_usage=usage)
-        return generation.write_replay(
-            (writer.whole(index, choice) for index, choice in _choices(items)),
-            writer.usage(generation.usage_of(items)) if usage else b"",
-        )
+        writer = self.writer(model, include_usage=call.stream.include_usage)
+        return generation.write_replay(writer, items)
 
 
 class CompletionWriter(StreamWriter):
@@ -154,9 +150,12 @@ class CompletionWriter(StreamWriter):
         offset = self._written.get(delta.index, 0)
         self._written[delta.index] = offset + len(delta.text)
         found = None if delta.logprobs is None else scores(delta.logprobs, offset)
-        return self.whole(delta.index, CompletionChoice(delta.text, delta.finish_reason, found))
+        return self._part(delta.index, CompletionChoice(delta.text, delta.finish_reason, found))
 
-    def whole(self, index: int, choice: CompletionChoice) -> bytes:
+    def whole(self, index: int, choice: bytes) -> bytes:
+        return self._part(index, _read_choice(choice))
+
+    def _part(self, index: int, choice: CompletionChoice) -> bytes:
         written = msgspec.json.encode(choice)
         return self.chunk(b'{"index":%d,%b' % (index, written[1:]))
 
@@ -175,11 +174,6 @@ def scores(tokens: Sequence[TokenLogprob], offset: int) -> TextScores:
         else None,
         text_offset=offsets,
     )
-
-
-def _choices(items: list[Item]) -> Iterator[tuple[int, CompletionChoice]]:
-    raw = (choice for item in items for choice in generation.raw_choices(item))
-    return ((index, _read_choice(choice)) for index, choice in enumerate(raw))
 
 
 def _refuse_unsupported(request: CompletionRequest) -> None:

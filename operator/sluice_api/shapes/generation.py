@@ -477,6 +477,7 @@ class StreamWriter(ABC):
     """
 
     def __init__(self, kind: str, prefix: str, model: str, *, include_usage: bool) -> None:
+        self.include_usage = include_usage
         self._head = _head(kind, prefix, model)
         self._tail = b',"usage":null' if include_usage else b""
 
@@ -493,6 +494,10 @@ class StreamWriter(ABC):
     @abstractmethod
     def delta(self, delta: Delta) -> bytes:
         """The chunks of one delta; may be none."""
+
+    @abstractmethod
+    def whole(self, index: int, choice: bytes) -> bytes:
+        """A choice as an item holds it, in as few chunks as clients can read it from."""
 
 
 class GenerationCodec(CanonicalCodec, Protocol):
@@ -518,6 +523,9 @@ class GenerationCodec(CanonicalCodec, Protocol):
         ...
 
 
-def write_replay(chunks: Iterable[bytes], usage: bytes) -> bytes:
-    """A whole stream of answers that are there already."""
+def write_replay(writer: StreamWriter, items: Sequence[Item]) -> bytes:
+    """The whole stream of answers that are there already."""
+    choices = (choice for item in items for choice in raw_choices(item))
+    chunks = [writer.whole(index, choice) for index, choice in enumerate(choices)]
+    usage = writer.usage(usage_of(items)) if writer.include_usage else b""
     return b"".join([*chunks, usage, DONE])
