@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 from sluice_api.errors import ApiError
 from sluice_api.wire import Failure, LimitRules
+from sluice_api.wording import sentence
 from sluice_gateway.endpoint import Holder, Lease
 from sluice_gateway.endpoints import EndpointSet
 from sluice_gateway.fair_queue import FairQueue, Queued
@@ -62,7 +63,7 @@ class Refusal(NamedTuple):
 
     def error(self) -> ApiError:
         """It, for one of them."""
-        message = _sentence(self.message)
+        message = sentence(self.message)
         return ApiError(self.code, message, param=self.param, retry_after=self.retry_after)
 
 
@@ -302,7 +303,7 @@ class Admission:
         if self._endpoints.ready:
             return None
         if (failure := self.failure) is not None:
-            message = _sentence(failure.message)
+            message = sentence(failure.message)
             error = ApiError("model_failed", message, retry_after=failure.retry_after_seconds)
             return error, "failed"
         if (told := self.unwakeable) is not None and not self._endpoints.all:
@@ -358,8 +359,3 @@ class Admission:
     def _unblocked(self) -> None:
         self._unblock = None
         self.pump()
-
-
-def _sentence(text: str) -> str:
-    """``text`` with a full stop, for another sentence follows."""
-    return text if text.endswith(".") else f"{text}."

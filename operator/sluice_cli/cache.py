@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sluice_api import names
+from sluice_api.wording import sentence
 
 ADMIN_URL: Final = f"http://127.0.0.1:{names.ADMIN_PORT}"
 SECONDS: Final = 10.0
@@ -38,8 +39,8 @@ def invalidate(admin_url: str, what: dict[str, str], token: str | None) -> bool:
         body = answer.read()
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise CacheError(
-            f"{admin_url}: {error}. Needs the admin port of a gateway that runs, such as"
-            f" {ADMIN_URL}."
+            f"{admin_url}: {sentence(str(error))}"
+            f" Needs the admin port of a gateway that runs, such as {ADMIN_URL}."
         ) from None
     if answer.status != 200:
         raise CacheError(_told(body) or f"{admin_url} answered {answer.status}.")

@@ -21,6 +21,7 @@ from kubernetes.aio.config import (
 )
 
 from sluice_api import names
+from sluice_api.wording import sentence
 from sluice_operator import kinds
 from sluice_operator.api_errors import Conflict, Foreign, NotFound, Unavailable, error_of
 from sluice_operator.instruments import Instruments
@@ -420,7 +421,7 @@ async def connect(instruments: Instruments, pace: Pace) -> Cluster:
             await load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except (ConfigException, OSError) as error:
         raise ValueError(
-            f"no way to an API server: {error}. Run in a pod, or set KUBECONFIG."
+            f"no way to an API server: {sentence(str(error))} Run in a pod, or set KUBECONFIG."
         ) from None
     configuration.connection_pool_maxsize = 32
     # An HTTP proxy of the environment is for the world outside, not for the API server.

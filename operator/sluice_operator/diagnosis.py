@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sluice_api import names, wire
+from sluice_api.wording import sentence
 from sluice_operator.state import Learnt, Object, Observed
-from sluice_operator.wording import last_words, sentence, shortened
+from sluice_operator.wording import last_words, shortened
 from sluice_operator.workers import (
     PodState,
     condition,

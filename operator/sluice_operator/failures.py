@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from sluice_api.wording import sentence
 from sluice_operator.api_errors import ApiError, Foreign, Invalid, PermissionDenied, QuotaExceeded
 
 MESSAGE_LENGTH: Final = 1000
@@ -43,25 +44,26 @@ def failure_of(error: ApiError, tries: int) -> Failure | None:
     Args:
         tries: so many in a row have failed.
     """
+    said = sentence(error.message[:MESSAGE_LENGTH])
     match error:
         case PermissionDenied():
             told = (
-                f"The operator may not {error.verb} {error.resource}: {error.message}. "
+                f"The operator may not {error.verb} {error.resource}: {said} "
                 "Have the platform team compare its role with the chart's."
             )
             return Failure("PermissionDenied", told[:MESSAGE_LENGTH])
         case QuotaExceeded():
-            told = f"{error.message}. Raise the namespace's ResourceQuota, or ask for less."
+            told = f"{said} Raise the namespace's ResourceQuota, or ask for less."
             return Failure("QuotaExceeded", told[:MESSAGE_LENGTH])
         case Foreign():
-            return Failure("FieldConflict", f"{error.message}. Delete it, or rename the service.")
+            return Failure("FieldConflict", f"{said} Delete it, or rename the service.")
         case Invalid():
             return Failure("InvalidSpec", _invalid(error.message))
         case _ if tries >= TOLD_TRIES:
             told = (
-                f"The API server does not {error.verb} {error.resource}:"
-                f" {error.message[:MESSAGE_LENGTH]}. It is tried again, once a minute at last; the"
-                " platform team should look at the API server and its webhooks."
+                f"The API server does not {error.verb} {error.resource}: {said}"
+                " It is tried again, once a minute at last; the platform team should look at the"
+                " API server and its webhooks."
             )
             return Failure("", told)
         case _:
@@ -83,10 +85,10 @@ def contested_by(repairs: str) -> Failure:
 
 def _invalid(said: str) -> str:
     """What the API server says of an object of ours, in the names of the spec."""
-    told = _PLACEMENT.sub(r"spec.hardware.\1", said)[:MESSAGE_LENGTH].removesuffix(".")
+    told = _PLACEMENT.sub(r"spec.hardware.\1", said)[:MESSAGE_LENGTH]
     field = _PATH.search(told)
     remedy = f"Correct {field[0]}." if field else "Correct the spec."
-    return f"Kubernetes refuses what the spec asks for: {told}. {remedy}"
+    return f"Kubernetes refuses what the spec asks for: {sentence(told)} {remedy}"
 
 
 def shown(

@@ -13,6 +13,7 @@ from sluice_api.inference_service import MAX_REPLICAS, InferenceService, revisio
 from sluice_api.precomputed import refused
 from sluice_api.service_status import DEFINING, MOST_ENTRIES, Status
 from sluice_api.tasks import Task
+from sluice_api.wording import sentence
 from sluice_operator.children.identity import selector_of
 from sluice_operator.diagnosis import Finding
 from sluice_operator.rollout import FIXED_MODES, Revision, Rollout
@@ -351,15 +352,15 @@ def _scaling_active(sight: Sight) -> Verdict:
         return Verdict("ScalingActive", False, "ScalingUnavailable", told)
     if sight.platform.deaf:
         told = (
-            f"The operator hears no gateway: {sight.platform.deaf}. Nothing is woken, put to sleep"
-            " or scaled by demand until it does."
+            f"The operator hears no gateway: {sentence(sight.platform.deaf)}"
+            " Nothing is woken, put to sleep or scaled by demand until it does."
         )
         return Verdict("ScalingActive", False, "ScalingUnavailable", told)
     if mode == "direct":
         return Verdict("ScalingActive", True, "Ready", "The operator sets the number.")
     if not sight.platform.metrics_api:
-        told = sight.platform.metrics_api_note or "the metrics API is not available"
-        message = f"No HorizontalPodAutoscaler can follow: {told}. The operator sets the number."
+        told = sentence(sight.platform.metrics_api_note or "the metrics API is not available")
+        message = f"No HorizontalPodAutoscaler can follow: {told} The operator sets the number."
         return Verdict("ScalingActive", True, "ScalingUnavailable", message)
     return Verdict("ScalingActive", True, "Ready", "A HorizontalPodAutoscaler follows the number.")
 

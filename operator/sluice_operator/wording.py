@@ -1,4 +1,4 @@
-"""What programs have said, made fit for a message: the text of a log line, one full stop. Pure."""
+"""What programs have said, made fit for a message: the text of a log line, in bounds. Pure."""
 
 from typing import Any, Final
 
@@ -18,11 +18,6 @@ def last_words(text: str) -> str:
     told = str(entry.get("detail") or entry.get("message") or last)
     raised = str(entry.get("exception") or "").strip().splitlines()
     return f"{told}: {raised[-1].strip()}" if raised else told
-
-
-def sentence(text: str) -> str:
-    """With one full stop at its end."""
-    return text.strip().rstrip(".") + "."
 
 
 def shortened(text: str) -> str:

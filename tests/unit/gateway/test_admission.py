@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from msgspec import structs
 
 from sluice_api import wire
 from sluice_api.errors import ApiError
@@ -253,10 +254,14 @@ async def test_nobody_is_held_for_a_model_that_failed(queue: Queue) -> None:
     queue.endpoints.apply([], "r", "", {})
     assert held.refusal is not None and len(queue.admission) == 0
     assert (held.refusal.code, held.refusal.message) == ("model_failed", "Gone.")
+    for said in ("Gone", "Gone.."):
+        queue.admission.failure = structs.replace(failure, message=said)
+        with pytest.raises(ApiError, match=r"^Gone\.$"):
+            queue.submit()
     with pytest.raises(ApiError) as refused:
         queue.submit()
     assert (refused.value.code, refused.value.retry_after) == ("model_failed", 7)
-    assert queue.admission.series.refusals == {(Priority.NORMAL, "failed"): 2}
+    assert queue.admission.series.refusals == {(Priority.NORMAL, "failed"): 4}
     queue.worker(4)
     assert queue.submit().lease is not None
 

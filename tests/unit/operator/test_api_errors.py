@@ -60,6 +60,14 @@ def test_long_words_of_the_api_server_fit_into_a_condition() -> None:
         assert len(failure.message) <= 2048
 
 
+@pytest.mark.parametrize("status", [403, 422, 500])
+@pytest.mark.parametrize("said", ["the policy forbids it", "the policy forbids it."])
+def test_what_the_api_server_says_ends_once(said: str, status: int) -> None:
+    failure = failure_of(error_of("patch", "deployments", status, said, ""), TOLD_TRIES)
+    assert failure is not None
+    assert f"{said.rstrip('.')}. " in failure.message
+
+
 @pytest.mark.parametrize(
     ("status", "said", "told"),
     [

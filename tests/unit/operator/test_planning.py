@@ -147,12 +147,12 @@ def test_without_an_autoscaler_the_operator_sets_the_number(mode: str) -> None:
 
 def test_without_the_metrics_api_it_is_as_direct_and_says_why() -> None:
     cluster = running()
-    cluster.platform = replace(PLATFORM, metrics_api=False, metrics_api_note="KEDA serves it")
+    cluster.platform = replace(PLATFORM, metrics_api=False, metrics_api_note="KEDA serves it.")
     status = cluster.settle().status
     assert ChildKey("HorizontalPodAutoscaler", NAME) not in cluster.children
     assert condition(status, "ScalingActive") == ("True", "ScalingUnavailable")
     message = next(c["message"] for c in status["conditions"] if c["type"] == "ScalingActive")
-    assert "KEDA serves it" in message
+    assert "follow: KEDA serves it. The operator" in message
 
 
 @pytest.mark.parametrize("mode", ["hpa", "direct"])

@@ -105,8 +105,17 @@ def test_a_taken_port_is_a_line_and_not_a_traceback(
     assert "in use" in ended.stderr
 
 
-def test_no_way_to_a_cluster_is_a_line_and_not_a_traceback(tmp_path: Path) -> None:
-    environment = NEEDED | {"KUBECONFIG": str(tmp_path / "missing"), "PATH": os.environ["PATH"]}
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({"KUBECONFIG": "/missing"}, "Invalid kube-config file"),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "Service host/port is not set."),
+    ],
+)
+def test_no_way_to_a_cluster_is_a_line_and_not_a_traceback(
+    environment: dict[str, str], why: str
+) -> None:
+    environment = NEEDED | environment | {"PATH": os.environ["PATH"]}
     ended = subprocess.run(
         [sys.executable, "-m", "sluice_operator"],
         env=environment,
@@ -115,5 +124,6 @@ def test_no_way_to_a_cluster_is_a_line_and_not_a_traceback(tmp_path: Path) -> No
         timeout=180,
     )
     assert ended.returncode == 78
-    assert "no way to an API server" in ended.stderr
+    assert f"no way to an API server: {why}" in ended.stderr
+    assert ".." not in ended.stderr
     assert "Traceback" not in ended.stderr

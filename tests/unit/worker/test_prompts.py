@@ -158,6 +158,22 @@ def test_a_template_that_refuses_or_reaches_out_is_an_error_of_the_caller(templa
     assert (caught.value.code, caught.value.param) == ("invalid_field", "messages")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "System role not supported",
+        "System role not supported.",
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+        "No user query found in messages!",
+    ],
+)
+def test_a_templates_own_words_end_once(words: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        maker(f"{{{{ raise_exception('{words}') }}}}").prepare(conversation())
+    ended = words if words.endswith(("...", "!")) else words.rstrip(".") + "."
+    assert caught.value.message.endswith(f": {ended}")
+
+
 def test_a_template_without_tools_refuses_them() -> None:
     for template in ("{{ messages[0].content }}", "{{ tools }}{{ messages[0].content }}"):
         with pytest.raises(ApiError) as caught:

@@ -8,7 +8,9 @@ import pytest
 import transformers
 
 from sluice_api.errors import ApiError
-from sluice_worker.models.tokenizer import CHARACTERS_PER_TOKEN, Tokenizer
+from sluice_worker.models.errors import ModelRejected
+from sluice_worker.models.manifest import Manifest
+from sluice_worker.models.tokenizer import CHARACTERS_PER_TOKEN, Tokenizer, load_tokenizer
 from tests.support import models
 
 TEXTS = models.random_texts(40, seed=11, longest=40)
@@ -138,6 +140,15 @@ def test_many_threads_share_one(folder: Path, theirs: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(encode, TEXTS * 10))
     assert found == [theirs(t, truncation=True, max_length=16).input_ids for t in TEXTS] * 10
+
+
+def test_why_a_tokenizer_cannot_be_converted_is_said_in_whole_sentences(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer.model").write_text("no SentencePiece")
+    manifest = Manifest(tmp_path, {"tokenizer.model": "0"}, ())
+    description: Any = None  # Nothing of it is asked before there is a tokenizer.
+    with pytest.raises(ModelRejected, match=r"failed: .+[^.\s]\. Save a fast one: "):
+        load_tokenizer(manifest, description)
 
 
 def test_token_types_can_be_switched_off(folder: Path) -> None:

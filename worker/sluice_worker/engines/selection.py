@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from sluice_api.wording import sentence
 from sluice_worker.engines import bert
 from sluice_worker.engines.base import Array, Engine, Unit, unit_of
 from sluice_worker.engines.encoder import PackedEngine, PaddedEngine
@@ -138,7 +139,8 @@ def _tensors(manifest: Manifest) -> dict[str, torch.Tensor]:
             try:
                 tensors.update(load_file(manifest.folder / name))
             except SafetensorError as error:
-                raise ModelRejected(f"{name} is damaged: {error}. Fetch it again.") from error
+                told = sentence(str(error))
+                raise ModelRejected(f"{name} is damaged: {told} Fetch it again.") from error
     return tensors
 
 

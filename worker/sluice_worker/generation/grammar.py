@@ -19,6 +19,7 @@ from torch import Tensor
 from sluice_api.decode import shown
 from sluice_api.errors import ApiError
 from sluice_api.shapes.generation import JSON_OBJECT, Parameters
+from sluice_api.wording import sentence
 
 _ANY_OBJECT = '{"type":"object"}'
 _ONE_SPACE: Any = {"whitespace_pattern": " ?"}
@@ -257,6 +258,6 @@ def _bad_schema(where: str, reason: str, schema: str | None = None) -> ApiError:
     got = "" if schema is None else f"got {shown(msgspec.Raw(schema.encode()))}, "
     return ApiError(
         "invalid_field",
-        f"{where}: {got}no usable JSON schema: {_told(reason)[:200].rstrip('.')}.",
+        f"{where}: {got}no usable JSON schema: {sentence(_told(reason)[:200])}",
         param=where,
     )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sluice_api.tasks import Task
+from sluice_api.wording import sentence
 from sluice_worker import device as hardware
 from sluice_worker.cost import CostModel, Load
 from sluice_worker.engines.decoder.attention import LayerShape, NotServed
@@ -127,8 +128,9 @@ def build_engine(
     except NotServed as error:
         raise ModelRejected(
             f"config.json: the architecture {model.config.model_type!r} cannot be served by this "
-            f"engine: {error}. Set engine.name to an engine that serves it, or use a model of "
-            "another architecture, such as Llama, Qwen, Mistral, GPT-NeoX or GPT-2."
+            f"engine: {sentence(str(error))} "
+            "Set engine.name to an engine that serves it, or use a model of another architecture, "
+            "such as Llama, Qwen, Mistral, GPT-NeoX or GPT-2."
         ) from error
     cost = CostModel()
     _warm_up(network, store, cost, min(64, most_tokens - 1))

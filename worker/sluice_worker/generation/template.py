@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sluice_api.errors import ApiError
+from sluice_api.wording import sentence
 from sluice_worker.generation.quoting import Quoting
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import CHAT_TEMPLATE, TOOL_TEMPLATE, Manifest
@@ -67,9 +68,10 @@ class ChatTemplate:
                 **self._special,
             )
         except (TemplateError, TypeError, ValueError) as error:
+            why = sentence(str(error)[:200])
             raise ApiError(
                 "invalid_field",
-                f"messages: the model's chat template does not take them: {str(error)[:200]}.",
+                f"messages: the model's chat template does not take them: {why}",
                 param="messages",
             ) from None
         return [part for part in str(rendered[0][0]).split(mark) if part]

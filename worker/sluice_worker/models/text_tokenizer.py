@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders
 
+from sluice_api.wording import sentence
 from sluice_worker.models.encoding import encoding_of
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import Manifest
@@ -186,7 +187,8 @@ def load_text_tokenizer(manifest: Manifest, vocabulary: int) -> TextTokenizer:
     except ModelRejected:
         raise
     except Exception as error:  # The library raises bare Exception for whatever is wrong.
-        raise ModelRejected(f"The tokenizer cannot be used: {error}. Save it again.") from error
+        told = sentence(str(error))
+        raise ModelRejected(f"The tokenizer cannot be used: {told} Save it again.") from error
     if highest >= vocabulary:
         raise ModelRejected(
             f"The tokenizer has token ids up to {highest}, the model knows {vocabulary}. "

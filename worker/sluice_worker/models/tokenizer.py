@@ -14,6 +14,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
 from sluice_api.errors import ApiError
+from sluice_api.wording import sentence
 from sluice_worker.models.description import Description
 from sluice_worker.models.encoding import encoding_of
 from sluice_worker.models.errors import ModelRejected
@@ -355,7 +356,8 @@ def load_tokenizer(manifest: Manifest, description: Description) -> Tokenizer:
             tokenizer = _tokenizer(_known(serialized, description.vocabulary), description)
         highest, knows_words = tokenizer.highest_id(), tokenizer.knows_words()
     except Exception as error:  # The library raises bare Exception for whatever is wrong.
-        raise ModelRejected(f"tokenizer.json cannot be used: {error}. Save it again.") from error
+        told = sentence(str(error))
+        raise ModelRejected(f"tokenizer.json cannot be used: {told} Save it again.") from error
     if not knows_words:
         raise _no_tokenizer()
     if highest >= description.vocabulary:
@@ -403,7 +405,8 @@ def _converted(manifest: Manifest) -> str:
         return str(loaded.backend_tokenizer.to_str())
     except Exception as error:  # Dozens of converters, each with errors of its own.
         raise ModelRejected(
-            f"The folder has no tokenizer.json and converting its tokenizer failed: {error}. "
+            "The folder has no tokenizer.json and converting its tokenizer failed: "
+            f"{sentence(str(error))} "
             "Save a fast one: AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(…)."
         ) from error
 

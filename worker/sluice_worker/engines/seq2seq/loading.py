@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from sluice_api.wording import sentence
 from sluice_worker.engines.base import Unit
 from sluice_worker.engines.pretrained import load_pretrained
 from sluice_worker.engines.seq2seq.engine import Seq2SeqEngine
@@ -33,7 +34,8 @@ def build(
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ModelRejected(
             f"config.json: the architecture {model.config.model_type!r} cannot be served by this "
-            f"engine: {reason}. Set engine.name to an engine that serves it, or use a model of "
-            "another architecture, such as BART, Pegasus, T5, Marian, M2M100 or mBART."
+            f"engine: {sentence(reason)} "
+            "Set engine.name to an engine that serves it, or use a model of another architecture, "
+            "such as BART, Pegasus, T5, Marian, M2M100 or mBART."
         ) from error
     return engine
