@@ -42,6 +42,7 @@ _RETRY_SECONDS: Final = 10.0
 def service_entry(
     service: InferenceService,
     *,
+    created: int = 0,
     revision: str = "",
     answer_digest: str = "",
     tasks: Iterable[Task] = (),
@@ -54,6 +55,7 @@ def service_entry(
     """The service's line in the gateway's table.
 
     Args:
+        created: when it came to be, in seconds since the epoch.
         revision: the one that answers; empty for that of the spec.
         answer_digest: what the revision's workers are known to have loaded; empty when unknown.
         tasks: what they are known to offer.
@@ -67,6 +69,7 @@ def service_entry(
     return wire.Service(
         name=service.metadata.name,
         namespace=service.metadata.namespace,
+        created=created,
         revision=revision or revision_of(service),
         answer_digest=answer_digest,
         tasks=list(tasks),
@@ -107,12 +110,14 @@ def entry_from_status(
     service: InferenceService,
     status: Mapping[str, Any],
     *,
+    created: int = 0,
     endpoints: Iterable[wire.Endpoint] = (),
 ) -> wire.Service:
     """The service's line when an operator runs it.
 
     Args:
         status: as the operator wrote it, JSON decoded; empty before its first write.
+        created: when the API server took it, in seconds since the epoch.
         endpoints: every worker that exists, with its revision.
     """
     revision = str(status.get("revision") or "") or revision_of(service)
@@ -120,6 +125,7 @@ def entry_from_status(
     stable = known.get(revision, {})
     return service_entry(
         service,
+        created=created,
         revision=revision,
         answer_digest=str(stable.get("answerDigest") or ""),
         tasks=_tasks(stable),

@@ -226,6 +226,7 @@ class Service(_Message, kw_only=True):
     """One InferenceService as the gateway sees it.
 
     Attributes:
+        created: when it came to be, in seconds since the epoch; 0 where nobody has said.
         tasks: what it offers, the one it is made for first; empty until a worker has told.
         answer_digest: empty until known; without it nothing is cached.
         public: open to callers without credentials.
@@ -241,6 +242,7 @@ class Service(_Message, kw_only=True):
 
     name: str
     namespace: str = "default"
+    created: Annotated[int, msgspec.Meta(ge=0)] = 0
     revision: str
     answer_digest: str = ""
     tasks: list[Task] = []

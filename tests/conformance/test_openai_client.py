@@ -23,6 +23,7 @@ from tests.support.gateway_process import GatewayProcess, service
 from tests.support.stub_worker import Behaviour, StubWorker, until, vector_of
 
 WRITES = [Task.TEXT_GENERATION, Task.CHAT]
+CREATED = 1_795_680_000
 Client = openai.OpenAI
 AsyncClient = openai.AsyncOpenAI
 Case = Callable[[Client, StubWorker], None]
@@ -50,7 +51,8 @@ def gateway(
     encoder: StubWorker, writer: StubWorker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GatewayProcess]:
     asleep = service("asleep", [], tasks=[Task.EMBEDDINGS])
-    table = [service("emb", [encoder.url]), service("gen", [writer.url]), asleep]
+    made = service("gen", [writer.url], created=CREATED)
+    table = [service("emb", [encoder.url]), made, asleep]
     with GatewayProcess(tmp_path_factory.mktemp("gateway"), table) as process:
         asyncio.run(process.ready("emb"))
         asyncio.run(process.ready("gen"))
@@ -188,6 +190,8 @@ def _(client: Client, worker: StubWorker) -> None:
 def _(client: Client, worker: StubWorker) -> None:
     model = client.models.retrieve("gen")
     assert (model.id, model.object, model.owned_by) == ("gen", "model", "default")
+    assert model.created == CREATED
+    assert {model.id: model.created for model in client.models.list()}["gen"] == CREATED
 
 
 @case(MODELS, "shows one by its full name")

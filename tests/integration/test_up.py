@@ -5,6 +5,7 @@ One run serves the module; the tests follow each other as its day would go.
 
 import json
 import subprocess
+import time
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,13 +132,17 @@ def test_a_revision_that_cannot_start_leaves_the_old_one_serving(
 
 def test_a_service_comes_and_goes_with_its_file(up: UpProcess, folder: Path) -> None:
     second = folder / "second.yaml"
+    before = int(time.time())
     write(second, manifest("second", scaling=IDLE | {"initialReplicas": 0}))
     up.until(lambda: up.models() == ["minilm", "second"], "the second service")
+    created = up.created()
+    assert 0 < created["minilm"] <= before <= created["second"] <= time.time()
     assert up.embed("to the second", model="second")["body"]["model"] == "second"
     second.unlink()
     up.until(lambda: up.models() == ["minilm"], "the removal")
     up.until(lambda: up.said("second-1 ended"), "the end of its worker")
     up.embed("the first goes on")
+    assert up.created() == {"minilm": created["minilm"]}
 
 
 def test_callers_of_a_model_that_cannot_start_are_refused_at_once_with_the_reason(

@@ -156,7 +156,12 @@ class UpProcess:
 
     def models(self) -> list[str]:
         """What the gateway says it serves."""
-        return sorted(model["id"] for model in json.loads(_get(f"{self.url}/v1/models"))["data"])
+        return sorted(self.created())
+
+    def created(self) -> dict[str, int]:
+        """Since when there is each of them, in seconds since the epoch."""
+        cards = json.loads(_get(f"{self.url}/v1/models"))["data"]
+        return {card["id"]: card["created"] for card in cards}
 
     # The end ---------------------------------------------------------------------------------
 

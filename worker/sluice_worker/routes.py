@@ -71,6 +71,7 @@ class Worker:
             with the number of requests left; None before there is anything to drain.
         exchanges: requests on the application port that are being answered now.
         idle: set while there are none.
+        created: when the process began, in seconds since the epoch.
     """
 
     settings: Settings
@@ -81,6 +82,7 @@ class Worker:
     drain: Callable[[], Awaitable[int]] | None = None
     exchanges: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    created: int = field(default_factory=lambda: int(time.time()))
 
     def __repr__(self) -> str:
         return f"<Worker {self.lifecycle!r}, {self.exchanges} exchanges, {self.intake!r}>"
@@ -270,6 +272,7 @@ def _model_entry(worker: Worker) -> dict[str, object]:
     return {
         "id": worker.settings.name,
         "object": "model",
+        "created": worker.created,
         "owned_by": "sluice",
         "tasks": list(lifecycle.identity.tasks),
         "revision": worker.settings.revision,

@@ -8,6 +8,7 @@ however many there are. ``discovery`` owns one.
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Final, NamedTuple
 
 import msgspec
@@ -37,6 +38,7 @@ class _Metadata(msgspec.Struct, rename="camel"):
     namespace: str
     uid: str = ""
     generation: int = 0
+    creation_timestamp: datetime | None = None
     labels: dict[str, str] | None = None
     deletion_timestamp: str | None = None
 
@@ -229,7 +231,12 @@ class View:
             # What a newer version has added is no reason to know nothing of the service.
             known = InferenceService.known(msgspec.json.decode(given))
             service = parse_service(known, "/".join(key))
-            line = entry_from_status(service, msgspec.to_builtins(status))
+            made = read.metadata.creation_timestamp
+            line = entry_from_status(
+                service,
+                msgspec.to_builtins(status),
+                created=0 if made is None else int(made.timestamp()),
+            )
         except (SpecError, ValueError, TypeError) as error:
             # Written for a newer version, perhaps. What was understood last goes on.
             log.error(

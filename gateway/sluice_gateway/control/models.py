@@ -15,7 +15,10 @@ class ModelCard(BaseModel):
 
     id: str = Field(description="What to write into `model`.", examples=["minilm"])
     object: Literal["model"] = "model"
-    created: int = Field(default=0, description="Always 0; part of OpenAI's shape.")
+    created: int = Field(
+        description="When the service came to be, in seconds since the epoch; 0 where a table of "
+        "services does not say."
+    )
     owned_by: str = Field(description="The namespace.", examples=["default"])
     tasks: list[Task] = Field(description="What it can do, the one it is made for first.")
     revision: str = Field(description="Digest of everything that can change an answer.")

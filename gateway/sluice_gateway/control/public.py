@@ -82,6 +82,7 @@ def _add_models(app: FastAPI, services: Services, identify: Callable[[Request], 
 def _card(tenant: Tenant, service: Service) -> models.ModelCard:
     return models.ModelCard(
         id=name_for(tenant, service),
+        created=service.spec.created,
         owned_by=service.namespace,
         tasks=list(service.tasks),
         revision=service.revision,

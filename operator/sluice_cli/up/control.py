@@ -234,7 +234,7 @@ class Control:
             service = self._services.get(key)
             if service is None:
                 service = self._services[key] = LocalService(
-                    spec, self._state, self._view, self._turned_at
+                    spec, self._state, self._view, self._turned_at, created=int(time.time())
                 )
             elif service.template is not None and service.spec == spec:
                 continue

@@ -50,6 +50,7 @@ class LocalService:
 
     Attributes:
         spec: as its file says now.
+        created: when it became known, in seconds since the epoch.
         template: of ``spec``; None once the service was removed.
         serving: template of the workers that get the requests.
         workers: every process that has not ended, by name.
@@ -57,8 +58,11 @@ class LocalService:
         recent: the gateway's last records of it.
     """
 
-    def __init__(self, spec: InferenceService, state: StateFolder, view: View, now: float) -> None:
+    def __init__(
+        self, spec: InferenceService, state: StateFolder, view: View, now: float, *, created: int
+    ) -> None:
         self.spec = spec
+        self.created = created
         template = template_of(spec)
         self.template: str | None = template
         self.serving: str | None = None
@@ -305,6 +309,7 @@ class LocalService:
         learnt = self._learnt()
         return service_entry(
             self.spec,
+            created=self.created,
             # Its rules are those of the file now; its answers are those of what serves.
             revision=revision_in(self.serving),
             answer_digest=learnt.answer_digest,

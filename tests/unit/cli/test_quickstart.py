@@ -87,7 +87,7 @@ def _service(state: StateFolder, name: str, *, task: str = "auto", **spec: objec
     made = manifest(name, **spec)
     made["spec"]["model"]["task"] = task
     parsed = InferenceService.model_validate(made)
-    service = LocalService(parsed, state, PlainView(LogLevel.WARNING), 0.0)
+    service = LocalService(parsed, state, PlainView(LogLevel.WARNING), 0.0, created=0)
     service.decide(0.0)
     service.promote(template_of(parsed))
     return service

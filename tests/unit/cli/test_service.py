@@ -20,6 +20,8 @@ from sluice_cli.up.worker import Worker
 from tests.support.fleets import PLENTY
 from tests.support.up_process import manifest
 
+CREATED = 1_795_680_000
+
 
 def _spec(name: str = "m", **spec: object) -> InferenceService:
     return InferenceService.model_validate(manifest(name, **spec))
@@ -33,7 +35,7 @@ def state(tmp_path: Path) -> Iterator[StateFolder]:
 
 @pytest.fixture
 def service(state: StateFolder) -> LocalService:
-    return LocalService(_spec(), state, PlainView(LogLevel.WARNING), 0.0)
+    return LocalService(_spec(), state, PlainView(LogLevel.WARNING), 0.0, created=CREATED)
 
 
 def _add(service: LocalService, *, template: str = "", digest: str = "sha256:1") -> Worker:
@@ -99,6 +101,7 @@ def test_what_a_worker_tells_is_remembered_and_stays_in_the_table(
     entry = service.entry()
     assert entry is not None
     assert (entry.answer_digest, entry.tasks) == ("sha256:1", [Task.EMBEDDINGS])
+    assert entry.created == CREATED
     assert entry.endpoints == [wire.Endpoint(url=worker.url, revision=worker.revision)]
     worker.begin(Phase.LEAVING)
     entry = service.entry()
@@ -110,7 +113,7 @@ def test_what_a_worker_tells_is_remembered_and_stays_in_the_table(
 def test_the_newest_worker_tells_what_is_on_disk_now(
     state: StateFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service = LocalService(_spec(), state, PlainView(LogLevel.INFO), 0.0)
+    service = LocalService(_spec(), state, PlainView(LogLevel.INFO), 0.0, created=CREATED)
     service.promote(template_of(service.spec))
     old = _add(service, digest="sha256:old")
     service.take_note(1.0)
@@ -219,7 +222,8 @@ def test_a_service_that_sleeps_after_a_failure_is_asleep_and_may_be_asked(
     state: StateFolder,
 ) -> None:
     service = LocalService(
-        _spec(scaling={"initialReplicas": 0}), state, PlainView(LogLevel.WARNING), 0.0
+        *(_spec(scaling={"initialReplicas": 0}), state, PlainView(LogLevel.WARNING), 0.0),
+        created=CREATED,
     )
     service.decide(0.5)
     service.promote(template_of(service.spec))

@@ -51,6 +51,7 @@ def resource(name: str = "emb", status: Any = None, **spec: Any) -> dict[str, An
             "name": name,
             "namespace": "team",
             "uid": "u",
+            "creationTimestamp": "2026-11-26T09:20:00Z",
             "generation": next(GENERATION),
             "resourceVersion": "7",
             "managedFields": [{"manager": "kubectl"}],
@@ -99,6 +100,7 @@ def test_a_service_before_its_first_status() -> None:
     assert watched.take() == [EMB]
     assert (line.namespace, line.name, line.public) == ("team", "emb", True)
     assert line.revision == revision_of(expected)
+    assert line.created == 1_795_684_800, "2026-11-26T09:20:00Z"
     assert line.answer_digest == "" and line.endpoints == [] and line.canary is None
 
 

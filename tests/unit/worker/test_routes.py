@@ -363,6 +363,7 @@ async def test_nothing_stays_reserved_whatever_becomes_of_a_request(client: Clie
 async def test_models_and_v2_metadata(client: Client) -> None:
     (entry,) = (await client.get("/v1/models")).json()["data"]
     assert (entry["id"], entry["state"], entry["tasks"]) == ("toy", "ready", ["embeddings"])
+    assert entry["created"] == client.worker.created <= time.time()
     assert (await client.get("/v1/models/toy")).json() == entry
     assert (await client.get("/v2")).status == 200
     assert (await client.get("/v2/health/live")).status == 200
