@@ -125,7 +125,23 @@ async def read_slots(cluster: Cluster, host: str, port: int) -> Slots:
 
 
 async def _ask(url: str, *words: str) -> Any:
-    """One command on a connection of its own. Raises OSError when there is no good reply."""
+    """One command on a connection of its own. Raises OSError when there is no good reply.
+
+    In a task of its own: redis-py sends through ``asyncio.wait_for``, which before Python 3.12
+    loses a cancellation that comes together with its result, and who waits here could not be ended.
+    """
+    asking = asyncio.create_task(_answer(url, words), name="redis question")
+    asking.add_done_callback(_look_at)
+    try:
+        await asyncio.wait([asking], timeout=_ASK_SECONDS)
+        if not asking.done():
+            raise OSError("no answer in time")
+        return asking.result()
+    finally:
+        asking.cancel()
+
+
+async def _answer(url: str, words: tuple[str, ...]) -> Any:
     from redis.asyncio import Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
@@ -133,12 +149,17 @@ async def _ask(url: str, *words: str) -> Any:
 
     client: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 0))
     try:
-        async with asyncio.timeout(_ASK_SECONDS):
-            return await client.execute_command(*words)
+        return await client.execute_command(*words)
     except (RedisError, TimeoutError) as error:
         raise OSError(str(error)) from None
     finally:
         await client.aclose()
+
+
+def _look_at(asking: "asyncio.Task[Any]") -> None:
+    """What it ended with, or Python would say that nobody has asked."""
+    if not asking.cancelled():
+        asking.exception()
 
 
 def _range(told: Any, asked: str) -> tuple[int, int, tuple[str, int]]:

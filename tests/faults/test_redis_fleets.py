@@ -13,7 +13,7 @@ import pytest
 from sluice_gateway.cache import ResponseCache
 from sluice_gateway.invalidation import Invalidations
 from sluice_gateway.redis_cluster import open_store, slot_of
-from sluice_gateway.redis_places import Cluster, Fixed, Watched, parse_place
+from sluice_gateway.redis_places import Cluster, Fixed, Watched, parse_place, read_slots
 from tests.support.event_loops import eventually, on_uvloop
 from tests.support.redis_fleets import (
     RedisNodes,
@@ -196,6 +196,22 @@ async def test_an_invalidation_is_heard_through_a_cluster(nodes: RedisNodes) -> 
                 task.cancel()
                 assert each._store is not None
                 await each._store.close()
+
+
+@on_uvloop
+async def test_who_asks_where_redis_is_can_be_ended_at_any_moment(nodes: RedisNodes) -> None:
+    """Or a gateway that should end would go on looking for its Redis, and never end."""
+    cluster = parse_place(nodes.url)
+    assert isinstance(cluster, Cluster)
+    for turns in range(100):
+        asking = asyncio.create_task(read_slots(cluster, "127.0.0.1", nodes.nodes[0].port))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if asking.done():
+            break
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled(), f"the end was not heard after {turns} turns of the loop"
 
 
 def test_slots_are_redis_own() -> None:

@@ -245,7 +245,8 @@ async def drain(worker: Worker) -> None:
         await asyncio.sleep(settings.drain_grace_seconds)
     worker.accepting = False
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(worker.idle.wait(), settings.drain_timeout_seconds)
+        async with asyncio.timeout(settings.drain_timeout_seconds):
+            await worker.idle.wait()
     log.info("drained", extra={"unfinished": worker.exchanges})
 
 

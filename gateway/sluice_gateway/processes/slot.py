@@ -123,7 +123,8 @@ class Slot:
                 "process ended", extra={"child": self.number, "code": code, "restart_in": pause}
             )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
                 return code
 
     def send(self, message: Down) -> None:
@@ -150,10 +151,12 @@ class Slot:
             raise Gone
         self._asked += 1
         number = self._asked
-        answer = self._asks[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        self._asks[number] = answer
         try:
             self.send(Ask(number, method, path, query, headers, body))
-            return await asyncio.wait_for(answer, ASK_SECONDS)
+            async with asyncio.timeout(ASK_SECONDS):
+                return await answer
         except TimeoutError:
             raise Gone from None
         finally:

@@ -105,7 +105,8 @@ class Gateway:
             return
         self._child.terminate()
         try:
-            await asyncio.wait_for(self._child.wait(), DRAIN_SECONDS)
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._child.wait()
         except TimeoutError:
             self.kill()
 

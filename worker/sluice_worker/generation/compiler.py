@@ -67,7 +67,8 @@ class Compiler:
         self._waiting += 1
         compiling = self._thread.submit(job.run, tools is not None)
         try:
-            grammar = await asyncio.wait_for(asyncio.wrap_future(compiling), self._seconds)
+            async with asyncio.timeout(self._seconds):
+                grammar = await asyncio.wrap_future(compiling)
         except TimeoutError:
             if compiling.cancelled():  # It has not even begun: others hold it up.
                 raise overloaded(self._seconds) from None

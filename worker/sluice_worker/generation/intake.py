@@ -247,7 +247,8 @@ class GenerationIntake:
             request = await self._begin(call, asked, reservation)
             parts = _Parts(request, asked)
             while not request.over:
-                await asyncio.wait_for(request.bell.wait(), asked.deadline - time.monotonic())
+                async with asyncio.timeout(asked.deadline - time.monotonic()):
+                    await request.bell.wait()
                 request.bell.clear()  # Before the part goes out: it may ring again meanwhile.
                 request.check()
                 if part := parts.write():
