@@ -19,6 +19,7 @@ from sluice_gateway.cors import Cors
 from sluice_gateway.dispatch import Dispatcher
 from sluice_gateway.head import Head
 from sluice_gateway.settings import EdgeLimits
+from sluice_gateway.timers import Grace
 
 STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
@@ -104,6 +105,7 @@ class Connections:
         self.date = b""
         self.new_id: Callable[[], bytes] = _ids(secrets.token_hex(6).encode()).__next__
         self._sweeping: asyncio.TimerHandle | None = None
+        self._grace = Grace()
         self._date_second = 0
 
     def __repr__(self) -> str:
@@ -159,9 +161,11 @@ class Connections:
         if second != self._date_second:
             self._date_second = second
             self.date = b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
-        for connection in list(self.connections):
+        wait = self._grace.seconds(now)
+        for connection in [] if wait else list(self.connections):
             connection.enforce_times(now)
-        self._sweeping = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+        self._grace.expect(now + (wait or SWEEP_SECONDS))
+        self._sweeping = loop.call_later(wait or SWEEP_SECONDS, self._sweep, loop)
 
 
 class Edge(Connections):

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -32,3 +33,33 @@ async def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> No
         if time.monotonic() - began > seconds:
             raise AssertionError(f"not within {seconds} s")
         await asyncio.sleep(0.002)
+
+
+async def stand_still(
+    seconds: float, heard: Callable[[], None], meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Block the running loop, as a pause of its process does, until there is something to hear.
+
+    Blocked while it reads a socket, it looks at its timers before it looks at the next one: at
+    what came meanwhile, of which ``heard`` is told.
+    """
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    ours, theirs = socket.socketpair()
+
+    def block() -> None:
+        ours.recv(1)
+        loop.add_reader(ours, hear)
+        time.sleep(seconds)
+        meanwhile()
+        theirs.send(b"x")
+
+    def hear() -> None:
+        loop.remove_reader(ours)
+        heard()
+        over.set_result(None)
+
+    with ours, theirs:
+        loop.add_reader(ours, block)
+        theirs.send(b"x")
+        await over

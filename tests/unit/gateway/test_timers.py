@@ -3,7 +3,14 @@
 import asyncio
 import time
 
-from sluice_gateway.timers import RESOLUTION_SECONDS, TimerWheel
+from sluice_gateway.timers import (
+    GRACE_SECONDS,
+    RESOLUTION_SECONDS,
+    STANDSTILL_SECONDS,
+    Grace,
+    TimerWheel,
+)
+from tests.support.event_loops import on_uvloop, stand_still
 
 
 async def test_fires_in_time_and_once() -> None:
@@ -79,7 +86,7 @@ async def test_what_stands_in_a_slot_fires_unless_it_is_taken_out() -> None:
     wheel.slot(moment)[gone] = None
     wheel.slot(moment)[Entry(done)] = None
     del wheel.slot(moment)[gone]
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
     assert time.monotonic() >= moment
     assert not never.is_set()
 
@@ -90,4 +97,30 @@ async def test_a_slot_that_is_over_is_not_given_again() -> None:
     for _ in range(3):  # The same moment, in time and then too late: it comes all the same.
         done = asyncio.Event()
         wheel.slot(moment)[Entry(done)] = None
-        await asyncio.wait_for(done.wait(), 5)
+        await asyncio.wait_for(done.wait(), 60)
+
+
+@on_uvloop
+async def test_what_came_while_the_process_stood_still_came_in_time() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    fired: list[str] = []
+    answer = wheel.after(RESOLUTION_SECONDS, lambda: fired.append("late"))
+    await stand_still(2 * STANDSTILL_SECONDS, answer.cancel)
+    assert fired == []
+    nothing = asyncio.Event()
+    wheel.after(RESOLUTION_SECONDS, nothing.set)
+    await stand_still(2 * STANDSTILL_SECONDS, lambda: None)
+    await asyncio.wait_for(nothing.wait(), 60)  # What never came is late all the same.
+
+
+def test_a_moment_is_given_after_a_standstill_and_never_twice_in_a_row() -> None:
+    grace = Grace()
+    assert grace.seconds(1000.0) == 0, "nothing was expected"
+    grace.expect(1000.0)
+    assert grace.seconds(1000.0 + STANDSTILL_SECONDS) == 0, "no more than busy"
+    grace.expect(1000.0)
+    assert grace.seconds(1000.0 + 2 * STANDSTILL_SECONDS) == 2 * STANDSTILL_SECONDS
+    grace.expect(1000.0)
+    assert grace.seconds(1100.0) == 0, "it was given one"
+    grace.expect(1000.0)
+    assert grace.seconds(1100.0) == GRACE_SECONDS
