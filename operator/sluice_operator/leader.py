@@ -3,7 +3,8 @@
 The identity is the pod's name, so that a restarted container takes its own lease back at once.
 ``check`` is the fence: it trusts the lease only until the renew deadline, which ends well before
 another replica may take the lease, whatever happens to this process. The rules are those of
-client-go's leader election; expiry is judged by our own clock alone.
+client-go's leader election; expiry is judged by our own clock alone, and only while we looked: when
+all stood still together, or nobody reached the API server, the holder was not the silent one.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS: Final = 6.0
 """After so long without a sign of the holder, another replica takes over."""
 RENEW_SECONDS: Final = 4.0
-"""A holder that could not renew for so long holds itself for deposed."""
+"""A holder that could not renew for so long holds itself for deposed, and another that could not
+look for so long does not know whether it did."""
 RETRY_SECONDS: Final = 1.0
 CALL_SECONDS: Final = 1.5
 RELEASE_SECONDS: Final = 4.0
@@ -70,6 +72,7 @@ class Leader:
         self._leading = False
         self._valid_until = 0.0
         self._sighting: Sighting | None = None
+        self._looked_at = 0.0
         self._lease: dict[str, Any] | None = None  # as last written by us
 
     def __repr__(self) -> str:
@@ -96,6 +99,8 @@ class Leader:
 
     async def _step(self) -> None:
         patience = CALL_SECONDS
+        if self._leading and self._now() > self._valid_until:
+            self._lead(False)  # we stood still; nobody else may have taken it all the same
         if self._leading:
             patience = min(patience, max(0.0, self._valid_until - self._now()))
         sent = self._now()
@@ -138,8 +143,10 @@ class Leader:
         """Whether the lease is nobody's, ours, or of one who has fallen silent."""
         spec = lease.get("spec") or {}
         said = (spec.get("holderIdentity") or "", spec.get("renewTime") or "")
-        if self._sighting is None or self._sighting.said != said:
-            self._sighting = Sighting(said, self._now())
+        before, self._looked_at = self._looked_at, self._now()
+        was_blind = self._looked_at - before > RENEW_SECONDS
+        if self._sighting is None or self._sighting.said != said or was_blind:
+            self._sighting = Sighting(said, self._looked_at)
         if said[0] in ("", self._identity):
             return True
         lasts = float(spec.get("leaseDurationSeconds") or LEASE_SECONDS)

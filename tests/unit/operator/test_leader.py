@@ -298,6 +298,43 @@ async def test_a_process_that_was_stopped_and_resumed_may_not_write() -> None:
 
 
 @in_virtual_time
+async def test_replicas_that_stood_still_together_keep_their_leader() -> None:
+    cluster = FakeCluster()
+    first, second = await two(cluster)
+    loop: Any = asyncio.get_running_loop()
+    for _ in range(3):
+        first.changes.clear()
+        loop.skip(9)
+        resumed = now()
+        assert not first.may_write()
+        await asyncio.sleep(10)
+        assert [leading for _, leading in first.changes] == [False, True]
+        assert first.changes[1][0] - resumed < 0.1, "at once"
+    assert second.changes == []
+    await first.stop()
+    await second.stop()
+
+
+@in_virtual_time
+async def test_one_that_could_not_look_does_not_take_the_holder_for_silent() -> None:
+    """As when nobody reaches the API server: who is first to do so again need not be the leader."""
+    cluster = FakeCluster()
+    first, second = await two(cluster)
+    first.line.cut = True
+    await asyncio.sleep(1.5)  # The other sees the last renewal.
+    second.line.cut = True
+    await asyncio.sleep(20)
+    second.line.cut = False
+    await asyncio.sleep(2)
+    first.line.cut = False
+    await asyncio.sleep(20)
+    assert first.may_write()
+    assert second.changes == []
+    await first.stop()
+    await second.stop()
+
+
+@in_virtual_time
 async def test_an_empty_lease_of_the_chart_is_free() -> None:
     cluster = FakeCluster()
     metadata = {"namespace": NAMESPACE, "name": names.LEASE}
