@@ -30,6 +30,9 @@ def etcd(site: Site) -> list[str]:
         "--initial-cluster=n=http://127.0.0.1:2380",
         "--logger=zap",
         "--unsafe-no-fsync",  # it lives in memory, and dies with the cluster
+        # It gives up what takes longer than 5 s and twice this, as all that is on its way while the
+        # machine stands still for some seconds. It begins by waiting for as long as this at most.
+        "--election-timeout=4000",
     ]
 
 
