@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from sluice_gateway.cluster.api import ApiServer, Unreachable
 from tests.support.event_loops import on_uvloop
@@ -130,8 +131,14 @@ class Cutter:
     def __init__(self, port: int) -> None:
         self._port = port
         self._draw = random.Random(1)
+        self._relaying: set[asyncio.Task[Any]] = set()
+        """Kept: asyncio lets go of the task of a connection that its client has left."""
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._relaying.add(task)
+        task.add_done_callback(self._relaying.discard)
         left = self._draw.choice([0, self._draw.randrange(3000)])
         if left:
             behind, beyond = await asyncio.open_connection("127.0.0.1", self._port)
@@ -147,6 +154,8 @@ class Cutter:
 
     @staticmethod
     async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """To the client's end, which is the end of both: it leaves what takes it too long."""
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 writer.write(data)
+        writer.transport.abort()

@@ -205,9 +205,7 @@ async def test_emptied_with_hot_texts(server: RedisServer, tmp_path: Path) -> No
     texts = [f"hot {number}" for number in range(5)]
     with StubWorker() as worker, gateway_with(server.unix_url, tmp_path / "a", worker) as gateway:
         await gateway.ready("stub")
-        for text in texts:
-            await ask(gateway, text)
-        await stored(server, 5)
+        await stored(server, gateway, *texts)
         await until_hit(gateway, texts[0])
         worker.behaviour.hold = True
         with server.client() as client:
@@ -232,7 +230,7 @@ async def test_gateways_share_answers_by_their_secret(server: RedisServer, tmp_p
         for gateway in (one, two, stranger):
             await gateway.ready("stub")
         assert await ask(one, "shared") == "miss"
-        await stored(server, 1)
+        await stored(server, one, "shared")
         await until_hit(two, "shared")
         assert await ask(stranger, "shared") == "miss"
 
@@ -255,6 +253,12 @@ async def until_hit(gateway: GatewayProcess, text: str) -> None:
     await until(hit, 60, "a hit")
 
 
-async def stored(server: RedisServer, count: int) -> None:
-    """Wait until Redis holds ``count`` answers: storing is not waited for by anybody else."""
-    await until(lambda: server.answers() == count, 60, f"{count} answers stored")
+async def stored(server: RedisServer, gateway: GatewayProcess, *texts: str) -> None:
+    """Ask until Redis holds all answers: nobody waits for that, and while it is late, none is."""
+
+    async def all_are() -> bool:
+        for text in texts:
+            await ask(gateway, text)
+        return server.answers() == len(texts)
+
+    await until(all_are, 60, f"{len(texts)} answers stored")

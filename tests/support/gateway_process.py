@@ -211,7 +211,7 @@ class GatewayProcess:
         """Replace the table, and wait until the gateway lives by it."""
         before = await self._tables()
         self.write(services)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while await self._tables() == before:
             assert time.monotonic() < deadline, self.log[-4000:]
             await asyncio.sleep(0.01)

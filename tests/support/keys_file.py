@@ -46,6 +46,14 @@ class KeysFile:
         self.content = self.content.put(replace(entry, keys=(*entry.keys, kept)))
         return key
 
+    def expire(self, key: NewKey, end: datetime) -> None:
+        """Let a key end, which is a whole second: the file holds no other."""
+        for tenant in self.content.tenants:
+            keys = [
+                replace(each, expires=end) if each.id == key.id else each for each in tenant.keys
+            ]
+            self.content = self.content.put(replace(tenant, keys=tuple(keys)))
+
     def revoke(self, key: NewKey) -> None:
         self.content = self.content.without_key(key.id)
 
