@@ -10,19 +10,25 @@ from sluice_api.errors import ApiError
 
 MAX_ON_POOL = 1024
 """Requests being tokenised or rendered at once; beyond it newcomers are refused."""
+_HALF_LIFE_SECONDS = 10.0
+"""Of a prediction that nothing computed since has confirmed."""
 
 
-def judge(*, wait: float, own: float, left: float, max_backlog: float) -> None:
+def judge(*, wait: float, own: float, left: float, max_backlog: float, quiet: float = 0.0) -> None:
     """Refuse what cannot be answered in time. All in seconds.
 
     Args:
         wait: predicted until the request would begin.
         own: predicted for the request itself.
         left: until its deadline.
+        quiet: since something was last computed. Predictions lose half their weight every ten: a
+            machine that was slow for a while would else refuse all, and never learn that it is
+            fast again.
     Raises:
         ApiError: ``overloaded`` with the predicted wait, or ``deadline_exceeded`` when even an
             idle worker would need longer than the caller waits.
     """
+    own *= 0.5 ** (quiet / _HALF_LIFE_SECONDS)
     if left <= 0 or own > left:
         raise ApiError(
             "deadline_exceeded",

@@ -4,15 +4,19 @@ The loop asks it how many tokens the next batch may hold and how long the waitin
 refusals, ``Retry-After`` and the backlog metric all come from here. Pure arithmetic, no clock.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 
 _SCALE = 128.0
 """Tokens are counted in units of this, so that the three features have like magnitudes."""
 
 _FORGETTING = 0.98
-_MAX_UNCERTAINTY = 10.0
-"""Bound on the covariance: without it, equal batches for hours make it, and so one odd batch's
-weight, grow without end."""
+_STEADINESS = 1e-3
+"""What it costs to move a coefficient that the batches hardly tell apart from another: in relative
+errors, squared, of a batch of :data:`_SCALE` tokens."""
+_SUPPORTS = tuple(chain.from_iterable(combinations(range(3), size) for size in (3, 2, 1)))
+"""Which coefficients may be above zero."""
 
 _TRY_OTHER_EVERY = 32
 
@@ -42,17 +46,19 @@ def load_of(lengths: list[int], computed_tokens: int) -> Load:
 
 
 class CostModel:
-    """``seconds = a + b·tokens + c·squares``, by recursive least squares with forgetting.
+    """``seconds = a + b·tokens + c·squares``, by least squares with forgetting, none negative.
 
-    Errors are weighted relative to the prediction (a small batch counts as much as a big one), one
-    observation may move the fit at most threefold (a batch may have been paused by a neighbour),
-    and no coefficient is ever negative.
+    Errors are weighted relative to the prediction (a small batch counts as much as a big one), and
+    one observation counts for at most three times what was predicted (a batch may have been paused
+    by a neighbour). What fits is always solved for anew, so no run of odd batches can drive it away
+    from what was seen.
     """
 
     def __init__(self) -> None:
         self.observations = 0
         self._theta = [0.0, 0.0, 0.0]
-        self._covariance = [[float(row == column) for column in range(3)] for row in range(3)]
+        self._moments = [[0.0, 0.0, 0.0] for _ in range(3)]
+        self._targets = [0.0, 0.0, 0.0]
 
     def __repr__(self) -> str:
         return (
@@ -86,19 +92,37 @@ class CostModel:
         else:
             weight = 1 / max(seconds, 1e-9)
         x = [value * weight for value in _features(load)]
-        projected = [sum(p * v for p, v in zip(row, x, strict=True)) for row in self._covariance]
-        scale = _FORGETTING + sum(v * p for v, p in zip(x, projected, strict=True))
-        gain = [p / scale for p in projected]
-        error = (seconds - predicted) * weight
-        self._theta = [max(0.0, t + g * error) for t, g in zip(self._theta, gain, strict=True)]
-        shrunk = [
-            [self._covariance[row][column] - gain[row] * projected[column] for column in range(3)]
-            for row in range(3)
+        for row, own in zip(self._moments, x, strict=True):
+            row[:] = [_FORGETTING * m + own * other for m, other in zip(row, x, strict=True)]
+        self._targets = [
+            _FORGETTING * t + own * seconds * weight
+            for t, own in zip(self._targets, x, strict=True)
         ]
-        trace = shrunk[0][0] + shrunk[1][1] + shrunk[2][2]
-        growth = 1 / _FORGETTING if trace / _FORGETTING <= _MAX_UNCERTAINTY else 1.0
-        self._covariance = [[value * growth for value in row] for row in shrunk]
+        self._fit(_STEADINESS / max(sum(self._theta), seconds, 1e-9) ** 2)
         self.observations += 1
+
+    def _fit(self, steadiness: float) -> None:
+        """Minimise the squares, and ``steadiness`` times that of each coefficient's own move.
+
+        The smallest without negative ones is smallest among all for some set of them (Lawson and
+        Hanson 1974, ch. 23); of three there are few enough sets to try each.
+        """
+        for place, row in enumerate(self._moments):
+            row[place] += steadiness
+        targets = [
+            target + steadiness * before
+            for target, before in zip(self._targets, self._theta, strict=True)
+        ]
+        best, self._theta = 0.0, [0.0, 0.0, 0.0]
+        for support in _SUPPORTS:
+            found = _solved(self._moments, targets, support)
+            explained = sum(t * f for t, f in zip(targets, found, strict=True))
+            if min(found) >= 0 and explained > best:
+                best, self._theta = explained, found
+            if len(support) == 3 and best:
+                break  # No other can be smaller.
+        for place, row in enumerate(self._moments):
+            row[place] -= steadiness
 
     def budget(self, mean_length: float, goal_seconds: float) -> int:
         """Tokens the next batch may hold: the smaller of the knee and what the goal allows.
@@ -180,6 +204,26 @@ class WideGain:
         """Learn from a batch that took ``wide_seconds`` and was predicted for one thread."""
         if wide_seconds > 0:
             self.gain.add(min(narrow_seconds / wide_seconds, self._most))
+
+
+def _solved(
+    matrix: Sequence[Sequence[float]], targets: Sequence[float], support: Sequence[int]
+) -> list[float]:
+    """The solution of ``matrix @ x = targets`` with zeros outside of ``support``.
+
+    By elimination; ``matrix`` is symmetric and positive definite, so no pivot is zero.
+    """
+    rows = [[*(matrix[row][column] for column in support), targets[row]] for row in support]
+    for place, pivot in enumerate(rows):
+        for row in rows[place + 1 :]:
+            factor = row[place] / pivot[place]
+            row[:] = [value - factor * other for value, other in zip(row, pivot, strict=True)]
+    found = [0.0] * len(matrix)
+    for place in reversed(range(len(rows))):
+        *row, target = rows[place]
+        known = sum(row[other] * found[support[other]] for other in range(place + 1, len(row)))
+        found[support[place]] = (target - known) / row[place]
+    return found
 
 
 def _features(load: Load) -> tuple[float, float, float]:

@@ -123,6 +123,7 @@ class Loop:
         self._padded = lanes.engine.computed_tokens((1, 2)) > 3
         self._proof = replace(proof, key=b"proof")
         self._clock = clock
+        self._learnt_at = clock()
         self._dispatch_due = False
 
     def __repr__(self) -> str:
@@ -164,6 +165,7 @@ class Loop:
                 own=own,
                 left=deadline - now,
                 max_backlog=self.rules.max_backlog_seconds,
+                quiet=0.0 if self.running else now - self._learnt_at,
             )
             if self.backlog.waiting and self.backlog.waiting + units > MAX_WAITING_UNITS:
                 raise overloaded(self.predicted_wait(now))
@@ -312,6 +314,7 @@ class Loop:
         self._dispatch()
 
     def _learn(self, batch: Running, outcome: Outcome) -> None:
+        self._learnt_at = self._clock()
         if batch.joinable is not None:
             if not all(entry.waiters for entry in batch.entries):
                 return  # What its callers left is not computed to its end.

@@ -26,6 +26,19 @@ def test_who_is_refused(wait: float, own: float, left: float, code: str | None) 
     assert found == code
 
 
+def test_a_prediction_that_nothing_confirms_loses_its_weight() -> None:
+    def refused(quiet: float) -> bool:
+        try:
+            judge(wait=0.0, own=100.0, left=30.0, max_backlog=5.0, quiet=quiet)
+        except ApiError:
+            return True
+        return False
+
+    assert [refused(quiet) for quiet in (0.0, 15.0, 20.0, 3600.0)] == [True, True, False, False]
+    with pytest.raises(ApiError):  # What is too late stays too late.
+        judge(wait=0.0, own=0.0, left=-0.1, max_backlog=5.0, quiet=3600.0)
+
+
 def test_a_refusal_says_when_the_work_ahead_will_be_done() -> None:
     with pytest.raises(ApiError) as refused:
         judge(wait=7.25, own=0.1, left=30.0, max_backlog=5.0)

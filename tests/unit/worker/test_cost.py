@@ -74,6 +74,23 @@ def test_equal_batches_for_hours_keep_the_model_steady() -> None:
     assert model.seconds_per_square >= 0
 
 
+def test_a_neighbour_that_pauses_every_twentieth_step_does_not_drive_the_fit_away() -> None:
+    """Steps of a decoder: mostly some tokens with little context, now and then a prompt."""
+    for seed in range(10):
+        model, chance, rows, context = CostModel(), random.Random(seed), 1, 50
+        for _ in range(3000):
+            if chance.random() < 0.05:
+                rows = chance.choice([1, 1, 1, 2, 5, 10, 32])
+            context = 20 if chance.random() < 0.02 else context + 1
+            tokens = rows + (chance.choice([60, 200]) if chance.random() < 0.03 else 0)
+            load = Load(tokens, tokens * context)
+            pause = chance.expovariate(20) if chance.random() < 0.05 else 0.0
+            model.observe(load, 0.002 + 0.00002 * tokens + pause)
+            # The first steps may all be paused ones, and a rare prompt too.
+            assert model.predict(Load(1, 256)) < 0.05, (seed, model)
+        assert model.predict(Load(1, 256)) == pytest.approx(0.002, rel=0.6), (seed, model)
+
+
 def test_coefficients_are_never_negative() -> None:
     model = CostModel()
     for length in (500, 10, 400, 20):  # longer was faster: nonsense, but it happens

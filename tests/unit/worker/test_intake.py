@@ -78,6 +78,7 @@ def test_every_text_of_a_request_counts_when_it_is_admitted() -> None:
     made = object.__new__(GenerationIntake)
     made.tasks, made._service = (Task.TEXT_GENERATION,), "m"
     made._live, made._on_pool, made._max_backlog_seconds = set(), 0, 60.0
+    made._learnt_at = time.monotonic()
     made._chars_per_token, made._written, made.reserved = Average(1.0), Average(64.0), Reserved()
     made._maker = cast(Any, SimpleNamespace(most_tokens=50, defaults=Defaults(frozenset())))
     cost = SimpleNamespace(seconds_per_token=0.01, predict=lambda load: 0.1)
@@ -99,3 +100,5 @@ def test_every_text_of_a_request_counts_when_it_is_admitted() -> None:
         with pytest.raises(ApiError) as caught:
             admitted(**members)
         assert caught.value.code == "deadline_exceeded"
+    made._learnt_at -= 60.0  # Nothing has been computed for a minute.
+    assert admitted(prompt=["a"] * 60) > 10

@@ -309,6 +309,21 @@ async def test_work_being_tokenised_counts(make: Make) -> None:
     assert bench.loop.predicted_wait(bench.clock.now) == 0
 
 
+async def test_a_worker_that_has_computed_nothing_for_long_tries_what_it_thinks_too_much(
+    make: Make,
+) -> None:
+    bench = make()
+    with pytest.raises(ApiError):
+        bench.loop.admit(tokens=2000, units=1, deadline=bench.clock.now + 1)
+    bench.clock.now += 30
+    with bench.loop.admit(tokens=2000, units=1, deadline=bench.clock.now + 1):
+        pass
+    bench.submit("a")
+    await bench.idle()
+    with pytest.raises(ApiError):  # It has just learnt again.
+        bench.loop.admit(tokens=2000, units=1, deadline=bench.clock.now + 1)
+
+
 async def test_two_lanes_answer_a_queue_in_half_the_time(make: Make) -> None:
     one, two = make(), make(threads=2, width=2)
     waits = []

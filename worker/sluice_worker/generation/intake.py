@@ -142,6 +142,7 @@ class GenerationIntake:
         self._chars_per_token = Average(4.0)
         self._written = Average(64.0)
         self._live: set[Sequence] = set()
+        self._learnt_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._touched: dict[Writing, Request] = {}
         self._preemptions = 0
@@ -164,7 +165,13 @@ class GenerationIntake:
         texts = self._texts(call)
         own = self._own_seconds(call, texts)
         try:
-            judge(wait=wait, own=own, left=deadline - now, max_backlog=self._max_backlog_seconds)
+            judge(
+                wait=wait,
+                own=own,
+                left=deadline - now,
+                max_backlog=self._max_backlog_seconds,
+                quiet=now - self._learnt_at,
+            )
         except ApiError as error:
             self.metrics.refused.labels(error.code).inc()
             raise
@@ -359,7 +366,8 @@ class GenerationIntake:
         self, news: list[tuple[Request, list[Delta], Exception | None]], succeeded: bool
     ) -> None:
         self.progress.failures_in_a_row = 0 if succeeded else self.progress.failures_in_a_row + 1
-        self.progress.waiting_since = time.monotonic() if self._live else None
+        self._learnt_at = time.monotonic()
+        self.progress.waiting_since = self._learnt_at if self._live else None
         for request, deltas, error in news:
             request.hear(deltas, error)
 
