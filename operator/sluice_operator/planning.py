@@ -82,7 +82,7 @@ def plan_service(
     # While nothing is deleted, what is over is still there and told of.
     paused = service.spec.paused
     over = [old for old in rollout.old if old.is_over(now) and not paused]
-    rest = tuple(old for old in rollout.old if old not in over)
+    rest = tuple(old for old in rollout.old if old not in over or _is_leaving(observed, old))
     steps: tuple[Step, ...] = ()
     if not paused:
         steps = tuple(_Steps(observed, service, rollout, learnt, platform, over).steps())
@@ -105,7 +105,8 @@ def plan_service(
     if waits_for_gateways(sight):
         next_look = _soonest(next_look, AWARE_LOOK_SECONDS)
     if not paused:
-        next_look = _soonest(next_look, *(_rest_of_grace(old, now) for old in rest))
+        graced = (old for old in rest if old not in over)
+        next_look = _soonest(next_look, *(_rest_of_grace(old, now) for old in graced))
     return Plan(
         status=status,
         steps=steps,
@@ -140,7 +141,7 @@ class _Steps:
     ) -> None:
         self._observed, self._service, self._rollout = observed, service, rollout
         self._learnt, self._platform = learnt, platform
-        self._over = {revision.name for revision in over}
+        self._over = over
         self._uid = str(observed.resource["metadata"]["uid"])
         self._follows_hpa = service.spec.scaling.mode == "hpa" and platform.metrics_api
 
@@ -159,6 +160,7 @@ class _Steps:
         # by a quota, by a policy. What runs is scaled all the same.
         for revision in self._rollout.running():
             yield from self._scale(revision)
+        yield from self._end_pods()
         yield from applies
         yield from (step for step in obsolete if step.kind != AUTOSCALER)
 
@@ -252,6 +254,19 @@ class _Steps:
         elif current != desired and self._is_ours_to_write(current, desired):
             yield Scale(namespace, name, desired, f"wanted, was {current}")
 
+    def _end_pods(self) -> Iterator[Scale]:
+        """A revision's pods end before its Deployment goes.
+
+        While pods are left that no Deployment controls, Kubernetes cannot tell how many there
+        should be, and its disruption budget lets nobody drain a node.
+        """
+        metadata = self._service.metadata
+        for revision in self._over:
+            current = revision.counts.ordered
+            if current:
+                name = child_name(metadata.name, revision.name)
+                yield Scale(metadata.namespace, name, 0, f"no longer needed, was {current}")
+
     def _is_ours_to_write(self, current: int, desired: int) -> bool:
         # The autoscaler neither wakes nor puts to sleep.
         return not self._follows_hpa or self._platform.write_scale or 0 in (current, desired)
@@ -260,8 +275,10 @@ class _Steps:
         """What stays of revisions whose time has not quite come, and of those nobody can render."""
         name = self._service.metadata.name
         for revision in self._rollout.all():
-            if revision.name not in self._over:
+            over = revision in self._over
+            if not over or _is_leaving(self._observed, revision):
                 yield ChildKey("Deployment", child_name(name, revision.name))
+            if not over:
                 yield ChildKey("Service", child_name(name, revision.name))
         if self._follows_hpa:
             for revision in self._rollout.running():
@@ -281,6 +298,14 @@ class _Steps:
                     metadata["uid"],
                     "no longer needed",
                 )
+
+
+def _is_leaving(observed: Observed, revision: Revision) -> bool:
+    """Whether a revision that is over still has pods, or may get some."""
+    # Its ReplicaSet leaves pods that have ended where they are, until it goes itself.
+    ended = ("Failed", "Succeeded")
+    phases = ((pod.get("status") or {}).get("phase") for pod in pods_of(observed, revision.name))
+    return bool(revision.counts.ordered) or any(phase not in ended for phase in phases)
 
 
 def _asked(revision: Revision) -> Asked:

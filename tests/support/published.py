@@ -154,6 +154,13 @@ class Published:
             if is_ready(pod) or "deletionTimestamp" in pod["metadata"]
         )
 
+    def warnings(self, kind: str = names.KIND) -> list[dict[str, Any]]:
+        """Warning Events of its namespace about objects of a kind."""
+        fields = f"involvedObject.kind={kind},type=Warning"
+        path = f"/api/v1/namespaces/{self.namespace}/events"
+        found: list[dict[str, Any]] = self.cluster.read(path, fieldSelector=fields)["items"]
+        return found
+
     def objects(self) -> set[str]:
         """``kind/name`` of all that carries the service's label, of every kind there is."""
         kinds = self.cluster.kubectl(

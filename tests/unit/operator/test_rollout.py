@@ -8,7 +8,7 @@ from sluice_api import wire
 from sluice_api.inference_service import canary_of, revision_of
 from sluice_operator.rollout import GRACE_SECONDS
 from sluice_operator.state import ChildKey, Learnt
-from sluice_operator.steps import Apply, Delete
+from sluice_operator.steps import Apply, Delete, Scale
 from tests.support.planned_cluster import PlannedCluster
 from tests.support.resources import service
 
@@ -64,9 +64,57 @@ def test_the_old_one_stays_until_gateways_have_turned() -> None:
     # The autoscaler goes at once: the number of what is leaving is nobody's business any more.
     assert ChildKey("HorizontalPodAutoscaler", f"minilm-{OLD}") not in cluster.children
     cluster.pass_time(GRACE_SECONDS + 0.1)
-    assert [type(step) for step in cluster.plan().steps] == [Delete, Delete]
+    assert [type(step) for step in cluster.plan().steps] == [Scale, Delete]
+    cluster.settle()
+    cluster.run_pods()
+    assert [type(step) for step in cluster.plan().steps] == [Delete]
     cluster.settle()
     assert roles(cluster) == {NEW: "stable"}
+
+
+def leaving() -> PlannedCluster:
+    """The old revision is over, and its workers end what they have begun."""
+    cluster = rolling(2)
+    cluster.run_pods()
+    cluster.settle()
+    cluster.pass_time(GRACE_SECONDS + 0.1)
+    for pod in cluster.pods.values():
+        if OLD in pod["owner"]:
+            pod["metadata"]["deletionTimestamp"] = "2026-11-23T10:00:10Z"
+    cluster.settle()
+    return cluster
+
+
+def test_its_pods_have_a_deployment_until_they_have_ended() -> None:
+    cluster = leaving()
+    deployment = ChildKey("Deployment", f"minilm-{OLD}")
+    assert cluster.children[deployment]["spec"]["replicas"] == 0
+    assert ChildKey("Service", deployment.name) not in cluster.children
+    assert roles(cluster) == {NEW: "stable", OLD: "old"}
+    cluster.pass_time(600)
+    assert (cluster.settle().steps, cluster.settle().again_after) == ((), None)
+    cluster.children[deployment]["spec"]["replicas"] = 1
+    assert cluster.plan().steps == (
+        Scale("default", deployment.name, 0, "no longer needed, was 1"),
+    )
+    cluster.settle()
+    first, second = (pod for pod in cluster.pods.values() if OLD in pod["owner"])
+    del cluster.pods[first["metadata"]["name"]]
+    assert cluster.settle().steps == ()
+    # One that has ended is taken away by nobody else.
+    second["status"]["phase"] = "Failed"
+    cluster.settle()
+    assert deployment not in cluster.children
+    assert roles(cluster) == {NEW: "stable"}
+
+
+def test_one_that_is_wanted_again_while_it_leaves_goes_on() -> None:
+    cluster = leaving()
+    cluster.edit()
+    cluster.settle()
+    assert roles(cluster) == {OLD: "next", NEW: "stable"}
+    assert cluster.children[ChildKey("Deployment", f"minilm-{OLD}")]["spec"]["replicas"] == 2
+    assert ChildKey("Service", f"minilm-{OLD}") in cluster.children
 
 
 @pytest.mark.parametrize("ready", [True, False])
@@ -84,6 +132,8 @@ def test_paused_an_old_one_stays_and_so_does_what_is_told(ready: bool) -> None:
     assert (roles(cluster), plan.steps) == (before, ())
     cluster.edit(**changes)
     cluster.settle()
+    cluster.run_pods()
+    cluster.settle()
     assert list(roles(cluster).values()) == ["stable"]
 
 
@@ -92,6 +142,8 @@ def test_one_that_never_was_ready_goes_at_once() -> None:
     cluster.run_pods(ready=False)
     cluster.settle()
     cluster.edit()
+    cluster.settle()
+    cluster.run_pods()
     cluster.settle()
     assert roles(cluster) == {OLD: "stable"}
     assert ChildKey("Deployment", f"minilm-{NEW}") not in cluster.children
@@ -103,6 +155,9 @@ def test_what_never_answered_is_not_waited_for() -> None:
     cluster.run_pods(ready=False)
     cluster.settle()
     cluster.edit(model__uri="hf://a/b")
+    cluster.settle()
+    assert roles(cluster)[NEW] == "stable"
+    cluster.run_pods(ready=False)
     cluster.settle()
     assert roles(cluster) == {NEW: "stable"}
 
@@ -220,6 +275,8 @@ def test_removing_the_block_rolls_back() -> None:
     cluster.settle()
     assert roles(cluster) == {OLD: "stable", NEW: "old"}
     cluster.pass_time(60)
+    cluster.settle()
+    cluster.run_pods()
     cluster.settle()
     assert roles(cluster) == {OLD: "stable"}
 
