@@ -34,6 +34,7 @@ PASSING_REASONS: Final = {
     "ProbeFailed": "its workers do not answer",
     "Evicted": "its machine ran out of memory or disk",
     "NodeLost": "its machine does not answer",
+    "UnknownToGateways": "no gateway has known it until now",
 }
 """Reasons of the Ready condition that may pass while a request waits → what callers are told."""
 _RETRY_SECONDS: Final = 10.0

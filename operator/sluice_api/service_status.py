@@ -30,7 +30,7 @@ REASONS: Final = (
     *("QuotaExceeded", "ImagePullFailed", "VolumeFailed", "ConfigMissing", "ModelNotFound"),
     *("ModelDownloadFailed", "ModelRejected", "DigestMismatch", "OutOfMemory", "CrashLoop"),
     *("ProbeFailed", "Evicted", "NodeLost", "PermissionDenied", "FieldConflict"),
-    "ScalingUnavailable",
+    *("ScalingUnavailable", "UnknownToGateways"),
 )
 """Why a condition is as it is: a closed list."""
 

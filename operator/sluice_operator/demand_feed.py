@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from sluice_api import wire
+from sluice_operator.awareness import Gateways
 from sluice_operator.fleet import Fleet
 from sluice_operator.metrics import ScalingInstruments
 from sluice_operator.scaling.demand import SILENCE_SECONDS
@@ -146,7 +147,8 @@ class DemandFeed:
         heard = sum(self._is_heard(gateway) for gateway in self._gateways.values())
         # One that never was ready nor heard has no requests.
         unheard = sum(g.ready and not self._is_heard(g) for g in self._gateways.values())
-        self._fleet.set_gateways(heard, unheard)
+        serving = sum(g.ready and self._is_heard(g) for g in self._gateways.values())
+        self._fleet.set_gateways(Gateways(heard, unheard, serving))
         self._instruments.gateways(heard, unheard)
         self._judge(not heard and unheard > 0)
 

@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from sluice_api import wire
 from sluice_api.inference_service import InferenceService
 from sluice_api.names import FIELD_MANAGER, SCALER_FIELD_MANAGER
+from sluice_operator.awareness import LOOK_SECONDS as AWARE_LOOK_SECONDS
+from sluice_operator.awareness import Awareness, Gateways
 from sluice_operator.scaling.demand import Traffic
 from sluice_operator.scaling.lineup import Lineup, Terms, lineup_of, terms_of
 from sluice_operator.scaling.recommend import Decision, Rule, WorkerCounts
@@ -26,6 +28,7 @@ from sluice_operator.scaling.service import ServiceScaler
 from sluice_operator.scaling.sightings import Sightings
 from sluice_operator.scaling.starts import LONGEST_SECONDS, Starts
 from sluice_operator.state import Key, Learnt, Observed, Wanted
+from sluice_operator.status import is_unknown
 from sluice_operator.workers import deployment_of, worker_counts
 
 TICK_SECONDS: Final = 1.0
@@ -81,6 +84,13 @@ class _Member:
     season: Season = field(default_factory=Season)
     week: str = ""
     terms: tuple[tuple[str, int], Terms] | None = None
+    awareness: Awareness = field(default_factory=Awareness)
+
+    def aware(self) -> int:
+        """How many gateways know it, and the revision that answers."""
+        if self.view is None:
+            return len(self.sightings.gateways)
+        return self.sightings.aware(self.view.lineup.stable)
 
 
 class Fleet:
@@ -111,12 +121,13 @@ class Fleet:
         self._members: dict[Key, _Member] = {}
         self._awake: set[Key] = set()
         self._touched: dict[Key, None] = {}
-        self._heard = self._unheard = 0
+        self._gateways = Gateways()
+        self._aware_due = 0.0
 
     def __repr__(self) -> str:
         return (
             f"<Fleet {len(self._members)} services, {len(self._awake)} awake,"
-            f" {self._unheard} gateways unheard>"
+            f" {self._gateways.unheard} gateways unheard>"
         )
 
     async def run(self) -> None:
@@ -151,10 +162,9 @@ class Fleet:
             if member.sightings.forget(gateway) and member.view is not None:
                 self._changed(key)
 
-    def set_gateways(self, heard: int, unheard: int) -> None:
-        """So many gateways are heard; of so many others the demand is not known, and numbers are
-        not lowered meanwhile."""
-        self._heard, self._unheard = heard, unheard
+    def set_gateways(self, gateways: Gateways) -> None:
+        """So many there are; while some are unheard, numbers are not lowered."""
+        self._gateways = gateways
 
     def touch(self, key: Key) -> None:
         """Something about a service has changed.
@@ -197,6 +207,8 @@ class Fleet:
             return member.wanted
         lineup = lineup_of(terms, _answering(observed))
         counts = {name: _counts(observed, name) for name in lineup.revisions()}
+        if member.view is None:
+            member.awareness.missed = is_unknown(observed.resource.get("status") or {})
         member.view = _View(terms, lineup, counts)
         member.scaler.line_up(lineup, terms.rules, _proven(observed), now)
         member.sightings.retain(_existing(observed) | set(lineup.revisions()))
@@ -221,9 +233,16 @@ class Fleet:
         """What the gateways told about the service and its workers."""
         member = self._members.get(key)
         if member is None:
-            return Learnt(unaware=self._heard)
-        unaware = max(0, self._heard - len(member.sightings.gateways))
-        return replace(member.sightings.learnt(), week=member.week, unaware=unaware)
+            return Learnt(unaware=self._gateways.asked)
+        aware = member.aware()
+        member.awareness.told(aware, self._gateways)
+        return replace(
+            member.sightings.learnt(),
+            week=member.week,
+            aware=aware,
+            unaware=max(0, self._gateways.asked - aware),
+            unknown=member.awareness.missed and not aware,
+        )
 
     def tick(self, now: float) -> None:
         """Look at every service that is not at rest; reconcile those whose number changes."""
@@ -243,6 +262,12 @@ class Fleet:
         if now >= self._season_due:
             self._season_due = now + SEASON_SECONDS
             self._look_at_seasons(now)
+        if now >= self._aware_due:
+            self._aware_due = now + AWARE_LOOK_SECONDS
+            for key, member in self._members.items():
+                news = member.awareness.look(member.aware(), self._gateways, now)
+                if news and member.view is not None:
+                    self._changed(key)
 
     def _look_at_seasons(self, now: float) -> None:
         """Wake who is usually asked about now, and have written what is worth it."""
@@ -279,7 +304,7 @@ class Fleet:
             return member.season.expected(at, ahead + member.season.lead_seconds)
 
         decisions = member.scaler.decide(
-            view.lineup, view.counts, now, unheard=self._unheard, usual=usual
+            view.lineup, view.counts, now, unheard=self._gateways.unheard, usual=usual
         )
         member.told = {
             revision: _tell(member.told.get(revision), decision, now)
@@ -302,7 +327,7 @@ class Fleet:
         return tuple(Signal(name, self._complete(traffic[name])) for name in shares)
 
     def _complete(self, traffic: Traffic) -> Traffic | None:
-        known = traffic.gateways and not traffic.silent and not self._unheard
+        known = traffic.gateways and not traffic.silent and not self._gateways.unheard
         return traffic if known else None
 
     def decisions(self) -> Iterator[tuple[Key, str, Decision]]:

@@ -36,6 +36,7 @@ from sluice_operator.status import (
     Verdict,
     condition_of,
     conditions,
+    is_new,
     is_rolling_out,
     is_stalled,
     is_starting,
@@ -102,7 +103,8 @@ def plan_service(
     sight = Sight(observed, told, wanted, findings, obstacle, rolling, learnt, platform, now)
     before, status = sight.before, make_status(sight)
     stuck, next_look = stuck_pods(observed, learnt, now)
-    if waits_for_gateways(sight):
+    if is_new(sight) and waits_for_gateways(sight):
+        # Whoever waits for longer is told by the fleet.
         next_look = _soonest(next_look, AWARE_LOOK_SECONDS)
     if not paused:
         graced = (old for old in rest if old not in over)

@@ -107,14 +107,19 @@ class Learnt:
         tasks: revision → what they can be asked to do.
         workers: by IP address; requests in flight are summed over the gateways.
         week: when they were asked, as ``scaling/season.py`` writes it; empty for nothing yet.
-        unaware: so many of the gateways that are heard have not spoken of the service yet.
+        aware: so many gateways have spoken of the service, as of the revision that answers.
+        unaware: so many of those that are heard have not; while none is heard, of those that
+            should be.
+        unknown: for a while now gateways that take requests are heard, and none has.
     """
 
     answer_digests: Mapping[str, str] = field(default_factory=dict)
     tasks: Mapping[str, tuple[Task, ...]] = field(default_factory=dict)
     workers: Mapping[str, wire.WorkerSeen] = field(default_factory=dict)
     week: str = ""
+    aware: int = 0
     unaware: int = 0
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)

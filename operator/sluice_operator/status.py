@@ -24,6 +24,7 @@ from sluice_operator.steps import Event
 AWARE_SECONDS: Final = 15.0
 """For so long after its making a service is not called ready while a gateway does not know it."""
 AWARE_LOOK_SECONDS: Final = 0.5
+UNKNOWN: Final = "UnknownToGateways"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,11 @@ def is_starting(status: Mapping[str, Any]) -> bool:
     return (found.get("status"), found.get("reason")) == ("True", "Starting")
 
 
+def is_unknown(status: Mapping[str, Any]) -> bool:
+    """Whether it is told that no gateway knows the service."""
+    return condition_of(status, "Ready").get("reason") == UNKNOWN
+
+
 def _verdicts(sight: Sight) -> Iterator[Verdict]:
     ready = _ready(sight)
     yield ready
@@ -192,22 +198,47 @@ def _verdicts(sight: Sight) -> Iterator[Verdict]:
 
 def _ready(sight: Sight) -> Verdict:
     found = _stands(sight)
-    if not (found.holds and waits_for_gateways(sight)):
+    if not found.holds:
         return found
-    told = f"Gateways that do not know the service yet: {sight.learnt.unaware}."
-    return Verdict("Ready", False, "Starting", told)
+    if sight.learnt.unknown:
+        # What has been ready once stays so: gateways that come back know it again.
+        return Verdict("Ready", _was_ready(sight), UNKNOWN, _unknown(sight))
+    if waits_for_gateways(sight):
+        told = f"Gateways that do not know the service yet: {sight.learnt.unaware}."
+        return Verdict("Ready", False, "Starting", told)
+    return found
+
+
+def _unknown(sight: Sight) -> str:
+    return (
+        f"No gateway knows revision {sight.rollout.stable.name}, so nobody's requests reach it."
+        " Either the gateways have lost the API server, or they cannot read the resource: their"
+        " logs say which."
+    )
 
 
 def waits_for_gateways(sight: Sight) -> bool:
-    """Whether a new service would still be unknown to some of its callers.
+    """Whether a service that has never been ready would still be unknown to some of its callers.
 
-    A gateway learns of it by a watch of its own, which may be a few seconds behind. What has been
-    ready once stays so, and one that has lost the API server for longer is not waited for.
+    A gateway learns of it by a watch of its own, which may be a few seconds behind. One that has
+    lost the API server for longer is not waited for, as long as another one knows the service.
     """
-    if not sight.learnt.unaware or condition_of(sight.before, "Ready").get("status") == "True":
+    learnt = sight.learnt
+    if not learnt.unaware or learnt.unknown or _was_ready(sight):
         return False
+    if not learnt.aware:
+        return not sight.platform.deaf  # Who hears nobody cannot tell.
+    return is_new(sight)
+
+
+def is_new(sight: Sight) -> bool:
+    """Whether it has been made so lately that gateways may not have heard of it."""
     made = datetime.fromisoformat(sight.observed.resource["metadata"]["creationTimestamp"])
     return (sight.now - made).total_seconds() < AWARE_SECONDS
+
+
+def _was_ready(sight: Sight) -> bool:
+    return condition_of(sight.before, "Ready").get("status") == "True"
 
 
 def _stands(sight: Sight) -> Verdict:
@@ -400,6 +431,7 @@ def make_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
         if entry["type"] != "Ready" and not bad:
             continue
         calm = not bad or entry["reason"] in ("Starting", "Deleting")
+        calm = calm and entry["reason"] != UNKNOWN
         yield Event("Normal" if calm else "Warning", entry["reason"], entry["message"])
     proven = {entry["name"] for entry in after["revisions"] if entry.get("proven")}
     moved = before.get("revision") and before["revision"] != after["revision"]

@@ -5,9 +5,11 @@ cluster, on the gateways' Service.
 """
 
 import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from sluice_operator.status import UNKNOWN
 from tests.support.cluster_load import Load, cluster_load
 from tests.support.published import GATEWAY, Published, fixed, stub
 from tests.support.release import Release
@@ -42,6 +44,7 @@ def test_gateways_are_replaced_without_a_failure(platform: Release, service: Pub
         wait_for(service, load, 80, "of the new gateways")
     assert load.failures == []
     assert platform.pods("gateway").keys().isdisjoint(before)
+    assert UNKNOWN not in [event["reason"] for event in service.warnings()]
     # Nobody was computed twice: a drained gateway finishes what it has.
     assert service.answered(service.revision) == len(load.answers)
 
@@ -70,3 +73,37 @@ def test_redis_goes_and_comes_without_a_failure(platform: Release, service: Publ
         kubectl(platform, "rollout", "status", "deployment/sluice-redis", "--timeout=170s")
         wait_for(service, load, 80, "afterwards")
     assert load.failures == []
+
+
+def shown(service: Published) -> tuple[str, str]:
+    """Status and reason of Ready."""
+    ready = service.condition()
+    return ready.get("status", ""), ready.get("reason", "")
+
+
+@pytest.fixture
+def restore(platform: Release) -> Iterator[Callable[[], None]]:
+    """Have gateways as the chart makes them; done at the end in any case."""
+    yield platform.install
+    platform.install()
+
+
+def test_who_is_known_to_no_gateway_is_not_called_ready(
+    platform: Release, service: Published, restore: Callable[[], None]
+) -> None:
+    elsewhere = {"name": "SLUICE_GATEWAY_NAMESPACES", "value": platform.namespace}
+    platform.install({"gateway": {"extraEnv": [elsewhere]}})
+    service.until(lambda: shown(service) == ("True", UNKNOWN), "it is told, of what was ready")
+    new = Published(service.cluster, service.namespace, "new")
+    new.apply(stub(BEHAVIOUR, scaling=fixed(1)))
+    new.until(lambda: bool(new.workers(ready=True)), "a ready worker")
+    new.until(lambda: shown(new) == ("False", UNKNOWN), "it is told, of what is new")
+    warned = {
+        event["involvedObject"]["name"]
+        for event in service.warnings()
+        if event["reason"] == UNKNOWN
+    }
+    assert warned == {"model", "new"}
+    restore()
+    for each in (service, new):
+        each.until(lambda each=each: shown(each) == ("True", "Ready"), "gateways know it")

@@ -16,11 +16,11 @@ class Sightings:
     """The last word of each gateway.
 
     Attributes:
-        gateways: those that know the service.
+        gateways: those that know the service, each with the revisions that it has asked.
     """
 
     def __init__(self) -> None:
-        self.gateways: set[str] = set()
+        self.gateways: dict[str, set[str]] = {}
         self._digests: dict[str, str] = {}
         self._tasks: dict[str, tuple[Task, ...]] = {}
         self._workers: dict[tuple[str, str], list[wire.WorkerSeen]] = {}  # gateway, revision
@@ -32,7 +32,9 @@ class Sightings:
     def observe(self, record: wire.Demand) -> bool:
         """Take one record; True when there is something in it that people should be told."""
         news = False
-        self.gateways.add(record.gateway)
+        asked = self.gateways.setdefault(record.gateway, set())
+        if not record.workers_only:
+            asked.add(record.revision)
         for revision, digest in record.answer_digests.items():
             if digest and self._digests.get(revision) != digest:
                 self._digests[revision] = digest
@@ -61,7 +63,7 @@ class Sightings:
 
     def forget(self, gateway: str) -> bool:
         """A gateway is gone; True if it had told something."""
-        self.gateways.discard(gateway)
+        self.gateways.pop(gateway, None)
         views = [view for view in self._workers if view[0] == gateway]
         for view in views:
             del self._workers[view]
@@ -76,6 +78,12 @@ class Sightings:
         for view in [view for view in self._workers if view[1] not in revisions]:
             del self._workers[view]
             self._told.pop(view, None)
+        for asked in self.gateways.values():
+            asked &= revisions
+
+    def aware(self, revision: str) -> int:
+        """How many gateways would ask workers of ``revision``."""
+        return sum(revision in asked for asked in self.gateways.values())
 
     def learnt(self) -> Learnt:
         """The sum over the gateways."""

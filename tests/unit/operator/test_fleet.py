@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sluice_api import names, wire
+from sluice_operator.awareness import LOOK_SECONDS, MISSED_SECONDS, Gateways
 from sluice_operator.fleet import Fleet
 from sluice_operator.state import Key, Observed, Wanted
 from tests.support.demand_records import Gateway
@@ -141,10 +142,10 @@ def test_nothing_is_lowered_without_data() -> None:
 def test_an_unheard_gateway_holds_what_the_others_would_lower() -> None:
     watched = Watched()
     watched.reconcile({REVISION: 3}, status=PROVEN)
-    watched.fleet.set_gateways(1, 1)
+    watched.fleet.set_gateways(Gateways(1, 1, 1))
     watched.serve(120, 1)
     assert watched.reconcile({REVISION: 3}, status=PROVEN)[REVISION].desired == 3
-    watched.fleet.set_gateways(2, 0)
+    watched.fleet.set_gateways(Gateways(2, 0, 2))
     watched.serve(31, 1)
     assert watched.reconcile({REVISION: 3}, status=PROVEN)[REVISION].desired == 1
 
@@ -294,7 +295,7 @@ def test_what_gateways_tell_of_workers_is_summed_and_told_once() -> None:
 def test_it_is_known_how_many_gateways_do_not_know_a_service() -> None:
     watched = Watched()
     assert watched.fleet.learnt(KEY).unaware == 0
-    watched.fleet.set_gateways(2, 0)
+    watched.fleet.set_gateways(Gateways(2, 0, 2))
     assert watched.fleet.learnt(KEY).unaware == 2
     watched.reconcile()
     assert watched.fleet.learnt(KEY).unaware == 2
@@ -306,8 +307,104 @@ def test_it_is_known_how_many_gateways_do_not_know_a_service() -> None:
     assert watched.fleet.learnt(KEY).unaware == 0
     watched.fleet.forget_gateway("gateway-2")
     assert watched.fleet.learnt(KEY).unaware == 1
-    watched.fleet.set_gateways(1, 1)
+    watched.fleet.set_gateways(Gateways(1, 1, 1))
     assert watched.fleet.learnt(KEY).unaware == 0
+
+
+def test_a_gateway_that_goes_by_another_revision_does_not_know_the_one_that_answers() -> None:
+    watched = Watched()
+    watched.fleet.set_gateways(Gateways(1, 0, 1))
+    watched.reconcile({REVISION: 1}, status=PROVEN)
+    # It did not understand the edit, say; the workers of the other revision it sees all the same.
+    watched.tell(revision=OTHER)
+    watched.tell(workers_only=True)
+    assert (watched.fleet.learnt(KEY).aware, watched.fleet.learnt(KEY).unaware) == (0, 1)
+    watched.tell()
+    assert (watched.fleet.learnt(KEY).aware, watched.fleet.learnt(KEY).unaware) == (1, 0)
+
+
+def pass_looks(watched: Watched, seconds: float) -> list[Key]:
+    """Tick for so long; what was to be reconciled meanwhile."""
+    before, until = len(watched.changed), watched.now + seconds
+    while watched.now < until:
+        watched.now += 1
+        watched.fleet.tick(watched.now)
+    return watched.changed[before:]
+
+
+def resting(**more: Any) -> Watched:
+    """A service that sleeps, as an operator sees it that has just begun."""
+    watched = Watched()
+    watched.reconcile({REVISION: 0}, status=ASLEEP | more, scaling__mode="off")
+    return watched
+
+
+ASLEEP = {
+    "revision": REVISION,
+    "revisions": [{"name": REVISION, "proven": True, "desiredReplicas": 0}],
+}
+
+
+def test_that_no_gateway_knows_a_service_is_told_once_it_has_lasted() -> None:
+    watched = resting()
+    watched.fleet.set_gateways(Gateways(1, 0, 0))
+    assert pass_looks(watched, 600) == [], "a gateway that starts has nothing to know"
+    watched.fleet.set_gateways(Gateways(1, 0, 1))
+    assert pass_looks(watched, MISSED_SECONDS) == []
+    assert not watched.fleet.learnt(KEY).unknown
+    assert pass_looks(watched, LOOK_SECONDS) == [KEY]
+    assert watched.fleet.learnt(KEY).unknown
+    assert pass_looks(watched, 600) == []
+    # None is left, and nobody has known it for all that.
+    watched.fleet.set_gateways(Gateways(0, 0, 0))
+    pass_looks(watched, 600)
+    assert watched.fleet.learnt(KEY).unknown
+    watched.fleet.set_gateways(Gateways(1, 0, 1))
+    watched.tell()
+    assert not watched.fleet.learnt(KEY).unknown
+    assert pass_looks(watched, LOOK_SECONDS) == [KEY]
+    assert pass_looks(watched, 600) == []
+
+
+def test_gateways_that_are_replaced_or_fall_silent_are_no_news() -> None:
+    watched = resting()
+    watched.fleet.set_gateways(Gateways(1, 0, 1))
+    watched.tell()
+    pass_looks(watched, 60)
+    before = len(watched.changed)
+    for number in range(20):
+        watched.fleet.forget_gateway(watched.gateway.name)
+        watched.fleet.set_gateways(Gateways(0, 1, 0))
+        pass_looks(watched, MISSED_SECONDS - LOOK_SECONDS)
+        watched.fleet.set_gateways(Gateways(1, 0, 1))
+        pass_looks(watched, MISSED_SECONDS - LOOK_SECONDS)
+        watched.gateway = Gateway(f"gateway-{number}-restarted")
+        watched.tell()
+        pass_looks(watched, 1)
+    assert watched.changed[before:] == []
+
+
+def test_a_new_operator_goes_on_telling_that_no_gateway_knows_a_service() -> None:
+    condition = {"type": "Ready", "status": "False", "reason": "UnknownToGateways"}
+    watched = resting(conditions=[condition])
+    assert watched.fleet.learnt(KEY).unknown
+    watched.fleet.set_gateways(Gateways(1, 0, 1))
+    watched.tell()
+    assert pass_looks(watched, LOOK_SECONDS) == [KEY]
+    assert not watched.fleet.learnt(KEY).unknown
+
+
+def test_whoever_waits_for_a_gateway_is_looked_at_when_one_knows_it() -> None:
+    watched = resting()
+    assert watched.fleet.learnt(KEY).unaware == 0
+    watched.fleet.set_gateways(Gateways(0, 2, 0))
+    assert watched.fleet.learnt(KEY).unaware == 2, "one may be heard in a moment"
+    assert pass_looks(watched, 60) == []
+    watched.fleet.set_gateways(Gateways(1, 1, 1))
+    watched.tell()
+    assert pass_looks(watched, LOOK_SECONDS) == [KEY]
+    assert (watched.fleet.learnt(KEY).aware, watched.fleet.learnt(KEY).unaware) == (1, 0)
+    assert pass_looks(watched, 60) == []
 
 
 def test_start_times_are_learnt_from_pods() -> None:
@@ -346,7 +443,7 @@ def test_signals_are_missing_while_a_gateway_is_unheard() -> None:
     assert signal.revision == REVISION
     assert signal.traffic is not None
     assert 19 <= signal.traffic.arrivals_10s <= 21
-    watched.fleet.set_gateways(1, 1)
+    watched.fleet.set_gateways(Gateways(1, 1, 1))
     assert watched.fleet.signals(KEY)[0].traffic is None
     assert watched.fleet.signals(Key("default", "unknown")) == ()
 

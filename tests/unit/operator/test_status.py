@@ -1,6 +1,9 @@
 """The status as tools read it: kstatus, conditions that keep their time, progress in steps."""
 
+from dataclasses import replace
 from datetime import timedelta
+
+import pytest
 
 from sluice_api import wire
 from sluice_api.inference_service import revision_of
@@ -10,7 +13,7 @@ from sluice_operator.state import Learnt, Wanted
 from sluice_operator.status import AWARE_SECONDS, make_events
 from sluice_operator.steps import Plan
 from tests.support.kstatus import conditions, kstatus
-from tests.support.planned_cluster import START, PlannedCluster
+from tests.support.planned_cluster import PLATFORM, START, PlannedCluster
 from tests.support.pod_states import ended
 from tests.support.resources import service
 
@@ -66,15 +69,79 @@ def test_a_sleeping_service_is_not_called_ready_either_before_gateways_know_it()
     assert conditions(cluster.settle().status)["Ready"]["reason"] == "Asleep"
 
 
-def test_a_gateway_that_cannot_learn_of_it_is_not_waited_for() -> None:
+def test_a_gateway_that_cannot_learn_of_it_is_not_waited_for_if_another_has() -> None:
     cluster = PlannedCluster()
-    cluster.resource["metadata"]["creationTimestamp"] = "2026-11-23T10:00:00Z"
-    cluster.learnt = Learnt(unaware=1)
+    cluster.learnt = Learnt(aware=1, unaware=1)
     cluster.settle()
     cluster.run_pods()
     assert conditions(cluster.settle().status)["Ready"]["status"] == "False"
     cluster.pass_time(AWARE_SECONDS)
     assert conditions(cluster.settle().status)["Ready"]["status"] == "True"
+
+
+def ready(plan: Plan) -> tuple[str, str]:
+    found = conditions(plan.status)["Ready"]
+    return found["status"], found["reason"]
+
+
+def told(cluster: PlannedCluster) -> list[tuple[str, str]]:
+    """Kind and reason of the Events of the next plan, which is carried out."""
+    plan = cluster.plan()
+    cluster.carry_out(plan)
+    return [(event.type, event.reason) for event in plan.events]
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_one_that_no_gateway_knows_is_not_called_ready_however_old_it_is(asleep: bool) -> None:
+    cluster = PlannedCluster(scaling__initialReplicas=0) if asleep else PlannedCluster()
+    cluster.want(**{f"r{REVISION}": 0 if asleep else 1})
+    cluster.learnt = Learnt(unaware=2)
+    cluster.settle()
+    cluster.run_pods()
+    cluster.pass_time(AWARE_SECONDS)
+    plan = cluster.settle()
+    assert ready(plan) == ("False", "Starting")
+    assert plan.again_after is None, "the fleet tells when one knows it"
+    cluster.learnt = Learnt(unaware=2, unknown=True)
+    assert told(cluster) == [("Warning", "UnknownToGateways")]
+    plan = cluster.settle()
+    assert ready(plan) == ("False", "UnknownToGateways")
+    assert REVISION in conditions(plan.status)["Ready"]["message"]
+    assert kstatus(plan.status) == "InProgress"
+    assert plan.again_after is None
+    cluster.learnt = Learnt(aware=1, unaware=1)
+    reason = "Asleep" if asleep else "Ready"
+    assert told(cluster) == [("Normal", reason)]
+    assert ready(cluster.settle()) == ("True", reason)
+
+
+def test_what_has_been_ready_stays_so_and_tells_that_no_gateway_knows_it() -> None:
+    cluster = PlannedCluster()
+    cluster.settle()
+    cluster.run_pods()
+    cluster.settle()
+    cluster.pass_time(3600)
+    # They have been restarted, and speak of it in a moment.
+    cluster.learnt = Learnt(unaware=2)
+    assert ready(cluster.settle()) == ("True", "Ready")
+    cluster.learnt = Learnt(unaware=2, unknown=True)
+    assert told(cluster) == [("Warning", "UnknownToGateways")]
+    plan = cluster.settle()
+    assert ready(plan) == ("True", "UnknownToGateways")
+    assert kstatus(plan.status) == "Current"
+    assert conditions(plan.status)["Stalled"]["status"] == "False"
+    cluster.learnt = Learnt(aware=2)
+    assert told(cluster) == [("Normal", "Ready")]
+
+
+def test_who_hears_no_gateway_cannot_tell_what_they_know() -> None:
+    cluster = PlannedCluster()
+    cluster.learnt = Learnt(unaware=2)
+    cluster.settle()
+    cluster.run_pods()
+    assert ready(cluster.settle()) == ("False", "Starting")
+    cluster.platform = replace(PLATFORM, deaf="HTTP status 401")
+    assert ready(cluster.settle()) == ("True", "Ready")
 
 
 def test_tools_agree_on_a_failure() -> None:
