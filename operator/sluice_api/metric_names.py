@@ -130,7 +130,7 @@ GATEWAY_ENDPOINTS = Metric(
 GATEWAY_PRECOMPUTED = Metric(
     "sluice_gateway_precomputed",
     "gauge",
-    "Requests of spec.cache.precompute, by state (done, pending, failed).",
+    "Inputs of spec.cache.precompute, by state (done, pending, failed).",
     ("namespace", "service", "track", "state"),
 )
 GATEWAY_RETRIES = Metric(

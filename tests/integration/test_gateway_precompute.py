@@ -45,13 +45,13 @@ def redis() -> Iterator[RedisServer]:
 
 async def test_answers_are_there_before_anybody_asks(tmp_path: Path) -> None:
     with StubWorker() as worker, GatewayProcess(tmp_path, [listed(worker, "a", "b")]) as gateway:
-        await done(gateway, 2)
+        await done(gateway, 3)
         assert sorted(worker.inputs.elements()) == ["a", "a", "b"]
         for text in ("a", "b"):
             reply = await gateway.post(PATH, {"model": "emb", "input": text})
             assert reply.headers["cache-status"].startswith("Sluice; hit")
         told = (await gateway.services())["emb"]
-        assert told["precomputed"] == {"done": 2, "pending": 0, "failed": 0}
+        assert told["precomputed"] == {"done": 3, "pending": 0, "failed": 0}
         requests = "sluice_gateway_requests_total"
         assert await gateway.metric(requests, service="emb") == 2, "its own are not counted"
 
@@ -95,7 +95,7 @@ async def test_another_gateway_finds_them_in_redis(tmp_path: Path, redis: RedisS
         for folder in folders:
             folder.mkdir()
             with GatewayProcess(folder, [listed(worker, "a", "b")], *options) as gateway:
-                await done(gateway, 2)
+                await done(gateway, 3)
         assert worker.computed == 3
 
 
@@ -139,6 +139,30 @@ async def test_what_cannot_be_computed_is_told(tmp_path: Path) -> None:
             for code in ("input_too_long", "unknown_field", "invalid_field"):
                 assert code in gateway.log
             assert '"level":"error"' not in gateway.log
+
+
+async def test_an_input_that_is_refused_keeps_no_other_from_being_answered(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(30)]
+    listed = [*texts[:7], "too long", *texts[7:29], "this is too long", texts[29]]
+    questions = [{"question": text, "context": "c"} for text in ("too long", "who")]
+    pairs = {"query": "q", "documents": ["a", "too long", "b"], "top_n": 3}
+    entries = [
+        wire.Precomputed(task=Task.EMBEDDINGS, body={"input": listed}),
+        wire.Precomputed(task=Task.QUESTION_ANSWERING, body={"input": questions}),
+        wire.Precomputed(task=Task.RERANK, body=pairs),
+    ]
+    tasks = [entry.task for entry in entries]
+    with StubWorker(Behaviour(tasks=tasks)) as worker:
+        table = [service("emb", [worker.url], cache=SHARED, precompute=entries)]
+        with GatewayProcess(tmp_path, table) as gateway:
+            await done(gateway, 4, "failed")
+            await done(gateway, 33)
+            for text in texts:
+                reply = await gateway.post(PATH, {"model": "emb", "input": text})
+                assert reply.headers["cache-status"].startswith("Sluice; hit")
+            for place in ("0].body.input[7]", "0].body.input[30]", "1].body.input[0]"):
+                assert f"spec.cache.precompute[{place}" in gateway.log
+            assert "spec.cache.precompute[2].body.documents[1]" in gateway.log
 
 
 async def test_entities_are_found_by_what_the_service_s_own_namespace_may_see(

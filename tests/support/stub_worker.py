@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from sluice_api import names, wire
-from sluice_api.call import Call, Input, Item
+from sluice_api.call import Call, Input, Item, place
 from sluice_api.errors import ApiError, render
 from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, check_task
 from sluice_api.shapes import (
@@ -458,7 +458,7 @@ class StubWorker:
     def _item(self, call: Call, index: int, text: Input) -> Item:
         self.inputs[str(text)] += 1
         if "too long" in str(text):
-            where = "input" if len(call.inputs) == 1 else f"input[{index}]"
+            where = place(call, index)
             raise ApiError("input_too_long", f"{where}: has 9 tokens, at most 8.", param=where)
         if call.task == Task.EMBEDDINGS:
             return embeddings.item(vector_of(text).tobytes(), tokens_of(text))
