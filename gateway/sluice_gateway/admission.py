@@ -23,6 +23,9 @@ from sluice_gateway.timers import Timer, TimerWheel
 DEFAULT_START_SECONDS: Final = 5.0
 _WEIGHT: Final = 0.1
 """Of a new observation in a learnt mean."""
+_MOST: Final = 3.0
+"""Times the mean, that one observation counts for: workers may have stood still for some seconds with
+all that was on its way, and nobody who comes after that has to wait as long."""
 
 
 class Waiter(Holder, Queued, Protocol):
@@ -210,8 +213,8 @@ class Admission:
 
     def took(self, seconds: float) -> None:
         """Learn how long a request occupies a slot."""
-        if self._turn_seconds:
-            self._turn_seconds += _WEIGHT * (seconds - self._turn_seconds)
+        if mean := self._turn_seconds:
+            self._turn_seconds += _WEIGHT * (min(seconds, _MOST * mean) - mean)
         else:
             self._turn_seconds = seconds
 

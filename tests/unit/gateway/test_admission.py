@@ -157,6 +157,18 @@ async def test_wait_beyond_the_deadline_is_refused_at_once(queue: Queue) -> None
     assert refused.value.retry_after == pytest.approx(4.0)
 
 
+def test_workers_that_stood_still_make_nobody_wait_in_advance(queue: Queue) -> None:
+    queue.worker(1)
+    for _ in range(100):
+        queue.admission.took(0.1)
+    for _ in range(8):  # All that was on its way.
+        queue.admission.took(9.0)
+    assert queue.admission.predicted_wait(10) < 10 * 0.5, "with the mean it would be 51 s"
+    for _ in range(100):
+        queue.admission.took(9.0)
+    assert queue.admission.predicted_wait(10) == pytest.approx(90, rel=0.1), "they are slow now"
+
+
 async def test_withdrawn_request_gets_nothing(queue: Queue) -> None:
     gone, stays = queue.submit(), queue.submit()
     queue.admission.withdraw(gone)
