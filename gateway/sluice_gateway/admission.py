@@ -24,8 +24,8 @@ DEFAULT_START_SECONDS: Final = 5.0
 _WEIGHT: Final = 0.1
 """Of a new observation in a learnt mean."""
 _MOST: Final = 3.0
-"""Times the mean, that one observation counts for: workers may have stood still for some seconds with
-all that was on its way, and nobody who comes after that has to wait as long."""
+"""Times the mean, that one observation counts for: workers may have stood still for some seconds
+with all that was on its way, and nobody who comes after that has to wait as long."""
 
 
 class Waiter(Holder, Queued, Protocol):

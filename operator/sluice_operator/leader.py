@@ -144,8 +144,10 @@ class Leader:
         spec = lease.get("spec") or {}
         said = (spec.get("holderIdentity") or "", spec.get("renewTime") or "")
         before, self._looked_at = self._looked_at, self._now()
-        was_blind = self._looked_at - before > RENEW_SECONDS
-        if self._sighting is None or self._sighting.said != said or was_blind:
+        if self._sighting is None or self._sighting.said != said:
+            self._sighting = Sighting(said, self._looked_at)
+        elif (blind := self._looked_at - before) > RENEW_SECONDS:
+            log.info("holder is given its time anew", extra={"not_looked_for": round(blind, 1)})
             self._sighting = Sighting(said, self._looked_at)
         if said[0] in ("", self._identity):
             return True

@@ -111,16 +111,22 @@ async def test_a_wake_is_told_at_once_and_workers_are_described(
     await seen(gateway, bool, "the service")
     records: list[wire.Demand] = []
     reading = asyncio.create_task(gateway.demand(records))
-    await until(lambda: bool(records), PATIENCE_SECONDS, "the first record")
 
-    def woke() -> wire.Demand | None:
-        return next((record for record in records if record.wake), None)
+    def wakes() -> list[float]:
+        return [record.oldest_held_seconds for record in records if record.wake]
 
-    asked = asyncio.create_task(gateway.post(EMBEDDINGS, body(namespace, "hello")))
-    await until(lambda: woke() is not None, PATIENCE_SECONDS, "the wake")
-    wake = woke()
-    assert wake is not None
-    assert wake.oldest_held_seconds < 0.1, "not the next second's record"
+    for _ in range(5):  # Once, unless all stood still meanwhile.
+        records.clear()
+        # With the second's record: the next one is a second away.
+        await until(lambda: bool(records), PATIENCE_SECONDS, "a record")
+        asked = asyncio.create_task(gateway.post(EMBEDDINGS, body(namespace, "hello")))
+        await until(lambda: bool(wakes()), PATIENCE_SECONDS, "the wake")
+        if wakes()[0] <= 0.5:
+            break
+        asked.cancel()
+        await seen(gateway, lambda found: found["waiting"] == 0, "the request to be gone")
+    else:
+        raise AssertionError("it was told with the next second's record")
     with worker(phase=wire.Phase.DOWNLOADING) as stub:
         operator.slice("emb", "r1", [stub.port])
         await until(

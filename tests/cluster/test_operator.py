@@ -93,7 +93,8 @@ def test_a_killed_leader_is_replaced(site: OperatorSite, team: str) -> None:
     before = other.looks()
     site.publish(team, "one")
     site.cluster.until(lambda: has_children(site, team, "one"), "the other has taken over")
-    assert other.looks() - before <= 8, "lease of 6 s, a look each second"
+    anew = len(other.said("holder is given its time anew"))  # All stood still meanwhile.
+    assert other.looks() - before <= 8 * (1 + anew), "lease of 6 s, a look each second"
     assert other.leads()
 
 

@@ -32,7 +32,7 @@ def test_a_killed_worker_fails_no_request_and_is_replaced(up: UpProcess) -> None
         up.until(
             lambda: len(up.ready_workers()) == 2 and victim not in up.workers().values(),
             "a new worker",
-            60,
+            240,
         )
     assert load.failures == []
     assert up.said("ended by SIGKILL (out of memory, or killed by hand) – restart now")
@@ -65,8 +65,11 @@ def test_ctrl_c_answers_what_is_running_and_leaves_no_process(up: UpProcess) -> 
         up.process.send_signal(signal.SIGINT)
         assert up.process.wait(60) == 0
     assert alive(children) == []
-    # Connections after the end are refused; nothing that was accepted is lost.
-    assert all("Connect" in failure or "503" in failure for failure in load.failures)
+    # Connections after the end are refused, or reset where nobody had accepted them before it: a
+    # client may notice that only as it writes. Nothing that was accepted is lost.
+    told = ("Connect", "Can not write request body", "503")
+    lost = [each for each in load.failures if not any(words in each for words in told)]
+    assert lost == []
     assert up.said("stopped")
 
 

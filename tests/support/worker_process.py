@@ -101,8 +101,8 @@ class WorkerProcess:
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode()
 
-    def get(self, path: str, *, admin: bool = True, seconds: float = 10) -> tuple[int, bytes]:
-        """Status and body of one GET on a connection of its own."""
+    def get(self, path: str, *, admin: bool = True, seconds: float = 300) -> tuple[int, bytes]:
+        """Status and body of one GET on a connection of its own; it may only begin to start."""
         port = self.admin_port if admin else self.port
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
         try:
