@@ -60,7 +60,7 @@ class EventStream:
             found.append(event)
         return found
 
-    async def text(self, timeout: float = 20.0) -> str:
+    async def text(self, timeout: float = 60.0) -> str:
         """The generated text of all further events, which must end as they should."""
         events = await self.rest(timeout)
         assert events[-1] == f"data: {DONE}", (events, self.complete)
