@@ -48,13 +48,17 @@ def members(kind: inspect.Type) -> list[str]:
 
 
 def fits(kind: inspect.Type, value: object) -> bool:
-    """Whether ``value`` can be of this type, as far as texts and numbers tell; True for all other
-    types."""
+    """Whether ``value`` can be of this type, as far as texts, numbers and truths tell; True for all
+    other types."""
+    if value is None and isinstance(kind, inspect.UnionType):
+        return kind.includes_none
     return any(_is(part, value) for part in _parts(kind) or [kind])
 
 
 def _is(kind: inspect.Type, value: object) -> bool:
     match kind:
+        case inspect.BoolType():
+            return isinstance(value, bool)
         case inspect.StrType():
             if not isinstance(value, str):
                 return False
@@ -72,7 +76,10 @@ def _is(kind: inspect.Type, value: object) -> bool:
 
 def one(kind: inspect.Type) -> str:
     """A value of this type: ``a whole number from 1 to 65536``."""
-    return _either([_one(part) for part in _parts(kind)] or ["null"])
+    parts = _parts(kind)
+    if any(isinstance(part, inspect.FloatType) for part in parts):
+        parts = [part for part in parts if not isinstance(part, inspect.IntType)]
+    return _either([_one(part) for part in parts] or ["null"])
 
 
 def _one(kind: inspect.Type) -> str:
@@ -97,7 +104,10 @@ def _one(kind: inspect.Type) -> str:
             return f"a list of{count} {_kinds(kind.item_type)}"
         case inspect.TupleType():
             return f"a list of {len(kind.item_types)} {_many(kind.item_types[0])}"
-        case inspect.DictType() | inspect.StructType():
+        case inspect.DictType():
+            bounds = _bounds(kind.min_length, kind.max_length, "of {} to {}", "of at {} {}")
+            return f"an object{bounds}{' members' if bounds else ''}"
+        case inspect.StructType():
             return "an object"
         case _:
             return "any value"
@@ -138,8 +148,8 @@ def _bounds(low: object, high: object, both: str, single: str) -> str:
 
 def _range(kind: inspect.FloatType) -> str:
     if kind.gt is not None:
-        return f" above {kind.gt:g}" + ("" if kind.le is None else f" up to {kind.le:g}")
-    low, high = (None if end is None else f"{end:g}" for end in (kind.ge, kind.le))
+        return f" above {kind.gt:.15g}" + ("" if kind.le is None else f" up to {kind.le:.15g}")
+    low, high = (None if end is None else f"{end:.15g}" for end in (kind.ge, kind.le))
     return _bounds(low, high, "from {} to {}", "of at {} {}")
 
 

@@ -459,6 +459,27 @@ def _(client: Client, worker: StubWorker) -> None:
     worker.behaviour.hang = False
 
 
+@case(CHAT, "sets variables of the template")
+def _(client: Client, worker: StubWorker) -> None:
+    messages, before = user(text()), len(worker.seen)
+    quick = {"chat_template_kwargs": {"enable_thinking": False}}
+    for extra, asked in (({}, 1), (quick, 2), ({}, 2), (quick, 2)):
+        _chat(client, messages=messages, extra_body=extra)
+        assert len(worker.seen) - before == asked, "only what differs is asked for"
+    assert json.loads(worker.seen[-1].body)["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+@case(CHAT, "says how much to think")
+def _(client: Client, worker: StubWorker) -> None:
+    messages, before = user(text()), len(worker.seen)
+    for effort, asked in (("low", 1), ("high", 2), ("low", 2)):
+        _chat(client, messages=messages, reasoning_effort=effort)
+        assert len(worker.seen) - before == asked
+    same = {"chat_template_kwargs": {"reasoning_effort": "high"}}
+    _chat(client, messages=messages, extra_body=same)
+    assert len(worker.seen) - before == 2, "it is the same question"
+
+
 def _chats(**given: Any) -> Callable[[Client], Any]:
     return lambda client: _chat(client, **given)
 
@@ -469,6 +490,16 @@ for _name, _call, _status, _code, _param in (
     ("no messages", _chats(messages=[]), 400, "invalid_field", "messages"),
     ("too high a temperature", _chats(temperature=3), 400, "invalid_field", "temperature"),
     ("an unknown member", _chats(extra_body={"x": 1}), 400, "unknown_field", "x"),
+    (
+        "a variable of the template that is not the caller's",
+        _chats(extra_body={"chat_template_kwargs": {"messages": "x"}}),
+        *(400, "invalid_field", 'chat_template_kwargs["messages"]'),
+    ),
+    (
+        "an effort that there is not",
+        _chats(reasoning_effort="little"),
+        *(400, "invalid_field", "reasoning_effort"),
+    ),
     (
         "options of a stream that is none",
         _chats(stream_options={"include_usage": True}),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ from tests.support.worker_process import WorkerProcess, wait_for
 
 PATIENT = ("--max-backlog", "5m", "--timeout", "5m", "--drain-grace", "0s")
 QUESTION = "What does the dog say?"
+NOT_THINKING = (
+    "{%- if enable_thinking is defined and enable_thinking is false %}"
+    "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+)
 WEATHER = {
     "type": "function",
     "function": {
@@ -58,6 +63,20 @@ async def client(worker: WorkerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
         base_url=f"{worker.url}/v1", api_key="none", max_retries=0
     ) as made:
         yield made
+
+
+@pytest.fixture
+async def thinker(
+    talker: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The talker, with the end of Qwen 3's template."""
+    folder = shutil.copytree(talker, tmp_path_factory.mktemp("thinker"), dirs_exist_ok=True)
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + NOT_THINKING)
+    with WorkerProcess(f"file://{folder}", *PATIENT, name="talker") as process:
+        url = process.wait_ready().url
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as made:
+            yield made
 
 
 def user(question: str) -> list[Any]:
@@ -280,6 +299,29 @@ async def test_a_call_that_is_cut_is_a_call(client: openai.AsyncOpenAI, choice: 
 
 
 # What the worker tells of itself ------------------------------------------------------------------
+
+
+async def test_variables_reach_the_template_or_are_refused(thinker: openai.AsyncOpenAI) -> None:
+    async def prompt_tokens(**more: Any) -> int:
+        answer = await thinker.chat.completions.create(
+            model="talker", messages=user(QUESTION), temperature=0, max_tokens=1, **more
+        )
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    def setting(**variables: Any) -> dict[str, Any]:
+        return {"extra_body": {"chat_template_kwargs": variables}}
+
+    thinking = await prompt_tokens()
+    assert await prompt_tokens(**setting(enable_thinking=True)) == thinking
+    assert await prompt_tokens(**setting(enable_thinking=False)) > thinking
+    for more, param in (
+        (setting(enable_thinkng=False), 'chat_template_kwargs["enable_thinkng"]'),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+    ):
+        with pytest.raises(openai.BadRequestError, match="those that it reads: ") as refused:
+            await prompt_tokens(**more)
+        assert (refused.value.code, refused.value.param) == ("invalid_field", param)
 
 
 async def test_a_beginning_is_found_again_but_not_by_another_tenant(worker: WorkerProcess) -> None:

@@ -28,6 +28,7 @@ from sluice_api.shapes.generation import (
     TokenLogprob,
     ToolCall,
 )
+from sluice_api.shapes.template_variables import Effort, GivenVariables, variables_of
 from sluice_api.tasks import Task
 
 KIND = "chat.completion"
@@ -95,6 +96,8 @@ class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
     tools: Annotated[list[Tool], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: GivenVariables | None = None
+    reasoning_effort: Effort | None = None
 
 
 class ScoredToken(msgspec.Struct):
@@ -143,6 +146,9 @@ class ChatCodec:
         parameters = generation.canonical(request)
         parameters.max_tokens = _max_tokens(request)
         parameters.logprobs = _logprobs(request)
+        parameters.chat_template_kwargs = variables_of(
+            request.chat_template_kwargs, request.reasoning_effort
+        )
         _set_tools(parameters, request)
         return Call(
             codec=self,

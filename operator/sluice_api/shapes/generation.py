@@ -21,6 +21,7 @@ import msgspec
 from sluice_api.call import MAX_INPUTS, Call, CanonicalCodec, Input, Item, Stream, TokenId
 from sluice_api.decode import check_depth, shown
 from sluice_api.errors import ApiError, render
+from sluice_api.shapes.template_variables import Variables
 from sluice_api.tasks import Task
 
 MAX_CHOICES = 64
@@ -100,6 +101,7 @@ class Parameters(msgspec.Struct, omit_defaults=True):
             order of properties is the order in which they are written.
         tools: JSON text of the list of tools, as the chat template takes them.
         tool_choice: ``auto``, ``none``, ``required``, or ``=`` and the name of one function.
+        chat_template_kwargs: variables of the chat template.
     """
 
     max_tokens: int | None = None
@@ -119,6 +121,7 @@ class Parameters(msgspec.Struct, omit_defaults=True):
     tools: str | None = None
     tool_choice: str = "auto"
     parallel_tool_calls: bool = True
+    chat_template_kwargs: Variables = {}
 
 
 def parameters_of(call: Call) -> Parameters:

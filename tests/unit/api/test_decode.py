@@ -13,6 +13,7 @@ from sluice_api.errors import ApiError
 from sluice_api.shapes import chat, classify, completions, embeddings, fill_mask, v2
 from tests.support.request_bodies import bodies
 
+USER = {"role": "user", "content": "Hi"}
 CODECS = [*routes.POST_ROUTES.values(), v2.CODEC]
 
 
@@ -119,8 +120,45 @@ def test_a_field_says_what_it_got_and_what_it_takes(
             {"prompt": "x", "logit_bias": {"4": 1, "5": 200}},
             'logit_bias["5"]: got 200, allowed a number from -100 to 100.',
         ),
+        *(
+            (
+                chat.CODEC,
+                {"messages": [USER], "chat_template_kwargs": {"a": None, "b": True, "c": value}},
+                f'chat_template_kwargs["c"]: got {got}, allowed true or false, a number from'
+                " -1000000 to 1000000 or a text of at most 1024 characters.",
+            )
+            for value, got in (
+                ([1], "[1]"),
+                ({}, "{}"),
+                (1_000_001, "1000001"),
+                (-1_000_000.5, "-1000000.5"),
+                (10**30, "1" + "0" * 30),
+                ("x" * 1025, f'"{"x" * 76}...'),
+            )
+        ),
+        (
+            chat.CODEC,
+            {"messages": [USER], "chat_template_kwargs": {f"{n:02}": 1 for n in range(17)}},
+            'chat_template_kwargs: got {"00":1,"01":1,"02":1,"03":1,"04":1,"05":1,"06":1,"07":1,'
+            '"08":1,"09":1,"10":1..., allowed an object of at most 16 members.',
+        ),
+        (
+            chat.CODEC,
+            {"messages": [USER], "chat_template_kwargs": {"": 1}},
+            'a name in chat_template_kwargs: got {"":1}, allowed a text of 1 to 64 characters.',
+        ),
+        (
+            chat.CODEC,
+            {"messages": [USER], "chat_template_kwargs": "enable_thinking"},
+            'chat_template_kwargs: got "enable_thinking", allowed an object of at most 16 members.',
+        ),
+        (
+            chat.CODEC,
+            {"messages": [USER], "reasoning_effort": "little"},
+            'reasoning_effort: got "little", allowed "high", "low", "max", "medium", "minimal",'
+            ' "none" or "xhigh".',
+        ),
     ],
-    ids=["flat", "nested", "biases", "bias"],
 )
 def test_what_is_made_one_by_one_is_bounded(
     codec: Codec, body: dict[str, Any], message: str

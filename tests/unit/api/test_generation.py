@@ -181,6 +181,46 @@ def test_a_tool_choice_survives(choice: str) -> None:
     assert chat.CODEC.parse(chat.CODEC.canonical_body(call, call.inputs)) == call
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"enable_thinking": False},
+        {"b": 1, "a": "text", "c": None, "d": 0.5, "e": -1_000_000, "f": "x" * 1024, "g": ""},
+        {"n" * 64: True},
+        {f"v{number}": number for number in range(16)},
+    ],
+)
+def test_variables_of_the_template_survive(variables: dict[str, Any]) -> None:
+    call = conversation(chat_template_kwargs=variables)
+    assert generation.parameters_of(call).chat_template_kwargs == variables
+    kinds = [type(value) for value in call.parameters["chat_template_kwargs"].values()]
+    assert kinds == [type(value) for value in variables.values()]
+    assert chat.CODEC.parse(chat.CODEC.canonical_body(call, call.inputs)) == call
+    turned = dict(reversed(variables.items()))
+    again = conversation(chat_template_kwargs=turned)
+    assert again.canonical_parameters() == call.canonical_parameters()
+
+
+def test_other_variables_are_another_question() -> None:
+    asked = [
+        conversation(chat_template_kwargs=variables).canonical_parameters()
+        for variables in ({}, {"a": True}, {"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": None}, {"b": 1})
+    ]
+    assert len(set(asked)) == len(asked)
+    for nothing in ({"chat_template_kwargs": None}, {"reasoning_effort": None}):
+        assert conversation(**nothing) == conversation(chat_template_kwargs={}) == conversation()
+
+
+def test_effort_is_a_variable_of_the_template() -> None:
+    as_variable = conversation(chat_template_kwargs={"reasoning_effort": "low", "a": 1})
+    assert conversation(chat_template_kwargs={"a": 1}, reasoning_effort="low") == as_variable
+    both = {"chat_template_kwargs": {"reasoning_effort": "low", "a": 1}, "reasoning_effort": "low"}
+    assert conversation(**both) == as_variable
+    assert chat.CODEC.parse(chat.CODEC.canonical_body(as_variable, as_variable.inputs)) == (
+        as_variable
+    )
+
+
 def test_a_stream_is_the_same_call_written_otherwise() -> None:
     plain, streamed = conversation(), conversation(stream=True)
     assert plain.stream is None
@@ -252,6 +292,34 @@ def test_a_stream_is_the_same_call_written_otherwise() -> None:
             "invalid_field",
             "max_tokens",
             "got 1",
+        ),
+        *(
+            (
+                chat,
+                {"messages": [USER], "chat_template_kwargs": {"a": 1, name: "x"}},
+                "invalid_field",
+                f'chat_template_kwargs["{name}"]',
+                "renderer's own",
+            )
+            for name in ("messages", "tools", "add_generation_prompt", "bos_token", "namespace")
+        ),
+        (
+            chat,
+            {
+                "messages": [USER],
+                "chat_template_kwargs": {"reasoning_effort": "low"},
+                "reasoning_effort": "high",
+            },
+            "invalid_field",
+            "reasoning_effort",
+            'got "high" beside "low" in chat_template_kwargs',
+        ),
+        (
+            completions,
+            {"prompt": "a", "chat_template_kwargs": {}},
+            "unknown_field",
+            "chat_template_kwargs",
+            "not known",
         ),
         (
             chat,

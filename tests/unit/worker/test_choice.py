@@ -6,7 +6,15 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from sluice_api.shapes.generation import Delta
 from sluice_worker.engines.decoder.sampling import Drawn
@@ -106,6 +114,17 @@ def test_half_a_character_never_shows(text: str) -> None:
     deltas = written(text, writing())
     assert all("�" not in delta.text for delta in deltas)
     assert shown(deltas) == text
+
+
+def test_marks_of_a_thought_show_unless_the_tokenizer_calls_them_special() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens([AddedToken("<think>", special=False)])
+    tokenizer.add_special_tokens([AddedToken("<|channel|>", special=True)])
+    made = writing(tokenizer=tokenizer)
+    for token in tokenizer.encode("<think>hm<|channel|>ha").ids:
+        made.take(Drawn(token))
+    made.finish("stop")
+    assert made.choice().text == "<think>hmha"
 
 
 def test_what_may_be_the_beginning_of_a_stop_waits() -> None:

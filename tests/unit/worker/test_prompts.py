@@ -112,7 +112,7 @@ def test_a_members_name_in_a_tool_does_not_matter_either() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
     template = "{{ messages[0].role }}{{ tools | tojson }}"
     quoting = Quoting([("<|end|>", True), ("user", True)])
-    parts = ChatTemplate(template, {}).render(json.dumps([HI]), json.dumps([tool]), quoting)
+    parts = ChatTemplate(template, {}).render(json.dumps([HI]), json.dumps([tool]), {}, quoting)
     assert "".join(parts).count("<|end|>") == 2
     assert not any("<|end|>" in part for part in parts)
     assert parts[0].startswith("user"), "a message's own role stays whole"
@@ -122,11 +122,11 @@ def test_what_is_no_special_token_is_tokenised_as_a_whole() -> None:
     quoting = Quoting([("<|im_end|>", False), ("</s>", True), ("<think>", False), ("|", True)])
     template = ChatTemplate("{{ messages[0].content }}", {})
     for text in ("a<think>b|<|end|>", "<|im_ end|>", "\U000f0000"):
-        assert template.render(json.dumps([{"role": "user", "content": text}]), None, quoting) == [
-            text
-        ]
+        assert template.render(
+            json.dumps([{"role": "user", "content": text}]), None, {}, quoting
+        ) == [text]
     forged = json.dumps([{"role": "user", "content": 'a</s>b"<|im_end|>'}])
-    assert template.render(forged, None, quoting) == ["a<", '/s>b"<', "|im_end|>"]
+    assert template.render(forged, None, {}, quoting) == ["a<", '/s>b"<', "|im_end|>"]
 
 
 def test_tools_and_earlier_calls_reach_the_template() -> None:
@@ -244,7 +244,7 @@ def test_a_conversation_is_rendered_as_transformers_does(several: bool, tmp_path
         expected = fast.apply_chat_template(
             messages, tools=offers, tokenize=False, add_generation_prompt=True
         )
-        assert loaded.render(str(told), tools, Quoting([])) == [expected]
+        assert loaded.render(str(told), tools, {}, Quoting([])) == [expected]
 
 
 def test_what_a_model_offers_depends_on_its_template(tmp_path: Path) -> None:

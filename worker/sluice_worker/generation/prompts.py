@@ -127,7 +127,8 @@ class PromptMaker:
             assert self.template is not None, "else the task is not offered"
             tools = None if parameters.tool_choice == "none" else parameters.tools
             (conversation,) = call.inputs
-            parts = self.template.render(str(conversation), tools, self._quoting)
+            variables = parameters.chat_template_kwargs
+            parts = self.template.render(str(conversation), tools, variables, self._quoting)
             return [self._rendered(parts)]
         return [self._encoded(call, index) for index in range(len(call.inputs))]
 

@@ -8,7 +8,7 @@ and no part holds the whole of one. Conversations without one are untouched.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -36,18 +36,21 @@ class Quoting:
     def __repr__(self) -> str:
         return f"<Quoting {self._pattern.pattern[:80]}>"
 
-    def marked(self, messages: list[dict[str, Any]], tools: Any) -> tuple[Any, Any, str]:
-        """Both, decoded JSON, with special tokens marked, and the mark.
+    def marked(
+        self, messages: list[dict[str, Any]], tools: Any, variables: Mapping[str, Any]
+    ) -> tuple[Any, Any, dict[str, Any], str]:
+        """All three, decoded JSON, with special tokens marked, and the mark.
 
-        Only a message's own ``role`` is left alone: it is one of a few words, and templates ask
-        for it.
+        Only a message's own ``role`` and the names of variables are left alone: the one is one of
+        a few words, and templates ask for both.
         """
-        written = msgspec.json.encode([messages, tools]).decode()
+        written = msgspec.json.encode([messages, tools, variables]).decode()
         mark = next(chr(code) for code in _PRIVATE if chr(code) not in written)
         if self._none:
-            return messages, tools, mark
+            return messages, tools, dict(variables), mark
         told = [{**self._walk(message, mark), "role": message["role"]} for message in messages]
-        return told, self._walk(tools, mark), mark
+        values = {name: self._walk(value, mark) for name, value in variables.items()}
+        return told, self._walk(tools, mark), values, mark
 
     def _walk(self, value: Any, mark: str) -> Any:
         match value:

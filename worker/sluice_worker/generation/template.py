@@ -12,8 +12,10 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sluice_api.errors import ApiError
+from sluice_api.shapes.template_variables import FIELD, Variables, place
 from sluice_api.wording import sentence
 from sluice_worker.generation.quoting import Quoting
+from sluice_worker.generation.variables import check_read
 from sluice_worker.models.errors import ModelRejected
 from sluice_worker.models.manifest import CHAT_TEMPLATE, TOOL_TEMPLATE, Manifest
 
@@ -27,6 +29,8 @@ _SPECIAL = (
     "mask_token",
 )
 """What transformers lets a template name."""
+_REFUSALS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
+"""What a template raises by itself, and what becomes of values that it was not written for."""
 
 
 class ChatTemplate:
@@ -48,33 +52,58 @@ class ChatTemplate:
     def __repr__(self) -> str:
         return f"<ChatTemplate of {len(self.source)} characters>"
 
-    def render(self, messages: str, tools: str | None, quoting: Quoting) -> list[str]:
-        """The text for a conversation and tools, both canonical JSON.
+    def render(
+        self, messages: str, tools: str | None, variables: Variables, quoting: Quoting
+    ) -> list[str]:
+        """The text for a conversation and tools, both canonical JSON, and variables.
 
         Returns it in parts that are to be tokenised one by one (see ``quoting``): mostly one.
 
         Raises:
-            ApiError: the template refuses the conversation, with its own words.
+            ApiError: the template refuses what is given, with its own words, or does not read a
+                variable.
         """
         told = _as_templates_take_them(msgspec.json.decode(messages))
         offers = None if tools is None else msgspec.json.decode(tools)
-        told, offers, mark = quoting.marked(told, offers)
+        told, offers, values, mark = quoting.marked(told, offers, variables)
         try:
-            rendered: Any = render_jinja_template(
-                conversations=[told],
-                tools=offers,
-                chat_template=self.source if offers is None else self.with_tools,
-                add_generation_prompt=True,
-                **self._special,
-            )
-        except (TemplateError, TypeError, ValueError) as error:
+            check_read(variables, self._source(offers))
+            text = self._text(told, offers, values)
+        except _REFUSALS as error:
             why = sentence(str(error)[:200])
+            where = self._at_fault(error, told, offers, variables)
             raise ApiError(
                 "invalid_field",
-                f"messages: the model's chat template does not take them: {why}",
-                param="messages",
+                f"{where}: the model's chat template does not take what is given: {why}",
+                param=where,
             ) from None
-        return [part for part in str(rendered[0][0]).split(mark) if part]
+        return [part for part in text.split(mark) if part]
+
+    def _source(self, offers: Any) -> str:
+        return self.source if offers is None else self.with_tools
+
+    def _text(self, told: Any, offers: Any, values: Mapping[str, Any]) -> str:
+        rendered: Any = render_jinja_template(
+            conversations=[told],
+            tools=offers,
+            chat_template=self._source(offers),
+            add_generation_prompt=True,
+            **self._special,
+            **values,
+        )
+        return str(rendered[0][0])
+
+    def _at_fault(self, error: Exception, told: Any, offers: Any, variables: Variables) -> str:
+        """The member that the template refuses: the messages where it says the same without the
+        variables."""
+        if not variables:
+            return "messages"
+        try:
+            self._text(told, offers, {})
+        except _REFUSALS as without:
+            if str(without) == str(error):
+                return "messages"
+        return place(next(iter(variables))) if len(variables) == 1 else FIELD
 
 
 def load_template(manifest: Manifest) -> ChatTemplate | None:
