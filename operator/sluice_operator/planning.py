@@ -304,10 +304,16 @@ class _Steps:
 
 def _is_leaving(observed: Observed, revision: Revision) -> bool:
     """Whether a revision that is over still has pods, or may get some."""
-    # Its ReplicaSet leaves pods that have ended where they are, until it goes itself.
-    ended = ("Failed", "Succeeded")
-    phases = ((pod.get("status") or {}).get("phase") for pod in pods_of(observed, revision.name))
-    return bool(revision.counts.ordered) or any(phase not in ended for phase in phases)
+    return bool(revision.counts.ordered) or any(map(_goes, pods_of(observed, revision.name)))
+
+
+def _goes(pod: Object) -> bool:
+    """Whether a pod of a ReplicaSet that is to have none will be gone.
+
+    One that has ended by itself stays, until its ReplicaSet goes.
+    """
+    ended = (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+    return not ended or "deletionTimestamp" in pod["metadata"]
 
 
 def _asked(revision: Revision) -> Asked:

@@ -5,6 +5,7 @@ plane of their own, because those of the chart, in the tests' shared cluster, wo
 them.
 """
 
+import json
 import secrets
 import signal
 from collections.abc import Iterator
@@ -298,6 +299,42 @@ def test_what_others_add_to_children_goes_within_seconds(led: OperatorSite, team
     assert found["metadata"]["labels"]["owner"] == "search"
     assert found["spec"]["template"]["metadata"]["annotations"]
     assert led.condition(team, "one", "Stalled")["status"] == "False"
+
+
+def test_a_pod_has_its_deployment_until_it_is_gone(site: OperatorSite, team: str) -> None:
+    """Kubernetes' disruption controller cannot count pods whose Deployment has gone before."""
+    leader = site.start_leader("operator-a")
+    site.publish(team, "one")
+    site.cluster.until(lambda: bool(site.read(team, "pod", of="one")), "a pod")
+    (pod,) = (one["metadata"]["name"] for one in site.read(team, "pod", of="one"))
+    (old,) = (one["metadata"]["name"] for one in site.read(team, "deployment", of="one"))
+
+    def hold(*finalizers: str) -> None:
+        """Keep the pod from being gone, as a worker does that finishes what it has begun."""
+        patch = json.dumps({"metadata": {"finalizers": finalizers or None}})
+        site.cluster.kubectl("patch", "pod", pod, "-n", team, "--type=merge", "-p", patch)
+
+    def deployments() -> dict[str, int]:
+        found = site.read(team, "deployment", of="one")
+        return {one["metadata"]["name"]: one["spec"]["replicas"] for one in found}
+
+    def is_counted() -> bool:
+        budget = site.read(team, "poddisruptionbudget", "one-workers")
+        (allowed,) = budget["status"]["conditions"]
+        return bool(allowed["reason"] != "SyncFailed")
+
+    hold("example.com/busy")
+    try:
+        site.publish(team, "one", model={"uri": "hf://a/b"})
+        site.cluster.until(
+            lambda: "deletionTimestamp" in site.read(team, "pod", pod)["metadata"], "it ends"
+        )
+        site.until_quiet(leader)
+        assert deployments()[old] == 0
+        site.cluster.until(is_counted, "its budget is known")
+    finally:
+        hold()
+    site.cluster.until(lambda: old not in deployments(), "nothing of it is left")
 
 
 def test_deleting_leaves_nothing(led: OperatorSite, team: str) -> None:

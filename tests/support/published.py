@@ -154,9 +154,9 @@ class Published:
             if is_ready(pod) or "deletionTimestamp" in pod["metadata"]
         )
 
-    def warnings(self, kind: str = names.KIND) -> list[dict[str, Any]]:
-        """Warning Events of its namespace about objects of a kind."""
-        fields = f"involvedObject.kind={kind},type=Warning"
+    def warnings(self) -> list[dict[str, Any]]:
+        """Warning Events about services of its namespace."""
+        fields = f"involvedObject.kind={names.KIND},type=Warning"
         path = f"/api/v1/namespaces/{self.namespace}/events"
         found: list[dict[str, Any]] = self.cluster.read(path, fieldSelector=fields)["items"]
         return found

@@ -92,7 +92,7 @@ def test_its_pods_have_a_deployment_until_they_have_ended() -> None:
     assert ChildKey("Service", deployment.name) not in cluster.children
     assert roles(cluster) == {NEW: "stable", OLD: "old"}
     cluster.pass_time(600)
-    assert (cluster.settle().steps, cluster.settle().again_after) == ((), None)
+    assert (cluster.plan().steps, cluster.plan().again_after) == ((), None)
     cluster.children[deployment]["spec"]["replicas"] = 1
     assert cluster.plan().steps == (
         Scale("default", deployment.name, 0, "no longer needed, was 1"),
@@ -100,9 +100,11 @@ def test_its_pods_have_a_deployment_until_they_have_ended() -> None:
     cluster.settle()
     first, second = (pod for pod in cluster.pods.values() if OLD in pod["owner"])
     del cluster.pods[first["metadata"]["name"]]
-    assert cluster.settle().steps == ()
-    # One that has ended is taken away by nobody else.
-    second["status"]["phase"] = "Failed"
+    assert cluster.plan().steps == ()
+    second["status"]["phase"] = "Succeeded"
+    assert cluster.plan().steps == (), "it will be gone in a moment"
+    # One that has ended by itself is taken away by nobody else.
+    del second["metadata"]["deletionTimestamp"]
     cluster.settle()
     assert deployment not in cluster.children
     assert roles(cluster) == {NEW: "stable"}
