@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from sluice_api import names
+from tests.support.arrivals import left_out
 from tests.support.cluster.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -131,12 +132,14 @@ async def _generate(url: str, model: str, rate: float, keep_alive: bool) -> None
         aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
         asyncio.TaskGroup() as requests,
     ):
-        start, number = loop.time(), 0
+        start = due = loop.time()
+        number = 0
         while not ended.done():
             body = {"model": model, "input": f"{time.time_ns()} {number}"}
             requests.create_task(_ask(session, f"{url}/v1/embeddings", body, start))
             number += 1
-            await asyncio.wait([ended], timeout=max(0.0, start + number / rate - loop.time()))
+            due += left_out(due, loop.time()) + 1 / rate
+            await asyncio.wait([ended], timeout=max(0.0, due - loop.time()))
 
 
 async def _ask(

@@ -14,6 +14,8 @@ from functools import partial
 
 import aiohttp
 
+from tests.support.arrivals import left_out
+
 _numbers = itertools.count()
 
 
@@ -71,7 +73,7 @@ async def _run(
         while not stop.is_set():
             text = f"{next(_numbers)} " + "parcel " * (words - 1)
             tasks.create_task(_ask(load, session, url, {"model": model, "input": text}))
-            due += 1 / load.rate
+            due += left_out(due, time.monotonic()) + 1 / load.rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.support.arrivals import left_out
 from tests.support.cluster.access import Access
 
 TIMEOUT_SECONDS = 120.0
@@ -174,7 +175,8 @@ async def _send(url: str, models: list[str], phases: list[list[float]]) -> dict[
                 while rate and due < end:
                     await asyncio.sleep(max(0.0, due - time.monotonic()))
                     ask()
-                    due += 1 / rate
+                    pause = left_out(due, time.monotonic())
+                    due, end = due + pause + 1 / rate, end + pause
                 due = end
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
     return {"began": wall, "answers": sorted(answers, key=lambda answer: answer[1])}
