@@ -32,7 +32,7 @@ def etcd(site: Site) -> list[str]:
         "--unsafe-no-fsync",  # it lives in memory, and dies with the cluster
         # It gives up what takes longer than 5 s and twice this, as all that is on its way while the
         # machine stands still for some seconds. It begins by waiting for as long as this at most.
-        "--election-timeout=4000",
+        "--election-timeout=3000",
     ]
 
 
