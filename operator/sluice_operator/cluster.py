@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
+import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import (
     ConfigException,
@@ -408,6 +409,10 @@ def _last_seen(event: Object) -> str:
     )
 
 
+_MISSHAPEN: Final = (yaml.YAMLError, TypeError, ValueError, LookupError, AttributeError)
+"""What the client's reader of kubeconfigs trips over in a file of another shape."""
+
+
 async def connect(instruments: Instruments, pace: Pace) -> Cluster:
     """The cluster this process runs in, or the one ``KUBECONFIG`` points to.
 
@@ -419,9 +424,12 @@ async def connect(instruments: Instruments, pace: Pace) -> Cluster:
             load_incluster_config(configuration)  # type: ignore[no-untyped-call]
         else:
             await load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError) as error:
+    except (ConfigException, OSError, *_MISSHAPEN) as error:
+        file = os.environ.get("KUBECONFIG", "~/.kube/config")
+        what = f"{file} is no kubeconfig: " if isinstance(error, _MISSHAPEN) else ""
+        why = sentence(" ".join(str(error).split()))
         raise ValueError(
-            f"no way to an API server: {sentence(str(error))} Run in a pod, or set KUBECONFIG."
+            f"no way to an API server: {what}{why} Run in a pod, or set KUBECONFIG."
         ) from None
     configuration.connection_pool_maxsize = 32
     # An HTTP proxy of the environment is for the world outside, not for the API server.

@@ -127,3 +127,19 @@ def test_no_way_to_a_cluster_is_a_line_and_not_a_traceback(
     assert f"no way to an API server: {why}" in ended.stderr
     assert ".." not in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2", "only text", "current-context: a\ncontexts: 7\n"])
+def test_a_file_that_is_no_kubeconfig_is_named(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "config"
+    config.write_text(text)
+    ended = subprocess.run(
+        [sys.executable, "-m", "sluice_operator"],
+        env=NEEDED | {"KUBECONFIG": str(config), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert ended.returncode == 78
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"sluice-operator: no way to an API server: {config} is no kubeconfig: ")
