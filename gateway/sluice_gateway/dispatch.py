@@ -25,6 +25,7 @@ from typing import Any, Final
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.routes import check_task
+from sluice_api.shapes.v2 import named_model
 from sluice_gateway import composition, tensors
 from sluice_gateway.access_log import AccessLog
 from sluice_gateway.auth import Authenticator, Tenant
@@ -182,7 +183,7 @@ class Dispatcher:
         head = request.head
         assert head.route is not None
         call = head.route.codec.parse(request.body)
-        name = head.model if head.model is not None else call.model
+        name = named_model(head.model, call)
         service = self._services.resolve(name, tenant, call.task)
         if service.canary is not None:
             service = service.pick()
@@ -410,7 +411,7 @@ class Dispatcher:
 
     def _answer(self, exchange: Exchange) -> None:
         call, head = exchange.call, exchange.request.head
-        named = head.model if head.model is not None else call.model
+        named = named_model(head.model, call)
         if exchange.renew:
             self._renewals.want(exchange, time.monotonic())
         answer = exchange.answer_items(named if named is not None else exchange.service.name)

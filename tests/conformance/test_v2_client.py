@@ -290,6 +290,14 @@ for _named, _inputs, _outputs in (
     case(INFER, f"does {_named}")(_task(_named, _inputs, _outputs))
 
 
+@case(INFER, "takes the model's name in the body too, as KServe's client sends it")
+def _(client: Any, base: str) -> None:
+    body = {"id": "1", "model_name": "emb", "inputs": [as_json()]}
+    for path in ("emb", "team%2Femb"):
+        told = post(f"{base}/v2/models/{path}/infer", body)
+        assert told.status == 200 and told["id"] == "1"
+
+
 @case(INFER, "tells the task by the names of the inputs")
 def _(client: Any, base: str) -> None:
     inputs = [as_json("query"), as_json()]
@@ -392,6 +400,11 @@ for _name, _body, _code, _told in (
         *("invalid_field", "inputs[0].data[0]: got 5"),
     ),
     ("an empty text", {"inputs": [as_json(data=[""])]}, "invalid_field", "empty"),
+    (
+        "another model's name in the body",
+        {"inputs": [as_json()], "model_name": "nlp"},
+        *("invalid_field", 'model_name: got "nlp", the path names "emb"'),
+    ),
     (
         "a parameter of another task",
         {"inputs": [as_json()], "parameters": {"task": "embeddings", "top_k": 2}},

@@ -138,7 +138,8 @@ async def infer(
     deadline = deadline_of(head, worker.settings.timeout_seconds)
     body = await read_body(head, receive, worker.settings.max_body_bytes)
     call = codec.parse(body)
-    asked = next(name for name in (named, call.model, service) if name is not None)
+    wish = v2.named_model(named, call)
+    asked = service if wish is None else wish
     _check_name(asked, service)
     wanted = Asked(
         asked,

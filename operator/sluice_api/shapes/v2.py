@@ -2,7 +2,8 @@
 
 Input tensors are of datatype BYTES and shape ``[n]`` (or ``[n, 1]``); which ones a task takes and
 what it answers stands in ``shapes.tensors``. The task is the service's first one that has tensors,
-unless ``parameters.task`` or the inputs' names say another.
+unless ``parameters.task`` or the inputs' names say another. KServe's client says the model's name
+in the body as well.
 """
 
 from functools import cache
@@ -85,6 +86,7 @@ class V2Parameters(msgspec.Struct, forbid_unknown_fields=True):
 class V2Request(msgspec.Struct, forbid_unknown_fields=True):
     inputs: list[V2Input]
     id: str | None = None
+    model_name: str | None = None
     parameters: V2Parameters = msgspec.field(default_factory=V2Parameters)
     outputs: list[V2Output] | None = None
 
@@ -123,7 +125,7 @@ class V2Codec:
         named = given.pop("task", None)
         call = Call(
             codec=self,
-            model=None,
+            model=request.model_name,
             task=None,
             inputs=check_inputs(texts, self.field, listed=len(texts) > 1),
             parameters={"unsettled": _Unsettled(given, given_texts)},
@@ -152,6 +154,19 @@ class V2Codec:
 
     def extract(self, call: Call, body: bytes) -> list[Item]:
         raise ValueError("this shape does not hold whole items")
+
+
+def named_model(path: str | None, call: Call) -> str | None:
+    """The model that is asked for, by the path or the body. Raises ApiError if they disagree."""
+    if path is None or call.model is None:
+        return call.model if path is None else path
+    if call.model not in (path, path.rpartition("/")[2]):
+        raise ApiError(
+            "invalid_field",
+            f"model_name: got {shown(call.model)}, the path names {shown(path)}.",
+            param="model_name",
+        )
+    return path
 
 
 def with_task(call: Call, *tasks: Task) -> Call:
