@@ -247,6 +247,36 @@ def test_a_conversation_is_rendered_as_transformers_does(several: bool, tmp_path
         assert loaded.render(str(told), tools, {}, Quoting([])) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages %}[{{ m.role + ':' + m.content }}]{% endfor %}", "[assistant:]"),
+        (
+            "{{ tools[0].function.parameters.properties | length }}{{ messages[0].role }}",
+            "0assistant",
+        ),
+        ("{{ 'f: ' + tools[0].function.description }}{{ messages[0].role }}", "f: assistant"),
+    ],
+)
+def test_what_clients_leave_out_is_empty_for_templates_that_cannot_do_without(
+    template: str, expected: str
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = json.dumps([{"role": "assistant", "content": None, "tool_calls": [call]}])
+    tools = json.dumps([{"type": "function", "function": {"name": "f"}}])
+    parts = ChatTemplate(template + "{% if tools %}{% endif %}", {}).render(
+        messages, tools, {}, Quoting([])
+    )
+    assert parts == [expected]
+
+
+def test_a_template_that_misses_something_else_is_told_of() -> None:
+    with pytest.raises(ApiError, match="has no attribute 'colour'"):
+        ChatTemplate("{{ 'x' + messages[0].colour }}", {}).render(
+            json.dumps([HI]), None, {}, Quoting([])
+        )
+
+
 def test_what_a_model_offers_depends_on_its_template(tmp_path: Path) -> None:
     bare = folder(tmp_path, tokenizer_config__json={})
     assert offered(bare, None) == (Task.TEXT_GENERATION,)

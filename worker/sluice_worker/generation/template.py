@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from jinja2 import TemplateError
+from jinja2 import TemplateError, UndefinedError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sluice_api.errors import ApiError
@@ -83,6 +83,12 @@ class ChatTemplate:
         return self.source if offers is None else self.with_tools
 
     def _text(self, told: Any, offers: Any, values: Mapping[str, Any]) -> str:
+        try:
+            return self._rendered(told, offers, values)
+        except UndefinedError:  # Some ask for what OpenAI's clients leave out.
+            return self._rendered(_with_contents(told), _with_parameters(offers), values)
+
+    def _rendered(self, told: Any, offers: Any, values: Mapping[str, Any]) -> str:
         rendered: Any = render_jinja_template(
             conversations=[told],
             tools=offers,
@@ -152,3 +158,16 @@ def _as_templates_take_them(messages: list[dict[str, Any]]) -> list[dict[str, An
             except msgspec.DecodeError:
                 pass  # A model's own mistake, come back: the template gets the text.
     return told
+
+
+def _with_contents(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With an empty text in messages that are calls alone; Qwen 3's first template joins it."""
+    return [{"content": "", **message} for message in messages]
+
+
+def _with_parameters(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """With an empty description, and the schema of no parameters; Hermes' template writes both."""
+    if tools is None:
+        return None
+    absent = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    return [{**tool, "function": {**absent, **tool["function"]}} for tool in tools]
