@@ -103,6 +103,8 @@ def completed(call: Call, finder: Finder, found: list[list[tokens.Entity]]) -> C
 
 def refused(call: Call, finder: Finder, error: ApiError) -> ApiError:
     """``error`` about the completed ``call``, to who never wrote the entities that it names."""
+    # The worker was asked with a list, whatever the caller wrote.
+    error = at_caller(error, call, [*range(len(call.inputs))])
     for index in finder.indexes:
         where = f"{place(call, index)}.entities"
         if error.param == where:

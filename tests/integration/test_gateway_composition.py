@@ -211,14 +211,21 @@ async def test_a_model_that_refuses_found_entities_is_told_of_by_who_has_them_fo
 ) -> None:
     words = "this model finds the entities itself. Leave it out."
     given = {"text": f"b in {model}", "entities": FOUND}
-    platform.relater.behaviour = relating(
-        refuse=ApiError("invalid_field", f"input.entities: {words}", param="input.entities")
-    )
-    for _ in range(2):  # By the worker, and as remembered.
-        reply = await platform.ask(f"a in {model}", model=model, parameters=parameters)
+
+    def refuse(where: str) -> None:
+        platform.relater.behaviour = relating(
+            refuse=ApiError("invalid_field", f"{where}: {words}", param=where)
+        )
+
+    for headers in ({}, {}, {"cache_control": "no-store"}):  # By the worker, and as remembered.
+        refuse("input[0].entities")  # It is asked with a list.
+        reply = await platform.ask(
+            f"a in {model}", model=model, parameters=parameters, headers=headers
+        )
         error = reply.json()["error"]
         assert (reply.status, error["param"]) == (400, param)
         assert error["message"].startswith(f"{told}: {words}")
+        refuse("input.entities")
         own = await platform.ask(given, model=model, parameters=parameters)
         assert own.json()["error"]["param"] == "input.entities", "which the caller did send"
 
