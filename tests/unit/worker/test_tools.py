@@ -22,7 +22,7 @@ def parsed(
     choice: str = "auto",
     cut: bool = False,
 ) -> tuple[str, list[ToolCall]]:
-    parser = parser_for(template, choice)
+    parser = parser_for(template, choice, {"weather"})
     assert parser is not None
     ends = [*sorted(min(cut, len(text)) for cut in cuts or []), len(text)]
     begin, found = 0, []
@@ -64,6 +64,8 @@ CASES = [
     (LLAMA, f"<|python_tag|>{OSLO}; {BERN}", "", ["Oslo", "Bern"]),
     (LLAMA, "It rains in {Bern}.", "It rains in {Bern}.", []),
     (LLAMA, '{"no": "call"}', '{"no": "call"}', []),
+    (LLAMA, '{"name": "Bern", "canton": "BE"}', '{"name": "Bern", "canton": "BE"}', []),
+    (LLAMA, f'{OSLO}; {{"name": "Bern"}}', f'{OSLO}; {{"name": "Bern"}}', []),
 ]
 
 
@@ -151,6 +153,17 @@ def test_text_streams_on_until_a_call_may_begin() -> None:
 
 def test_a_template_without_a_known_spelling_has_no_parser() -> None:
     assert parser_for("{{ messages }}", "auto") is None
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "<tool_call>\n<function=example>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>",
+        "<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n</tool_call>",
+    ],
+)
+def test_a_spelling_between_known_tags_that_is_no_json_has_no_parser(shown: str) -> None:
+    assert parser_for("{% if tools %}" + shown, "auto") is None
 
 
 def test_what_is_no_call_is_none() -> None:

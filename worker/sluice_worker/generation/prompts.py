@@ -7,6 +7,8 @@ computing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from sluice_api.call import Call, place
 from sluice_api.errors import ApiError
 from sluice_api.shapes.generation import Parameters, parameters_of
@@ -112,7 +114,8 @@ class PromptMaker:
             return None
         assert self.template is not None, "only a chat has tools"
         source = self.template.with_tools
-        parser = parser_for(source, parameters.tool_choice) if "tools" in source else None
+        offered = {tool["function"]["name"] for tool in msgspec.json.decode(parameters.tools)}
+        parser = parser_for(source, parameters.tool_choice, offered) if "tools" in source else None
         if parser is None:
             raise ApiError(
                 "invalid_field",

@@ -8,6 +8,7 @@ text was cut inside a call, that call comes with the part of its arguments that 
 import json
 import re
 import secrets
+from collections.abc import Collection
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -20,6 +21,8 @@ _OBJECT = re.compile(
 """What may stand before a JSON object: brackets of lists, and the bare name of a call."""
 _NAME = re.compile(r'\{\s*+"name"\s*+:\s*+(?P<name>"(?:[^"\\]|\\.)*+")')
 _ARGUMENTS = re.compile(r'\s*+,\s*+"(?:arguments|parameters)"\s*+:\s*+')
+_OTHER_SPELLINGS = ("<function=", "<arg_key>")
+"""Of models that put no JSON between Hermes' tags: Qwen3-Coder and its kin, GLM 4.5."""
 _reader = json.JSONDecoder()  # Not msgspec's: this one tells where a value ends.
 
 
@@ -40,10 +43,11 @@ class ToolParser(Protocol):
         ...
 
 
-def parser_for(template: str, choice: str) -> ToolParser | None:
+def parser_for(template: str, choice: str, offered: Collection[str] = ()) -> ToolParser | None:
     """The parser for a template's spelling; None where it shows none that is known.
 
     Args:
+        offered: the names of the tools; bare JSON that names another is an answer and no call.
         choice: the canonical ``tool_choice``; ``required`` and a name are written as bare JSON,
             because a grammar sees to it.
     """
@@ -51,12 +55,14 @@ def parser_for(template: str, choice: str) -> ToolParser | None:
         return WholeText(named=choice[1:])
     if choice == "required":
         return WholeText()
+    if any(spelling in template for spelling in _OTHER_SPELLINGS):
+        return None
     if "<tool_call>" in template:
         return Tagged("<tool_call>", "</tool_call>")
     if "[TOOL_CALLS]" in template:
         return Tagged("[TOOL_CALLS]", None)
     if "<|python_tag|>" in template or '"parameters": dictionary' in template:
-        return WholeText(marker="<|python_tag|>")
+        return WholeText(marker="<|python_tag|>", offered=offered)
     return None
 
 
@@ -109,10 +115,18 @@ class WholeText:
     Args:
         named: the text is the arguments of this function alone.
         marker: may stand before the JSON.
+        offered: without the marker, a call is one of these.
     """
 
-    def __init__(self, *, named: str | None = None, marker: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        named: str | None = None,
+        marker: str | None = None,
+        offered: Collection[str] = (),
+    ) -> None:
         self._named = named
+        self._offered = offered
         self._marker = marker
         self._always = marker is None
         self._pending = ""
@@ -136,8 +150,13 @@ class WholeText:
         text = self._pending.strip()
         if self._named is not None:
             return Found(calls=(_call(self._named, text),))
-        calls = read_calls(text.removeprefix(self._marker or ""), cut=cut)
-        return Found("" if calls or self._always else self._pending, tuple(calls))
+        bare = text.removeprefix(self._marker or "")
+        calls = read_calls(bare, cut=cut)
+        if self._always:
+            return Found(calls=tuple(calls))
+        if bare == text and not all(call.function.name in self._offered for call in calls):
+            calls = []
+        return Found("" if calls else self._pending, tuple(calls))
 
 
 def read_calls(text: str, *, cut: bool = False) -> list[ToolCall]:
