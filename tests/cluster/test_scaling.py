@@ -80,8 +80,11 @@ def test_from_zero_up_under_load_down_and_to_zero(cluster: Cluster, namespace: s
         assert ordered is not None
         assert ordered < woken.began + woken.last, "ordered for the request, and answered by it"
 
-        phases = [Phase(5, 4), Phase(50, 15), Phase(5, 50), Phase(0, 0.1)]
-        with start(cluster, GATEWAY, [service.model], phases) as load:
+        phases = [Phase(0, 4), Phase(45, 15)]
+        with (
+            cluster_load(cluster, GATEWAY, service.model, 5) as lasting,
+            start(cluster, GATEWAY, [service.model], phases) as load,
+        ):
             service.until(lambda: log.now("model").ready >= 3, "enough replicas for 50 req/s")
             service.until(
                 lambda: hpa_says(service, "ScalingActive").startswith("True"), "HPA works"
@@ -90,9 +93,10 @@ def test_from_zero_up_under_load_down_and_to_zero(cluster: Cluster, namespace: s
                 lambda: hpa_reads(service) in ("1", "1000m"), "the HPA reads one a replica from us"
             )
             outcome = load.finish()
+            service.until(lambda: log.now("model").ordered <= 2, "it falls with the load")
         assert not outcome.failed, reasons(outcome.failed)
+        assert lasting.failures == []
         assert log.peak("model") <= 5
-        assert log.now("model").ordered <= 2, "it fell with the load, not with its end"
         service.until(lambda: log.now("model").ordered == 0, "asleep")
         assert service.status["scaling"]["rule"] == "idle"
 
