@@ -22,7 +22,7 @@ _SENTINEL_LOGIN: Final = ("sentinel_username", "sentinel_password")
 _WHERE: Final = "\0"
 """Stands for host and port in a URL."""
 _ASK_SECONDS: Final = 0.5
-"""For one sentinel or node to answer."""
+"""For one sentinel or node to be reached, and again to answer."""
 
 
 class Place(Protocol):
@@ -127,18 +127,17 @@ async def read_slots(cluster: Cluster, host: str, port: int) -> Slots:
 async def _ask(url: str, *words: str) -> Any:
     """One command on a connection of its own. Raises OSError when there is no good reply.
 
-    In a task of its own: redis-py sends through ``asyncio.wait_for``, which before Python 3.12
-    loses a cancellation that comes together with its result, and who waits here could not be ended.
+    In a task of its own, which only its own deadlines end: redis-py sends through
+    ``asyncio.wait_for``, which before Python 3.12 loses a cancellation that comes together with its
+    result, so that who waits here could not be ended; and one that comes while it connects leaves
+    the connection open.
     """
     asking = asyncio.create_task(_answer(url, words), name="redis question")
     asking.add_done_callback(_look_at)
     try:
-        await asyncio.wait([asking], timeout=_ASK_SECONDS)
-        if not asking.done():
-            raise OSError("no answer in time")
-        return asking.result()
+        return await asyncio.shield(asking)
     finally:
-        asking.cancel()
+        await asyncio.wait([asking])
 
 
 async def _answer(url: str, words: tuple[str, ...]) -> Any:
@@ -147,7 +146,12 @@ async def _answer(url: str, words: tuple[str, ...]) -> Any:
     from redis.backoff import NoBackoff
     from redis.exceptions import RedisError
 
-    client: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 0))
+    client: Any = Redis.from_url(
+        url,
+        socket_connect_timeout=_ASK_SECONDS,
+        socket_timeout=_ASK_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
     try:
         return await client.execute_command(*words)
     except (RedisError, TimeoutError) as error:
