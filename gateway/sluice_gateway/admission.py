@@ -21,11 +21,14 @@ from sluice_gateway.metrics import QueueSeries
 from sluice_gateway.timers import Timer, TimerWheel
 
 DEFAULT_START_SECONDS: Final = 5.0
-_WEIGHT: Final = 0.1
-"""Of a new observation in a learnt mean."""
+_WEIGHT: Final = 0.2
+"""Of a new round of turns in the learnt mean."""
 _MOST: Final = 3.0
-"""Times the mean, that one observation counts for: workers may have stood still for some seconds
-with all that was on its way, and nobody who comes after that has to wait as long."""
+"""Times the mean, that one round counts for: workers may have stood still for some seconds with all
+that was on its way, and nobody who comes after that has to wait as long."""
+_FEW: Final = 5
+"""Rounds, of which the shortest counts alone: a first request meets cold connections and workers,
+and who is refused on its account could have been served."""
 
 
 class Waiter(Holder, Queued, Protocol):
@@ -104,6 +107,10 @@ class Admission:
         """What ends the waiting of those whose service bounds it."""
         self._ready_since = 0.0
         self._turn_seconds = 0.0
+        self._rounds = 0
+        self._round_began = 0.0
+        self._round_seconds = 0.0
+        self._round_turns = 0
         self._pumping = False
         self._passed_over: list[Waiter] = []
         self._unblock: Timer | None = None
@@ -211,12 +218,26 @@ class Admission:
             self._pumping = False
         self._wait_for_unblocking()
 
-    def took(self, seconds: float) -> None:
-        """Learn how long a request occupies a slot."""
-        if mean := self._turn_seconds:
+    def took(self, seconds: float, now: float) -> None:
+        """Learn how long a request occupies a slot.
+
+        Requests that were on their way together are a round, which counts once: what holds up a
+        worker or the machine holds up all of them.
+        """
+        if now - seconds >= self._round_began:
+            if self._round_turns:
+                self._learn(self._round_seconds / self._round_turns)
+            self._round_began, self._round_seconds, self._round_turns = now, 0.0, 0
+        self._round_seconds += seconds
+        self._round_turns += 1
+
+    def _learn(self, seconds: float) -> None:
+        mean = self._turn_seconds
+        self._rounds += 1
+        if self._rounds > _FEW:
             self._turn_seconds += _WEIGHT * (min(seconds, _MOST * mean) - mean)
         else:
-            self._turn_seconds = seconds
+            self._turn_seconds = min(seconds, mean or seconds)
 
     def readiness_changed(self, ready: bool, now: float) -> None:
         """Learn how long a start takes, and give waiting requests to who became ready."""
@@ -315,7 +336,7 @@ class Admission:
 
     def _check_room(self, waiter: Waiter, now: float) -> None:
         ready = bool(self._endpoints.ready)
-        if ready:
+        if ready and self._rounds >= _FEW:
             wait = self.predicted_wait(self._waiting.ahead_of(waiter) + 1)
             if now + wait > waiter.deadline:
                 raise ApiError(

@@ -156,7 +156,7 @@ class Direct(msgspec.Struct, eq=False):
         now = time.monotonic()
         took = now - self.sent
         lease.endpoint.served(answer, now)
-        service.admission.took(took)
+        service.admission.took(took, now)
         computed = answer.service
         service.tally.completed(took if computed is None else computed, len(self.call.inputs))
         if self.slot is not None:

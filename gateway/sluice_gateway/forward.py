@@ -320,7 +320,7 @@ class Forward:
         if answer.digest != expected and answer.digest and expected:
             message = f"answers with digest {answer.digest}"
             endpoint.failed(now, "digest", prove=True, message=message)
-        service.admission.took(now - self._sent)
+        service.admission.took(now - self._sent, now)
         if not job.background:
             service.tally.completed(service_seconds, job.units)
 

@@ -148,6 +148,7 @@ class Eyes:
     def _look(self, watched: Mapping[str, Case], records: dict[str, Record]) -> None:
         pods = self.list("/api/v1", "pods")
         deployments = self.list("/apis/apps/v1", "deployments")
+        addresses = self.list("/api/v1", "services")
         events = self.list("/api/v1", "events")
         seen_at = time.monotonic()
         services = {
@@ -157,7 +158,7 @@ class Eyes:
         told_at = time.monotonic()
         for name, case in watched.items():
             record = records[name]
-            scene = scene_of(name, pods, deployments, events)
+            scene = scene_of(name, pods, deployments, addresses, events)
             record.tell(seen_at, pods_told(scene.pods))
             if record.shown_at is None and case.shown(scene):
                 record.shown_at = seen_at

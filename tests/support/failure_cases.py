@@ -45,6 +45,7 @@ class Scene:
 
     pods: Sequence[Object]
     deployments: Sequence[Object]
+    services: Sequence[Object]
     events: Sequence[Object]
 
 
@@ -195,6 +196,12 @@ def workers_are_ready(count: int) -> Evidence:
 def at_once(scene: Scene) -> bool:
     """Nothing has to be shown: the spec or an object that was there says it."""
     return True
+
+
+def deployment_comes_next(scene: Scene) -> bool:
+    """The API server says what it has against a Deployment to nobody but who writes it, which the
+    operator does after the Service of its pods."""
+    return bool(scene.services)
 
 
 # Cases -------------------------------------------------------------------------------------------
@@ -448,7 +455,7 @@ def cases(volume_name: str) -> tuple[Case, ...]:
             "bad-selector",
             "InvalidSpec",
             ("bad key!", "Correct spec.hardware.nodeSelector."),
-            at_once,
+            deployment_comes_next,
             {"hardware__nodeSelector": {"bad key!": "x"}},
             condition=("Stalled", "True"),
         ),
@@ -456,7 +463,7 @@ def cases(volume_name: str) -> tuple[Case, ...]:
             "bad-affinity",
             "InvalidSpec",
             ("not declared in schema", "Correct spec.hardware.affinity.nodeAffinity.nonsense."),
-            at_once,
+            deployment_comes_next,
             {"hardware__affinity": {"nodeAffinity": {"nonsense": True}}},
             condition=("Stalled", "True"),
         ),
@@ -479,7 +486,7 @@ def cases(volume_name: str) -> tuple[Case, ...]:
     )
 
 
-def scene_of(name: str, pods: Any, deployments: Any, events: Any) -> Scene:
+def scene_of(name: str, pods: Any, deployments: Any, services: Any, events: Any) -> Scene:
     """What concerns one service, of all that a namespace holds."""
 
     def belongs(item: Object) -> bool:
@@ -490,6 +497,7 @@ def scene_of(name: str, pods: Any, deployments: Any, events: Any) -> Scene:
     return Scene(
         mine,
         [deployment for deployment in deployments if belongs(deployment)],
+        [service for service in services if belongs(service)],
         [event for event in events if event["involvedObject"].get("name") in names],
     )
 

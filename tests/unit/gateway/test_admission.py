@@ -146,9 +146,18 @@ async def test_bounded(queue: Queue) -> None:
     assert refused.value.code == "overloaded" and refused.value.retry_after
 
 
+def rounds(queue: Queue, seconds: float, count: int, now: float, together: int = 1) -> float:
+    """Have requests take so long, ``together`` at a time; when the last of them ended."""
+    for _ in range(count):
+        now += seconds
+        for _ in range(together):
+            queue.admission.took(seconds, now)
+    return now
+
+
 async def test_wait_beyond_the_deadline_is_refused_at_once(queue: Queue) -> None:
     queue.worker(1)
-    queue.admission.took(2.0)
+    rounds(queue, 2.0, 10, now=0.0)
     queue.submit()
     queue.submit(deadline=2.5)
     with pytest.raises(ApiError) as refused:
@@ -157,16 +166,31 @@ async def test_wait_beyond_the_deadline_is_refused_at_once(queue: Queue) -> None
     assert refused.value.retry_after == pytest.approx(4.0)
 
 
-def test_workers_that_stood_still_make_nobody_wait_in_advance(queue: Queue) -> None:
-    queue.worker(1)
-    for _ in range(100):
-        queue.admission.took(0.1)
-    for _ in range(8):  # All that was on its way.
-        queue.admission.took(9.0)
-    assert queue.admission.predicted_wait(10) < 10 * 0.5, "with the mean it would be 51 s"
-    for _ in range(100):
-        queue.admission.took(9.0)
-    assert queue.admission.predicted_wait(10) == pytest.approx(90, rel=0.1), "they are slow now"
+async def test_a_slow_beginning_refuses_nobody(queue: Queue) -> None:
+    queue.worker(16)
+    now = rounds(queue, 8.0, 1, now=0.0, together=16)
+    for after in range(8):
+        requests = [queue.submit() for _ in range(99)]
+        assert not [request for request in requests if request.refusal], f"{after} rounds later"
+        for request in requests:
+            queue.admission.withdraw(request)
+            if request.lease is not None:
+                request.lease.release()
+        now = rounds(queue, 0.02, 1, now, together=16)
+
+
+async def test_workers_that_stood_still_make_nobody_wait_in_advance(queue: Queue) -> None:
+    queue.worker(16)
+    now = rounds(queue, 0.1, 100, now=0.0, together=16)
+    before = queue.admission.predicted_wait(160)
+    assert before == pytest.approx(1.0)
+    now = rounds(queue, 9.0, 1, now, together=16)  # All that was on its way.
+    now = rounds(queue, 0.1, 1, now, together=16)
+    assert queue.admission.predicted_wait(160) < 1.5 * before
+    now = rounds(queue, 0.1, 12, now, together=16)
+    assert queue.admission.predicted_wait(160) == pytest.approx(before, rel=0.1)
+    rounds(queue, 0.9, 20, now, together=16)
+    assert queue.admission.predicted_wait(160) == pytest.approx(9.0, rel=0.2), "they are slow now"
 
 
 async def test_withdrawn_request_gets_nothing(queue: Queue) -> None:
