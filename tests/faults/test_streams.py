@@ -53,7 +53,7 @@ def last_error(events: list[str]) -> str:
 @pytest.mark.parametrize("ordinary", [False, True])
 async def test_worker_killed_in_the_middle(tmp_path: Path, ordinary: bool) -> None:
     with (
-        StubProcess(tasks=TASKS, words=100_000, pace=0.002) as killed,
+        StubProcess(tasks=TASKS, words=100_000, pace=0.02) as killed,
         StubWorker(writes()) as other,
         GatewayProcess(tmp_path, [service("gen", [killed.url])]) as gateway,
     ):

@@ -64,7 +64,7 @@ async def _run(
     load: Load, url: str, model: str, words: int, stop: threading.Event, keep_alive: bool
 ) -> None:
     connector = aiohttp.TCPConnector(limit=0, force_close=not keep_alive)
-    timeout = aiohttp.ClientTimeout(total=150)
+    timeout = aiohttp.ClientTimeout(total=300)
     async with (
         aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
         asyncio.TaskGroup() as tasks,
