@@ -45,7 +45,7 @@ from peers.proxies import (
 from uvicorn.server import ServerState
 
 from sluice_api import names, wire
-from sluice_api.shapes.generation import DONE, item_event, write_item
+from sluice_api.shapes.generated import DONE, item_event, write_item
 from sluice_api.tasks import Task
 from sluice_gateway import process, settings
 from sluice_gateway.app import Gateway

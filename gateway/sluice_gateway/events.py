@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from sluice_api.call import Item
-from sluice_api.shapes.generation import DONE, ITEM_COMMENT
+from sluice_api.shapes.generated import DONE, ITEM_COMMENT
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """Bound on one event. The item of a whole answer is one."""

@@ -16,7 +16,7 @@ import msgspec
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.routes import canonical_body
-from sluice_api.shapes.generation import GenerationCodec, error_event
+from sluice_api.shapes.generated import GenerationCodec, error_event
 from sluice_gateway.auth import Tenant
 from sluice_gateway.cache import Hit
 from sluice_gateway.cache_status import CACHE_STATUS, hit_headers

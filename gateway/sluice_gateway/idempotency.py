@@ -17,7 +17,7 @@ from typing import Final, Literal, Protocol
 
 from sluice_api import names
 from sluice_api.errors import ApiError
-from sluice_api.shapes.generation import error_event
+from sluice_api.shapes.generated import error_event
 from sluice_gateway.auth import Rights, Tenant
 from sluice_gateway.keys import TenantScope
 from sluice_gateway.relay import Reader, Relay

@@ -18,7 +18,8 @@ from urllib.parse import quote
 from sluice_api import names, wire
 from sluice_api.call import REUSABLE, Call, Item
 from sluice_api.routes import V2_PREFIX, V2_SUFFIX
-from sluice_api.shapes.generation import is_sampled, leaves_open
+from sluice_api.shapes.generated import is_sampled
+from sluice_api.shapes.generation import leaves_open
 from sluice_api.tasks import DETERMINISM, Determinism, Task
 from sluice_gateway.admission import Admission, Refusal, Waiter
 from sluice_gateway.auth import Tenant

@@ -12,7 +12,7 @@ from typing import Final
 from sluice_api import names
 from sluice_api.call import Item
 from sluice_api.errors import ApiError
-from sluice_api.shapes.generation import DONE
+from sluice_api.shapes.generated import DONE
 from sluice_gateway.endpoint import Lease
 from sluice_gateway.events import EventScanner
 from sluice_gateway.forward import Forward, Job

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sluice_api.shapes.generation import FinishReason
+from sluice_api.shapes.generated import FinishReason
 from sluice_worker.engines.decoder.engine import Cancelled
 from sluice_worker.engines.decoder.network import CausalNetwork
 from sluice_worker.engines.decoder.pages import PAGE_TOKENS

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from sluice_api import names
-from sluice_api.shapes import chat, generation
+from sluice_api.shapes import chat, generated
 from sluice_worker.examples.chat import CITIES, WEATHER_QUESTION, data
 from tests.support import held_worker
 from tests.support.trained import Models
@@ -401,10 +401,10 @@ async def test_a_stream_carries_the_item_that_the_plain_answer_holds(worker: Wor
     streamed = await raw(worker, {**body, "stream": True}, **{names.WANTS_ITEM: "1"})
     *events, done, rest = streamed.split(b"\n\n")
     assert (done, rest) == (b"data: [DONE]", b"")
-    assert events[-1] == generation.ITEM_COMMENT + item.json
+    assert events[-1] == generated.ITEM_COMMENT + item.json
     assert json.loads(events[-2].removeprefix(b"data: "))["usage"]["total_tokens"] == item.tokens
     bare = await raw(worker, {**body, "stream": True})
-    assert generation.ITEM_COMMENT not in bare
+    assert generated.ITEM_COMMENT not in bare
     assert b"usage" not in bare
 
 
@@ -535,6 +535,6 @@ async def test_a_drain_waits_for_streams(talker: Path) -> None:
             await answer.content.readany()
             os.kill(process.process.pid, signal.SIGTERM)
             rest = await answer.read()
-        assert rest.endswith(generation.DONE)
+        assert rest.endswith(generated.DONE)
         await asyncio.to_thread(process.process.wait, 30)
         assert process.process.returncode == 0

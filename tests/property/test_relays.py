@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sluice_api.errors import ApiError
 from sluice_api.shapes import completions
-from sluice_api.shapes.generation import DONE, Choice, Delta, PromptUsage, item_event
+from sluice_api.shapes.generated import DONE, Choice, Delta, PromptUsage, item_event
 from sluice_gateway.events import EventScanner
 from sluice_gateway.relay import KEPT_BYTES, Reader, Relay
 

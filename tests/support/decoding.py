@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sluice_api.shapes.generation import FinishReason
+from sluice_api.shapes.generated import FinishReason
 from sluice_worker.cost import CostModel
 from sluice_worker.engines.decoder.engine import DecoderEngine
 from sluice_worker.engines.decoder.network import CausalNetwork

@@ -30,7 +30,7 @@ from sluice_api.shapes import (
     listing,
     v2,
 )
-from sluice_api.shapes.generation import (
+from sluice_api.shapes.generated import (
     DONE,
     Alternative,
     Choice,
@@ -41,10 +41,9 @@ from sluice_api.shapes.generation import (
     ToolCall,
     error_event,
     item_event,
-    leaves_open,
-    parameters_of,
     usage_of,
 )
+from sluice_api.shapes.generation import leaves_open, parameters_of
 from sluice_api.tasks import Task
 
 DIGEST = "sha256:" + "ab" * 32

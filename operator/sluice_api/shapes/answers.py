@@ -12,7 +12,7 @@ from sluice_api.shapes.chat import ChatChoice
 from sluice_api.shapes.classify import ScoredLabel
 from sluice_api.shapes.completions import CompletionChoice
 from sluice_api.shapes.fill_mask import Candidate
-from sluice_api.shapes.generation import PromptUsage
+from sluice_api.shapes.generated import PromptUsage
 from sluice_api.shapes.questions import Span
 from sluice_api.shapes.relations import Relation, RelationEntity, Unlocated
 from sluice_api.shapes.tokens import Entity

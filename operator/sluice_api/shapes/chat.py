@@ -13,21 +13,19 @@ import msgspec
 from sluice_api.call import Call, Input, Item
 from sluice_api.decode import check_depth, decode, shown
 from sluice_api.errors import ApiError
-from sluice_api.shapes import generation
-from sluice_api.shapes.generation import (
+from sluice_api.shapes import generated, generation
+from sluice_api.shapes.generated import (
     Alternative,
     Choice,
     Delta,
     FinishReason,
     FunctionCall,
     GenerationCodec,
-    GenerationRequest,
-    Name,
-    Parameters,
     StreamWriter,
     TokenLogprob,
     ToolCall,
 )
+from sluice_api.shapes.generation import GenerationRequest, Name, Parameters
 from sluice_api.shapes.template_variables import Effort, GivenVariables, variables_of
 from sluice_api.tasks import Task
 
@@ -177,10 +175,10 @@ class ChatCodec:
         return msgspec.json.encode(body)
 
     def render(self, call: Call, model: str, items: list[Item]) -> bytes:
-        return generation.write_answer(KIND, PREFIX, model, items)
+        return generated.write_answer(KIND, PREFIX, model, items)
 
     def extract(self, call: Call, body: bytes) -> list[Item]:
-        return generation.read_answer(call, body)
+        return generated.read_answer(call, body)
 
     def item(
         self,
@@ -192,7 +190,7 @@ class ChatCodec:
     ) -> Item:
         """The canonical item of one conversation's choices."""
         written = (msgspec.json.encode(_choice(choice)) for choice in choices)
-        return generation.write_item(written, prompt_tokens, completion_tokens, sampled=sampled)
+        return generated.write_item(written, prompt_tokens, completion_tokens, sampled=sampled)
 
     def writer(self, model: str, *, include_usage: bool) -> StreamWriter:
         """Writes the chunks of one stream."""
@@ -202,7 +200,7 @@ class ChatCodec:
         """The whole stream of answers that are there already."""
         assert call.stream is not None
         writer = self.writer(model, include_usage=call.stream.include_usage)
-        return generation.write_replay(writer, items)
+        return generated.write_replay(writer, items)
 
 
 class ChatWriter(StreamWriter):

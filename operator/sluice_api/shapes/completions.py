@@ -11,16 +11,16 @@ import msgspec
 
 from sluice_api.call import Call, GivenInputs, Input, Item, inputs_of
 from sluice_api.decode import decode
-from sluice_api.shapes import generation
-from sluice_api.shapes.generation import (
+from sluice_api.shapes import generated, generation
+from sluice_api.shapes.generated import (
     Choice,
     Delta,
     FinishReason,
     GenerationCodec,
-    GenerationRequest,
     StreamWriter,
     TokenLogprob,
 )
+from sluice_api.shapes.generation import GenerationRequest
 from sluice_api.tasks import Task
 
 KIND = "text_completion"
@@ -97,10 +97,10 @@ class CompletionsCodec:
         return msgspec.json.encode(body)
 
     def render(self, call: Call, model: str, items: list[Item]) -> bytes:
-        return generation.write_answer(KIND, PREFIX, model, items)
+        return generated.write_answer(KIND, PREFIX, model, items)
 
     def extract(self, call: Call, body: bytes) -> list[Item]:
-        return generation.read_answer(call, body)
+        return generated.read_answer(call, body)
 
     def item(
         self,
@@ -121,7 +121,7 @@ class CompletionsCodec:
             )
             for choice in choices
         )
-        return generation.write_item(written, prompt_tokens, completion_tokens, sampled=sampled)
+        return generated.write_item(written, prompt_tokens, completion_tokens, sampled=sampled)
 
     def writer(self, model: str, *, include_usage: bool) -> StreamWriter:
         """Writes the chunks of one stream."""
@@ -131,7 +131,7 @@ class CompletionsCodec:
         """The whole stream of answers that are there already."""
         assert call.stream is not None
         writer = self.writer(model, include_usage=call.stream.include_usage)
-        return generation.write_replay(writer, items)
+        return generated.write_replay(writer, items)
 
 
 class CompletionWriter(StreamWriter):

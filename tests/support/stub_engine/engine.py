@@ -27,7 +27,7 @@ from sluice_api.errors import ApiError, render
 from sluice_api.quantities import parse_duration
 from sluice_api.routes import POST_ROUTES, V2_PREFIX, V2_SUFFIX, check_task
 from sluice_api.shapes import chat, classify, completions, embeddings, v2
-from sluice_api.shapes.generation import Choice
+from sluice_api.shapes.generated import Choice
 from sluice_api.tasks import Task
 
 TASKS = [Task.EMBEDDINGS, Task.CLASSIFICATION]

@@ -7,8 +7,8 @@ import pytest
 
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
-from sluice_api.shapes import chat, completions, generation
-from sluice_api.shapes.generation import (
+from sluice_api.shapes import chat, completions, generated, generation
+from sluice_api.shapes.generated import (
     Alternative,
     Choice,
     Delta,
@@ -452,7 +452,7 @@ def test_an_item_survives_its_answer(codec: Any, sampled: bool) -> None:
     call = completion(n=2) if codec is completions else conversation(n=2)
     items = answers(codec, sampled=sampled)
     assert codec.CODEC.extract(call, codec.CODEC.render(call, "m", items)) == items
-    assert generation.is_sampled(items[0]) is sampled
+    assert generated.is_sampled(items[0]) is sampled
     assert items[0].json.endswith(b'"tokens":10}')
     assert items[0].tokens == 10
 
@@ -513,7 +513,7 @@ def test_a_chat_is_streamed_in_openais_chunks() -> None:
             writer.delta(Delta(0, tool_calls=calls)),
             writer.delta(Delta(0, finish_reason="tool_calls")),
             writer.usage([PromptUsage(3, 4)]),
-            generation.DONE,
+            generated.DONE,
         ]
     )
     *chunks, last, done = events(stream)
@@ -583,10 +583,10 @@ def test_a_replayed_message_adds_up_to_the_plain_one() -> None:
 
 
 def test_an_error_is_an_event_and_an_item_is_a_comment() -> None:
-    error = generation.error_event(ApiError("overloaded", "Too much."), "r1")
+    error = generated.error_event(ApiError("overloaded", "Too much."), "r1")
     (read,) = events(error)
     assert read["error"]["code"] == "overloaded"
     assert read["error"]["request_id"] == "r1"
     (item,) = answers(chat)
-    assert generation.item_event(item) == b": item " + item.json + b"\n\n"
-    assert events(generation.item_event(item)) == []
+    assert generated.item_event(item) == b": item " + item.json + b"\n\n"
+    assert events(generated.item_event(item)) == []

@@ -4,14 +4,7 @@ import pytest
 
 from sluice_api.errors import ApiError
 from sluice_api.shapes import chat
-from sluice_api.shapes.generation import (
-    DONE,
-    Choice,
-    Delta,
-    PromptUsage,
-    error_event,
-    item_event,
-)
+from sluice_api.shapes.generated import DONE, Choice, Delta, PromptUsage, error_event, item_event
 from sluice_gateway.events import MAX_EVENT_BYTES, EventScanner
 
 WRITER = chat.CODEC.writer("m", include_usage=False)

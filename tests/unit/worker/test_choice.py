@@ -16,7 +16,7 @@ from tokenizers import (
     trainers,
 )
 
-from sluice_api.shapes.generation import Delta
+from sluice_api.shapes.generated import Delta
 from sluice_worker.engines.decoder.sampling import Drawn
 from sluice_worker.generation.choice import Writing
 from sluice_worker.generation.tools import parser_for

@@ -11,7 +11,7 @@ import pytest
 
 from sluice_api.errors import ApiError
 from sluice_api.routes import POST_ROUTES
-from sluice_api.shapes.generation import Delta
+from sluice_api.shapes.generated import Delta
 from sluice_api.tasks import Task
 from sluice_worker.admission import Reserved
 from sluice_worker.cost import Average

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice_api.shapes.generation import ToolCall
+from sluice_api.shapes.generated import ToolCall
 from sluice_worker.generation.tools import parser_for, partial_suffix, read_calls
 
 HERMES, MISTRAL, LLAMA = "<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"

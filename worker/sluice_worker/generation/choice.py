@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.decoders import DecodeStream
 
-from sluice_api.shapes.generation import (
+from sluice_api.shapes.generated import (
     Alternative,
     Choice,
     Delta,

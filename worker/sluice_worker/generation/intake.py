@@ -14,8 +14,8 @@ from typing import TypeVar, cast
 from sluice_api.call import Call, Item
 from sluice_api.errors import ApiError
 from sluice_api.routes import check_task
-from sluice_api.shapes import generation
-from sluice_api.shapes.generation import Choice, Delta, GenerationCodec, PromptUsage
+from sluice_api.shapes import generated, generation
+from sluice_api.shapes.generated import Choice, Delta, GenerationCodec, PromptUsage
 from sluice_api.tasks import Task
 from sluice_api.wire import Capacity
 from sluice_worker.admission import MAX_ON_POOL, Reservation, Reserved, judge, overloaded
@@ -267,7 +267,7 @@ class GenerationIntake:
             error = failure if isinstance(failure, ApiError) else _too_late()
             if not told:
                 raise error from None
-            yield generation.error_event(error, asked.request_id)
+            yield generated.error_event(error, asked.request_id)
             raise Broken from None
         finally:
             if request is not None:
@@ -434,8 +434,8 @@ class _Parts:
         if self._usage or self._asked.wants_item:
             parts.append(self._writer.usage(self._request.usage()))
         if self._asked.wants_item:
-            parts += [generation.item_event(item) for item in self._request.items()]
-        return b"".join([*parts, generation.DONE])
+            parts += [generated.item_event(item) for item in self._request.items()]
+        return b"".join([*parts, generated.DONE])
 
 
 def _numbered(delta: Delta, index: int) -> Delta:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from sluice_api.shapes.generation import FunctionCall, ToolCall
+from sluice_api.shapes.generated import FunctionCall, ToolCall
 
 _OBJECT = re.compile(
     r"(?:\[TOOL_CALLS\]|[\s\[\],;])*+(?P<name>[\w.-]*+)\s*+(?:\[ARGS\])?+\s*+(?=\{)"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sluice_api.shapes.generation import FinishReason
+from sluice_api.shapes.generated import FinishReason
 from sluice_worker.engines.decoder.lookup import Lookup
 from sluice_worker.engines.decoder.sampling import Drawn, Sampler
 
