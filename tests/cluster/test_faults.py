@@ -16,7 +16,7 @@ from tests.support.published import GATEWAY, Published, ask, fixed, is_ready, st
 from tests.support.release import Release
 
 BEHAVIOUR = "ms20-slots8-start300"
-RATE = 25.0
+RATE = 15.0
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.support.published import GATEWAY, Published, ask, fixed, stub
 from tests.support.release import Release
 
 OLD, NEW = "old-ms20-slots8-start300", "new-ms20-slots8-start300"
-RATE = 40.0
+RATE = 20.0
 TWO = fixed(2)
 
 
