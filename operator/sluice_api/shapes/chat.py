@@ -52,13 +52,18 @@ class MessageToolCall(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
-    """One message of the conversation; what the OpenAI client adds to an answer is taken back."""
+    """One message of the conversation; what the OpenAI client adds to an answer is taken back.
+
+    `reasoning_content` is what other servers call the thoughts before an answer, and templates of
+    models that think look for it.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
     tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
     audio: None = None
@@ -380,6 +385,10 @@ def _message(message: Message, where: str) -> dict[str, Any]:
         field = f"{where}.tool_calls"
         message_ = f"{field}: only allowed for the role assistant, got {message.role}."
         raise ApiError("invalid_field", message_, param=field)
+    if message.reasoning_content is not None and message.role != "assistant":
+        field = f"{where}.reasoning_content"
+        message_ = f"{field}: only allowed for the role assistant, got {message.role}."
+        raise ApiError("invalid_field", message_, param=field)
     content = message.content
     if isinstance(content, list):
         content = "\n".join(part.text for part in content)
@@ -393,6 +402,8 @@ def _message(message: Message, where: str) -> dict[str, Any]:
         written["tool_calls"] = [ToolCall(call.id, call.function) for call in calls]
     if message.tool_call_id is not None:
         written["tool_call_id"] = message.tool_call_id
+    if message.reasoning_content is not None:
+        written["reasoning_content"] = message.reasoning_content
     return written
 
 

@@ -109,6 +109,14 @@ def test_what_an_openai_client_keeps_of_an_answer_can_be_sent_back() -> None:
     ]
 
 
+def test_the_thoughts_before_an_answer_go_to_the_template() -> None:
+    thought = {"role": "assistant", "content": "Yes", "reasoning_content": "Say yes."}
+    told = json.loads(str(conversation(USER, thought, USER).inputs[0]))
+    assert told[1] == thought
+    without = conversation(USER, {**thought, "reasoning_content": None}, USER)
+    assert json.loads(str(without.inputs[0]))[1] == {"role": "assistant", "content": "Yes"}
+
+
 def test_prompts_and_choices_are_bounded_together() -> None:
     assert completion(prompt=["a"] * 32, n=64).parameters["n"] == 64
     with pytest.raises(ApiError) as caught:
@@ -278,6 +286,13 @@ def test_a_stream_is_the_same_call_written_otherwise() -> None:
             "invalid_field",
             "messages[0].tool_calls",
             "user",
+        ),
+        (
+            chat,
+            {"messages": [{**USER, "reasoning_content": "x"}]},
+            "invalid_field",
+            "messages[0].reasoning_content",
+            "got user",
         ),
         (chat, {"messages": [USER], "temperature": 3}, "invalid_field", "temperature", "0 to 2"),
         (chat, {"messages": [USER], "top_p": 0}, "invalid_field", "top_p", "got 0"),

@@ -216,6 +216,7 @@ def test_a_conversation_is_rendered_as_transformers_does(several: bool, tmp_path
     template = (
         "{{ cls_token }}{% for m in messages %}[{{ m.role }}]"
         "{% if 'content' in m %}{{ m.content }}{% endif %}"
+        "{% if m.reasoning_content is string %}({{ m.reasoning_content }}){% endif %}"
         "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}{% endfor %}"
     )
     named = [
@@ -235,6 +236,8 @@ def test_a_conversation_is_rendered_as_transformers_does(several: bool, tmp_path
         HI,
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "4", "tool_call_id": "1"},
+        {"role": "assistant", "content": "Four", "reasoning_content": "It says 4."},
+        HI,
     ]
     loaded = load_template(folder(tmp_path, **files))
     assert loaded is not None
