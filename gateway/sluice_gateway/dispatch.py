@@ -271,7 +271,8 @@ class Dispatcher:
         """Forward the caller's own body as it is; nothing is looked up, shared or stored."""
         request, service = exchange.request, exchange.service
         if request.head.directives.only_if_cached:
-            raise ApiError("not_cached", "Answers of this model are not stored.")
+            told = f"An answer to this request is not stored ({detail.decode()})."
+            raise ApiError("not_cached", told)
         exchange.reason = b"fwd=bypass; detail=" + detail
         service.series.bypassed += len(exchange.call.inputs)
         self._charge(exchange)

@@ -74,7 +74,7 @@ _KINDS: Final = (
         400,
         "The list of inputs is too long",
         "The request holds more inputs, or more values of any kind, than one may carry.",
-        "Split the list over several requests.",
+        "Ask for less in one request.",
     ),
     Kind(
         "model_required",

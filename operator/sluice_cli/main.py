@@ -3,6 +3,7 @@
 Heavy imports happen inside the commands, so that ``sluice --help`` answers at once.
 """
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -442,7 +443,10 @@ def example_model(
     """
     # -P keeps the working folder off the path. The worker's package knows the model libraries.
     command = [sys.executable, "-P", "-m", "sluice_worker.examples", model, str(folder)]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    code = subprocess.run(command, check=False).returncode
+    if code < 0:
+        typer.echo(f"The training was ended by {signal.Signals(-code).name}.", err=True)
+    raise typer.Exit(code if code >= 0 else 128 - code)
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ def test_the_example_answers_sleeps_wakes_and_leaves_nothing(
     assert "hit" in embed(platform.url, minilm, TEXTS).headers["cache-status"]
     assert minilm.workers() == {}
     # … and what was not wakes the service, and is held as long as that takes.
+    idle_after(minilm, "10m")  # Or it sleeps again before a busy machine has looked at it.
     woken = embed(platform.url, minilm, LATER)
     assert np.abs(np.array(vectors(woken)[0]) - embeddings(LATER)[0]).max() <= 1e-5
     # The gateway asks a new worker itself, and may be answered before Kubernetes knows.
@@ -90,9 +91,13 @@ def is_unknown(gateway: str, service: Published) -> bool:
     return reply.status == 404 and reply.body["error"]["code"] == "model_not_found"
 
 
-def asleep(service: Published) -> None:
-    patch = json.dumps({"spec": {"scaling": {"idleAfter": "1s"}}})
+def idle_after(service: Published, duration: str) -> None:
+    patch = json.dumps({"spec": {"scaling": {"idleAfter": duration}}})
     service.kubectl("patch", "inf", service.name, "--type=merge", "-p", patch)
+
+
+def asleep(service: Published) -> None:
+    idle_after(service, "1s")
     service.until(
         lambda: service.condition().get("reason") == "Asleep" and not service.workers(),
         f"{service.model} sleeps",

@@ -143,6 +143,8 @@ async def test_only_if_cached(ask: Client, worker: StubWorker) -> None:
     body = {"model": "emb", "input": "oic"}
     reply = await ask.post("/v1/embeddings", body, cache_control="only-if-cached")
     assert (reply.status, reply.json()["error"]["code"]) == (504, "not_cached")
+    unstored = await ask.post("/v1/embeddings", body, cache_control="only-if-cached, no-store")
+    assert "is not stored (no-store)" in unstored.json()["error"]["message"]
     assert worker.computed == 0
     await ask.post("/v1/embeddings", body)
     reply = await ask.post("/v1/embeddings", body, cache_control="only-if-cached")

@@ -54,8 +54,8 @@ class MessageToolCall(msgspec.Struct, forbid_unknown_fields=True):
 class Message(msgspec.Struct, forbid_unknown_fields=True):
     """One message of the conversation; what the OpenAI client adds to an answer is taken back.
 
-    `reasoning_content` is what other servers call the thoughts before an answer, and templates of
-    models that think look for it.
+    `reasoning_content`, or newer `reasoning`, is what other servers call the thoughts before an
+    answer; templates of models that think look for the first.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -64,6 +64,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
     audio: None = None
@@ -376,7 +377,8 @@ def _conversation(messages: list[Message]) -> str:
 
 def _message(message: Message, where: str) -> dict[str, Any]:
     calls = message.tool_calls if message.role == "assistant" else None
-    if message.content is None and not calls:
+    thoughts = message.reasoning_content if message.reasoning is None else message.reasoning
+    if message.content is None and not calls and thoughts is None:
         raise ApiError("missing_field", f"{where}.content: required.", param=f"{where}.content")
     if message.role == "tool" and message.tool_call_id is None:
         field = f"{where}.tool_call_id"
@@ -385,13 +387,15 @@ def _message(message: Message, where: str) -> dict[str, Any]:
         field = f"{where}.tool_calls"
         message_ = f"{field}: only allowed for the role assistant, got {message.role}."
         raise ApiError("invalid_field", message_, param=field)
-    if message.reasoning_content is not None and message.role != "assistant":
-        field = f"{where}.reasoning_content"
+    if thoughts is not None and message.role != "assistant":
+        field = f"{where}.{'reasoning_content' if message.reasoning is None else 'reasoning'}"
         message_ = f"{field}: only allowed for the role assistant, got {message.role}."
         raise ApiError("invalid_field", message_, param=field)
     content = message.content
     if isinstance(content, list):
         content = "\n".join(part.text for part in content)
+    if content is None and not calls:
+        content = ""  # Its thoughts were cut off.
     written: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
         "content": content,
@@ -402,8 +406,8 @@ def _message(message: Message, where: str) -> dict[str, Any]:
         written["tool_calls"] = [ToolCall(call.id, call.function) for call in calls]
     if message.tool_call_id is not None:
         written["tool_call_id"] = message.tool_call_id
-    if message.reasoning_content is not None:
-        written["reasoning_content"] = message.reasoning_content
+    if thoughts is not None:
+        written["reasoning_content"] = thoughts
     return written
 
 

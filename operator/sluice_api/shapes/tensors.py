@@ -179,8 +179,13 @@ def _written(items: list[Item]) -> list[Values]:
 
 
 def _answers(items: list[Item]) -> list[Values]:
-    best = [questions.read_item(item.json).answers[0] for item in items]
-    rows = [(answer.text, answer.score, answer.start, answer.end) for answer in best]
+    rows = []
+    for item in items:
+        # A context without a word has none; each question has its row all the same.
+        best = next(iter(questions.read_item(item.json).answers), None)
+        rows.append(
+            ("", 0.0, 0, 0) if best is None else (best.text, best.score, best.start, best.end)
+        )
     return [Values([len(rows)], [row[column] for row in rows]) for column in range(4)]
 
 

@@ -221,7 +221,7 @@ def _parameters(unsettled: _Unsettled, task: Task, view: View) -> Any:
         if name not in known:
             raise ApiError(
                 "invalid_field",
-                f"parameters.{name}: not a parameter of {task}.",
+                f"parameters.{name}: not a parameter of {task} here, allowed {', '.join(known)}.",
                 param=f"parameters.{name}",
             )
     if (task == Task.ZERO_SHOT) != ("labels" in unsettled.given):
@@ -295,7 +295,7 @@ def _data(tensor: V2Input, number: int) -> list[str]:
     if not data or tensor.shape not in ([len(data)], [len(data), 1]):
         raise ApiError(
             "invalid_field",
-            f"{place}.shape: got {shown(tensor.shape)}, allowed [{len(data)}] for "
+            f"{place}.shape: got {shown(tensor.shape)}, allowed [{max(1, len(data))}] for "
             f"{len(data)} elements of data, of which one at least is needed.",
             param=f"{place}.shape",
         )

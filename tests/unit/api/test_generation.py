@@ -115,6 +115,13 @@ def test_the_thoughts_before_an_answer_go_to_the_template() -> None:
     assert told[1] == thought
     without = conversation(USER, {**thought, "reasoning_content": None}, USER)
     assert json.loads(str(without.inputs[0]))[1] == {"role": "assistant", "content": "Yes"}
+    newer = {"role": "assistant", "content": "Yes", "reasoning": "Say yes."}
+    assert conversation(USER, newer, USER).inputs == conversation(USER, thought, USER).inputs
+    cut_off = {"role": "assistant", "content": None, "reasoning_content": "Say y"}
+    assert json.loads(str(conversation(USER, cut_off, USER).inputs[0]))[1] == {
+        **cut_off,
+        "content": "",
+    }
 
 
 def test_prompts_and_choices_are_bounded_together() -> None:

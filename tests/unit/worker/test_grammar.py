@@ -142,6 +142,71 @@ def test_a_schema_that_is_too_large_is_not_tried(schema: dict[str, Any], told: s
     assert str(caught.value).endswith(f"{told}.")
 
 
+CITY: dict[str, Any] = {"type": "object", "additionalProperties": False, "required": ["city"]}
+
+
+def placed(city: str, kept: str = "$defs", **more: Any) -> dict[str, Any]:
+    """Parameters of a function that takes one city, whose schema is defined beside them."""
+    refers = {"properties": {"city": {"$ref": f"#/{kept}/city"}}}
+    return {**CITY, **refers, kept: {"city": {"enum": [city]}}, **more}
+
+
+NESTED = {"type": "object", "properties": {"sub": {"$ref": "#"}}, "additionalProperties": False}
+DRAFT = "http://json-schema.org/draft-0{}/schema#"
+BELOW: dict[str, Any] = {
+    "$schema": DRAFT.format(7),
+    "definitions": {"whole": {**NESTED, "properties": {"sub": {"$ref": "#/definitions/whole"}}}},
+    "$ref": "#/definitions/whole",
+}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "good", "bad"),
+    [
+        ([placed("Oslo")], {"city": "Oslo"}, {"city": "Bern"}),
+        ([placed("Bern"), placed("Oslo")], {"city": "Oslo"}, {"city": "Bern"}),
+        ([placed("Oslo", **{"$id": "https://example.com/a"})], {"city": "Oslo"}, {"city": "Bern"}),
+        (
+            [placed("Oslo", "definitions", **{"$schema": DRAFT.format(4)})],
+            {"city": "Oslo"},
+            {"city": "Bern"},
+        ),
+        ([NESTED], {"sub": {"sub": {}}}, {"sub": []}),
+        ([BELOW], {"sub": {"sub": {}}}, {"sub": []}),
+    ],
+)
+def test_references_of_a_tool_are_to_its_own_schema(
+    parameters: list[dict[str, Any]], good: dict[str, Any], bad: dict[str, Any]
+) -> None:
+    """Also where its call is one of several that may be made; the last tool is called."""
+    tools = [
+        {"type": "function", "function": {"name": f"f{place}", "parameters": each}}
+        for place, each in enumerate(parameters)
+    ]
+    schema = schema_of(Parameters(tools=json.dumps(tools), tool_choice="required"))
+    name = f"f{len(tools) - 1}"
+    assert fits(schema, [{"name": name, "parameters": good}])
+    assert not fits(schema, [{"name": name, "parameters": bad}])
+
+
+def fits(schema: Schema, value: object) -> bool:
+    """Whether a model that must keep to ``schema`` can write ``value``."""
+    grammar = vocabulary().grammar(schema)
+    try:
+        for token in BYTES.encode(json.dumps(value, separators=(",", ":"))).ids:
+            grammar.advance(token)
+    except ApiError:
+        return False
+    return grammar.ended
+
+
+def test_a_schema_that_only_refers_to_itself_is_refused_in_plain_words() -> None:
+    circle = {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}
+    schema = json.dumps({"$defs": circle, "$ref": "#/$defs/a"})
+    with pytest.raises(ApiError, match=r"^here: .*no usable JSON schema: no text fits it\."):
+        vocabulary().grammar(Schema(schema, "here"))
+
+
 def test_a_call_that_is_asked_for_has_a_schema() -> None:
     tools = json.dumps([TOOL, {**TOOL, "function": {"name": "g"}}])
     assert not binds(Parameters(tools=tools))

@@ -163,7 +163,7 @@ def schema_of(parameters: Parameters) -> Schema:
     calls = {
         "type": "array",
         "minItems": 1,
-        "items": {"anyOf": [_call_schema(function) for function in functions]},
+        "items": {"anyOf": [_call_schema(*numbered) for numbered in enumerate(functions)]},
     }
     if not parameters.parallel_tool_calls:
         calls["maxItems"] = 1
@@ -233,16 +233,29 @@ def _arguments(function: dict[str, Any]) -> dict[str, Any]:
     return function.get("parameters") or {"type": "object"}
 
 
-def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
+def _call_schema(place: int, function: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
             "name": {"const": function["name"]},
-            "parameters": _arguments(function),
+            "parameters": _as_resource(_arguments(function), f"urn:tool:{place}"),
         },
         "required": ["name", "parameters"],
         "additionalProperties": False,
     }
+
+
+def _as_resource(schema: dict[str, Any], identifier: str) -> dict[str, Any]:
+    """``schema`` as a part of another one, in which its own references still mean itself."""
+    if "$id" in schema:
+        return schema
+    resource = {"$id": identifier, **schema}
+    if "draft-04" in str(schema.get("$schema")):
+        del resource["$schema"]  # It has no such member.
+    if "$ref" in schema and "allOf" not in schema:
+        # Up to draft 7 nothing beside a reference counts, and the identifier would not.
+        resource["allOf"] = [{"$ref": resource.pop("$ref")}]
+    return resource
 
 
 def _json(schema: object) -> str:
@@ -251,7 +264,8 @@ def _json(schema: object) -> str:
 
 def _told(reason: str) -> str:
     """Without what is for the library's authors, and in one line."""
-    return " ".join(reason.partition("\n<state>")[0].split())
+    told = " ".join(reason.partition("\n<state>")[0].split())
+    return "no text fits it" if told == "NoExtensionBias" else told
 
 
 def _bad_schema(where: str, reason: str, schema: str | None = None) -> ApiError:
