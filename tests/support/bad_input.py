@@ -48,7 +48,10 @@ class Case(NamedTuple):
         """Those that the route takes, as a caller finds them again."""
         if self.path in SHAPES:
             return _parameters(SHAPES[self.path].request)
-        return {f"parameters.{name}" for name in VIEWS[self.task].parameters.__struct_fields__}
+        # Who names none of the service's tasks is told what another one takes.
+        tasks = VIEWS if self.kind == "wrong task" else (self.task,)
+        views = [VIEWS[task].parameters.__struct_fields__ for task in tasks]
+        return {f"parameters.{name}" for names in views for name in names}
 
 
 def named_parameters(message: str) -> set[str]:

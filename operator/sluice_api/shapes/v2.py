@@ -219,9 +219,10 @@ def _parameters(unsettled: _Unsettled, task: Task, view: View) -> Any:
     known = view.parameters.__struct_fields__
     for name in unsettled.given:
         if name not in known:
+            allowed = ", ".join(f"parameters.{each}" for each in known)
             raise ApiError(
                 "invalid_field",
-                f"parameters.{name}: not a parameter of {task} here, allowed {', '.join(known)}.",
+                f"parameters.{name}: not a parameter of {task} here, allowed {allowed}.",
                 param=f"parameters.{name}",
             )
     if (task == Task.ZERO_SHOT) != ("labels" in unsettled.given):
